@@ -1,0 +1,1 @@
+"""Parameter-free adversarially robust fine-tuning of vision models, distributed with Ray."""

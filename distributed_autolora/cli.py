@@ -1,0 +1,124 @@
+"""What all programs in jobs/ share: flags, YAML files and recipes become one config; errors become one line."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from types import FrameType
+from typing import Annotated, NoReturn
+
+import tyro
+
+from distributed_autolora.config import ExperimentConfig, fraction, nearest
+from distributed_autolora.errors import TrainingDivergedError, UserError
+from distributed_autolora.orchestration.run_folder import read_config
+from distributed_autolora.recipes import RECIPES, recipe
+
+DONE, FAILED, REFUSED, INTERRUPTED = 0, 1, 2, 130
+_FRACTION = re.compile(r"\d+(\.\d+)?/\d+(\.\d+)?")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingFlags:
+    """The command line of a program that trains."""
+
+    config: Path | None = None
+    """YAML file that gives every value no flag names; each run writes its own as config.yaml."""
+    fresh: bool = False
+    """Start the next number of this run, even if it exists."""
+    experiment: Annotated[ExperimentConfig, tyro.conf.arg(name="")] = field(default_factory=ExperimentConfig)
+
+
+def parse_training_flags(
+    description: str, default_recipe: str, arguments: Sequence[str] | None = None
+) -> TrainingFlags:
+    """Reads the command line of a program that trains.
+
+    A recipe or a YAML file gives every value that no flag names.
+
+    Args:
+        description: what the program does, for --help.
+        default_recipe: the recipe used without --recipe and --config.
+        arguments: the command line; None: this process's.
+
+    Raises:
+        UserError: for an unknown flag (names the nearest known one), an unknown recipe, or an unusable file.
+        SystemExit: for --help, and for values that cannot be read.
+    """
+    words = [_plain_number(word) for word in (sys.argv[1:] if arguments is None else arguments)]
+    _refuse_unknown_flags(words)
+    chosen_recipe, file = _value_of(words, "--recipe"), _value_of(words, "--config")
+    if chosen_recipe and file:
+        raise UserError("Give --recipe or --config, not both: either one names every value.")
+    base = read_config(Path(file)) if file else recipe(chosen_recipe or default_recipe)
+    recipes = ", ".join(RECIPES)
+    return tyro.cli(
+        TrainingFlags,
+        args=words,
+        default=TrainingFlags(experiment=base),
+        description=f"{description}\n\nRecipes: {recipes}. The defaults below are those of the recipe or file "
+        f"given; without one, of {default_recipe}.",
+    )
+
+
+def run_program(main: Callable[[], None]) -> NoReturn:
+    """Runs a program and ends the process: 0 done, 1 failed, 2 refused input, 130 interrupted.
+
+    A user's mistake is one line on stderr; a stack trace is shown for defects only.
+    """
+    signal.signal(signal.SIGTERM, _interrupt)
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    try:
+        main()
+        status = DONE
+    except TrainingDivergedError as error:
+        print(f"error: {error}", file=sys.stderr)
+        status = FAILED
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        status = REFUSED
+    except KeyboardInterrupt:
+        print("\nInterrupted. The same command goes on from the last finished epoch.", file=sys.stderr)
+        status = INTERRUPTED
+    except RuntimeError:
+        traceback.print_exc()
+        status = FAILED
+    sys.stdout.flush()
+    sys.exit(status)
+
+
+def _interrupt(_signal: int, _frame: FrameType | None) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+def _plain_number(word: str) -> str:
+    """Returns 8/255 as the decimal that it is; every other word as it is."""
+    flag, equals, value = word.rpartition("=")
+    return f"{flag}{equals}{fraction(value)!r}" if _FRACTION.fullmatch(value) else word
+
+
+def _value_of(words: list[str], flag: str) -> str | None:
+    for position, word in enumerate(words):
+        if word == flag and position + 1 < len(words):
+            return words[position + 1]
+        if word.startswith(f"{flag}="):
+            return word.removeprefix(f"{flag}=")
+    return None
+
+
+def _refuse_unknown_flags(words: list[str]) -> None:
+    names = [name.replace("_", "-") for name in ExperimentConfig().flat()]
+    names += [item.name for item in fields(TrainingFlags) if item.name != "experiment"]
+    negated = [re.sub(r"([^.]+)$", r"no-\1", name) for name in names]
+    known = {f"--{name}" for name in [*names, *negated, "help"]}
+    for word in words:
+        flag = word.partition("=")[0].replace("_", "-")
+        if word.startswith("--") and flag not in known:
+            shown = [f"--{name}" for name in names]
+            raise UserError(f'There is no flag "{flag}".{nearest(flag, shown)} --help lists all flags.')

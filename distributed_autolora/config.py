@@ -1,0 +1,361 @@
+"""The one frozen description of an experiment: what runs, on what, and how it is judged.
+
+Fractions and pixel values live in [0, 1]. Everything here is standard library, so that reading a
+config never imports torch.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import hashlib
+import json
+import math
+import types
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, Self, Union, get_args, get_origin, get_type_hints
+
+from distributed_autolora.errors import UserError
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+Precision = Literal["auto", "float32", "bfloat16"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """Which labelled images, and how they are split and augmented."""
+
+    task: str = "custom"
+    """Name of the task, for people; "fashion-mnist-5-9" is shipped with the package."""
+    path: str | None = None
+    """Folder or pyarrow URI of train*.parquet and test*.parquet (jobs/prepare_data.py); None: the shipped task."""
+    train_images: int | None = None
+    """Use a stratified subset of this many images of the training file, validation included; None: all."""
+    val_fraction: float = 0.05
+    """Share of the training images held out for validation (paper, section 5: 0.05)."""
+    val_images_min: int = 250
+    """Hold out at least this many images, but never more than a quarter; 0: the fraction alone."""
+    split_seed: int = 0
+    """Seed of the subset and of the stratified validation split, apart from the training seed."""
+    image_size: int | None = None
+    """Side of the square images that training sees, in pixels; None: the images' own (then all are equal)."""
+    augmentation: Literal["none", "crop_flip", "resized_crop_flip"] = "crop_flip"
+    """crop_flip: 4 pixels of zero padding, random crop, horizontal flip; resized_crop_flip: the 224-pixel tasks'."""
+    digest: str | None = None
+    """SHA-256 of the Parquet files; filled in when a run is created, checked ever after."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """Which backbone, and what happens to an image before its first layer."""
+
+    backbone: str = "resnet18"
+    """"small_resnet" or a torchvision ResNet: resnet18, resnet34, resnet50, wide_resnet50_2, ..."""
+    weights: str | None = None
+    """Pre-trained weights: a .safetensors or torch file, or "embedded" for the shipped one; None: random."""
+    mean: tuple[float, ...] = IMAGENET_MEAN
+    """Per-channel mean that the model subtracts from images in [0, 1]."""
+    std: tuple[float, ...] = IMAGENET_STD
+    """Per-channel standard deviation that the model divides by."""
+    input_size: int | None = None
+    """Nearest-neighbour up-sampling inside the model, in pixels; None: none (the paper's CIFAR: 224)."""
+    weights_digest: str | None = None
+    """SHA-256 of the weights file; filled in when a run is created, checked ever after."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MethodConfig:
+    """The objective and the weights of its terms."""
+
+    name: Literal["autolora", "vanilla"] = "autolora"
+    """autolora: Eq. 5 with the low-rank branch; vanilla: Eq. 1."""
+    soft_labels: Literal["joint", "detached"] = "joint"
+    """joint: the KL term also trains its natural soft labels (as released); detached: it does not."""
+    lora_rank: int = 8
+    """Rank r of the low-rank branch; its factors have r x kernel size inner dimensions."""
+    lora_scope: Literal["all", "last_block"] = "all"
+    """all: every convolution but the stem; last_block: the last block of each stage (what the released code trains)."""
+    sharpening: float = 1.0
+    """Exponent of the natural-branch accuracy in the loss weights (alpha of Eq. 6 and 7)."""
+    kl_weight_max: float = 6.0
+    """Largest weight of the KL term (Eq. 7)."""
+    trades_beta: float = 6.0
+    """Fixed weight of the KL term of vanilla RFT (beta of Eq. 1)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ThreatModelConfig:
+    """What the adversary may do."""
+
+    norm: Literal["linf"] = "linf"
+    """Norm of the perturbation."""
+    epsilon: float = 8 / 255
+    """Largest perturbation of a pixel value in [0, 1]; fractions such as 8/255 are understood."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttackConfig:
+    """How the adversary searches: projected gradient descent on the cross-entropy."""
+
+    num_steps: int = 10
+    """Number of gradient steps."""
+    step_size: float = 2 / 255
+    """Length of a step in pixel values in [0, 1]."""
+    random_start: bool = True
+    """Start uniformly inside the threat model; False: start at the clean image."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScheduleConfig:
+    """How the learning rate moves."""
+
+    name: Literal["automatic", "step_decay"] = "automatic"
+    """automatic: halve on the robust validation accuracy; step_decay: x 0.1 at 50 % and 83 % of the epochs."""
+    rule: Literal["released", "apgd"] = "released"
+    """When the automatic rule halves: as the released code, or as the attack APGD halves its step."""
+    interval: int = 4
+    """Epochs between two decisions of the automatic rule."""
+    min_lr: float = 1e-5
+    """The automatic rule stops training below this learning rate."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimizationConfig:
+    """Stochastic gradient descent."""
+
+    epochs: int = 60
+    """Largest number of passes over the training images."""
+    global_batch_size: int = 128
+    """Images per step, over all workers."""
+    lr: float = 0.01
+    """Initial learning rate."""
+    momentum: float = 0.9
+    """Momentum of SGD."""
+    weight_decay: float = 1e-4
+    """Weight decay of every trained parameter."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationConfig:
+    """What is measured beside the two accuracies of the final model."""
+
+    batch_size_per_worker: int = 250
+    """Images per evaluation batch of one worker; no result depends on it beyond rounding."""
+    linear_head: bool = True
+    """Also judge the untouched backbone under a linear head fitted to the training images."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ComputeConfig:
+    """Number formats; they are part of a run's identity."""
+
+    attack_precision: Precision = "auto"
+    """Format of the network that attacks search on; auto: bfloat16 where the hardware computes it natively."""
+    train_precision: Literal["float32", "bfloat16"] = "float32"
+    """Format of the training step's matrix products (bfloat16: autocast with float32 master weights)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScalingConfig:
+    """Where a run computes; nothing here changes what it computes."""
+
+    num_workers: int = 2
+    """Training processes, each with its own share of every global batch."""
+    use_gpu: bool = False
+    """One GPU for each worker (NCCL); False: CPU workers (gloo)."""
+    cpus_per_worker: int = 1
+    """CPUs reserved for each worker, and its number of threads."""
+    wait_for_resources_s: float = 600.0
+    """On a cluster: seconds to wait for the workers' CPUs and GPUs before giving up."""
+    collective_timeout_s: float = 600.0
+    """Seconds after which a collective whose peer is silent is an error."""
+    max_failures: int = 3
+    """Restarts of the worker group after lost workers; an error of the run itself is not retried."""
+    check_finite_every: int = 20
+    """Steps between two checks that the loss is finite."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """What a run is called and where it is kept."""
+
+    name: str | None = None
+    """Name of the run; None: recipe, config digest and seed."""
+    output: str | None = None
+    """Folder of all runs; None: $DISTRIBUTED_AUTOLORA_HOME or ~/distributed_autolora."""
+    mlflow_uri: str | None = None
+    """MLflow tracking URI; None: SQLite in the output folder."""
+    mlflow_experiment: str = "distributed_autolora"
+    """MLflow experiment that the run is filed under."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExperimentConfig:
+    """Everything one training run needs to know."""
+
+    recipe: str = "custom"
+    """The named experiment that this config came from."""
+    seed: int = 0
+    """Seed of order, augmentation, attack starts and fresh parameters."""
+    data: DataConfig = field(default_factory=DataConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    method: MethodConfig = field(default_factory=MethodConfig)
+    threat_model: ThreatModelConfig = field(default_factory=ThreatModelConfig)
+    train_attack: AttackConfig = field(default_factory=AttackConfig)
+    eval_attack: AttackConfig = field(default_factory=lambda: AttackConfig(random_start=False))
+    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    optimization: OptimizationConfig = field(default_factory=OptimizationConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    compute: ComputeConfig = field(default_factory=ComputeConfig)
+    scaling: ScalingConfig = field(default_factory=ScalingConfig)
+    run: RunConfig = field(default_factory=RunConfig)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns plain nested dicts, lists and scalars; `from_dict` inverts it."""
+        return json.loads(json.dumps(dataclasses.asdict(self)))  # type: ignore[no-any-return]
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Self:
+        """Builds a config from nested dicts; missing keys take their defaults.
+
+        Raises:
+            UserError: for an unknown key (names the nearest known one) or a value of the wrong type.
+        """
+        return _from_dict(cls, values, where="")  # type: ignore[no-any-return]
+
+    def digest(self) -> str:
+        """Returns the SHA-256 of all that determines the numbers, apart from the seed.
+
+        Workers, paths, names and URIs do not take part.
+        """
+        values = self.to_dict()
+        for key in ("recipe", "seed", "scaling", "run"):
+            del values[key]
+        del values["data"]["path"], values["data"]["task"], values["model"]["weights"]
+        return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+
+    def flat(self) -> dict[str, Any]:
+        """Returns {"data.task": ..., "optimization.lr": ...}."""
+        return {
+            f"{group}.{key}" if key else group: value
+            for group, content in self.to_dict().items()
+            for key, value in (content.items() if isinstance(content, dict) else [("", content)])
+        }
+
+    def validate(self) -> None:
+        """Checks every range that can be checked without touching data or hardware.
+
+        Raises:
+            UserError: naming the first field that is out of range.
+        """
+        for name, value in self.flat().items():
+            for number in value if isinstance(value, list) else [value]:
+                if isinstance(number, float) and not math.isfinite(number):
+                    raise UserError(f"{name} is {number}: give a finite number.")
+        for name, low, high in _RANGES:
+            value = self.flat()[name]
+            if value is not None and not low <= value <= high:
+                bound = f"at least {low}" if math.isinf(high) else f"from {low} to {high}"
+                raise UserError(f"{name} is {value}: it must be {bound}.")
+        if len(self.model.mean) != len(self.model.std) or min(self.model.std) <= 0:
+            raise UserError("model.mean and model.std need one entry a channel each, and every std above 0.")
+        if self.schedule.min_lr >= self.optimization.lr:
+            raise UserError(
+                f"schedule.min_lr is {self.schedule.min_lr}: it must be below optimization.lr ({self.optimization.lr})."
+            )
+
+
+_RANGES: tuple[tuple[str, float, float], ...] = (
+    ("seed", 0, 2**31 - 1),
+    ("data.train_images", 2, math.inf),
+    ("data.val_fraction", 0.001, 0.5),
+    ("data.val_images_min", 0, math.inf),
+    ("data.split_seed", 0, 2**31 - 1),
+    ("data.image_size", 1, math.inf),
+    ("model.input_size", 1, math.inf),
+    ("method.lora_rank", 1, math.inf),
+    ("method.sharpening", 0, math.inf),
+    ("method.kl_weight_max", 0, math.inf),
+    ("method.trades_beta", 0, math.inf),
+    ("threat_model.epsilon", 0, 1),
+    ("train_attack.num_steps", 0, math.inf),
+    ("train_attack.step_size", 0, 1),
+    ("eval_attack.num_steps", 0, math.inf),
+    ("eval_attack.step_size", 0, 1),
+    ("schedule.interval", 1, math.inf),
+    ("schedule.min_lr", 0, math.inf),
+    ("optimization.epochs", 1, math.inf),
+    ("optimization.global_batch_size", 2, math.inf),
+    ("optimization.lr", 1e-12, math.inf),
+    ("optimization.momentum", 0, 0.999999),
+    ("optimization.weight_decay", 0, math.inf),
+    ("evaluation.batch_size_per_worker", 1, math.inf),
+    ("scaling.num_workers", 1, math.inf),
+    ("scaling.cpus_per_worker", 1, math.inf),
+    ("scaling.wait_for_resources_s", 1, math.inf),
+    ("scaling.collective_timeout_s", 1, math.inf),
+    ("scaling.max_failures", 0, math.inf),
+    ("scaling.check_finite_every", 1, math.inf),
+)
+
+
+def nearest(word: str, known: list[str]) -> str:
+    """Returns ' Did you mean "x"?' for the known word nearest to `word`, or an empty string."""
+    matches = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
+    return f' Did you mean "{matches[0]}"?' if matches else ""
+
+
+def fraction(text: str) -> float:
+    """Reads "0.1" or "8/255".
+
+    Raises:
+        ValueError: for anything else.
+    """
+    numerator, slash, denominator = text.partition("/")
+    return float(numerator) / float(denominator) if slash else float(numerator)
+
+
+def output_home(config: RunConfig) -> Path:
+    """Returns the absolute folder that every run is kept under."""
+    import os
+
+    home = config.output or os.environ.get("DISTRIBUTED_AUTOLORA_HOME") or "~/distributed_autolora"
+    return Path(home).expanduser().absolute()
+
+
+def _from_dict(cls: Any, values: Any, where: str) -> Any:
+    if not isinstance(values, dict):
+        raise UserError(f'Config: "{where.rstrip(".") or "the file"}" must be a mapping, not {values!r}.')
+    hints = get_type_hints(cls)
+    for key in values:
+        if key not in hints:
+            raise UserError(f'Config: unknown key "{where}{key}".{nearest(str(key), list(hints))}')
+    return cls(**{key: _convert(hints[key], value, f"{where}{key}") for key, value in values.items()})
+
+
+def _convert(hint: Any, value: Any, where: str) -> Any:
+    """Returns `value` as the type that the hint asks for, without guessing."""
+    if dataclasses.is_dataclass(hint):
+        return _from_dict(hint, value, f"{where}.")
+    origin, options = get_origin(hint), get_args(hint)
+    if origin is Literal:
+        if value not in options:
+            known = ", ".join(map(str, options))
+            raise UserError(f'Config: "{where}" is {value!r}; it must be one of: {known}.')
+        return value
+    if origin in (Union, types.UnionType):
+        return None if value is None else _convert(options[0], value, where)
+    if origin is tuple and isinstance(value, (list, tuple)):
+        return tuple(_convert(options[0], item, where) for item in value)
+    if hint is float and isinstance(value, (int, float, str)) and not isinstance(value, bool):
+        try:
+            return fraction(str(value)) if isinstance(value, str) else float(value)
+        except (ValueError, ZeroDivisionError):
+            raise UserError(f'Config: "{where}" is {value!r}; it must be a number.') from None
+    if hint in (int, bool, str) and type(value) is hint:
+        return value
+    expected = {int: "a whole number", bool: "true or false", str: "a text", float: "a number"}.get(hint, "a list")
+    raise UserError(f'Config: "{where}" is {value!r}; it must be {expected}.')

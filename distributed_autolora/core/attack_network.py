@@ -1,0 +1,119 @@
+"""The frozen, batch-norm-folded, low-precision view of a model that attacks run on.
+
+While an attack runs the weights stand still and batch norm is in eval mode, so a batch norm behind a
+convolution is one more linear map of its output and folds into the convolution's weight and bias.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+
+class _LayerTracer(fx.Tracer):
+    """Keeps every batch norm whole, subclasses included, so that it can be folded."""
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        return isinstance(m, _BatchNorm) or super().is_leaf_module(m, module_qualified_name)
+
+
+def foldable_batch_norms(model: nn.Module) -> dict[str, str]:
+    """Returns {convolution name: batch norm name} for each pair that can become one convolution.
+
+    A pair folds when the batch norm is the only reader of the convolution and each is used once. A
+    model that torch.fx cannot trace has no pairs: its attacks are slower, not different.
+    """
+    try:
+        nodes = list(_LayerTracer().trace(model).nodes)
+    except (fx.proxy.TraceError, TypeError, RuntimeError, NameError, AttributeError):
+        return {}
+    modules = dict(model.named_modules())
+    calls = [node.target for node in nodes if node.op == "call_module"]
+    pairs = {}
+    for node in nodes:
+        source = node.args[0] if node.args else None
+        if node.op != "call_module" or not isinstance(modules[node.target], _BatchNorm):
+            continue
+        if not isinstance(source, fx.Node) or source.op != "call_module" or len(source.users) > 1:
+            continue
+        used_once = calls.count(node.target) == calls.count(source.target) == 1
+        if isinstance(modules[str(source.target)], nn.Conv2d) and used_once and _has_statistics(modules[node.target]):
+            pairs[str(source.target)] = str(node.target)
+    return pairs
+
+
+def _has_statistics(batch_norm: nn.Module) -> bool:
+    return isinstance(batch_norm, _BatchNorm) and batch_norm.running_mean is not None
+
+
+class AttackNetwork(nn.Module):
+    """A copy of `model` in eval mode with its batch norms folded, for input gradients only.
+
+    Its storage is made once; `refresh` copies the model's current weights into it in place, so what
+    was compiled or captured over it stays valid. Call `refresh` after every change of the model.
+
+    Args:
+        model: logits of [n, C, H, W] float32 images.
+        precision: float32 or bfloat16; logits are float32 either way. float64 models stay float64.
+    """
+
+    def __init__(self, model: nn.Module, precision: torch.dtype = torch.float32) -> None:
+        super().__init__()
+        # A plain reference: as a submodule, the model's parameters would be counted and moved twice.
+        self._source: tuple[nn.Module] = (model,)
+        self._pairs = foldable_batch_norms(model)
+        network = copy.deepcopy(model)
+        for convolution_name, batch_norm_name in self._pairs.items():
+            convolution = network.get_submodule(convolution_name)
+            assert isinstance(convolution, nn.Conv2d)
+            if convolution.bias is None:
+                convolution.bias = nn.Parameter(convolution.weight.new_zeros(convolution.out_channels))
+            network.set_submodule(batch_norm_name, nn.Identity())
+        first = next(network.parameters(), None)
+        self._input_dtype = torch.float32 if first is None else first.dtype
+        self._dtype = self._input_dtype if self._input_dtype == torch.float64 else precision
+        network = network.to(dtype=self._dtype)
+        self.network: nn.Module = network.to(memory_format=torch.channels_last)
+        self.network.eval().requires_grad_(False)
+        self.refresh()
+
+    @torch.no_grad()
+    def refresh(self) -> None:
+        """Copies the model's current weights, batch norm folded, into the attack network in place."""
+        model = self._source[0]
+        weights = dict(model.named_parameters()) | dict(model.named_buffers())
+        folded: dict[str, Tensor] = {}
+        for convolution, batch_norm in self._pairs.items():
+            weight, bias = _fold(model.get_submodule(convolution), model.get_submodule(batch_norm))
+            folded[f"{convolution}.weight"], folded[f"{convolution}.bias"] = weight, bias
+        targets = dict(self.network.named_parameters()) | dict(self.network.named_buffers())
+        for name, target in targets.items():
+            target.copy_(folded[name] if name in folded else weights[name])
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Returns [n, classes] logits of [n, C, H, W] images."""
+        x = x.to(dtype=self._dtype, memory_format=torch.channels_last)
+        logits: Tensor = self.network(x)
+        return logits.to(self._input_dtype)
+
+    def train(self, mode: bool = True) -> AttackNetwork:
+        """Stays in eval mode: its batch norms no longer exist."""
+        return super().train(False)
+
+
+def _fold(convolution: nn.Module, batch_norm: nn.Module) -> tuple[Tensor, Tensor]:
+    """Returns the weight and bias of the convolution that computes both layers in eval mode."""
+    norm: Any = batch_norm
+    layer: Any = convolution
+    scale = torch.rsqrt(norm.running_var + norm.eps)
+    if norm.weight is not None:
+        scale = scale * norm.weight
+    bias = -norm.running_mean if layer.bias is None else layer.bias - norm.running_mean
+    bias = bias * scale
+    if norm.bias is not None:
+        bias = bias + norm.bias
+    return layer.weight * scale.view(-1, 1, 1, 1), bias

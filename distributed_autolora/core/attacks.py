@@ -1,0 +1,95 @@
+"""How the adversary searches: loss + step + projection + start."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from distributed_autolora.core.threat_model import ThreatModel
+
+
+@contextmanager
+def eval_mode(model: nn.Module) -> Iterator[None]:
+    """Puts every module of `model` in eval mode for the block, then gives each its own mode back."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+def input_gradient(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+    """Returns the gradient of the summed cross-entropy with respect to the images only.
+
+    The sum, unlike the mean, keeps the gradient of a row independent of the other rows.
+
+    Args:
+        model: logits of images.
+        x: [n, C, H, W] images.
+        y: [n] labels.
+    """
+    x = x.detach().requires_grad_()
+    with torch.enable_grad():
+        loss = F.cross_entropy(model(x), y, reduction="sum")
+    return torch.autograd.grad(loss, x)[0]
+
+
+def pgd(
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    *,
+    threat_model: ThreatModel,
+    num_steps: int,
+    step_size: float,
+    random_start: bool = True,
+    noise: Tensor | None = None,
+) -> Tensor:
+    """Returns the last iterate of projected gradient descent on the cross-entropy (paper, section 3.1).
+
+    Args:
+        model: logits of images; attacked in eval mode, its own modes are kept.
+        x: [n, C, H, W] images inside the threat model's bounds.
+        y: [n] labels.
+        threat_model: where to search.
+        num_steps: gradient steps, not negative.
+        step_size: length of a step, in the units of the images.
+        random_start: start uniformly inside the threat model instead of at `x`.
+        noise: [n, C, H, W] values in [0, 1) for the random start; None: drawn from torch's generator.
+
+    Raises:
+        ValueError: for a negative number or length of steps, or noise of another shape.
+    """
+    if num_steps < 0 or step_size < 0:
+        raise ValueError(f"num_steps is {num_steps} and step_size {step_size}: neither may be negative")
+    if noise is not None and noise.shape != x.shape:
+        raise ValueError(f"noise has shape {tuple(noise.shape)}, the images {tuple(x.shape)}")
+    x = x.detach()
+    if random_start and noise is None:
+        noise = torch.rand_like(x)
+    x_adv = threat_model.start(x, noise if random_start else None)
+    if len(x) == 0:
+        return x_adv
+    with eval_mode(model):
+        for _ in range(num_steps):
+            gradient = input_gradient(model, x_adv, y)
+            x_adv = threat_model.project(threat_model.ascend(x_adv, gradient, step_size), x)
+    return x_adv.detach()
+
+
+def fgsm(model: nn.Module, x: Tensor, y: Tensor, *, threat_model: ThreatModel) -> Tensor:
+    """Returns the fast gradient sign attack: one step of length epsilon from the clean image.
+
+    Args:
+        model: logits of images.
+        x: [n, C, H, W] images.
+        y: [n] labels.
+        threat_model: where to search.
+    """
+    return pgd(model, x, y, threat_model=threat_model, num_steps=1, step_size=threat_model.epsilon, random_start=False)

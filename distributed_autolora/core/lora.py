@@ -1,0 +1,138 @@
+"""The low-rank branch: the natural images' own view of the backbone (paper, section 4.1)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+
+def layer_name(backbone: nn.Module, name: str) -> str:
+    """Returns the full name of the layer called `name`, at the top of the backbone or one level below.
+
+    Raises:
+        ValueError: when there is none, or more than one.
+    """
+    found = [full for full, _ in backbone.named_modules() if full == name or full.endswith(f".{name}")]
+    if len(found) != 1:
+        raise ValueError(f'the backbone has {len(found)} layers called "{name}": {found}')
+    return str(found[0])
+
+
+def is_parameter_of(name: str, layer: str) -> bool:
+    """Tells whether the parameter called `name` belongs to the layer called `layer`."""
+    return name.startswith(f"{layer}.")
+
+
+class LowRankBranch(nn.Module):
+    """Owns factors A and B for each targeted layer and returns the natural branch's parameters.
+
+    The natural forward is `torch.func.functional_call(backbone, branch.natural_parameters(backbone), (x,))`;
+    the backbone itself is untouched, so there is nothing to remove for inference.
+
+    Targeted are the weights of all convolutions and linear layers but the first (stem, patch
+    embedding) and the head. For a convolution with kernel k: A is [r k, (Cin / groups) k], drawn from
+    N(0, 1); B is [Cout k, r k], zero; the weight becomes W + reshape(B A) / r. A linear layer has k = 1.
+
+    Args:
+        backbone: the classifier, head included.
+        lora_rank: r, at least 1.
+        lora_scope: "all", or "last_block": the last block of each stage, which is what the released
+            code trains.
+        head: name of the classification layer.
+
+    Raises:
+        ValueError: for a rank below 1, an unknown scope, a head that does not exist, or no target.
+    """
+
+    def __init__(self, backbone: nn.Module, lora_rank: int = 8, lora_scope: str = "all", head: str = "fc") -> None:
+        super().__init__()
+        if lora_rank < 1:
+            raise ValueError(f"lora_rank is {lora_rank}: it must be at least 1")
+        self.lora_rank = lora_rank
+        self.head = layer_name(backbone, head)
+        self._targets = _targets(backbone, self.head, lora_scope)
+        self.a, self.b = nn.ParameterDict(), nn.ParameterDict()
+        for name in self._targets:
+            weight = backbone.get_parameter(f"{name}.weight")
+            rows, columns, inner = _factor_sizes(weight, lora_rank)
+            self.a[_key(name)] = nn.Parameter(torch.randn(inner, columns).to(weight))
+            self.b[_key(name)] = nn.Parameter(torch.zeros(rows, inner).to(weight))
+
+    def factors(self) -> dict[str, tuple[Tensor, Tensor]]:
+        """Returns {module name: (A, B)}."""
+        return {name: (self.a[_key(name)], self.b[_key(name)]) for name in self._targets}
+
+    def natural_parameters(self, backbone: nn.Module) -> dict[str, Tensor]:
+        """Returns every backbone parameter as the natural branch sees it.
+
+        Targeted weights carry the low-rank update; everything but the head and the factors is
+        detached, so that the natural objective never moves the feature extractor.
+
+        Args:
+            backbone: the network that the branch was made for.
+        """
+        parameters = {
+            name: parameter if is_parameter_of(name, self.head) else parameter.detach()
+            for name, parameter in backbone.named_parameters()
+        }
+        for name, (a, b) in self.factors().items():
+            weight = parameters[f"{name}.weight"]
+            parameters[f"{name}.weight"] = weight + (b @ a).reshape(weight.shape) / self.lora_rank
+        return parameters
+
+
+def _key(name: str) -> str:
+    """ParameterDict refuses dots in names."""
+    return name.replace(".", "/")
+
+
+def _factor_sizes(weight: Tensor, lora_rank: int) -> tuple[int, int, int]:
+    """Returns the rows of B, the columns of A, and the inner dimension."""
+    height, width = weight.shape[2:] if weight.dim() == 4 else (1, 1)
+    return weight.shape[0] * height, weight.shape[1] * width, lora_rank * max(height, width)
+
+
+def _targets(backbone: nn.Module, head: str, lora_scope: str) -> list[str]:
+    layers = [name for name, module in backbone.named_modules() if isinstance(module, nn.Conv2d | nn.Linear)]
+    targets = [name for name in layers[1:] if name != head]
+    if lora_scope == "last_block":
+        targets = [name for name in targets if name.startswith(_last_blocks(backbone))]
+    elif lora_scope != "all":
+        raise ValueError(f'lora_scope is "{lora_scope}": it must be "all" or "last_block"')
+    if not targets:
+        raise ValueError(f'the backbone has no layer for a low-rank update with lora_scope "{lora_scope}"')
+    return targets
+
+
+def _last_blocks(backbone: nn.Module) -> tuple[str, ...]:
+    """Returns the name prefixes of the last child of every stage, a stage being an outermost Sequential."""
+    stages: list[str] = []
+    blocks = []
+    for name, module in backbone.named_modules():
+        if isinstance(module, nn.Sequential) and not name.startswith(tuple(f"{stage}." for stage in stages)):
+            stages.append(name)
+            blocks += [f"{name}.{child}." for child in list(dict(module.named_children()))[-1:]]
+    return tuple(blocks)
+
+
+def _size(*parameters: Tensor) -> int:
+    return sum(parameter.numel() for parameter in parameters)
+
+
+def parameter_ratio(backbone: nn.Module, branch: LowRankBranch, head: str = "fc") -> float:
+    """Returns the parameters of the branch over those of the feature extractor, head excluded."""
+    head = layer_name(backbone, head)
+    extractor = _size(*(p for name, p in backbone.named_parameters() if not is_parameter_of(name, head)))
+    return _size(*branch.parameters()) / extractor
+
+
+def table3_ratio(backbone: nn.Module, branch: LowRankBranch, head: str = "fc") -> float:
+    """Returns the ratio that the paper's Table 3 prints.
+
+    It counts the branch, the batch norms called "bn" and the head, over the whole classifier.
+    """
+    head = layer_name(backbone, head)
+    named = dict(backbone.named_parameters())
+    norms = [p for name, p in named.items() if "bn" in name]
+    heads = [p for name, p in named.items() if is_parameter_of(name, head)]
+    return _size(*branch.parameters(), *norms, *heads) / _size(*named.values())

@@ -1,0 +1,126 @@
+"""What sets itself: the learning rate and the loss weights. Pure state machines."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import pairwise
+
+RULES = ("released", "apgd")
+_INCREASE_SHARE = 0.75
+_DECAY_AT = (0.5, 5 / 6)
+_DECAY_FACTOR = 0.1
+
+
+@dataclass(frozen=True)
+class LossWeights:
+    """lambda1 (`natural_weight`) and lambda2 (`kl_weight`) of Eq. 5."""
+
+    natural_weight: float
+    kl_weight: float
+
+    @classmethod
+    def from_natural_accuracy(cls, accuracy: float, alpha: float = 1.0, kl_weight_max: float = 6.0) -> LossWeights:
+        """Weighs the losses by how well the low-rank branch knows the training images (Eq. 6 and 7).
+
+        Args:
+            accuracy: natural-branch accuracy in [0, 1].
+            alpha: sharpening exponent.
+            kl_weight_max: lambda2 at accuracy 1.
+        """
+        sharpened = accuracy**alpha
+        return cls(natural_weight=1 - sharpened, kl_weight=kl_weight_max * sharpened)
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What follows from one epoch's robust validation accuracy."""
+
+    lr: float
+    """Learning rate of the next epoch."""
+    improved: bool
+    """This epoch is the best so far: keep its state."""
+    halved: bool = False
+    restore_best: bool = False
+    """Go on from the best state so far."""
+    stop: bool = False
+
+
+class RobustAccuracyHalving:
+    """The automatic learning rate: halve when robust validation accuracy stops rising (section 4.2).
+
+    A decision falls after epoch interval + 1, 2 interval + 1, ... It halves when fewer than 3/4 of the
+    last `interval` changes were strict increases (condition 1), or else when the window brought no new best
+    (condition 2). Condition 2 never holds at the first decision; under "apgd" it also needs that the
+    previous decision did not halve, which the released code intends and does not do.
+
+    Args:
+        initial_lr: learning rate of the first epoch.
+        interval: epochs between decisions.
+        rule: "released" or "apgd".
+        min_lr: training stops once the learning rate is below this.
+
+    Raises:
+        ValueError: for an unknown rule.
+    """
+
+    def __init__(
+        self, initial_lr: float = 0.01, interval: int = 4, rule: str = "released", min_lr: float = 1e-5
+    ) -> None:
+        if rule not in RULES:
+            raise ValueError(f'rule is "{rule}": it must be one of {RULES}')
+        self.lr = initial_lr
+        self.interval = interval
+        self.rule = rule
+        self.min_lr = min_lr
+        self.history: list[float] = []
+        self.best = -1.0
+        self._best_at_decision: float | None = None
+        self._halved_at_decision = True
+
+    def step(self, robust_accuracy: float) -> Decision:
+        """Takes the robust validation accuracy after an epoch and decides about the next one."""
+        self.history.append(robust_accuracy)
+        improved = robust_accuracy > self.best
+        self.best = max(self.best, robust_accuracy)
+        halved = self._is_decision() and self._decide()
+        if halved:
+            self.lr /= 2
+        return Decision(lr=self.lr, improved=improved, halved=halved, restore_best=halved, stop=self.lr < self.min_lr)
+
+    def _is_decision(self) -> bool:
+        past = len(self.history) - 1
+        return past > 0 and past % self.interval == 0
+
+    def _decide(self) -> bool:
+        window = self.history[-self.interval - 1 :]
+        increases = sum(later > earlier for earlier, later in pairwise(window))
+        too_few = increases < _INCREASE_SHARE * self.interval
+        stalled = self.best == self._best_at_decision
+        if self.rule == "apgd" and self._halved_at_decision:
+            stalled = False
+        self._best_at_decision = self.best
+        self._halved_at_decision = too_few or stalled
+        return self._halved_at_decision
+
+
+class StepDecay:
+    """The baselines' schedule: the learning rate times 0.1 at 50 % and at 83 % of the epochs.
+
+    Args:
+        initial_lr: learning rate of the first epoch.
+        epochs: length of the run.
+    """
+
+    def __init__(self, initial_lr: float, epochs: int) -> None:
+        self.initial_lr = initial_lr
+        self.epochs = epochs
+        self.history: list[float] = []
+        self.best = -1.0
+
+    def step(self, robust_accuracy: float) -> Decision:
+        """Takes the robust validation accuracy after an epoch; only the choice of the best depends on it."""
+        self.history.append(robust_accuracy)
+        improved = robust_accuracy > self.best
+        self.best = max(self.best, robust_accuracy)
+        decays = sum(len(self.history) >= round(share * self.epochs) for share in _DECAY_AT)
+        return Decision(lr=self.initial_lr * _DECAY_FACTOR**decays, improved=improved)

@@ -1,0 +1,63 @@
+"""What the adversary may do."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+_ROUNDING = 1e-6
+
+
+@dataclass(frozen=True)
+class ThreatModel:
+    """The L-infinity ball of radius `epsilon` around an image, cut with the range of valid images.
+
+    Args:
+        norm: "linf".
+        epsilon: radius, in the units of the images; not negative.
+        bounds: least and largest valid pixel value.
+
+    Raises:
+        ValueError: for another norm, a negative or non-finite epsilon, or empty bounds.
+    """
+
+    norm: str = "linf"
+    epsilon: float = 8 / 255
+    bounds: tuple[float, float] = (0.0, 1.0)
+
+    def __post_init__(self) -> None:
+        if self.norm != "linf":
+            raise ValueError(f'norm is "{self.norm}": only "linf" is known')
+        if not (math.isfinite(self.epsilon) and self.epsilon >= 0):
+            raise ValueError(f"epsilon is {self.epsilon}: it must be finite and not negative")
+        if not self.bounds[0] < self.bounds[1]:
+            raise ValueError(f"bounds are {self.bounds}: the first must be below the second")
+
+    def start(self, x: Tensor, noise: Tensor | None) -> Tensor:
+        """Returns a point of the threat model: `x`, or for noise in [0, 1) the matching uniform draw.
+
+        Args:
+            x: [n, ...] images inside the bounds.
+            noise: shaped like `x`, or None.
+        """
+        if noise is None:
+            return x.clone()
+        return (x + self.epsilon * (2 * noise.to(x.dtype) - 1)).clamp_(*self.bounds)
+
+    def ascend(self, x_adv: Tensor, gradient: Tensor, step_size: float) -> Tensor:
+        """Returns `x_adv` after one step of steepest ascent in this norm."""
+        return x_adv.add(gradient.sign(), alpha=step_size)
+
+    def project(self, x_adv: Tensor, x: Tensor) -> Tensor:
+        """Returns the point of the threat model around `x` nearest to `x_adv`."""
+        near = torch.minimum(torch.maximum(x_adv, x - self.epsilon), x + self.epsilon)
+        return near.clamp_(*self.bounds)
+
+    def contains(self, x_adv: Tensor, x: Tensor) -> Tensor:
+        """Returns for every row whether `x_adv` is allowed around `x`, up to float32 rounding; [n] bool."""
+        near = (x_adv - x).abs() <= self.epsilon + _ROUNDING
+        valid = (x_adv >= self.bounds[0]) & (x_adv <= self.bounds[1])
+        return (near & valid).flatten(1).all(1)

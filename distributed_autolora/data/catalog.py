@@ -1,0 +1,40 @@
+"""Where a task's files are."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from distributed_autolora.config import DataConfig
+from distributed_autolora.data.storage import is_uri
+from distributed_autolora.errors import UserError
+
+EMBEDDED_TASK = "fashion-mnist-5-9"
+"""The task whose images are shipped with the package."""
+
+_EMBEDDED = Path(__file__).absolute().parent / "embedded"
+
+
+def embedded_folder() -> str:
+    """Returns the folder of the shipped images."""
+    return str(_EMBEDDED)
+
+
+def embedded_backbone() -> Path:
+    """Returns the file of the shipped backbone."""
+    return _EMBEDDED / "backbone.safetensors"
+
+
+def data_folder(config: DataConfig) -> str:
+    """Returns the folder or URI of a task's Parquet files; a local path comes back absolute.
+
+    Raises:
+        UserError: if the config gives no path and the task is not the shipped one.
+    """
+    if config.path is not None:
+        return config.path if is_uri(config.path) else str(Path(config.path).expanduser().absolute())
+    if config.task == EMBEDDED_TASK:
+        return embedded_folder()
+    raise UserError(
+        f'The images of task "{config.task}" are not shipped: give their folder with --data.path. To write it from a '
+        "folder of images: python jobs/prepare_data.py folder --source IMAGES --output FOLDER."
+    )

@@ -1,0 +1,170 @@
+"""Folders of images, one folder a class, as rows for Parquet."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from distributed_autolora.data.decoding import ImageDecodeError, decode_image, refuse_undecodable
+from distributed_autolora.data.parquet import ImageRow
+from distributed_autolora.data.splits import stratified_holdout
+from distributed_autolora.data.storage import one_line
+from distributed_autolora.errors import UserError
+
+# fmt: off
+IMAGE_EXTENSIONS = frozenset((
+    ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".dib", ".gif", ".webp",
+    ".avif", ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm", ".jp2", ".tga",
+))
+# fmt: on
+"""Files with these endings are taken for images."""
+
+_SPLITS = ("train", "test")
+_SPLIT_WORDS = {*_SPLITS, "val", "valid", "validation"}
+
+
+@dataclass(frozen=True)
+class FolderImages:
+    """The images of a folder, not read yet, and what was left aside."""
+
+    root: Path
+    class_names: tuple[str, ...]
+    files: dict[str, list[tuple[Path, int]]]
+    """For "train" and "test": paths with labels, ordered by class and path."""
+    how_split: str
+    """Where the test images come from, for the provenance."""
+    notes: tuple[str, ...]
+    """What was not used, for people; one line each."""
+
+    def rows(self, split: str) -> Iterator[ImageRow]:
+        """Yields the rows of a split; the bytes are the file's, the row id is the path below the folder."""
+        for path, label in self.files[split]:
+            yield ImageRow(path.read_bytes(), label, path.relative_to(self.root).as_posix())
+
+    def check_decodable(self) -> None:
+        """Decodes every image.
+
+        Raises:
+            UserError: one for all images that cannot be decoded.
+        """
+        paths = [path for split in _SPLITS for path, _ in self.files[split]]
+        with ThreadPoolExecutor(max_workers=torch.get_num_threads()) as workers:
+            refuse_undecodable(sorted(filter(None, workers.map(_decode_failure, paths))))
+
+
+def image_folder(source: Path, *, test_fraction: float, seed: int) -> FolderImages:
+    """Finds the images of a folder with one folder a class, or with train/ and test/ that each have those.
+
+    Hidden files are passed over; files whose ending is no image's are counted in the notes.
+
+    Args:
+        source: the folder.
+        test_fraction: share of each class to hold out for testing where there is no test/, in (0, 1).
+        seed: seed of that choice.
+
+    Raises:
+        UserError: for a missing folder, fewer than two classes, a class without images, train/ and test/ with
+            different classes.
+    """
+    if not source.is_dir():
+        raise UserError(f"{source} is not a folder: give a folder that has one folder of images a class.")
+    folders = _visible_folders(source)
+    if set(_SPLITS) <= set(folders):
+        return _with_official_test(source, folders)
+    if folders and set(folders) <= _SPLIT_WORDS:
+        raise UserError(
+            f"{source} has {', '.join(folders)} but not both train and test: add the missing one, or give the folder "
+            "whose folders are the classes."
+        )
+    if not 0 < test_fraction < 1:
+        raise UserError(f"The test fraction is {test_fraction}: it must be between 0 and 1, for instance 0.2.")
+    files, skipped = _labelled_files(source, folders)
+    labels = torch.tensor([label for _, label in files], dtype=torch.int64)
+    chosen = set(stratified_holdout(labels, round(test_fraction * len(labels)), seed).tolist())
+    splits: dict[str, list[tuple[Path, int]]] = {"train": [], "test": []}
+    for position, file in enumerate(files):
+        splits["test" if position in chosen else "train"].append(file)
+    if not chosen:
+        raise UserError(f"{source} has {len(files)} images: too few to hold out {test_fraction:.0%} for testing.")
+    return FolderImages(
+        source,
+        tuple(folders),
+        splits,
+        f"test share {test_fraction}, stratified, seed {seed}",
+        _notes(skipped, [], folders, splits["test"]),
+    )
+
+
+def _with_official_test(source: Path, folders: list[str]) -> FolderImages:
+    class_names = _visible_folders(source / "train")
+    in_test = _visible_folders(source / "test")
+    if class_names != in_test:
+        name = sorted(set(class_names) ^ set(in_test))[0]
+        there, missing = ("train", "test") if name in class_names else ("test", "train")
+        raise UserError(f'{source}: class "{name}" is in {there} but not in {missing}: both need the same classes.')
+    splits, skipped = {}, 0
+    for split in _SPLITS:
+        splits[split], unused = _labelled_files(source / split, class_names)
+        skipped += unused
+    other = [name for name in folders if name not in _SPLITS]
+    return FolderImages(
+        source,
+        tuple(class_names),
+        splits,
+        "its own train/ and test/",
+        _notes(skipped, other, class_names, splits["test"]),
+    )
+
+
+def _notes(skipped: int, other: list[str], class_names: Sequence[str], test: list[tuple[Path, int]]) -> tuple[str, ...]:
+    present = {label for _, label in test}
+    untested = [name for label, name in enumerate(class_names) if label not in present]
+    notes = [f"not used, because they are no images: {skipped} files"] if skipped else []
+    notes += [f"not used: {', '.join(other)}"] if other else []
+    return (*notes, f"no test image of: {', '.join(untested)}") if untested else tuple(notes)
+
+
+def _visible_folders(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir() if path.is_dir() and _is_visible(path.name))
+
+
+def _is_visible(name: str) -> bool:
+    return not name.startswith((".", "__MACOSX"))
+
+
+def _labelled_files(root: Path, class_names: list[str]) -> tuple[list[tuple[Path, int]], int]:
+    """Returns (path, label) of every image, by class and path, and the number of other files."""
+    if len(class_names) < 2:
+        raise UserError(f"{root} has {len(class_names)} folders: two or more are needed, one a class.")
+    skipped = sum(path.is_file() and _is_visible(path.name) for path in root.iterdir())
+    files: list[tuple[Path, int]] = []
+    for label, name in enumerate(class_names):
+        found = _visible_files(root / name)
+        images = [path for path in found if path.suffix.lower() in IMAGE_EXTENSIONS]
+        if not images:
+            raise UserError(f"{root / name} holds no image: add some, or remove the folder. A folder is a class.")
+        skipped += len(found) - len(images)
+        files += [(path, label) for path in images]
+    return files, skipped
+
+
+def _visible_files(folder: Path) -> list[Path]:
+    found = []
+    for parent, folders, names in os.walk(folder, followlinks=True):
+        folders[:] = [name for name in folders if _is_visible(name)]
+        found += [Path(parent, name) for name in names if _is_visible(name)]
+    return sorted(found)
+
+
+def _decode_failure(path: Path) -> str:
+    """Returns "PATH: REASON" for an image that cannot be decoded, otherwise an empty text."""
+    try:
+        decode_image(path.read_bytes(), channels=3)
+    except (ImageDecodeError, OSError) as error:
+        return f"{path}: {one_line(error)}"
+    return ""

@@ -1,0 +1,175 @@
+"""Pixels of a table's rows: decoded once when all are of one size, otherwise on access and scaled."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import TypeVar
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torchvision.transforms.v2 import functional as transforms
+
+from distributed_autolora.data.decoding import MODES, ImageDecodeError, decode_image, refuse_undecodable
+from distributed_autolora.data.keyed import keyed_uniform
+from distributed_autolora.data.parquet import ImageTable
+from distributed_autolora.errors import UserError
+
+T = TypeVar("T")
+
+_SCALE = (0.08, 1.0)
+_LOG_RATIO = (math.log(3 / 4), math.log(4 / 3))
+_MAX_TRIES = 10
+_SHORT_SIDE = 256 / 224
+
+
+class ImageSource:
+    """Gives the uint8 pixels of rows of a table.
+
+    Without `image_size` every image of the table has the same size, and all are decoded once into memory.
+    With it an image is decoded on access, its short side scaled to image_size * 256 / 224 and its centre
+    cut out (the evaluation transform of section 5 of the paper).
+    """
+
+    def __init__(self, table: ImageTable, *, channels: int, image_size: int | None, resized: bool) -> None:
+        """Checks the table, and decodes it when `image_size` is None.
+
+        Args:
+            table: the encoded images.
+            channels: 1 for grey, 3 for RGB.
+            image_size: side of the images in pixels; None: their own.
+            resized: `training_images` draws a resized crop and a flip for each row; otherwise it is `images`.
+
+        Raises:
+            UserError: for a number of channels that no image has, resized crops without `image_size`, images
+                that cannot be decoded, or images of different sizes without `image_size`.
+        """
+        if channels not in MODES:
+            raise UserError(
+                f"Images have 1 channel or 3, not {channels}: give model.mean and model.std 1 or 3 entries."
+            )
+        if resized and image_size is None:
+            raise UserError(
+                "The augmentation resized_crop_flip needs a size: give --data.image-size, for instance 224."
+            )
+        self.table = table
+        self.channels = channels
+        self.image_size = image_size
+        self.resized = resized
+        self._workers = ThreadPoolExecutor(max_workers=torch.get_num_threads())
+        self._pixels = self._decode_table() if image_size is None else None
+
+    def images(self, rows: Tensor) -> Tensor:
+        """Returns uint8 [n, C, H, W], the images of rows (int64 [n]) under the evaluation transform.
+
+        Raises:
+            UserError: naming the rows that cannot be decoded.
+        """
+        if self._pixels is not None:
+            return self._pixels[rows.cpu()]
+        return self._stack(rows, self._evaluation_image)
+
+    def training_images(self, rows: Tensor, *, seed: int, epoch: int, stream: str = "augmentation") -> Tensor:
+        """Returns uint8 [n, C, H, W] for training; with `resized`, a random crop, scaled and flipped, of each row.
+
+        The crop is torchvision's RandomResizedCrop, taken after the short side is scaled; its box and the flip
+        are drawn from `keyed_uniform`, so they depend on seed, epoch, stream and row alone.
+
+        Raises:
+            UserError: naming the rows that cannot be decoded.
+        """
+        if not self.resized:
+            return self.images(rows)
+        draws = keyed_uniform(seed, stream, epoch, rows.cpu(), (4 * _MAX_TRIES + 1,))
+        by_row = dict(zip(rows.tolist(), draws.tolist(), strict=True))
+        return self._stack(rows, lambda row: self._training_image(row, by_row[row]))
+
+    def check_decodable(self, rows: Tensor | None = None) -> None:
+        """Decodes the rows (int64 [n]; None: all) and forgets the pixels.
+
+        Raises:
+            UserError: one for all rows that cannot be decoded.
+        """
+        if self._pixels is None:
+            chosen = range(len(self.table)) if rows is None else rows.tolist()
+            self._each(chosen, lambda row: self._decode(row).size)
+
+    def _decode_table(self) -> Tensor:
+        sizes: dict[tuple[int, int], int] = {}
+        images = self._each(range(len(self.table)), lambda row: _to_tensor(self._decode(row)))
+        for row, image in enumerate(images):
+            sizes.setdefault((image.shape[2], image.shape[1]), row)
+        if len(sizes) > 1:
+            (first, _), (other, row) = list(sizes.items())[:2]
+            raise UserError(
+                f"{self.table.place(row)} is {other[0]} x {other[1]} pixels, but row 0 is {first[0]} x {first[1]}: "
+                "give --data.image-size (for instance 224) to bring all images to one size."
+            )
+        return torch.stack(images)
+
+    def _stack(self, rows: Tensor, load: Callable[[int], Image.Image]) -> Tensor:
+        size = self.image_size or 0
+        images = self._each(rows.tolist(), lambda row: _to_tensor(load(row)))
+        return torch.stack(images) if images else torch.empty(0, self.channels, size, size, dtype=torch.uint8)
+
+    def _each(self, rows: Sequence[int], load: Callable[[int], T]) -> list[T]:
+        results = list(self._workers.map(partial(self._attempt, load), rows))
+        refuse_undecodable([result for result in results if isinstance(result, str)])
+        return [result for result in results if not isinstance(result, str)]
+
+    def _attempt(self, load: Callable[[int], T], row: int) -> T | str:
+        """Returns what `load` gives for the row, or "PLACE: REASON" if it cannot be decoded."""
+        try:
+            return load(row)
+        except ImageDecodeError as error:
+            return f"{self.table.place(row)}: {error}"
+
+    def _decode(self, row: int) -> Image.Image:
+        return decode_image(self.table.encoded(row), self.channels)
+
+    def _scaled(self, row: int) -> Image.Image:
+        assert self.image_size is not None
+        return transforms.resize(self._decode(row), [round(self.image_size * _SHORT_SIDE)])  # type: ignore[no-any-return]
+
+    def _evaluation_image(self, row: int) -> Image.Image:
+        return transforms.center_crop(self._scaled(row), [self.image_size])  # type: ignore[no-any-return]
+
+    def _training_image(self, row: int, draws: Sequence[float]) -> Image.Image:
+        image = self._scaled(row)
+        left, top, width, height = resized_crop_box(image.width, image.height, draws[:-1])
+        crop = transforms.resized_crop(image, top, left, height, width, [self.image_size, self.image_size])
+        return transforms.horizontal_flip(crop) if draws[-1] < 0.5 else crop  # type: ignore[no-any-return]
+
+
+def resized_crop_box(width: int, height: int, draws: Sequence[float]) -> tuple[int, int, int, int]:
+    """Returns (left, top, width, height) of a random crop: torchvision's RandomResizedCrop with given draws.
+
+    A try takes four of the uniform numbers: area (8 % to 100 %), aspect ratio (3/4 to 4/3, uniform in the
+    logarithm), left and top. When none of the tries fits, the crop is central and as large as the ratios allow.
+
+    Args:
+        width: width of the image in pixels.
+        height: height of the image in pixels.
+        draws: numbers in [0, 1), four for each try.
+    """
+    for try_ in range(len(draws) // 4):
+        area, ratio, across, down = draws[4 * try_ : 4 * try_ + 4]
+        target = width * height * (_SCALE[0] + area * (_SCALE[1] - _SCALE[0]))
+        aspect = math.exp(_LOG_RATIO[0] + ratio * (_LOG_RATIO[1] - _LOG_RATIO[0]))
+        w, h = round(math.sqrt(target * aspect)), round(math.sqrt(target / aspect))
+        if 0 < w <= width and 0 < h <= height:
+            return int(across * (width - w + 1)), int(down * (height - h + 1)), w, h
+    low, high = math.exp(_LOG_RATIO[0]), math.exp(_LOG_RATIO[1])
+    w = width if width / height <= high else round(height * high)
+    h = height if width / height >= low else round(width / low)
+    return (width - w) // 2, (height - h) // 2, w, h
+
+
+def _to_tensor(image: Image.Image) -> Tensor:
+    """Turns a grey or RGB image into uint8 [C, H, W]."""
+    pixels = torch.from_numpy(np.array(image))
+    return pixels[None] if pixels.dim() == 2 else pixels.permute(2, 0, 1).contiguous()

@@ -1,0 +1,39 @@
+"""Which rows a step sees: global batches that do not depend on the number of workers."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from distributed_autolora.data.keyed import keyed_permutation
+
+
+def global_batches(rows: Tensor, global_batch_size: int, seed: int, epoch: int) -> list[Tensor]:
+    """Shuffles the rows of an epoch and cuts them into global batches; no row is dropped or repeated.
+
+    Args:
+        rows: int64 [n], positions in the training table.
+        global_batch_size: rows of a batch, over all workers; the last batch may have fewer.
+        seed: seed of the run.
+        epoch: 0-based epoch; each has an order of its own.
+
+    Returns:
+        int64 vectors, ceil(n / global_batch_size) of them.
+
+    Raises:
+        ValueError: if `global_batch_size` is below 1.
+    """
+    if global_batch_size < 1:
+        raise ValueError(f"global_batch_size must be at least 1, not {global_batch_size}")
+    shuffled = rows[keyed_permutation(seed, "order", epoch, len(rows)).to(rows.device)]
+    return [shuffled[start : start + global_batch_size] for start in range(0, len(rows), global_batch_size)]
+
+
+def worker_share(batch: Tensor, worker: int, num_workers: int) -> Tensor:
+    """Returns the rows worker, worker + num_workers, ... of a global batch; possibly none.
+
+    Raises:
+        ValueError: unless 0 <= worker < num_workers.
+    """
+    if not 0 <= worker < num_workers:
+        raise ValueError(f"worker must be in 0 .. {num_workers - 1}, not {worker}")
+    return batch[worker::num_workers]

@@ -1,0 +1,131 @@
+"""Folders of Parquet files, on a local disk or any pyarrow filesystem."""
+
+from __future__ import annotations
+
+import contextlib
+import fnmatch
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.fs
+
+from distributed_autolora.errors import UserError
+
+HOW_TO_WRITE = "jobs/prepare_data.py writes such files"
+_SPLITS = ("train", "test")
+
+
+def is_uri(location: str) -> bool:
+    """Tells whether a location is a URI such as s3://bucket/folder, not a local path."""
+    return "://" in location
+
+
+def open_location(location: str) -> tuple[Any, str]:
+    """Returns the pyarrow filesystem of a local path or URI, and the path inside it.
+
+    Raises:
+        UserError: for a URI that pyarrow cannot open.
+    """
+    if not is_uri(location):
+        return pyarrow.fs.LocalFileSystem(), str(Path(location).expanduser().absolute())
+    with readable(location):
+        return pyarrow.fs.FileSystem.from_uri(location)  # type: ignore[no-any-return]
+
+
+def split_files(folder: str, split: str) -> tuple[Any, list[str]]:
+    """Returns the filesystem and the ascending paths of the files `<split>*.parquet` of a folder.
+
+    Raises:
+        UserError: if there is no such folder or file.
+    """
+    filesystem, path = open_location(folder)
+    with readable(folder):
+        kind = filesystem.get_file_info(path).type
+        found = _list(filesystem, path) if kind != pyarrow.fs.FileType.File else []
+    # An object store knows no folders, only the objects below a prefix.
+    if kind != pyarrow.fs.FileType.Directory and not found:
+        state = "is a file" if kind == pyarrow.fs.FileType.File else "does not exist"
+        raise UserError(f"{folder} {state}: give a folder with train*.parquet and test*.parquet. {HOW_TO_WRITE}.")
+    paths = sorted(info.path for info in found if fnmatch.fnmatch(info.base_name, f"{split}*.parquet"))
+    if not paths:
+        there = ", ".join(sorted(info.base_name for info in found)[:8]) or "nothing"
+        raise UserError(f"{folder} has no {split}*.parquet; it holds: {there}. {HOW_TO_WRITE}.")
+    return filesystem, paths
+
+
+def existing_files(folder: str) -> list[str]:
+    """Makes the folder where it is missing and returns the train and test files in it, as paths of its filesystem.
+
+    Raises:
+        UserError: if the folder cannot be made or listed.
+    """
+    filesystem, path = open_location(folder)
+    with writable(folder):
+        filesystem.create_dir(path, recursive=True)
+        found = _list(filesystem, path)
+    patterns = [f"{split}*.parquet" for split in _SPLITS]
+    return sorted(info.path for info in found if any(fnmatch.fnmatch(info.base_name, one) for one in patterns))
+
+
+def remove_files(folder: str, paths: list[str]) -> None:
+    """Deletes files that `existing_files` named.
+
+    Raises:
+        UserError: if one cannot be deleted.
+    """
+    filesystem, _ = open_location(folder)
+    with writable(folder):
+        for path in paths:
+            filesystem.delete_file(path)
+
+
+def data_digest(folder: str) -> str:
+    """Returns the SHA-256 of the bytes of all train and test files, in the order of their names.
+
+    Raises:
+        UserError: if the folder or the files of a split are missing or cannot be read.
+    """
+    digest = hashlib.sha256()
+    for split in sorted(_SPLITS):
+        filesystem, paths = split_files(folder, split)
+        for path in paths:
+            content = hashlib.sha256()
+            with readable(path), filesystem.open_input_stream(path) as stream:
+                while block := stream.read(2**20):
+                    content.update(block)
+            digest.update(content.digest())
+    return digest.hexdigest()
+
+
+@contextlib.contextmanager
+def readable(where: str) -> Iterator[None]:
+    """Turns what pyarrow and the system say about an unreadable place into a `UserError`."""
+    try:
+        yield
+    except (OSError, pa.ArrowException) as error:
+        raise UserError(f"{where} cannot be read: {one_line(error)}. {HOW_TO_WRITE}.") from error
+
+
+@contextlib.contextmanager
+def writable(where: str) -> Iterator[None]:
+    """Turns what pyarrow and the system say about an unwritable place into a `UserError`."""
+    try:
+        yield
+    except (OSError, pa.ArrowException) as error:
+        raise UserError(
+            f"{where} cannot be written: {one_line(error)}. Choose a folder that you may write to."
+        ) from error
+
+
+def one_line(error: BaseException) -> str:
+    """Returns the first line of an error's message without its final full stop."""
+    lines = str(error).strip().splitlines()
+    return (lines[0] if lines else type(error).__name__).rstrip(". ")
+
+
+def _list(filesystem: Any, path: str) -> list[Any]:
+    selector = pyarrow.fs.FileSelector(path, allow_not_found=True)
+    return [info for info in filesystem.get_file_info(selector) if not info.base_name.startswith(".")]

@@ -1,0 +1,1 @@
+"""The cluster: runs, Ray and MLflow."""

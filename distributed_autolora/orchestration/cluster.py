@@ -1,0 +1,103 @@
+"""Joining a Ray cluster, or starting one for this process alone."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+
+import ray
+
+from distributed_autolora.config import ExperimentConfig, ScalingConfig
+from distributed_autolora.errors import UserError
+
+_NATIVE_BFLOAT16 = {"amx_bf16", "avx512_bf16", "bf16"}
+
+
+def connect(scaling: ScalingConfig) -> None:
+    """Joins the cluster named by RAY_ADDRESS (as a submitted job does), or starts a local one.
+
+    Raises:
+        UserError: when a local Ray would have too few CPUs, or the cluster does not answer.
+    """
+    if ray.is_initialized():
+        return
+    address = os.environ.get("RAY_ADDRESS", "local")
+    wanted = scaling.num_workers * scaling.cpus_per_worker
+    # Ray Train hands its settings on to the controller and the workers. Checkpoints are registered at
+    # this interval, so it bounds what a lost worker costs.
+    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
+    if address == "local":
+        if wanted > (os.cpu_count() or 1):
+            raise UserError(
+                f"{scaling.num_workers} workers of {scaling.cpus_per_worker} CPUs need {wanted} CPUs, but this machine "
+                f"has {os.cpu_count()}. Lower --scaling.num-workers, or submit the job to a cluster."
+            )
+        # Nothing of a local Ray listens beyond loopback, so no token is written to the home folder.
+        os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+    try:
+        ray.init(
+            address=address,
+            include_dashboard=None if address != "local" else False,
+            num_cpus=None if address != "local" else max(wanted, os.cpu_count() or 1),
+            log_to_driver=False,
+            logging_level="warning",
+        )
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise UserError(f"Ray at {address} does not answer ({reason}). Check RAY_ADDRESS and RAY_AUTH_MODE.") from None
+
+
+def wait_for_resources(scaling: ScalingConfig) -> None:
+    """Waits until the cluster has the workers' CPUs and GPUs free, and asks an autoscaler for them.
+
+    Raises:
+        UserError: when the limit of the config passes first.
+    """
+    per_worker = {"CPU": float(scaling.cpus_per_worker)} | ({"GPU": 1.0} if scaling.use_gpu else {})
+    wanted = {name: amount * scaling.num_workers for name, amount in per_worker.items()}
+    deadline = time.monotonic() + scaling.wait_for_resources_s
+    said = False
+    while True:
+        free = ray.available_resources()
+        missing = {name: amount for name, amount in wanted.items() if free.get(name, 0.0) < amount}
+        if not missing:
+            return
+        text = ", ".join(f"{amount:g} {name} (free: {free.get(name, 0.0):g})" for name, amount in missing.items())
+        if time.monotonic() > deadline:
+            raise UserError(
+                f"After {scaling.wait_for_resources_s:g} s the cluster still lacks {text}. "
+                "Lower --scaling.num-workers, add nodes, or raise --scaling.wait-for-resources-s."
+            )
+        if not said:
+            said = True
+            print(f"Waiting for {text} on the cluster, {scaling.wait_for_resources_s:g} s at most.", file=sys.stderr)
+            ray.autoscaler.sdk.request_resources(bundles=[per_worker] * scaling.num_workers)
+        time.sleep(1.0)
+
+
+def hardware_precision(config: ExperimentConfig) -> str:
+    """Returns the attack precision that the workers' hardware computes natively: "bfloat16" or "float32"."""
+    scaling = config.scaling
+    alive = [node for node in ray.nodes() if node["Alive"]]
+    if not scaling.use_gpu and len(alive) == 1:
+        return _cpu_precision()
+    probe = ray.remote(num_cpus=scaling.cpus_per_worker, num_gpus=1 if scaling.use_gpu else 0)(
+        _gpu_precision if scaling.use_gpu else _cpu_precision
+    )
+    return str(ray.get(probe.remote()))
+
+
+def _cpu_precision() -> str:
+    try:
+        with open("/proc/cpuinfo") as file:
+            words = set(file.read().split())
+    except OSError:
+        return "float32"
+    return "bfloat16" if words & _NATIVE_BFLOAT16 else "float32"
+
+
+def _gpu_precision() -> str:
+    import torch
+
+    return "bfloat16" if torch.cuda.is_available() and torch.cuda.get_device_capability()[0] >= 8 else "float32"

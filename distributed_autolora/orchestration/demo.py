@@ -1,0 +1,208 @@
+"""The demo: one fine-tuning run, submitted as a job to a Ray cluster that lives as long as the run."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from distributed_autolora.errors import UserError
+from distributed_autolora.orchestration.local_cluster import LocalCluster
+from distributed_autolora.orchestration.processes import stop_signals_interrupt, uninterrupted
+from distributed_autolora.orchestration.run_folder import RunFolder, check_writable
+
+_FAILED, _REFUSED, _INTERRUPTED = 1, 2, 130
+_RAY = (sys.executable, "-m", "ray.scripts.scripts", "job")
+_STOP_TIMEOUT_S = 30
+# How Ray's own programs log, to a file or pipe: time, level, source line.
+_RAY_LOG = re.compile(r"^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3}\t(?P<level>[A-Z]+) (?P<file>\w+\.py):\d+ -- (?P<text>.*)")
+
+
+class DemoRun(NamedTuple):
+    """Which run the demo works on."""
+
+    name: str
+    continued: bool
+
+
+def choose_run(runs: Path) -> DemoRun:
+    """Returns the highest-numbered interrupted demo-N in the folder of all runs, otherwise the next number.
+
+    Interrupted is a run without a result that no live process holds.
+
+    Raises:
+        UserError: when the folder cannot be written.
+    """
+    check_writable(runs)
+    names = [folder.name for folder in runs.iterdir() if folder.is_dir()]
+    numbers = sorted(int(name.removeprefix("demo-")) for name in names if re.fullmatch(r"demo-[1-9]\d*", name))
+    for number in reversed(numbers):
+        folder = RunFolder(runs / f"demo-{number}")
+        if not folder.is_finished() and not _is_held(folder):
+            return DemoRun(folder.name, continued=True)
+    return DemoRun(f"demo-{max(numbers, default=0) + 1}", continued=False)
+
+
+def _is_held(folder: RunFolder) -> bool:
+    try:
+        folder.hold()
+    except UserError:
+        return True
+    folder.release()
+    return False
+
+
+def run_demo(*, home: Path, working_dir: Path, entrypoint: Sequence[str]) -> int:
+    """Runs one demo on a cluster of its own, printing what the job prints, and stops the cluster.
+
+    Args:
+        home: absolute output folder; the run is kept in runs/demo-N below it.
+        working_dir: folder that is sent to the cluster; the job starts in a copy of it.
+        entrypoint: command of the job, without the run's name: `--run.name demo-N` is appended.
+
+    Returns:
+        The exit status: 0 done, 1 failed, 2 refused by the job, 130 stopped by Ctrl-C, SIGTERM or SIGHUP.
+
+    Raises:
+        UserError: when the cluster or the submission fails.
+    """
+    run = choose_run(home / "runs")
+    cpus = max(2, os.cpu_count() or 1)
+    print(f"{run.name}: {'continues where it was interrupted' if run.continued else 'a new run'}.", flush=True)
+    print(f"Starting a Ray cluster of its own on this machine ({cpus} CPUs) ...", flush=True)
+    with stop_signals_interrupt():
+        try:
+            with LocalCluster(num_cpus=cpus) as cluster:
+                print(f"The cluster answers at {cluster.dashboard_url}; submitting the job ...", flush=True)
+                status = submit_and_follow(
+                    cluster,
+                    submission_id=run.name,
+                    working_dir=working_dir,
+                    entrypoint=[*entrypoint, "--run.name", run.name],
+                    env_vars={"DISTRIBUTED_AUTOLORA_HOME": str(home), "OMP_NUM_THREADS": "1"},
+                )
+        except KeyboardInterrupt:
+            print(f"\nStopped. The same command continues {run.name}.", flush=True)
+            return _INTERRUPTED
+    if status == 0:
+        print(_next_steps(home / "runs" / run.name, working_dir), flush=True)
+    elif status == _FAILED:
+        print(f"{run.name} did not finish. The same command continues it.", flush=True)
+    return status
+
+
+def submit_and_follow(
+    cluster: LocalCluster, *, submission_id: str, working_dir: Path, entrypoint: Sequence[str], env_vars: dict[str, str]
+) -> int:
+    """Submits a job as `ray job submit` does from a terminal, and prints its lines as they come.
+
+    Leaving by an exception, KeyboardInterrupt for one, stops the job first.
+
+    Returns:
+        0 for a job that succeeded, 2 for one whose program refused its input, otherwise 1.
+
+    Raises:
+        UserError: when the job could not be submitted.
+    """
+    # Parts of Ray Train look for "the" cluster of the machine unless this names one.
+    runtime_env = {"env_vars": {"RAY_ADDRESS": cluster.address, "PYTHONUNBUFFERED": "1", **env_vars}}
+    command = [*_RAY, "submit", "--log-style", "record", "--log-color", "false", "--address", cluster.dashboard_url]
+    command += ["--submission-id", submission_id, "--working-dir", str(working_dir)]
+    command += ["--runtime-env-json", json.dumps(runtime_env), "--", *entrypoint]
+    errors = cluster.folder / "submit.log"
+    refused: list[str] = []
+    with errors.open("w") as log:
+        client = subprocess.Popen(
+            command,
+            env=cluster.environment(),
+            cwd=cluster.folder,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=log,
+            text=True,
+            # As the cluster: Ctrl-C must not reach it before the job is stopped in order.
+            start_new_session=True,
+        )
+        try:
+            assert client.stdout is not None
+            for line in job_lines(client.stdout, refused):
+                print(line, flush=True)
+            client.wait()
+        except BaseException:
+            with uninterrupted():
+                print("\nStopping the job and the cluster ...", flush=True)
+                _stop_job(cluster, submission_id)
+                client.kill()
+                client.wait()
+            raise
+    return _exit_status(cluster, submission_id, [*refused, *errors.read_text().splitlines()])
+
+
+def job_lines(lines: Iterable[str], before: list[str]) -> Iterator[str]:
+    """Yields the job's own lines out of what `ray job submit` prints, without Ray's routine messages.
+
+    Args:
+        lines: standard output of `ray job submit --log-style record --log-color false`.
+        before: receives what was printed before the job began.
+    """
+    stream = iter(lines)
+    for line in stream:
+        before.append(line.rstrip("\n"))
+        if "Tailing logs until the job exits" in line:
+            break
+    for line in stream:
+        ray = _RAY_LOG.match(line)
+        if ray and ray["file"] == "cli.py":
+            return  # Ray's closing box; it repeats the job's last lines when the job failed
+        if not (ray and ray["level"] == "INFO") and not line.startswith("Running entrypoint for job "):
+            yield line.rstrip("\n")
+
+
+def _stop_job(cluster: LocalCluster, submission_id: str) -> None:
+    command = [*_RAY, "stop", "--address", cluster.dashboard_url, submission_id]
+    try:
+        subprocess.run(
+            command,
+            env=cluster.environment(),
+            cwd=cluster.folder,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            timeout=_STOP_TIMEOUT_S,
+            check=False,  # there may be no job yet
+        )
+    except subprocess.TimeoutExpired:
+        print("The job does not answer; it ends with the cluster.", flush=True)
+
+
+def _exit_status(cluster: LocalCluster, submission_id: str, said: list[str]) -> int:
+    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    try:
+        with direct.open(f"{cluster.dashboard_url}/api/jobs/{submission_id}", timeout=30) as response:
+            job = json.load(response)
+    except OSError as error:
+        text = " | ".join([line.strip() for line in said if line.strip()][-8:])
+        raise UserError(f"Ray took no job, or lost it ({error}); its last words: {text or '(none)'}") from error
+    if job["status"] == "SUCCEEDED":
+        return 0
+    return _REFUSED if job.get("driver_exit_code") == _REFUSED else _FAILED
+
+
+def _next_steps(folder: Path, working_dir: Path) -> str:
+    interpreter = Path(sys.executable)
+    inside = interpreter.is_relative_to(working_dir)
+    python = str(interpreter.relative_to(working_dir)) if inside else "python"
+    return f"""
+Next:
+  make mlflow       the curves, the images and the model of this run in a browser
+  ls {folder}
+                    its config, checkpoints, result and final model
+Your own images (a folder with one folder a class):
+  {python} jobs/prepare_data.py folder --source DIR --output DATA
+  {python} jobs/finetune.py --recipe custom --data.path DATA"""

@@ -1,0 +1,142 @@
+"""Reaching an MLflow store: which URIs are understood, and how long to wait for a server."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import re
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from distributed_autolora.errors import UserError
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+QUICK_S = 5
+PATIENT_S = 60
+_DATABASE_PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
+_PLAIN_PROBLEMS = {
+    "refused": "connection refused",
+    "timed out": "no answer in time",
+    "resolve": "unknown host name",
+    "Name or service not known": "unknown host name",
+}
+
+
+def default_tracking_uri(home: Path) -> str:
+    """Returns the URI of the SQLite store in the output folder."""
+    return f"sqlite:///{home.absolute() / 'mlflow.db'}"
+
+
+def connect(uri: str) -> MlflowClient:
+    """Returns a client of the store; a new database is set up by one process at a time.
+
+    Raises:
+        UserError: for a URI that cannot be used.
+    """
+    _check_uri(uri)
+    # MLflow would report usage to its makers, list every migration of a new database, and warn without git.
+    for name, value in (
+        ("MLFLOW_DISABLE_TELEMETRY", "true"),
+        ("MLFLOW_LOGGING_LEVEL", "WARNING"),
+        ("GIT_PYTHON_REFRESH", "quiet"),
+    ):
+        os.environ.setdefault(name, value)
+    from mlflow import MlflowClient
+
+    file = _sqlite_file(uri)
+    if file is None:
+        return MlflowClient(tracking_uri=uri)
+    with Path(f"{file}.lock").open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        return MlflowClient(tracking_uri=uri)
+
+
+def failures(*more: type[Exception]) -> tuple[type[Exception], ...]:
+    """Returns what MLflow raises when a store is away, refuses, or needs a database driver that is not installed."""
+    from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import SQLAlchemyError
+
+    # The connection errors of `requests` are subclasses of OSError.
+    return (MlflowException, SQLAlchemyError, OSError, ImportError, *more)
+
+
+@contextmanager
+def patience(timeout_s: int, retries: int = 0) -> Iterator[None]:
+    """Limits how long MLflow waits for a server; it reads these variables at every request."""
+    limits = {"MLFLOW_HTTP_REQUEST_TIMEOUT": str(timeout_s), "MLFLOW_HTTP_REQUEST_MAX_RETRIES": str(retries)}
+    before = {name: os.environ.get(name) for name in limits}
+    os.environ.update(limits)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+def is_server(uri: str) -> bool:
+    """Tells whether artifacts go through a tracking server, too."""
+    return urlsplit(uri).scheme in ("http", "https")
+
+
+def _sqlite_file(uri: str) -> Path | None:
+    return Path(uri.removeprefix("sqlite:///").partition("?")[0]) if uri.startswith("sqlite:") else None
+
+
+def _check_uri(uri: str) -> None:
+    """Refuses at once what MLflow would only give up on after minutes, or put somewhere unexpected."""
+    parts = urlsplit(uri)
+    file = _sqlite_file(uri)
+    if file is not None:
+        _check_sqlite(uri, file)
+    elif parts.scheme.partition("+")[0] in _DATABASE_PORTS and parts.hostname:
+        try:
+            port = parts.port or _DATABASE_PORTS[parts.scheme.partition("+")[0]]
+            socket.create_connection((parts.hostname, port), timeout=QUICK_S).close()
+        except (OSError, ValueError) as error:
+            raise UserError(f"The MLflow database at {masked(uri)} does not answer ({problem_of(error)}).") from None
+    elif not is_server(uri) or not parts.hostname:
+        raise UserError(
+            f'"{masked(uri)}" is no MLflow tracking URI: give http://host:port or sqlite:////folder/mlflow.db.'
+        )
+
+
+def _check_sqlite(uri: str, file: Path) -> None:
+    if not file.is_absolute():
+        raise UserError(f'The MLflow URI "{uri}" is relative: give an absolute path, sqlite:////folder/mlflow.db.')
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with file.open("a+b") as opened:
+            opened.seek(0)
+            start = opened.read(16)
+    except OSError as error:
+        raise UserError(f"The MLflow database {file} cannot be written: {error.strerror}.") from None
+    if start and not start.startswith(b"SQLite format 3"):
+        raise UserError(f"{file} is no SQLite database: move it away, or change run.mlflow_uri.")
+
+
+def truncated(text: str, length: int) -> str:
+    """Returns at most `length` characters, the last ones an ellipsis where something was cut off."""
+    return text if len(text) <= length else f"{text[: length - 3]}..."
+
+
+def masked(text: str) -> str:
+    """Hides user name and password in URIs."""
+    return re.sub(r"//[^/\s]*@", "//***@", text)
+
+
+def problem_of(error: Exception) -> str:
+    """Returns in one line, without passwords, what went wrong."""
+    text = masked(str(error))
+    for sign, plain in _PLAIN_PROBLEMS.items():
+        if sign in text:
+            return plain
+    return truncated((text.strip() or type(error).__name__).splitlines()[0], 200)

@@ -1,0 +1,98 @@
+"""Metrics by epoch, each written exactly once."""
+
+from __future__ import annotations
+
+import re
+import time
+from typing import TYPE_CHECKING, Any
+
+from distributed_autolora.errors import UserError
+from distributed_autolora.orchestration.mlflow_tracking.connection import (
+    QUICK_S,
+    connect,
+    failures,
+    patience,
+    problem_of,
+)
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+_METRICS_PER_BATCH = 1000
+
+
+class MetricWriter:
+    """Writes each metric of each epoch once, whatever was written before and by whom.
+
+    What the run has is read on the first write and after a failed one; in between it is remembered.
+
+    Args:
+        uri: tracking URI.
+        run_id: the MLflow run.
+        retry_after_s: after a failed write, seconds in which the server is left alone.
+    """
+
+    def __init__(self, uri: str, run_id: str, *, retry_after_s: float = 30.0) -> None:
+        self._uri, self._run_id, self._retry_after_s = uri, run_id, retry_after_s
+        self._client: MlflowClient | None = None
+        self._has: set[tuple[str, int]] | None = None
+        self._stamps: dict[int, int] = {}
+        self._retry_at = 0.0
+        self.problem: str | None = None
+        """Why the last write failed, in one line; None after a successful one."""
+
+    def write(self, history: list[dict[str, Any]]) -> bool:
+        """Writes what the run does not have yet, and tells whether it now has everything.
+
+        It never raises for a server that is away, and then costs a few seconds at most.
+
+        Args:
+            history: one dict an epoch; None values are skipped, and "epoch" is the step.
+        """
+        if self._has is None and time.monotonic() < self._retry_at:
+            return False
+        with patience(QUICK_S):
+            try:
+                self._write_missing(_points(history))
+            except failures(UserError) as error:
+                self.problem = problem_of(error)
+                self._has, self._client = None, None
+                self._retry_at = time.monotonic() + self._retry_after_s
+                return False
+        self.problem = None
+        return True
+
+    def _write_missing(self, points: dict[tuple[str, int], float]) -> None:
+        from mlflow.entities import Metric
+
+        if self._client is None:
+            self._client = connect(self._uri)
+        has = self._has if self._has is not None else _existing(self._client, self._run_id)
+        missing = [point for point in points if point not in has]
+        # A point keeps its time over repeated attempts: MLflow drops a row that is equal in all columns, so a
+        # write that the server finishes after the client gave up on it does no harm either.
+        now = int(time.time() * 1000)
+        metrics = [Metric(key, points[key, step], self._stamps.setdefault(step, now), step) for key, step in missing]
+        for start in range(0, len(metrics), _METRICS_PER_BATCH):
+            self._client.log_batch(self._run_id, metrics=metrics[start : start + _METRICS_PER_BATCH])
+        self._has = has | set(missing)
+
+
+def legal_name(name: str) -> str:
+    """Replaces what MLflow does not allow in a metric's name."""
+    return re.sub(r"[^\w\-. :/]", "_", name)
+
+
+def _points(history: list[dict[str, Any]]) -> dict[tuple[str, int], float]:
+    return {
+        (legal_name(key), int(metrics["epoch"])): float(value)
+        for metrics in history
+        for key, value in metrics.items()
+        if key != "epoch" and value is not None
+    }
+
+
+def _existing(client: MlflowClient, run_id: str) -> set[tuple[str, int]]:
+    """Reads all metrics: a key that the history lacks so far may be there from a run that came further."""
+    logged = client.get_run(run_id).data.metrics
+    return {(key, metric.step) for key in logged for metric in client.get_metric_history(run_id, key)}

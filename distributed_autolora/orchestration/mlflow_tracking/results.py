@@ -1,0 +1,149 @@
+"""What a finished run leaves in MLflow: test metrics, files, a description, and the model."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from distributed_autolora.errors import UserError
+from distributed_autolora.orchestration.mlflow_tracking.connection import (
+    PATIENT_S,
+    connect,
+    failures,
+    patience,
+    truncated,
+)
+from distributed_autolora.orchestration.mlflow_tracking.metrics import MetricWriter, legal_name
+from distributed_autolora.reporting.description import run_description
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+    from mlflow import MlflowClient
+    from torch import Tensor, nn
+
+_TAG_LENGTH = 8000
+
+
+def log_result(
+    uri: str,
+    run_id: str,
+    result: dict[str, Any],
+    history: list[dict[str, Any]],
+    artifacts: dict[str, Path | Figure | str],
+) -> bool:
+    """Writes all that a finished run leaves: missing epochs, test metrics, files and a description.
+
+    Calling it again writes no metric twice and replaces files. Test metrics carry the step of the epoch whose
+    model was judged.
+
+    Args:
+        uri: tracking URI.
+        run_id: the MLflow run.
+        result: the run's result.
+        history: one dict an epoch.
+        artifacts: by name in the run ("curves.png", "config.yaml"): an existing file, a figure, or a text.
+
+    Returns:
+        Whether everything was written; a server that is away never raises.
+    """
+    if not MetricWriter(uri, run_id).write(history):
+        return False
+    final = _result_metrics(result)
+    with patience(PATIENT_S, retries=2):
+        try:
+            client = connect(uri)
+            known = client.get_run(run_id).data.metrics
+            for name, value in final.items():
+                if name not in known:
+                    client.log_metric(run_id, name, value, step=result["best_epoch"])
+            for name, content in artifacts.items():
+                _log_artifact(client, run_id, name, content)
+            client.set_tag(run_id, "mlflow.note.content", truncated(run_description(result, history), _TAG_LENGTH))
+        except failures(UserError):
+            return False
+    return True
+
+
+def log_model(uri: str, run_id: str, model: nn.Module, example: Tensor, *, step: int = 0) -> bool:
+    """Stores a model that `mlflow.pytorch.load_model` reads without this package; does nothing when the run has one.
+
+    Args:
+        uri: tracking URI.
+        run_id: the MLflow run.
+        model: takes float images [n, C, H, W] in [0, 1]; exported in eval mode on the CPU.
+        example: such images, at least 2: with 1 the exported graph would only take batches of 1.
+        step: epoch of the model; the run's metrics of that step are shown beside it.
+
+    Returns:
+        Whether the run has the model; a server that is away never raises.
+
+    Raises:
+        ValueError: for an example of fewer than 2 images.
+    """
+    if len(example) < 2:
+        raise ValueError("the example needs at least 2 images")
+    with patience(PATIENT_S, retries=2):
+        try:
+            if not _has_model(connect(uri), run_id):
+                _export(uri, run_id, model, example, step)
+        except failures(UserError):
+            return False
+    return True
+
+
+def _result_metrics(result: dict[str, Any]) -> dict[str, float]:
+    metrics = {f"seconds/{name}/total": float(seconds) for name, seconds in (result.get("seconds") or {}).items()}
+    for prefix, part in (("test", result["test"]), ("test/linear_head", result.get("linear_head") or {})):
+        for name, count in part.items():
+            metrics[legal_name(f"{prefix}/{name}")] = count["correct"] / count["total"]
+    return metrics
+
+
+def _log_artifact(client: MlflowClient, run_id: str, name: str, content: Path | Figure | str) -> None:
+    if isinstance(content, str):
+        client.log_text(run_id, content, name)
+    elif isinstance(content, Path):
+        # MLflow keeps a file's own name; a link gives it the one asked for, without a copy.
+        with tempfile.TemporaryDirectory() as folder:
+            link = Path(folder) / Path(name).name
+            link.symlink_to(content.absolute())
+            client.log_artifact(run_id, str(link), str(Path(name).parent) if "/" in name else None)
+    else:
+        client.log_figure(run_id, content, name)
+
+
+def _has_model(client: MlflowClient, run_id: str) -> bool:
+    """Tells whether a complete model is there; an attempt that failed leaves an incomplete one."""
+    from mlflow.entities.logged_model_status import LoggedModelStatus
+
+    outputs = client.get_run(run_id).outputs
+    models = outputs.model_outputs if outputs is not None else []
+    return any(client.get_logged_model(model.model_id).status == LoggedModelStatus.READY for model in models)
+
+
+def _export(uri: str, run_id: str, model: nn.Module, example: Tensor, step: int) -> None:
+    import copy
+
+    import mlflow
+    import mlflow.pytorch
+    import numpy
+    import torch
+    from mlflow.models import Model
+
+    mlflow.set_tracking_uri(uri)
+    # As mlflow.pytorch.log_model does, which has no run_id: it needs an active run, and would close it.
+    Model.log(
+        artifact_path=None,
+        name="model",
+        flavor=mlflow.pytorch,
+        run_id=run_id,
+        step=step,
+        pytorch_model=copy.deepcopy(model).cpu().eval(),
+        input_example=example.detach().cpu().numpy(),
+        pip_requirements=[
+            f"mlflow=={mlflow.__version__}",
+            f"torch=={torch.__version__.partition('+')[0]}",
+            f"numpy=={numpy.__version__}",
+        ],
+    )

@@ -1,0 +1,137 @@
+"""Opening and closing the MLflow run of a training run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from distributed_autolora.errors import UserError
+from distributed_autolora.orchestration.mlflow_tracking.connection import (
+    PATIENT_S,
+    QUICK_S,
+    connect,
+    failures,
+    is_server,
+    masked,
+    patience,
+    problem_of,
+    truncated,
+)
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Run
+
+_PARAM_LENGTH = 6000
+_PARAMS_PER_BATCH = 100
+
+
+def open_run(
+    *,
+    uri: str,
+    experiment: str,
+    run_name: str,
+    params: dict[str, Any],
+    tags: dict[str, str],
+    run_id: str | None,
+    home: Path,
+) -> str:
+    """Creates an MLflow run, or continues one, and returns its id. The run is then in status RUNNING.
+
+    Args:
+        uri: tracking URI; an SQLite path in it is absolute.
+        experiment: name of the experiment, created when missing.
+        run_name: name of a new run.
+        params: flat parameters; those that the run already has stay as they are.
+        tags: tags of a new run.
+        run_id: the run to continue; None: a new one.
+        home: output folder; without a server, artifacts go to its `mlartifacts`.
+
+    Raises:
+        UserError: for a URI that cannot be used, a server that does not answer, or a run that it does not know.
+    """
+    with patience(QUICK_S):
+        try:
+            client = connect(uri)
+            client.search_experiments(max_results=1)
+        except failures() as error:
+            raise UserError(
+                f"MLflow at {masked(uri)} cannot be used ({problem_of(error)}): start it, or change run.mlflow_uri."
+            ) from None
+    with patience(PATIENT_S, retries=2):
+        try:
+            return _open(client, uri, experiment, run_name, params, tags, run_id, home)
+        except failures() as error:
+            raise UserError(f"MLflow at {masked(uri)} refused the run: {problem_of(error)}") from None
+
+
+def finish_run(uri: str, run_id: str, *, status: Literal["FINISHED", "FAILED", "KILLED"]) -> bool:
+    """Closes the run, and tells whether that could be done; never raises for a server that is away."""
+    with patience(QUICK_S):
+        try:
+            connect(uri).set_terminated(run_id, status)
+        except failures(UserError):
+            return False
+    return True
+
+
+def _open(
+    client: MlflowClient,
+    uri: str,
+    experiment: str,
+    run_name: str,
+    params: dict[str, Any],
+    tags: dict[str, str],
+    run_id: str | None,
+    home: Path,
+) -> str:
+    from mlflow.entities import Param
+    from mlflow.tracking.context.registry import resolve_tags
+
+    if run_id is None:
+        experiment_id = _experiment_id(client, uri, experiment, home)
+        run = client.create_run(experiment_id, tags=resolve_tags(dict(tags)), run_name=run_name)
+    else:
+        run = _known_run(client, uri, run_id)
+        client.update_run(run.info.run_id, status="RUNNING")
+    missing = [
+        Param(key, truncated(str(value), _PARAM_LENGTH)) for key, value in params.items() if key not in run.data.params
+    ]
+    for start in range(0, len(missing), _PARAMS_PER_BATCH):
+        client.log_batch(run.info.run_id, params=missing[start : start + _PARAMS_PER_BATCH])
+    return str(run.info.run_id)
+
+
+def _experiment_id(client: MlflowClient, uri: str, name: str, home: Path) -> str:
+    """Returns the experiment's id; another process may create it at the same time."""
+    from mlflow.exceptions import MlflowException
+
+    found = client.get_experiment_by_name(name)
+    if found is None:
+        location = None if is_server(uri) else (home.absolute() / "mlartifacts").as_uri()
+        try:
+            return str(client.create_experiment(name, artifact_location=location))
+        except MlflowException:
+            found = client.get_experiment_by_name(name)
+            if found is None:
+                raise
+    if found.lifecycle_stage == "deleted":
+        raise UserError(
+            f'MLflow at {masked(uri)}: experiment "{name}" was deleted; restore it or change run.mlflow_experiment.'
+        )
+    return str(found.experiment_id)
+
+
+def _known_run(client: MlflowClient, uri: str, run_id: str) -> Run:
+    from mlflow.exceptions import MlflowException
+
+    hint = "start afresh with --fresh, or point run.mlflow_uri to the server that has it."
+    try:
+        run = client.get_run(run_id)
+    except MlflowException as error:
+        if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+            raise
+        raise UserError(f"MLflow at {masked(uri)} does not know the run {run_id}: {hint}") from None
+    if run.info.lifecycle_stage == "deleted":
+        raise UserError(f"The run {run_id} was deleted from MLflow at {masked(uri)}: {hint}")
+    return run

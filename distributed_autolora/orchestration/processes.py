@@ -1,0 +1,107 @@
+"""Signals and process ids: ending what was started, all of it, and nothing else."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import FrameType
+from typing import NamedTuple
+
+_STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_POLL_S = 0.1
+_END_TIMEOUT_S = 15.0
+
+
+@contextlib.contextmanager
+def uninterrupted() -> Iterator[None]:
+    """Ignores Ctrl-C, SIGTERM and SIGHUP inside, so that a clean-up once begun is finished."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in _STOP_SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def stop_signals_interrupt() -> Iterator[None]:
+    """Makes SIGTERM and SIGHUP (a closed terminal) raise KeyboardInterrupt inside, as Ctrl-C does.
+
+    A signal that the caller ignores (SIGHUP under nohup) stays ignored.
+    """
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    heeded = [number for number in _STOP_SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, interrupt) for number in heeded}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+class _Process(NamedTuple):
+    """A process id may be given to another process later; with the start time it is unique."""
+
+    pid: int
+    started: int
+
+
+class _Seen(NamedTuple):
+    process: _Process
+    parent: int
+    session: int
+    alive: bool
+
+
+def end_family(head: subprocess.Popen[bytes]) -> None:
+    """Stops the head and all that descends from it, orphans included; returns when none is left."""
+    family = _relatives(head.pid, set())
+    head.terminate()
+    deadline = time.monotonic() + _END_TIMEOUT_S
+    while head.poll() is None and time.monotonic() < deadline:
+        time.sleep(_POLL_S)
+        family = _relatives(head.pid, family)
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(head.pid, signal.SIGKILL)
+    head.wait()
+    deadline = time.monotonic() + _END_TIMEOUT_S
+    while time.monotonic() < deadline:
+        family = _relatives(head.pid, family)
+        if not family:
+            return
+        for process in family:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(process.pid, signal.SIGKILL)
+        time.sleep(_POLL_S)
+
+
+def _relatives(head: int, known: set[_Process]) -> set[_Process]:
+    """Returns the living processes of the head's session, those already known, and all their descendants.
+
+    Without /proc (outside Linux) there is only the head's process group to go by, and the set is empty.
+    """
+    table = {seen.process.pid: seen for seen in _process_table()}
+    family = {pid for pid, seen in table.items() if seen.session == head or seen.process in known}
+    while grown := {pid for pid, seen in table.items() if seen.parent in family} - family:
+        family |= grown
+    return {table[pid].process for pid in family if table[pid].alive}
+
+
+def _process_table() -> Iterator[_Seen]:
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            # The name in parentheses may itself hold spaces and parentheses.
+            state, parent, _, session, *rest = (folder / "stat").read_text().rpartition(")")[2].split()
+            yield _Seen(_Process(int(folder.name), int(rest[15])), int(parent), int(session), state not in "ZX")

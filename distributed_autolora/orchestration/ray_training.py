@@ -1,0 +1,145 @@
+"""The training function on Ray Train's workers, and what the controller does with their reports."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import ray.train
+import ray.train.torch
+from ray.train import (
+    Checkpoint,
+    CheckpointConfig,
+    FailureConfig,
+    RunConfig,
+    ScalingConfig,
+    TrainingFailedError,
+    UserCallback,
+)
+from ray.train.torch import TorchConfig, TorchTrainer
+
+from distributed_autolora.config import ExperimentConfig
+from distributed_autolora.errors import TrainingDivergedError, UserError
+from distributed_autolora.orchestration.run_folder import RunFolder, write_json
+
+if TYPE_CHECKING:
+    from distributed_autolora.orchestration.mlflow_tracking import MetricWriter
+
+
+class RayReporter:
+    """Sends records to Ray Train, and checkpoints from the first worker."""
+
+    def latest(self) -> Path | None:
+        """Returns the newest registered checkpoint, fetched to this node."""
+        checkpoint = ray.train.get_checkpoint()
+        return None if checkpoint is None else Path(checkpoint.to_directory())
+
+    def report(self, history: list[dict[str, Any]], write: Callable[[Path], None]) -> None:
+        """Reports all records so far; a barrier over the workers."""
+        metrics = {"epoch": len(history), "history": json.dumps(history)}
+        if ray.train.get_context().get_world_rank() > 0:
+            ray.train.report(metrics, checkpoint=None)
+            return
+        with tempfile.TemporaryDirectory() as folder:
+            write(Path(folder))
+            ray.train.report(
+                metrics,
+                checkpoint=Checkpoint.from_directory(folder),
+                checkpoint_dir_name=f"checkpoint_{len(history):06d}",
+            )
+
+
+class ProgressCallback(UserCallback):  # type: ignore[misc]
+    """Keeps the run's history file and its MLflow run up to date, from the controller.
+
+    Args:
+        folder: the run's folder.
+        uri: absolute MLflow tracking URI.
+        run_id: the MLflow run to write to.
+    """
+
+    def __init__(self, folder: Path, uri: str, run_id: str) -> None:
+        self._history_file = RunFolder(folder).history_file
+        self._tracking = (uri, run_id)
+        self._writer: MetricWriter | None = None
+
+    def after_report(self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Checkpoint | None) -> None:
+        """Writes what the report brings."""
+        history = json.loads(metrics[0]["history"])
+        write_json(self._history_file, history)
+        if self._writer is None:
+            # Importing mlflow takes seconds, and the workers import this module too.
+            from distributed_autolora.orchestration.mlflow_tracking import MetricWriter
+
+            self._writer = MetricWriter(*self._tracking)
+        self._writer.write(history)
+
+
+def train_worker(payload: dict[str, Any]) -> dict[str, Any] | None:
+    """Runs one worker; the first returns the result.
+
+    A diverged loss is the same on every worker and would be so again: it is returned, not raised, so
+    that the group is not restarted for it.
+    """
+    import torch
+
+    from distributed_autolora.training.loop import fit
+    from distributed_autolora.training.task_data import TaskData
+
+    config = ExperimentConfig.from_dict(payload["config"])
+    torch.set_num_threads(config.scaling.cpus_per_worker)
+    device = ray.train.torch.get_device()
+    data = TaskData(config, payload["data_folder"], device)
+    try:
+        result = fit(config, data, payload["weights"], RayReporter(), device=device)
+    except TrainingDivergedError as error:
+        return {"diverged": str(error)}
+    if ray.train.get_context().get_world_rank() > 0:
+        return None
+    weights = {name: value.cpu().numpy() for name, value in result.weights.items()}
+    return {"summary": result.summary, "history": result.history, "weights": weights, "samples": result.samples}
+
+
+def train_on_ray(
+    config: ExperimentConfig, folder: RunFolder, payload: dict[str, Any], callback: ProgressCallback
+) -> dict[str, Any]:
+    """Trains on the connected cluster and returns what the first worker returned.
+
+    Raises:
+        UserError: for an error that only the user can change.
+        TrainingFailedError: when workers were lost more often than allowed, or for a defect.
+    """
+    scaling = config.scaling
+    trainer = TorchTrainer(
+        train_worker,
+        train_loop_config=payload,
+        torch_config=TorchConfig(timeout_s=int(scaling.collective_timeout_s)),
+        scaling_config=ScalingConfig(
+            num_workers=scaling.num_workers,
+            use_gpu=scaling.use_gpu,
+            resources_per_worker={"CPU": scaling.cpus_per_worker} | ({"GPU": 1} if scaling.use_gpu else {}),
+        ),
+        run_config=RunConfig(
+            name="train",
+            storage_path=str(folder.path),
+            failure_config=FailureConfig(max_failures=scaling.max_failures),
+            checkpoint_config=CheckpointConfig(num_to_keep=2),
+            callbacks=[callback],
+        ),
+    )
+    try:
+        returned = trainer.fit().return_value
+    except TrainingFailedError as error:
+        raise _user_error(error) or error from None
+    if "diverged" in returned:
+        raise TrainingDivergedError(returned["diverged"])
+    return dict(returned)
+
+
+def _user_error(error: TrainingFailedError) -> UserError | None:
+    """Returns the user error that a worker died of, if there is one."""
+    failures = getattr(error, "worker_failures", {}) or {}
+    return next((cause for cause in failures.values() if isinstance(cause, UserError)), None)

@@ -1,0 +1,243 @@
+"""A run has a name and an identity, and one folder that only one live process holds."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import re
+import shutil
+import tempfile
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import IO, Any
+
+import yaml
+
+from distributed_autolora.config import ExperimentConfig, output_home
+from distributed_autolora.errors import UserError
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+_MIN_FREE_BYTES = 200 * 2**20
+
+
+def write_json(path: Path, values: Any) -> None:
+    """Writes JSON, whole or not at all."""
+    write_text(path, json.dumps(values, indent=2))
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a text, whole or not at all."""
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
+    unfinished.write_text(text)
+    os.replace(unfinished, path)
+
+
+@dataclass
+class RunFolder:
+    """The folder of one run.
+
+    Attributes:
+        path: absolute folder.
+    """
+
+    path: Path
+    _lock: IO[str] | None = None
+
+    @property
+    def name(self) -> str:
+        """Name of the run."""
+        return self.path.name
+
+    @property
+    def history_file(self) -> Path:
+        """Records of all epochs so far, JSON."""
+        return self.path / "history.json"
+
+    def exists(self) -> bool:
+        """Tells whether the run was created."""
+        return (self.path / "run.json").is_file()
+
+    def is_finished(self) -> bool:
+        """Tells whether the run has its result."""
+        return (self.path / "result.json").is_file()
+
+    def read(self, name: str) -> Any:
+        """Returns the content of one of the folder's JSON files.
+
+        Raises:
+            UserError: when it is missing or corrupt.
+        """
+        try:
+            return json.loads((self.path / name).read_text())
+        except (OSError, ValueError) as error:
+            raise UserError(
+                f"{self.path / name} cannot be read ({error}). Restore the file, or start afresh with --fresh."
+            ) from None
+
+    def history(self) -> list[dict[str, Any]]:
+        """Returns the records of all epochs so far."""
+        return list(self.read("history.json")) if self.history_file.is_file() else []
+
+    def config(self) -> ExperimentConfig:
+        """Returns the effective config that the run was created with."""
+        return read_config(self.path / "config.yaml")
+
+    def create(self, config: ExperimentConfig) -> None:
+        """Writes the effective config and the run's identity."""
+        write_text(self.path / "config.yaml", config_text(config))
+        write_json(self.path / "run.json", {"config_digest": config.digest(), "seed": config.seed})
+
+    def hold(self) -> None:
+        """Claims the run for this process until it ends.
+
+        Raises:
+            UserError: when another live process holds it, or the folder cannot be written.
+        """
+        check_writable(self.path)
+        self._lock = (self.path / "lock").open("a+")
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            self._lock.seek(0)
+            holder = self._lock.read().strip() or "another process"
+            raise UserError(
+                f'Run "{self.name}" is in use by {holder}. Wait for it, or start another with --fresh or --run.name.'
+            ) from None
+        self._lock.truncate(0)
+        self._lock.write(f"process {os.getpid()} on {os.uname().nodename}")
+        self._lock.flush()
+
+    def release(self) -> None:
+        """Gives the run back."""
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
+
+
+def check_writable(folder: Path) -> None:
+    """Makes the folder if need be, and checks that it can be written.
+
+    Raises:
+        UserError: when it cannot, or its disk is nearly full.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=folder) as file:
+            file.write(b"0")
+        free = shutil.disk_usage(folder).free
+    except OSError as error:
+        raise UserError(
+            f"The output folder {folder} cannot be written ({error.strerror}). Choose another with --run.output "
+            "or $DISTRIBUTED_AUTOLORA_HOME."
+        ) from None
+    if free < _MIN_FREE_BYTES:
+        raise UserError(
+            f"The disk of {folder} has less than {_MIN_FREE_BYTES >> 20} MiB free: "
+            "free some space, or choose another --run.output."
+        )
+
+
+def config_text(config: ExperimentConfig) -> str:
+    """Returns the YAML that `read_config` and --config take."""
+    return str(yaml.safe_dump(config.to_dict(), sort_keys=False))
+
+
+def read_config(path: Path) -> ExperimentConfig:
+    """Reads a YAML config.
+
+    Raises:
+        UserError: for a missing file, broken YAML, an unknown key or a wrong type.
+    """
+    try:
+        values = yaml.safe_load(path.expanduser().read_text())
+    except OSError as error:
+        raise UserError(f"Config: {path} cannot be read ({error.strerror}).") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"Config: {path} is no YAML ({' '.join(str(error).split())}).") from None
+    return ExperimentConfig.from_dict(values or {})
+
+
+def run_name(config: ExperimentConfig) -> str:
+    """Returns the run's name without a number: given, or recipe, config digest and seed.
+
+    Raises:
+        UserError: for a given name that cannot be a folder's.
+    """
+    name = config.run.name or f"{config.recipe}-{config.digest()[:8]}-seed{config.seed}"
+    if not _NAME.fullmatch(name):
+        raise UserError(f'run.name is "{name}": use letters, digits, ".", "_" and "-", 100 at most.')
+    return name
+
+
+def newest_run(home: Path, name: str) -> RunFolder:
+    """Returns the highest-numbered run of a name: NAME, NAME-2, NAME-3, ..."""
+    newest = RunFolder(home / "runs" / name)
+    number = 2
+    while RunFolder(home / "runs" / f"{name}-{number}").exists():
+        newest = RunFolder(home / "runs" / f"{name}-{number}")
+        number += 1
+    return newest
+
+
+def next_run(home: Path, name: str) -> RunFolder:
+    """Returns the first number of a name that has no run yet."""
+    newest = newest_run(home, name)
+    if not newest.exists():
+        return newest
+    number = 2 if newest.name == name else int(newest.name.removeprefix(f"{name}-")) + 1
+    return RunFolder(home / "runs" / f"{name}-{number}")
+
+
+def find_run(config: ExperimentConfig, precisions: list[str]) -> tuple[ExperimentConfig, RunFolder] | None:
+    """Returns the existing run that this config continues, and the config with the run's own precision.
+
+    Args:
+        config: with its data and weights digests filled in.
+        precisions: to try where the config leaves the choice to the hardware.
+
+    Raises:
+        UserError: when the run was created with another config.
+    """
+    home = output_home(config.run)
+    choices = precisions if config.compute.attack_precision == "auto" else [config.compute.attack_precision]
+    folder = None
+    for precision in choices:
+        chosen = with_precision(config, precision)
+        folder = newest_run(home, run_name(chosen))
+        if not folder.exists():
+            continue
+        known = folder.read("run.json")
+        if (known["config_digest"], known["seed"]) == (chosen.digest(), chosen.seed):
+            return chosen, folder
+    if folder is not None and folder.exists():
+        raise UserError(
+            f'Run "{folder.name}" exists with another config ({_differences(folder.config(), config)}). '
+            "Give another --run.name, or the same config."
+        )
+    return None
+
+
+def with_precision(config: ExperimentConfig, precision: str) -> ExperimentConfig:
+    """Returns the config with its attack precision chosen."""
+    values = config.to_dict()
+    values["compute"]["attack_precision"] = precision
+    return type(config).from_dict(values)
+
+
+def with_name(config: ExperimentConfig, folder: RunFolder) -> ExperimentConfig:
+    """Returns the config with the folder's name as the run's."""
+    return replace(config, run=replace(config.run, name=folder.name))
+
+
+def _differences(there: ExperimentConfig, here: ExperimentConfig) -> str:
+    old, new = there.flat(), here.flat()
+    changed = [
+        f"{key} is {old[key]} there and {new[key]} here"
+        for key in new
+        if old[key] != new[key]
+        and not key.startswith(("run.", "scaling.", "recipe"))
+        and key not in ("data.path", "data.task", "model.weights")
+        and new[key] != "auto"
+    ]
+    return "; ".join(changed[:4]) + (f" and {len(changed) - 4} more" if len(changed) > 4 else "")

@@ -1,0 +1,133 @@
+"""One training run from flags to result: found or created, trained on Ray, judged, tracked."""
+
+from __future__ import annotations
+
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Literal
+
+from distributed_autolora.config import ExperimentConfig, output_home
+from distributed_autolora.orchestration.preflight import Inputs, check_inputs, find_inputs
+from distributed_autolora.orchestration.run_folder import (
+    RunFolder,
+    check_writable,
+    find_run,
+    next_run,
+    run_name,
+    with_name,
+    with_precision,
+    write_json,
+)
+from distributed_autolora.reporting.terminal import result_table
+
+if TYPE_CHECKING:
+    from distributed_autolora.orchestration.finish import FinishedRun
+
+
+def train_run(config: ExperimentConfig, *, fresh: bool = False) -> FinishedRun:
+    """Starts, continues or just shows the run that a config describes.
+
+    Args:
+        config: the experiment.
+        fresh: start the next number of this run although it exists.
+
+    Raises:
+        UserError: for bad input, before any work starts wherever it can be known.
+    """
+    config, inputs = find_inputs(config)
+    existing = None if fresh else find_run(config, ["bfloat16", "float32"])
+    if existing is not None and existing[1].is_finished():
+        return _show_finished(existing[1])
+    config, folder = existing if existing is not None else _new_run(config, inputs)
+    config = with_name(config, folder)
+    folder.hold()
+    try:
+        if existing is None:
+            folder.create(config)
+        return _train(config, folder, inputs)
+    finally:
+        folder.release()
+
+
+def _new_run(config: ExperimentConfig, inputs: Inputs) -> tuple[ExperimentConfig, RunFolder]:
+    """Checks all inputs and chooses precision and folder."""
+    from distributed_autolora.orchestration.cluster import connect, hardware_precision
+
+    home = output_home(config.run)
+    check_writable(home / "runs")
+    for warning in check_inputs(config, inputs):
+        print(f"warning: {warning}", file=sys.stderr)
+    connect(config.scaling)
+    if config.compute.attack_precision == "auto":
+        config = with_precision(config, hardware_precision(config))
+    return config, next_run(home, run_name(config))
+
+
+def _show_finished(folder: RunFolder) -> FinishedRun:
+    """Prints the result of a finished run, and gives the tracking server what it could not take then."""
+    from distributed_autolora.orchestration.finish import FinishedRun, track
+
+    result = folder.read("result.json")
+    if not result["tracked"]:
+        result["tracked"] = track(folder.config(), folder, result)
+        write_json(folder.path / "result.json", result)
+    print(f'Run "{folder.name}" is finished. Its result:\n\n{result_table(result, folder.history())}')
+    print("\nThe same command with --fresh runs it again under a new number.")
+    return FinishedRun(folder, result)
+
+
+def _train(config: ExperimentConfig, folder: RunFolder, inputs: Inputs) -> FinishedRun:
+    from distributed_autolora.orchestration import cluster, mlflow_tracking
+    from distributed_autolora.orchestration.finish import finish
+    from distributed_autolora.orchestration.progress import epoch_lines
+    from distributed_autolora.orchestration.ray_training import ProgressCallback, train_on_ray
+
+    _announce(config, folder)
+    with ThreadPoolExecutor(1) as background:
+        opening = background.submit(_open_tracking, config, folder)
+        cluster.connect(config.scaling)
+        mlflow = opening.result()
+    payload = {"config": config.to_dict(), "data_folder": inputs.data_folder, "weights": inputs.weights}
+    callback = ProgressCallback(folder.path, **mlflow)
+    status: Literal["FAILED", "KILLED"] | None = "FAILED"
+    try:
+        cluster.wait_for_resources(config.scaling)
+        with epoch_lines(folder, config.optimization.epochs):
+            returned = train_on_ray(config, folder, payload, callback)
+        status = None
+    except KeyboardInterrupt:
+        status = "KILLED"
+        raise
+    finally:
+        if status is not None:
+            mlflow_tracking.finish_run(**mlflow, status=status)
+    return finish(config, folder, returned, mlflow)
+
+
+def _announce(config: ExperimentConfig, folder: RunFolder) -> None:
+    epochs = len(folder.history())
+    verb = f"continues after epoch {epochs}" if epochs else "starts"
+    print(f'Run "{folder.name}" {verb}: {config.method.name} on {config.data.task}, in {folder.path}', flush=True)
+
+
+def _open_tracking(config: ExperimentConfig, folder: RunFolder) -> dict[str, str]:
+    """Opens the run's MLflow run, and remembers it beside the run."""
+    from distributed_autolora.orchestration import mlflow_tracking
+
+    home = output_home(config.run)
+    identity = folder.read("run.json")
+    known = identity.get("mlflow", {})
+    uri = known.get("uri") or config.run.mlflow_uri or mlflow_tracking.default_tracking_uri(home)
+    tags = {"recipe": config.recipe, "method": config.method.name, "task": config.data.task, "seed": str(config.seed)}
+    run_id = mlflow_tracking.open_run(
+        uri=uri,
+        experiment=config.run.mlflow_experiment,
+        run_name=folder.name,
+        params=config.flat(),
+        tags=tags,
+        run_id=known.get("run_id"),
+        home=home,
+    )
+    mlflow = {"uri": uri, "run_id": run_id}
+    write_json(folder.path / "run.json", {**identity, "mlflow": mlflow})
+    return mlflow

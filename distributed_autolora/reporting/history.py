@@ -1,0 +1,88 @@
+"""What every report reads from a run: its history (one dict an epoch) and its result."""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import Any
+
+ROBUST_VALIDATION = "val/robust_accuracy/"
+NATURAL_VALIDATION = "val/natural_accuracy"
+LOSS_TERMS = ("natural", "adversarial", "kl")
+PHASES = ("attack", "step", "validation", "data")
+
+
+def value(metrics: dict[str, Any], key: str) -> float | None:
+    """Returns a metric as a number, or None where it is absent or not measured."""
+    found = metrics.get(key)
+    return None if found is None else float(found)
+
+
+def series(history: list[dict[str, Any]], key: str) -> list[float]:
+    """Returns a metric by epoch, NaN where it is absent."""
+    return [math.nan if (found := value(metrics, key)) is None else found for metrics in history]
+
+
+def attack_name(metrics: dict[str, Any]) -> str:
+    """Returns the name of the validation attack, such as "pgd10".
+
+    Raises:
+        ValueError: for metrics without a robust validation accuracy.
+    """
+    for key in metrics:
+        if key.startswith(ROBUST_VALIDATION):
+            return key.removeprefix(ROBUST_VALIDATION)
+    raise ValueError(f"no metric begins with {ROBUST_VALIDATION}")
+
+
+def attack_label(name: str) -> str:
+    """Returns an attack's name for people: "pgd10" becomes "PGD-10"."""
+    letters, digits = re.fullmatch(r"(.*?)(\d*)", name).groups()  # type: ignore[union-attr]
+    return f"{letters.upper()}-{digits}" if digits else letters.upper()
+
+
+def event(metrics: dict[str, Any], *, short: bool = False) -> str:
+    """Returns what the schedule did after an epoch, such as "halved, restored epoch 9"; "" for nothing."""
+    events = []
+    lr, next_lr = value(metrics, "lr"), value(metrics, "next_lr")
+    if metrics.get("halved"):
+        events.append("halved")
+    elif lr and next_lr is not None and next_lr < lr:
+        events.append(f"lr x {next_lr / lr:.2g}")
+    if metrics.get("restored"):
+        epoch = metrics.get("restored_epoch")
+        events.append("restored" if epoch is None else f"restored {epoch}" if short else f"restored epoch {epoch}")
+    if metrics.get("stopped"):
+        events.append("stopped")
+    return ", ".join(events)
+
+
+def accuracy_counts(part: dict[str, Any], name: str) -> tuple[int, int]:
+    """Returns (correct, total) of one accuracy of a result."""
+    return int(part[name]["correct"]), int(part[name]["total"])
+
+
+def accuracy_names(result: dict[str, Any]) -> tuple[str, str]:
+    """Returns the names of the natural and the robust accuracy in a result's counts."""
+    return "natural_accuracy", f"robust_accuracy/{result['attack']}"
+
+
+def compact(number: float) -> str:
+    """Returns a learning rate in at most 7 characters: 0.00125, 6.25e-4."""
+    if number == 0 or number >= 0.001:
+        return f"{number:.3g}"
+    mantissa, exponent = f"{number:.2e}".split("e")
+    return f"{mantissa.rstrip('0').rstrip('.')}e{int(exponent)}"
+
+
+def pixel_fraction(epsilon: float) -> str:
+    """Returns a size of perturbations for people: "8/255" where it is such a fraction, else "0.1"."""
+    levels = epsilon * 255
+    return f"{round(levels)}/255" if abs(levels - round(levels)) < 1e-6 else f"{epsilon:.4g}"
+
+
+def duration(seconds: float) -> str:
+    """Returns seconds as "0:42", "12:03" or "1:02:03"."""
+    minutes, rest = divmod(max(0, round(seconds)), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

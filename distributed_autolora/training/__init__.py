@@ -1,0 +1,1 @@
+"""One training process's view of a run."""

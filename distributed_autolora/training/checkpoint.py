@@ -1,0 +1,89 @@
+"""A checkpoint is everything a run needs to go on: tensors as safetensors, the rest as JSON; no pickle."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
+from torch import Tensor, nn
+
+from distributed_autolora.errors import UserError
+from distributed_autolora.models import save_weights
+
+_TENSORS, _VALUES = "state.safetensors", "state.json"
+
+
+@dataclass
+class TrainingState:
+    """Where a run stands at the start of an epoch.
+
+    Attributes:
+        model: state of the objective: backbone, head, factors, every batch norm buffer.
+        best: the same whole at the best robust validation accuracy so far.
+        momentum: SGD's momentum buffers by parameter name.
+        history: one record an epoch; the schedules are replayed from it.
+        identity: what must be equal for a resume: config digest, seed, split digest.
+    """
+
+    model: Mapping[str, Tensor]
+    best: Mapping[str, Tensor]
+    momentum: Mapping[str, Tensor]
+    history: list[dict[str, Any]]
+    identity: dict[str, Any]
+
+    def save(self, folder: Path) -> None:
+        """Writes the state into an existing folder, each file whole or not at all."""
+        parts = {"model": self.model, "best": self.best, "momentum": self.momentum}
+        tensors = {f"{part}/{name}": value for part, values in parts.items() for name, value in values.items()}
+        save_weights(tensors, folder / _TENSORS)
+        unfinished = folder / f".{_VALUES}.{os.getpid()}"
+        unfinished.write_text(json.dumps({"history": self.history, "identity": self.identity}))
+        os.replace(unfinished, folder / _VALUES)
+
+    @classmethod
+    def load(cls, folder: Path) -> TrainingState:
+        """Reads what `save` wrote.
+
+        Raises:
+            UserError: when a file is missing or corrupt.
+        """
+        try:
+            tensors = safetensors.torch.load_file(folder / _TENSORS)
+            values = json.loads((folder / _VALUES).read_text())
+        except (OSError, SafetensorError, ValueError) as error:
+            raise UserError(
+                f"Checkpoint {folder} cannot be read ({error}). Start the run afresh with --fresh."
+            ) from None
+        parts: dict[str, dict[str, Tensor]] = {"model": {}, "best": {}, "momentum": {}}
+        for full_name, value in tensors.items():
+            part, name = full_name.split("/", 1)
+            parts[part][name] = value
+        return cls(**parts, history=values["history"], identity=values["identity"])
+
+
+def snapshot(module: nn.Module) -> dict[str, Tensor]:
+    """Returns a copy of the module's state that later steps do not change."""
+    return {name: value.detach().clone() for name, value in module.state_dict().items()}
+
+
+def momentum_buffers(module: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """Returns SGD's momentum buffers by parameter name; parameters that have none yet are left out."""
+    return {
+        name: optimizer.state[parameter]["momentum_buffer"]
+        for name, parameter in module.named_parameters()
+        if optimizer.state.get(parameter, {}).get("momentum_buffer") is not None
+    }
+
+
+def restore_momentum(module: nn.Module, optimizer: torch.optim.Optimizer, buffers: Mapping[str, Tensor]) -> None:
+    """Puts momentum buffers back."""
+    for name, parameter in module.named_parameters():
+        if name in buffers:
+            optimizer.state[parameter]["momentum_buffer"] = buffers[name].to(parameter, copy=True)

@@ -1,0 +1,189 @@
+"""Everything about ranks. Every verb is a no-op on one process."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.parallel import DistributedDataParallel
+
+
+def world_size() -> int:
+    """Returns the number of training processes."""
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def rank() -> int:
+    """Returns this process's number, from 0."""
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def sum_over_workers(values: Tensor) -> Tensor:
+    """Returns the elementwise sum of every worker's `values`."""
+    total = values.detach().clone()
+    if world_size() > 1:
+        dist.all_reduce(total)
+    return total
+
+
+def gather_rows(values: Tensor) -> Tensor:
+    """Returns every worker's rows below each other, in the order of the workers; [n_w, ...] -> [sum of n_w, ...]."""
+    if world_size() == 1:
+        return values
+    counts = [torch.zeros(1, dtype=torch.int64, device=values.device) for _ in range(world_size())]
+    dist.all_gather(counts, torch.tensor([len(values)], device=values.device))
+    longest = int(torch.cat(counts).max())
+    padded = values.new_zeros((longest, *values.shape[1:]))
+    padded[: len(values)] = values
+    shards = [torch.empty_like(padded) for _ in range(world_size())]
+    dist.all_gather(shards, padded)
+    return torch.cat([shard[: int(count)] for shard, count in zip(shards, counts, strict=True)])
+
+
+def assert_agreement(what: str, values: list[float], device: torch.device) -> None:
+    """Checks that every worker holds the same `values` as the first.
+
+    Raises:
+        RuntimeError: on a worker that does not.
+    """
+    if world_size() == 1:
+        return
+    own = torch.tensor(values, dtype=torch.float64, device=device)
+    first = own.clone()
+    dist.broadcast(first, src=0)
+    if not torch.equal(own, first):
+        raise RuntimeError(f"Workers disagree on {what}: {values} here, {first.tolist()} on the first worker.")
+
+
+def data_parallel(module: nn.Module, device: torch.device) -> nn.Module:
+    """Wraps `module` so that one backward averages its gradients over the workers."""
+    if world_size() == 1:
+        return module
+    return DistributedDataParallel(
+        module, device_ids=[device] if device.type == "cuda" else None, forward_sync_buffers=False
+    )
+
+
+def settle_reduction_layout(wrapped: nn.Module, *inputs: Tensor) -> None:
+    """Runs one throw-away backward, so that every later step reduces gradients in the same order.
+
+    DistributedDataParallel rebuilds its buckets after the first backward of a process. With three or
+    more workers that changes the order of additions, and a resumed run would differ from an
+    uninterrupted one by rounding.
+
+    Args:
+        wrapped: what `data_parallel` returned; its parameters and buffers are left as they were.
+        inputs: any batch, as its forward takes it.
+    """
+    if world_size() == 1:
+        return
+    kept = {name: buffer.clone() for name, buffer in wrapped.named_buffers()}
+    wrapped(*inputs).total.backward()
+    wrapped.zero_grad(set_to_none=True)
+    with torch.no_grad():
+        for name, buffer in wrapped.named_buffers():
+            buffer.copy_(kept[name])
+
+
+class _NormalizeOverWorkers(torch.autograd.Function):
+    """Batch norm in train mode with the mean and variance of the rows of all workers.
+
+    Forward gathers (mean, variance, count), backward sums (d bias, d weight): one collective each. A
+    worker without rows takes part in both.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        channels = x.shape[1]
+        dims = [d for d in range(x.dim()) if d != 1]
+        wide = x.dtype if x.dtype == torch.float64 else torch.float32
+        count = x.new_full((1,), x.numel() // channels, dtype=wide)
+        own = x.new_zeros((2, channels), dtype=wide)
+        if x.numel():
+            own[1], own[0] = torch.var_mean(x.to(wide), dims, correction=0)
+        gathered = [torch.empty(2 * channels + 1, dtype=wide, device=x.device) for _ in range(world_size())]
+        dist.all_gather(gathered, torch.cat([own.flatten(), count]))
+        shards = torch.stack(gathered)
+        counts = shards[:, -1:]
+        total = counts.sum()
+        means, variances = shards[:, :channels], shards[:, channels:-1]
+        mean = (counts * means).sum(0) / total
+        variance = (counts * (variances + (means - mean) ** 2)).sum(0) / total
+        inverse_std = torch.rsqrt(variance + eps)
+        shape = [1, -1] + [1] * (x.dim() - 2)
+        # The eval-mode kernel normalises with given statistics in one pass.
+        out = F.batch_norm(x, mean, variance, weight, bias, training=False, eps=eps) if x.numel() else x.clone()
+        ctx.save_for_backward(x, weight, mean, inverse_std, total)
+        ctx.shape = shape
+        ctx.mark_non_differentiable(mean, variance, total)
+        return out, mean, variance, total
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
+        x, weight, mean, inverse_std, total = ctx.saved_tensors
+        gradient = gradients[0]
+        shape = ctx.shape
+        dims = [d for d in range(x.dim()) if d != 1]
+        wide = mean.dtype
+        normalized = (x.to(wide) - mean.view(shape)) * inverse_std.view(shape)
+        d_bias = gradient.to(wide).sum(dims)
+        d_weight = (gradient.to(wide) * normalized).sum(dims)
+        sums = torch.stack([d_bias, d_weight])
+        dist.all_reduce(sums)
+        mean_gradient, mean_product = sums / total
+        d_x = gradient - mean_gradient.view(shape) - normalized * mean_product.view(shape)
+        d_x = d_x * (weight.to(wide) * inverse_std).view(shape)
+        return d_x.to(x.dtype), d_weight.to(weight.dtype), d_bias.to(weight.dtype), None
+
+
+class GlobalBatchNorm(_BatchNorm):
+    """Batch norm whose training statistics are those of the global batch; its state is plain batch norm's."""
+
+    def _check_input_dim(self, input: Tensor) -> None:  # noqa: A002
+        if input.dim() < 2:
+            raise ValueError(f"batch norm expects at least 2 dimensions, not {input.dim()}")
+
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002
+        """Normalises [n, C, ...] images over all workers' rows in train mode, with running statistics otherwise."""
+        if not self.training or world_size() == 1:
+            return super().forward(input)
+        self._check_input_dim(input)
+        out, mean, variance, total = _NormalizeOverWorkers.apply(input, self.weight, self.bias, self.eps)
+        with torch.no_grad():
+            assert self.running_mean is not None
+            assert self.running_var is not None
+            assert self.num_batches_tracked is not None
+            self.num_batches_tracked += 1
+            momentum = self.momentum if self.momentum is not None else 1 / float(self.num_batches_tracked)
+            unbiased = variance * (total / (total - 1))
+            self.running_mean.lerp_(mean.to(self.running_mean.dtype), momentum)
+            self.running_var.lerp_(unbiased.to(self.running_var.dtype), momentum)
+        return out  # type: ignore[no-any-return]
+
+
+def globalize_batch_norm(module: nn.Module) -> None:
+    """Replaces every batch norm inside `module` by one over the global batch; parameters and names stay.
+
+    Call it before optimizers and wrappers are made. Batch norms without affine or statistics are refused.
+
+    Raises:
+        ValueError: for such a batch norm.
+    """
+    if world_size() == 1:
+        return
+    for name, child in module.named_children():
+        if isinstance(child, _BatchNorm) and not isinstance(child, GlobalBatchNorm):
+            if not child.affine or not child.track_running_stats:
+                raise ValueError(f"batch norm {name} has no affine parameters or no running statistics")
+            replacement = GlobalBatchNorm(child.num_features, child.eps, child.momentum)
+            replacement.weight, replacement.bias = child.weight, child.bias
+            for buffer_name, buffer in child.named_buffers():
+                setattr(replacement, buffer_name, buffer)
+            replacement.training = child.training
+            setattr(module, name, replacement)
+        else:
+            globalize_batch_norm(child)

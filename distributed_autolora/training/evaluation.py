@@ -1,0 +1,120 @@
+"""Accuracies over all workers: integer counts travel, ratios do not."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from distributed_autolora.core.attack_network import AttackNetwork
+from distributed_autolora.core.attacks import eval_mode
+from distributed_autolora.core.metrics import AccuracyCount, count_correct
+from distributed_autolora.data.sampler import worker_share
+from distributed_autolora.models import Classifier
+from distributed_autolora.training import distributed
+from distributed_autolora.training.methods import Attack
+
+Batches = Callable[[Tensor], tuple[Tensor, Tensor]]
+_RIDGE = 1e-4
+_LBFGS_STEPS = 200
+
+
+def own_batches(rows: Tensor, batch_size: int) -> Iterator[Tensor]:
+    """Cuts this worker's share of `rows` into batches; shards are never padded."""
+    share = worker_share(rows, distributed.rank(), distributed.world_size())
+    return iter(share.split(batch_size)) if len(share) else iter(())
+
+
+def sum_counts(count: AccuracyCount, device: torch.device) -> AccuracyCount:
+    """Adds the counts of all workers."""
+    total = distributed.sum_over_workers(torch.tensor([count.correct, count.total], device=device))
+    return AccuracyCount(int(total[0]), int(total[1]))
+
+
+def natural_accuracy(
+    logits_of: Callable[[Tensor], Tensor], module: nn.Module, batches: Batches, rows: Tensor, batch_size: int
+) -> AccuracyCount:
+    """Counts the correctly classified natural images among `rows`, over all workers.
+
+    Args:
+        logits_of: logits of images; computed with `module` in eval mode, without gradients.
+        module: what `logits_of` computes with.
+        batches: images and labels of rows.
+        rows: [n] rows, shared among the workers.
+        batch_size: images per batch of one worker.
+    """
+    count = AccuracyCount()
+    with eval_mode(module), torch.no_grad():
+        for batch in own_batches(rows, batch_size):
+            x, y = batches(batch)
+            count += count_correct(logits_of(x), y)
+    return sum_counts(count, _device(module))
+
+
+def natural_and_robust_accuracy(
+    model: nn.Module, network: AttackNetwork, attack: Attack, batches: Batches, rows: Tensor, batch_size: int
+) -> tuple[AccuracyCount, AccuracyCount]:
+    """Counts correct natural and adversarial images among `rows`, over all workers.
+
+    The attack searches on `network`; its last iterate is judged by one more forward of `model`.
+
+    Args:
+        model: the classifier that is judged.
+        network: its attack network, refreshed.
+        attack: attack(network, x, y) -> x_adv.
+        batches: images and labels of rows.
+        rows: [n] rows, shared among the workers.
+        batch_size: images per batch of one worker.
+    """
+    natural, robust = AccuracyCount(), AccuracyCount()
+    with eval_mode(model), torch.no_grad():
+        for batch in own_batches(rows, batch_size):
+            x, y = batches(batch)
+            x_adv = attack(network, x, y)
+            natural += count_correct(model(x), y)
+            robust += count_correct(model(x_adv), y)
+    return sum_counts(natural, _device(model)), sum_counts(robust, _device(model))
+
+
+def fit_linear_head(classifier: Classifier, batches: Batches, rows: Tensor, batch_size: int) -> None:
+    """Fits the head to the natural images of `rows` over the frozen backbone, by L-BFGS.
+
+    Every worker computes the features of its share and fits the same head to all of them.
+
+    Args:
+        classifier: its head is replaced in place; its backbone is only read.
+        batches: images and labels of rows.
+        rows: [n] rows, shared among the workers.
+        batch_size: images per batch of one worker.
+    """
+    head = classifier.head
+    shards: list[Tensor] = [head.weight.new_empty((0, head.in_features))]
+    labels: list[Tensor] = [torch.empty(0, dtype=torch.int64, device=head.weight.device)]
+    with eval_mode(classifier), torch.no_grad():
+        for batch in own_batches(rows, batch_size):
+            x, y = batches(batch)
+            shards.append(classifier.features(x))
+            labels.append(y)
+    features = distributed.gather_rows(torch.cat(shards))
+    y = distributed.gather_rows(torch.cat(labels))
+    scale = features.std(0).clamp_min(1e-6)
+    weight = torch.zeros_like(head.weight, requires_grad=True)
+    bias = torch.zeros_like(head.bias, requires_grad=True)
+    optimizer = torch.optim.LBFGS([weight, bias], max_iter=_LBFGS_STEPS, line_search_fn="strong_wolfe")
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        loss = F.cross_entropy(F.linear(features / scale, weight, bias), y) + _RIDGE * weight.square().sum()
+        loss.backward()
+        return loss
+
+    optimizer.step(closure)
+    with torch.no_grad():
+        head.weight.copy_(weight / scale)
+        head.bias.copy_(bias)
+
+
+def _device(module: nn.Module) -> torch.device:
+    return next(module.parameters()).device

@@ -1,0 +1,131 @@
+"""A whole run in one process: epochs, decisions, checkpoints, and the final judgement."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from distributed_autolora.config import ExperimentConfig
+from distributed_autolora.core.schedules import Decision
+from distributed_autolora.training import distributed
+from distributed_autolora.training.checkpoint import TrainingState
+from distributed_autolora.training.epoch import PhaseSeconds
+from distributed_autolora.training.judgement import judge
+from distributed_autolora.training.task_data import TaskData
+from distributed_autolora.training.trainer import Trainer
+
+
+class Reporter(Protocol):
+    """Where a run's progress goes and comes back from."""
+
+    def latest(self) -> Path | None:
+        """Returns the folder of the newest checkpoint of this run, or None for a new run."""
+
+    def report(self, history: list[dict[str, Any]], write: Callable[[Path], None]) -> None:
+        """Takes all records so far; `write` puts a checkpoint into a folder. Every worker calls it."""
+
+
+@dataclass(frozen=True)
+class FitResult:
+    """What a finished run knows.
+
+    Attributes:
+        summary: counts and sizes, JSON values.
+        history: one record an epoch.
+        weights: the deployable model: backbone and head of the best epoch on validation.
+        samples: arrays of a few test images with their perturbed variants and predictions.
+    """
+
+    summary: dict[str, Any]
+    history: list[dict[str, Any]]
+    weights: dict[str, Tensor]
+    samples: dict[str, Any]
+
+
+def fit(
+    config: ExperimentConfig,
+    data: TaskData,
+    weights: str | None,
+    reporter: Reporter,
+    *,
+    device: torch.device | None = None,
+    dtype: torch.dtype = torch.float32,
+) -> FitResult:
+    """Trains from the newest checkpoint or from the start, and judges the best model on the test split.
+
+    Args:
+        config: the experiment; its attack precision is chosen.
+        data: the task.
+        weights: file of pre-trained weights, or None.
+        reporter: where progress goes.
+        device: where to compute; None: the CPU.
+        dtype: of parameters and images; float64 is for proofs.
+
+    Raises:
+        UserError: for weights that do not fit, a corrupt checkpoint, or a loss that is not finite.
+    """
+    trainer = Trainer(config, data, weights, device or torch.device("cpu"), dtype)
+    latest = reporter.latest()
+    if latest is not None:
+        trainer.load(TrainingState.load(latest))
+    else:
+        trainer.set_loss_weights(trainer.natural_branch_accuracy(epoch=0))
+    while not is_finished(config, trainer.history):
+        run_epoch(trainer, epoch=len(trainer.history) + 1)
+        reporter.report(trainer.history, trainer.state().save)
+    trainer.objective.load_state_dict(trainer.best)
+    summary, samples = judge(trainer, weights)
+    return FitResult(summary, trainer.history, trainer.backbone.state_dict(), samples)
+
+
+def is_finished(config: ExperimentConfig, history: list[dict[str, Any]]) -> bool:
+    """Tells whether no epoch is left: all were run, or the schedule stopped."""
+    return bool(history) and (len(history) >= config.optimization.epochs or bool(history[-1]["stopped"]))
+
+
+def run_epoch(trainer: Trainer, epoch: int) -> None:
+    """Trains one epoch (from 1), measures, decides, restores, and appends the epoch's record."""
+    start, timer = time.perf_counter(), PhaseSeconds()
+    used = {"lr": trainer.optimizer.param_groups[0]["lr"], **trainer.loss_weights()}
+    losses = trainer.train_epoch(epoch, timer)
+    trained = time.perf_counter()
+    with timer.phase("validation"):
+        natural_branch_accuracy = trainer.natural_branch_accuracy(epoch)
+        natural, robust = trainer.validate()
+    decision = trainer.schedule.step(robust.accuracy)
+    trainer.follow(decision)
+    trainer.set_loss_weights(natural_branch_accuracy)
+    measured = {"natural_branch_accuracy": natural_branch_accuracy, "val/natural_accuracy": natural.accuracy}
+    trainer.history.append(
+        {
+            "epoch": epoch,
+            **used,
+            **{key: value for key, value in measured.items() if value is not None},
+            trainer.robust_key: robust.accuracy,
+            **_decision_record(trainer, decision, epoch),
+            **{f"train/loss/{name}": value for name, value in losses.items()},
+            "images_per_second": len(trainer.data.split.train) / (trained - start),
+            "seconds/epoch": time.perf_counter() - start,
+            **{f"seconds/{name}": seconds for name, seconds in timer.seconds.items()},
+            "num_workers": distributed.world_size(),
+        }
+    )
+
+
+def _decision_record(trainer: Trainer, decision: Decision, epoch: int) -> dict[str, Any]:
+    best_epoch = epoch if decision.improved else trainer.history[-1]["best_epoch"]
+    return {
+        "next_lr": decision.lr,
+        f"best_{trainer.robust_key}": trainer.schedule.best,
+        "best_epoch": best_epoch,
+        "halved": int(decision.halved),
+        "restored": int(decision.restore_best),
+        "restored_epoch": best_epoch if decision.restore_best else None,
+        "stopped": int(decision.stop),
+    }

@@ -1,0 +1,201 @@
+"""The parts of a run in one process, and what each of them does in an epoch."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from distributed_autolora.config import ExperimentConfig
+from distributed_autolora.core.attack_network import AttackNetwork
+from distributed_autolora.core.metrics import AccuracyCount
+from distributed_autolora.core.objectives import AutoLoRa
+from distributed_autolora.core.schedules import Decision, LossWeights
+from distributed_autolora.data.keyed import keyed_uniform
+from distributed_autolora.data.sampler import global_batches, worker_share
+from distributed_autolora.models import Classifier, build
+from distributed_autolora.training import distributed
+from distributed_autolora.training.checkpoint import TrainingState, momentum_buffers, restore_momentum, snapshot
+from distributed_autolora.training.epoch import LossSums, PhaseSeconds
+from distributed_autolora.training.evaluation import natural_accuracy, natural_and_robust_accuracy
+from distributed_autolora.training.methods import attack_dtype, build_attack, build_objective, build_schedule
+from distributed_autolora.training.task_data import TaskData
+
+
+def fresh_classifier(config: ExperimentConfig, num_classes: int, weights: str | None) -> Classifier:
+    """Returns the pre-trained backbone with a head drawn from the seed; the same on every worker."""
+    torch.manual_seed(config.seed)
+    model = config.model
+    return build(model.backbone, num_classes, weights, mean=model.mean, std=model.std, input_size=model.input_size)
+
+
+class Trainer:
+    """Everything that a run holds in one process.
+
+    Args:
+        config: the experiment; its attack precision is chosen.
+        data: the task.
+        weights: file of pre-trained weights, or None.
+        device: where to compute.
+        dtype: of parameters and images; float64 is for proofs.
+
+    Raises:
+        UserError: for weights that do not fit.
+    """
+
+    def __init__(
+        self,
+        config: ExperimentConfig,
+        data: TaskData,
+        weights: str | None,
+        device: torch.device,
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        self.config, self.data, self.device = config, data, device
+        self.backbone = fresh_classifier(config, data.num_classes, weights).to(device, dtype)
+        self.objective = build_objective(config, self.backbone).to(device, dtype)
+        distributed.globalize_batch_norm(self.objective)
+        self.wrapped = distributed.data_parallel(self.objective, device)
+        self.attack_network = AttackNetwork(self.backbone, attack_dtype(config))
+        self.optimizer = torch.optim.SGD(
+            self.objective.parameters(),
+            lr=config.optimization.lr,
+            momentum=config.optimization.momentum,
+            weight_decay=config.optimization.weight_decay,
+        )
+        self.schedule = build_schedule(config)
+        self.train_attack = build_attack(config, config.train_attack)
+        self.eval_attack = build_attack(config, config.eval_attack)
+        self.history: list[dict[str, Any]] = []
+        self.best = snapshot(self.objective)
+        x, y = data.plain_batch(data.split.train[:2])
+        distributed.settle_reduction_layout(self.wrapped, x, x, y)
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What must be equal for a checkpoint to be this run's."""
+        return {
+            "config_digest": self.config.digest(),
+            "seed": self.config.seed,
+            "split_digest": self.data.split.digest,
+        }
+
+    def state(self) -> TrainingState:
+        """Returns where the run stands; tensors are the live ones."""
+        momentum = momentum_buffers(self.objective, self.optimizer)
+        return TrainingState(self.objective.state_dict(), self.best, momentum, self.history, self.identity)
+
+    def load(self, state: TrainingState) -> None:
+        """Goes on from a checkpoint.
+
+        Raises:
+            RuntimeError: when the checkpoint is another run's.
+        """
+        if state.identity != self.identity:
+            raise RuntimeError(f"the checkpoint is of another run: {state.identity}, not {self.identity}")
+        self.objective.load_state_dict(dict(state.model))
+        self.best = {name: value.to(self.device) for name, value in state.best.items()}
+        restore_momentum(self.objective, self.optimizer, state.momentum)
+        self.history = list(state.history)
+        for record in self.history:
+            self.schedule.step(record[self.robust_key])
+            self.set_loss_weights(record.get("natural_branch_accuracy"))
+        self.set_lr(self.history[-1]["next_lr"])
+
+    @property
+    def robust_key(self) -> str:
+        """Key of the robust validation accuracy in a record."""
+        return f"val/robust_accuracy/pgd{self.config.eval_attack.num_steps}"
+
+    def set_lr(self, lr: float) -> None:
+        """Sets the learning rate of the steps to come."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+
+    def set_loss_weights(self, natural_branch_accuracy: float | None) -> None:
+        """Sets lambda1 and lambda2 from the natural-branch accuracy; other objectives have none."""
+        if isinstance(self.objective, AutoLoRa) and natural_branch_accuracy is not None:
+            method = self.config.method
+            self.objective.weights = LossWeights.from_natural_accuracy(
+                natural_branch_accuracy, method.sharpening, method.kl_weight_max
+            )
+
+    def loss_weights(self) -> dict[str, float]:
+        """Returns lambda1 and lambda2 for a record; empty for other objectives."""
+        if not isinstance(self.objective, AutoLoRa):
+            return {}
+        weights = self.objective.weights
+        return {"natural_weight": weights.natural_weight, "kl_weight": weights.kl_weight}
+
+    def train_epoch(self, epoch: int, timer: PhaseSeconds) -> dict[str, float]:
+        """Runs every step of an epoch (from 1) and returns the mean loss terms over its rows."""
+        sums = LossSums(self.config.scaling.check_finite_every, f"epoch {epoch}")
+        self.objective.train()
+        batches = global_batches(
+            self.data.split.train, self.config.optimization.global_batch_size, self.config.seed, epoch
+        )
+        for batch in batches:
+            self.train_step(batch, epoch, sums, timer)
+        return sums.means()
+
+    def train_step(self, batch: Tensor, epoch: int, sums: LossSums, timer: PhaseSeconds) -> None:
+        """Takes one step on this worker's share of a global batch of rows."""
+        denominator = len(batch) / distributed.world_size()
+        with timer.phase("data"):
+            rows = worker_share(batch, distributed.rank(), distributed.world_size())
+            x, y = self.data.training_batch(rows, epoch, "augmentation")
+        with timer.phase("attack"):
+            noise = keyed_uniform(self.config.seed, "attack", epoch, rows.to(self.device), tuple(x.shape[1:]))
+            self.attack_network.refresh()
+            x_adv = self.train_attack(self.attack_network, x, y, noise=noise)
+        with timer.phase("step"):
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=self._autocast):
+                terms = self.wrapped(x, x_adv, y, denominator=denominator)
+            self.optimizer.zero_grad(set_to_none=True)
+            terms.total.backward()
+            self.optimizer.step()
+            sums.add(terms, denominator, len(batch))
+
+    @property
+    def _autocast(self) -> bool:
+        return self.config.compute.train_precision == "bfloat16"
+
+    def natural_branch_accuracy(self, epoch: int) -> float | None:
+        """Returns the accuracy of backbone + low-rank branch on the augmented training images."""
+        if not isinstance(self.objective, AutoLoRa):
+            return None
+        count = natural_accuracy(
+            self.objective.natural_logits,
+            self.objective,
+            lambda rows: self.data.training_batch(rows, epoch, "natural_accuracy"),
+            self.data.split.train,
+            self.config.evaluation.batch_size_per_worker,
+        )
+        return count.accuracy
+
+    def validate(self) -> tuple[AccuracyCount, AccuracyCount]:
+        """Returns natural and robust counts of the feature extractor on the validation images."""
+        self.attack_network.refresh()
+        return natural_and_robust_accuracy(
+            self.backbone,
+            self.attack_network,
+            self.eval_attack,
+            self.data.plain_batch,
+            self.data.split.val,
+            self.config.evaluation.batch_size_per_worker,
+        )
+
+    def follow(self, decision: Decision) -> None:
+        """Keeps or restores the best state and sets the learning rate, the same on every worker.
+
+        Raises:
+            RuntimeError: when the workers' decisions differ.
+        """
+        values = [decision.lr, float(decision.improved), float(decision.restore_best), float(decision.stop)]
+        distributed.assert_agreement("the learning-rate decision", values, self.device)
+        if decision.improved:
+            self.best = snapshot(self.objective)
+        if decision.restore_best:
+            self.objective.load_state_dict(self.best)
+        self.set_lr(decision.lr)

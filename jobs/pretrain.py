@@ -1,0 +1,26 @@
+"""Adversarially pre-trains a backbone and writes it as safetensors, with a card that says what it is."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from distributed_autolora.cli import parse_training_flags, run_program
+
+
+def main() -> None:
+    """Trains one run, then writes its backbone and card to the run's folder."""
+    flags = parse_training_flags(
+        "Adversarial pre-training of a backbone. The run's folder gets backbone.safetensors and backbone.md.",
+        default_recipe="pretrain-fashion-mnist",
+    )
+    from distributed_autolora.orchestration.backbone_card import write_backbone
+    from distributed_autolora.orchestration.train_run import train_run
+
+    command = " ".join(["python", f"jobs/{Path(sys.argv[0]).name}", *sys.argv[1:]])
+    weights = write_backbone(train_run(flags.experiment, fresh=flags.fresh), command)
+    print(f"\nBackbone: {weights} (card: {weights.with_suffix('.md').name})")
+
+
+if __name__ == "__main__":
+    run_program(main)

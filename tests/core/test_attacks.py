@@ -1,0 +1,246 @@
+"""Laws of the attacks, and projected gradient descent against a textbook version."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from distributed_autolora.core import attacks
+from distributed_autolora.core.threat_model import ThreatModel
+from tests.reference.learned import images, learned_network
+from tests.reference.networks import BASIC, GROUPED, batch, build
+from tests.reference.slow_pgd import slow_pgd
+
+LAW = settings(max_examples=25, deadline=None, derandomize=True, database=None)
+
+
+def linf(epsilon: float) -> ThreatModel:
+    return ThreatModel(norm="linf", epsilon=epsilon, bounds=(0.0, 1.0))
+
+
+def noise_like(x: Tensor, seed: int = 0) -> Tensor:
+    return torch.rand(x.shape, generator=torch.Generator().manual_seed(seed), dtype=x.dtype)
+
+
+@pytest.mark.parametrize("random_start", [True, False])
+@pytest.mark.parametrize(("epsilon", "step_size", "num_steps"), [(0.1, 0.025, 10), (0.03, 0.05, 3), (0.3, 0.1, 0)])
+def test_pgd_is_the_textbook_s(epsilon: float, step_size: float, num_steps: int, random_start: bool) -> None:
+    network, (x, _, y) = build(BASIC), batch(4)
+    noise = noise_like(x)
+    start = noise if random_start else None
+    expected = slow_pgd(network, x, y, epsilon=epsilon, num_steps=num_steps, step_size=step_size, noise=start)
+    x_adv = attacks.pgd(
+        network,
+        x,
+        y,
+        threat_model=linf(epsilon),
+        num_steps=num_steps,
+        step_size=step_size,
+        random_start=random_start,
+        noise=noise,
+    )
+    torch.testing.assert_close(x_adv, expected, rtol=0, atol=1e-12)
+    assert (x_adv - x).abs().max() > 0 or (num_steps == 0 and not random_start)
+
+
+@LAW
+@given(
+    seed=st.integers(0, 10**6),
+    epsilon=st.sampled_from([0.0, 8 / 255, 0.1, 0.5, 1.0]),
+    step_share=st.sampled_from([0.25, 1.0, 4.0]),
+    num_steps=st.integers(0, 4),
+    random_start=st.booleans(),
+    dtype=st.sampled_from([torch.float32, torch.float64]),
+)
+def test_pgd_never_leaves_the_threat_model_or_the_unit_range(
+    seed: int, epsilon: float, step_share: float, num_steps: int, random_start: bool, dtype: torch.dtype
+) -> None:
+    x, _, y = batch(3, seed, dtype=dtype)
+    x = (1.3 * x - 0.15).clamp(0, 1)  # some pixels on the bounds
+    threat_model = linf(epsilon)
+    x_adv = attacks.pgd(
+        build(GROUPED, dtype=dtype),
+        x,
+        y,
+        threat_model=threat_model,
+        num_steps=num_steps,
+        step_size=step_share * epsilon,
+        random_start=random_start,
+        noise=noise_like(x, seed) if seed % 2 else None,
+    )
+    assert x_adv.dtype == dtype
+    assert x_adv.min() >= 0
+    assert x_adv.max() <= 1
+    assert (x_adv - x).abs().max() <= epsilon + 1e-6
+    assert threat_model.contains(x_adv, x).all()
+
+
+@LAW
+@given(seed=st.integers(0, 10**6), num_steps=st.integers(0, 3), random_start=st.booleans())
+def test_epsilon_zero_is_the_identity(seed: int, num_steps: int, random_start: bool) -> None:
+    x, _, y = batch(3, seed)
+    x_adv = attacks.pgd(
+        build(GROUPED), x, y, threat_model=linf(0.0), num_steps=num_steps, step_size=0.1, random_start=random_start
+    )
+    assert torch.equal(x_adv, x)
+
+
+@LAW
+@given(seed=st.integers(0, 10**6), epsilon=st.sampled_from([8 / 255, 0.1, 0.5]))
+def test_one_step_from_the_clean_image_is_fgsm(seed: int, epsilon: float) -> None:
+    network, (x, _, y) = build(GROUPED), batch(3, seed)
+    fgsm = attacks.fgsm(network, x, y, threat_model=linf(epsilon))
+    one_step = attacks.pgd(
+        network, x, y, threat_model=linf(epsilon), num_steps=1, step_size=epsilon, random_start=False
+    )
+    torch.testing.assert_close(one_step, fgsm, rtol=0, atol=1e-12)
+    with attacks.eval_mode(network):
+        sign = torch.sign(attacks.input_gradient(network, x, y))
+    torch.testing.assert_close(fgsm, (x + epsilon * sign).clamp(0, 1), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("epsilon", [0.02, 0.1])
+def test_more_steps_do_not_lower_the_loss_on_average(epsilon: float) -> None:
+    network, (x, y) = learned_network(), images(256, seed=1000)
+    losses = []
+    for num_steps in (0, 1, 2, 5, 10, 20):
+        x_adv = attacks.pgd(
+            network, x, y, threat_model=linf(epsilon), num_steps=num_steps, step_size=epsilon / 4, random_start=False
+        )
+        losses.append(float(F.cross_entropy(network(x_adv), y).detach()))
+    assert all(after >= before - 1e-3 for before, after in pairwise(losses)), losses
+    assert losses[-1] > 2 * losses[0], losses
+
+
+def test_the_same_noise_gives_the_same_result_and_other_noise_another() -> None:
+    x, _, y = batch(3)
+    results = [
+        attacks.pgd(
+            build(GROUPED), x, y, threat_model=linf(0.1), num_steps=2, step_size=0.02, noise=noise_like(x, seed)
+        )
+        for seed in (1, 1, 2)
+    ]
+    assert torch.equal(results[0], results[1])
+    assert not torch.equal(results[0], results[2])
+
+
+def test_without_noise_a_random_start_comes_from_torch_s_generator() -> None:
+    x, _, y = batch(3)
+    results = []
+    for seed in (1, 1, 2):
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            results.append(attacks.pgd(build(GROUPED), x, y, threat_model=linf(0.1), num_steps=1, step_size=0.02))
+    assert torch.equal(results[0], results[1])
+    assert not torch.equal(results[0], results[2])
+
+
+def test_a_row_s_result_does_not_depend_on_the_other_rows() -> None:
+    network, (x, _, y) = build(BASIC), batch(5)
+    noise = noise_like(x)
+
+    def attack(rows: slice) -> Tensor:
+        return attacks.pgd(
+            network, x[rows], y[rows], threat_model=linf(0.1), num_steps=5, step_size=0.025, noise=noise[rows]
+        )
+
+    together = attack(slice(0, 5))
+    for row in range(5):
+        torch.testing.assert_close(attack(slice(row, row + 1)), together[row : row + 1], rtol=0, atol=1e-12)
+
+
+def partly_frozen_network() -> nn.Module:
+    """A network in train mode with one part in eval mode, one frozen weight, and gradients from an earlier step."""
+    network = build(BASIC).train()
+    network.get_submodule("layer1").eval()
+    network.get_submodule("layer1.0.bn1").train()
+    network.get_parameter("conv1.weight").requires_grad_(False)
+    for number, value in enumerate(network.parameters()):
+        if value.requires_grad and number % 3:
+            value.grad = torch.full_like(value, float(number))
+    return network
+
+
+def picture(network: nn.Module) -> dict[str, object]:
+    """Returns everything about a network that an attack could disturb, in comparable form."""
+    found: dict[str, object] = {f"training {name}": module.training for name, module in network.named_modules()}
+    for name, value in network.named_parameters():
+        found[f"grad {name}"] = None if value.grad is None else value.grad.tolist()
+        found[f"requires_grad {name}"] = value.requires_grad
+    return found | {f"value {name}": value.tolist() for name, value in network.state_dict().items()}
+
+
+@pytest.mark.parametrize("attack", ["pgd", "fgsm", "input_gradient"])
+def test_an_attack_leaves_the_model_and_its_inputs_as_they_were(attack: str) -> None:
+    network, (x, _, y) = partly_frozen_network(), batch(3)
+    before, x_before = picture(network), x.clone()
+    if attack == "pgd":
+        result = attacks.pgd(network, x, y, threat_model=linf(0.1), num_steps=2, step_size=0.02)
+    elif attack == "fgsm":
+        result = attacks.fgsm(network, x, y, threat_model=linf(0.1))
+    else:
+        with attacks.eval_mode(network):
+            result = attacks.input_gradient(network, x, y)
+    assert picture(network) == before
+    assert torch.equal(x, x_before)
+    assert x.grad is None
+    assert not x.requires_grad
+    assert not result.requires_grad
+
+
+def test_the_attack_sees_the_model_in_eval_mode() -> None:
+    x, _, y = batch(3)
+    results = [
+        attacks.pgd(
+            build(BASIC).train(mode), x, y, threat_model=linf(0.1), num_steps=3, step_size=0.03, noise=noise_like(x)
+        )
+        for mode in (True, False)
+    ]
+    assert torch.equal(results[0], results[1])
+
+
+def test_an_attack_inside_no_grad_is_the_same_attack() -> None:
+    x, _, y = batch(3)
+
+    def attack() -> Tensor:
+        return attacks.pgd(
+            build(GROUPED), x, y, threat_model=linf(0.1), num_steps=2, step_size=0.02, noise=noise_like(x)
+        )
+
+    expected = attack()
+    with torch.no_grad():
+        assert torch.equal(attack(), expected)
+
+
+def test_a_batch_without_rows_is_attacked_to_a_batch_without_rows() -> None:
+    x, _, y = batch(3)
+    x_adv = attacks.pgd(build(BASIC), x[:0], y[:0], threat_model=linf(0.1), num_steps=2, step_size=0.02)
+    assert x_adv.shape == (0, 3, 8, 8)
+
+
+def test_eval_mode_restores_every_flag_even_after_an_error() -> None:
+    network = partly_frozen_network()
+    before = {name: module.training for name, module in network.named_modules()}
+    with attacks.eval_mode(network):
+        assert not any(module.training for module in network.modules())
+    assert {name: module.training for name, module in network.named_modules()} == before
+    with pytest.raises(RuntimeError, match="inside"), attacks.eval_mode(network):
+        raise RuntimeError("inside")
+    assert {name: module.training for name, module in network.named_modules()} == before
+
+
+def test_the_input_gradient_points_where_the_loss_of_each_row_rises() -> None:
+    """Up to a positive factor: an attack with sign steps does not need the loss's denominator."""
+    network, (x, _, y) = build(BASIC).eval(), batch(4)
+    leaf = x.clone().requires_grad_()
+    F.cross_entropy(network(leaf), y, reduction="sum").backward()
+    assert leaf.grad is not None
+    found = attacks.input_gradient(network, x, y)
+    cosine = F.cosine_similarity(found.flatten(1), leaf.grad.flatten(1))
+    torch.testing.assert_close(cosine, torch.ones_like(cosine), rtol=0, atol=1e-9)

@@ -1,0 +1,186 @@
+"""The low-rank branch: which layers, how many parameters, which weights."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from functools import cache
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from torchvision.models import resnet18, resnet50
+from torchvision.models.resnet import BasicBlock, ResNet
+
+from distributed_autolora.core.lora import LowRankBranch, parameter_ratio, table3_ratio
+from tests.core.comparing import assert_tight, branch_with_effect
+from tests.reference.networks import BASIC, CASES, GROUPED, Case, GroupedNet, batch, build
+from tests.reference.slow_objectives import slow_delta
+
+
+@cache
+def torchvision_network(name: str) -> nn.Module:
+    maker: Callable[..., nn.Module] = {"resnet18": resnet18, "resnet50": resnet50}[name]
+    return maker(num_classes=10)
+
+
+def count(branch: LowRankBranch) -> int:
+    return sum(a.numel() + b.numel() for a, b in branch.factors().values())
+
+
+@pytest.mark.parametrize("lora_rank", [1, 2, 8])
+@pytest.mark.parametrize(
+    ("name", "scope", "per_rank"),
+    [
+        ("resnet18", "all", 66_432),
+        ("resnet18", "last_block", 34_560),
+        ("resnet50", "all", 109_440),
+        ("resnet50", "last_block", 26_880),
+    ],
+)
+def test_the_branch_has_the_paper_s_number_of_parameters(name: str, scope: str, per_rank: int, lora_rank: int) -> None:
+    branch = LowRankBranch(torchvision_network(name), lora_rank=lora_rank, lora_scope=scope)
+    assert count(branch) == per_rank * lora_rank
+    assert count(branch) == sum(value.numel() for value in branch.parameters())
+
+
+@pytest.mark.parametrize(
+    ("lora_rank", "table3", "pure"), [(2, 1.3039, 1.189), (4, 2.4922, 2.378), (8, 4.8686, 4.755), (16, 9.6216, 9.510)]
+)
+def test_the_ratios_of_table_3_in_per_cent(lora_rank: int, table3: float, pure: float) -> None:
+    network = torchvision_network("resnet18")
+    branch = LowRankBranch(network, lora_rank=lora_rank)
+    assert round(100 * table3_ratio(network, branch), 4) == table3
+    assert round(100 * parameter_ratio(network, branch), 3) == pure
+
+
+@pytest.mark.parametrize(
+    ("name", "scope", "per_cent"),
+    [("resnet18", "last_block", 2.474), ("resnet50", "all", 3.724), ("resnet50", "last_block", 0.915)],
+)
+def test_the_plain_ratio_in_per_cent(name: str, scope: str, per_cent: float) -> None:
+    network = torchvision_network(name)
+    assert round(100 * parameter_ratio(network, LowRankBranch(network, lora_scope=scope)), 3) == per_cent
+
+
+def test_the_last_block_scope_reaches_what_the_released_code_trains() -> None:
+    resnet18_layers = {f"layer{stage}.1.conv{number}" for stage in (1, 2, 3, 4) for number in (1, 2)}
+    assert set(LowRankBranch(torchvision_network("resnet18"), lora_scope="last_block").factors()) == resnet18_layers
+    last = ("layer1.2", "layer2.3", "layer3.5", "layer4.2")
+    resnet50_layers = {f"{block}.conv{number}" for block in last for number in (1, 2, 3)}
+    assert set(LowRankBranch(torchvision_network("resnet50"), lora_scope="last_block").factors()) == resnet50_layers
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_every_layer_but_the_first_and_the_head_is_reached(case: Case) -> None:
+    branch = LowRankBranch(build(case), lora_rank=2, head=case.head)
+    assert set(branch.factors()) == set(case.all_layers)
+
+
+def test_a_downsample_in_the_last_block_of_a_stage_stays_out_of_the_last_block_scope() -> None:
+    """With one block a stage; the released code never hands the low-rank path to a downsample."""
+    single = ResNet(BasicBlock, [1, 1, 1, 1], num_classes=10)
+    expected = {f"layer{stage}.0.conv{number}" for stage in (1, 2, 3, 4) for number in (1, 2)}
+    assert set(LowRankBranch(single, lora_rank=1, lora_scope="last_block").factors()) == expected
+
+
+def test_a_head_of_several_layers_is_shared_whole() -> None:
+    """As in torchvision's VGG and MobileNet."""
+    network = GroupedNet()
+    network.set_submodule("head", nn.Sequential(nn.Linear(7, 6), nn.ReLU(), nn.Linear(6, 5)))
+    branch = LowRankBranch(network, lora_rank=2, head="head")
+    assert set(branch.factors()) == set(GROUPED.all_layers)
+    natural = branch.natural_parameters(network)
+    assert all(value is natural[f"head.{name}"] for name, value in network.get_submodule("head").named_parameters())
+
+
+def test_a_head_is_found_by_its_full_name_beside_deeper_layers_of_that_name() -> None:
+    """Squeeze-and-excitation blocks call their own layers `fc`."""
+    network = build(BASIC)
+    network.get_submodule("layer1.0").add_module("fc", nn.Linear(8, 8).double())
+    branch = LowRankBranch(network, lora_rank=2, head="fc")
+    assert set(branch.factors()) == {*BASIC.all_layers, "layer1.0.fc"}
+
+
+@pytest.mark.parametrize(
+    ("layer", "shape_a", "shape_b"),
+    [
+        ("grouped", (9, 12), (36, 9)),  # rank 3, 12 x (8 / 2) x 3 x 3
+        ("depthwise", (9, 3), (36, 9)),
+        ("pointwise", (3, 12), (10, 3)),
+        ("hidden", (3, 10), (7, 3)),
+    ],
+)
+def test_factor_shapes(layer: str, shape_a: tuple[int, int], shape_b: tuple[int, int]) -> None:
+    a, b = LowRankBranch(build(GROUPED), lora_rank=3, head="head").factors()[layer]
+    assert (tuple(a.shape), tuple(b.shape)) == (shape_a, shape_b)
+
+
+def test_a_starts_normal_with_deviation_one_and_b_at_zero() -> None:
+    factors = LowRankBranch(torchvision_network("resnet18"), lora_rank=2).factors()
+    values = torch.cat([a.detach().flatten() for a, _ in factors.values()])
+    bound = 5 / math.sqrt(len(values))
+    assert abs(values.mean()) < bound
+    assert abs(values.std() - 1) < bound
+    assert (values.abs() > 2.5).float().mean() == pytest.approx(0.0124, abs=0.005), "not uniform, not truncated"
+    assert all(bool((b == 0).all()) for _, b in factors.values())
+
+
+@pytest.mark.parametrize("name", ["resnet18", "basic"])
+@torch.no_grad()
+def test_at_the_start_the_branch_equals_the_plain_network_exactly(name: str) -> None:
+    network = torchvision_network(name) if name == "resnet18" else build(BASIC, dtype=torch.float32)
+    network.eval()
+    x = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    branch = LowRankBranch(network)
+    assert torch.equal(functional_call(network, branch.natural_parameters(network), (x,)), network(x))
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_natural_weights_are_the_weights_plus_the_slow_product(case: Case) -> None:
+    network = build(case)
+    branch = branch_with_effect(case, network, lora_rank=3)
+    natural = branch.natural_parameters(network)
+    parameters = dict(network.named_parameters())
+    assert natural.keys() == parameters.keys()
+    changed = {f"{name}.weight" for name in case.all_layers}
+    for name, value in parameters.items():
+        expected = value.detach()
+        if name in changed:
+            a, b = branch.factors()[name.removesuffix(".weight")]
+            expected = expected + slow_delta(a, b, value.shape, 3).detach()
+        assert_tight(natural[name].detach(), expected)
+
+
+def test_natural_parameters_pass_gradients_to_the_factors_and_the_head_only() -> None:
+    network = build(GROUPED)
+    branch = branch_with_effect(GROUPED, network)
+    natural = branch.natural_parameters(network)
+    loss = torch.stack([value.sum() for value in natural.values()]).sum()
+    loss.backward()
+    reached = {name for name, value in network.named_parameters() if value.grad is not None and value.grad.any()}
+    assert reached == {"head.weight", "head.bias"}
+    assert all(factor.grad is not None for pair in branch.factors().values() for factor in pair)
+
+
+@torch.no_grad()
+def test_the_branch_leaves_the_network_as_it_was() -> None:
+    network, (x, _, _) = build(BASIC), batch(4)
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    names = [name for name, _ in network.named_modules()]
+    branch_with_effect(BASIC, network).natural_parameters(network)
+    assert [name for name, _ in network.named_modules()] == names
+    assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
+    network.eval()
+    assert network(x).shape == (4, 5)
+
+
+def test_the_branch_survives_a_state_dict() -> None:
+    network = build(BASIC)
+    first = branch_with_effect(BASIC, network)
+    second = LowRankBranch(network, lora_rank=3).double()
+    second.load_state_dict(first.state_dict())
+    for name, pair in first.factors().items():
+        loaded: tuple[Tensor, Tensor] = second.factors()[name]
+        assert all(torch.equal(one, other) for one, other in zip(pair, loaded, strict=True))

@@ -1,0 +1,195 @@
+"""The objectives against the slow oracles: loss, every gradient, every batch-norm buffer, in float64."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from distributed_autolora.core.objectives import AutoLoRa, LossTerms, VanillaRFT
+from distributed_autolora.core.schedules import LossWeights
+from tests.core.comparing import assert_same, assert_tight, branch_with_effect, copied_factors, gradient, gradients
+from tests.reference.networks import BASIC, BOTTLENECK, CASES, GROUPED, RESNEXT, Case, batch, build
+from tests.reference.slow_objectives import SlowResult, SlowState, slow_autolora, slow_vanilla
+
+WEIGHTS = LossWeights(natural_weight=0.3, kl_weight=4.2)
+SCOPED = [(case, "all") for case in CASES] + [(case, "last_block") for case in (BASIC, BOTTLENECK, RESNEXT)]
+
+
+def assert_same_step(terms: LossTerms, network: nn.Module, expected: SlowResult) -> None:
+    assert_tight(terms.total.detach(), expected.total)
+    assert_same({name: part.detach() for name, part in terms.parts.items()}, expected.parts)
+    assert_same(gradients(network), expected.gradients)
+    assert_same(dict(network.named_buffers()), expected.buffers)
+
+
+@pytest.mark.parametrize("soft_labels", ["joint", "detached"])
+@pytest.mark.parametrize(("case", "scope"), SCOPED, ids=lambda value: getattr(value, "name", value))
+def test_an_autolora_step_is_the_slow_step(case: Case, scope: str, soft_labels: str) -> None:
+    network, (x, x_adv, y) = build(case), batch(5)
+    branch = branch_with_effect(case, network, lora_rank=3, lora_scope=scope)
+    layers = case.all_layers if scope == "all" else case.last_block_layers
+    assert layers is not None
+    assert set(branch.factors()) == set(layers)
+    state = SlowState.of(network, copied_factors(branch))
+
+    objective = AutoLoRa(network, branch, weights=WEIGHTS, soft_labels=soft_labels)
+    terms = objective(x, x_adv, y)
+    terms.total.backward()
+
+    expected = slow_autolora(
+        state,
+        case.slow_forward,
+        x,
+        x_adv,
+        y,
+        head=case.head,
+        lora_rank=3,
+        natural_weight=0.3,
+        kl_weight=4.2,
+        soft_labels=soft_labels,
+    )
+    assert_same_step(terms, network, expected)
+    for name, (a, b) in branch.factors().items():
+        expected_a, expected_b = expected.factor_gradients[name]
+        assert_same(
+            {f"{name} A": gradient(a), f"{name} B": gradient(b)}, {f"{name} A": expected_a, f"{name} B": expected_b}
+        )
+        assert gradient(a).norm() > 0, f"{name}: the comparison would be of zeros"
+        assert gradient(b).norm() > 0, f"{name}: the comparison would be of zeros"
+
+
+@pytest.mark.parametrize("soft_labels", ["joint", "detached"])
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_a_vanilla_step_is_the_slow_step(case: Case, soft_labels: str) -> None:
+    network, (x, x_adv, y) = build(case), batch(5)
+    state = SlowState.of(network)
+
+    terms = VanillaRFT(network, trades_beta=2.5, soft_labels=soft_labels)(x, x_adv, y)
+    terms.total.backward()
+
+    expected = slow_vanilla(state, case.slow_forward, x, x_adv, y, trades_beta=2.5, soft_labels=soft_labels)
+    assert_same_step(terms, network, expected)
+
+
+def test_several_autolora_steps_with_momentum_stay_on_the_slow_trajectory() -> None:
+    case, network = BASIC, build(BASIC)
+    branch = branch_with_effect(case, network)
+    state = SlowState.of(network, copied_factors(branch))
+    objective = AutoLoRa(network, branch, weights=WEIGHTS)
+    slow_parameters = [*state.parameters.values(), *(factor for pair in state.factors.values() for factor in pair)]
+    fast, slow = (
+        torch.optim.SGD(parameters, lr=0.01, momentum=0.9, weight_decay=1e-4)
+        for parameters in (list(objective.parameters()), slow_parameters)
+    )
+    for step in range(3):
+        x, x_adv, y = batch(5, seed=step)
+        fast.zero_grad()
+        objective(x, x_adv, y).total.backward()
+        fast.step()
+        slow.zero_grad()
+        slow_autolora(
+            state,
+            case.slow_forward,
+            x,
+            x_adv,
+            y,
+            head="fc",
+            lora_rank=3,
+            natural_weight=0.3,
+            kl_weight=4.2,
+            soft_labels="joint",
+        )
+        slow.step()
+    assert_same(
+        {n: p.detach() for n, p in network.named_parameters()}, {n: p.detach() for n, p in state.parameters.items()}
+    )
+    assert_same(dict(network.named_buffers()), state.buffers)
+
+
+def make_objective(kind: str, case: Case, network: nn.Module) -> nn.Module:
+    if kind == "vanilla":
+        return VanillaRFT(network, trades_beta=2.5)
+    return AutoLoRa(network, branch_with_effect(case, network), weights=WEIGHTS)
+
+
+@pytest.mark.parametrize("kind", ["autolora", "vanilla"])
+def test_the_parts_add_up_to_the_total(kind: str) -> None:
+    network = build(BASIC)
+    terms = make_objective(kind, BASIC, network)(*batch(5))
+    assert set(terms.parts) == ({"natural", "adversarial", "kl"} if kind == "autolora" else {"natural", "kl"})
+    assert_tight(sum(terms.parts.values()), terms.total)
+
+
+@pytest.mark.parametrize("kind", ["autolora", "vanilla"])
+def test_losses_of_shards_over_the_global_count_add_up_to_the_loss_of_the_batch(kind: str) -> None:
+    """Batch norm in eval mode, so that rows do not meet; one shard has no row at all."""
+    network, (x, x_adv, y) = build(BASIC).eval(), batch(7)
+    objective = make_objective(kind, BASIC, network)
+    parameters = list(objective.parameters())
+    whole = objective(x, x_adv, y).total
+    whole_gradients = torch.autograd.grad(whole, parameters)
+
+    shards = [slice(0, 3), slice(3, 3), slice(3, 7)]
+    losses = [objective(x[rows], x_adv[rows], y[rows], denominator=7.0).total for rows in shards]
+    assert_tight(sum(losses), whole)
+    for one, *others in zip(whole_gradients, *(torch.autograd.grad(loss, parameters) for loss in losses), strict=True):
+        assert_tight(sum(others), one)
+
+
+def test_loss_weights_can_be_set_between_epochs() -> None:
+    network, rows = build(BASIC).eval(), batch(5)
+    branch = branch_with_effect(BASIC, network)
+    objective = AutoLoRa(network, branch, weights=WEIGHTS)
+    before = objective(*rows).parts
+    objective.weights = LossWeights(natural_weight=0.6, kl_weight=2.1)
+    after = objective(*rows).parts
+    assert_tight(after["natural"], before["natural"] * 2)
+    assert_tight(after["adversarial"], before["adversarial"] * (0.4 / 0.7))
+    assert_tight(after["kl"], before["kl"] / 2)
+
+
+def test_the_objective_trains_the_backbone_the_head_and_the_factors_each_once() -> None:
+    network = build(BASIC)
+    branch = branch_with_effect(BASIC, network)
+    objective = AutoLoRa(network, branch, weights=WEIGHTS)
+    factors = [factor for pair in branch.factors().values() for factor in pair]
+    trained = list(objective.parameters())
+    assert {id(value) for value in trained} == {id(value) for value in (*network.parameters(), *factors)}
+    assert all(value.requires_grad for value in trained)
+
+
+def statistics(network: nn.Module, image: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and unbiased variance of what the first batch norm sees."""
+    stem = network.get_submodule("conv1")
+    with torch.no_grad():
+        values = stem(image).transpose(0, 1).flatten(1)
+    return values.mean(dim=1), values.var(dim=1)
+
+
+@pytest.mark.parametrize(
+    ("kind", "natural_share", "adversarial_share"), [("autolora", 0.09, 0.1), ("vanilla", 0.1, 0.09)]
+)
+def test_both_forwards_update_the_one_batch_norm(kind: str, natural_share: float, adversarial_share: float) -> None:
+    """AutoLoRa forwards the natural batch first, vanilla RFT the adversarial one."""
+    network, (x, x_adv, y) = build(BASIC), batch(5)
+    buffers = {name: value.clone() for name, value in network.named_buffers()}
+    natural, adversarial = statistics(network, x), statistics(network, x_adv)
+    make_objective(kind, BASIC, network)(x, x_adv, y)
+    for index, name in enumerate(("bn1.running_mean", "bn1.running_var")):
+        expected = 0.81 * buffers[name] + natural_share * natural[index] + adversarial_share * adversarial[index]
+        assert_tight(network.get_buffer(name), expected)
+    for name, value in network.named_buffers():
+        if name.endswith("num_batches_tracked"):
+            assert value - buffers[name] == 2, name
+
+
+def test_the_loss_stays_finite_for_confident_logits() -> None:
+    """KL of distributions with probabilities that underflow, as in late training."""
+    network, (x, x_adv, y) = build(GROUPED, dtype=torch.float32), batch(5, dtype=torch.float32)
+    with torch.no_grad():
+        network.get_parameter("head.weight").mul_(1000)
+    terms = AutoLoRa(network, branch_with_effect(GROUPED, network).float(), weights=WEIGHTS)(x, x_adv, y)
+    terms.total.backward()
+    assert terms.total.isfinite()
+    assert all(value.isfinite().all() for value in gradients(network).values())

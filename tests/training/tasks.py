@@ -1,0 +1,73 @@
+"""Small tasks for tests: synthetic images that a network can learn."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from distributed_autolora.config import (
+    AttackConfig,
+    ComputeConfig,
+    DataConfig,
+    EvaluationConfig,
+    ExperimentConfig,
+    ModelConfig,
+    OptimizationConfig,
+    ScheduleConfig,
+    ThreatModelConfig,
+)
+from distributed_autolora.data.parquet import ImageRow, write_images
+
+SIZE = 12
+CLASSES = ("left", "right", "top")
+
+
+def write_task(folder: Path, train: int, test: int = 30, seed: int = 0) -> str:
+    """Writes a task of three classes, a bright half each, and returns its folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for split, count in (("train", train), ("test", test)):
+        rows = [ImageRow(image=_png(i, split, seed), label=i % 3, row_id=f"{split}/{i}") for i in range(count)]
+        write_images(
+            folder / f"{split}.parquet",
+            rows,
+            class_names=CLASSES,
+            task="halves",
+            split=split,
+            licence="none",
+            provenance="synthetic",
+        )
+    return str(folder)
+
+
+def small_config(
+    folder: str, *, epochs: int = 2, global_batch_size: int = 64, method: str = "autolora"
+) -> ExperimentConfig:
+    """Returns a config for `write_task`'s data that trains in a second."""
+    from dataclasses import replace
+
+    config = ExperimentConfig(
+        recipe="small",
+        data=DataConfig(task="halves", path=folder, val_images_min=30),
+        model=ModelConfig(backbone="small_resnet", mean=(0.5,), std=(0.25,)),
+        threat_model=ThreatModelConfig(epsilon=0.05),
+        train_attack=AttackConfig(num_steps=2, step_size=0.02),
+        eval_attack=AttackConfig(num_steps=2, step_size=0.02, random_start=False),
+        schedule=ScheduleConfig(interval=1),
+        optimization=OptimizationConfig(epochs=epochs, global_batch_size=global_batch_size, lr=0.05),
+        evaluation=EvaluationConfig(batch_size_per_worker=32, linear_head=False),
+        compute=ComputeConfig(attack_precision="float32"),
+    )
+    return replace(config, method=replace(config.method, name=method))
+
+
+def _png(index: int, split: str, seed: int) -> bytes:
+    generator = np.random.default_rng([seed, index, split == "test"])
+    pixels = generator.integers(0, 120, (SIZE, SIZE))
+    half = [np.s_[:, : SIZE // 2], np.s_[:, SIZE // 2 :], np.s_[: SIZE // 2]][index % 3]
+    pixels[half] += 60
+    file = io.BytesIO()
+    Image.fromarray(pixels.astype(np.uint8)).save(file, "PNG")
+    return file.getvalue()

@@ -1,0 +1,82 @@
+"""A run that is stopped and started again ends with the weights it would have had."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from distributed_autolora.training import distributed
+from distributed_autolora.training.loop import fit
+from distributed_autolora.training.task_data import TaskData
+from tests.training.gloo import run_workers
+from tests.training.tasks import small_config, write_task
+
+
+class StoppedError(Exception):
+    """Stands for the death of a process after an epoch's checkpoint."""
+
+
+class FolderReporter:
+    """Keeps checkpoints in a folder, one an epoch; dies after `stop_after` epochs."""
+
+    def __init__(self, folder: Path, stop_after: int | None = None) -> None:
+        self.folder, self.stop_after = folder, stop_after
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def latest(self) -> Path | None:
+        return max(self.folder.iterdir(), default=None)
+
+    def report(self, history: list[dict[str, Any]], write: Callable[[Path], None]) -> None:
+        checkpoint = self.folder / f"{len(history):06d}"
+        if distributed.rank() == 0:
+            checkpoint.mkdir()
+            write(checkpoint)
+        distributed.sum_over_workers(torch.zeros(1))
+        if len(history) == self.stop_after:
+            raise StoppedError
+
+
+def run(
+    task: str, folder: Path, stop_after: int | None = None
+) -> tuple[dict[str, Tensor], list[dict[str, Any]]] | None:
+    config = small_config(task, epochs=5, global_batch_size=32)
+    data = TaskData(config, task, torch.device("cpu"))
+    try:
+        result = fit(config, data, None, FolderReporter(folder, stop_after))
+    except StoppedError:
+        return None
+    records = [
+        {key: value for key, value in record.items() if not key.startswith(("seconds", "images"))}
+        for record in result.history
+    ]
+    return dict(result.weights), records
+
+
+def with_and_without_stops(task: str, folder: str) -> tuple[Any, Any]:
+    uninterrupted = run(task, Path(folder) / "uninterrupted")
+    for stop_after in (1, 3):
+        assert run(task, Path(folder) / "stopped", stop_after) is None
+    return uninterrupted, run(task, Path(folder) / "stopped")
+
+
+def assert_same(one: Any, other: Any) -> None:
+    assert one[1] == other[1]
+    for name, value in one[0].items():
+        assert torch.equal(value, other[0][name]), name
+
+
+def test_a_stopped_run_ends_with_the_weights_of_an_uninterrupted_one(tmp_path: Path) -> None:
+    task = write_task(tmp_path / "task", train=140)
+    one, other = with_and_without_stops(task, str(tmp_path))
+    assert_same(one, other)
+    assert any(record["restored"] for record in one[1]), "the test should also cross a restore"
+
+
+def test_three_workers_resume_bit_for_bit(tmp_path: Path) -> None:
+    task = write_task(tmp_path / "task", train=140)
+    for one, other in run_workers(with_and_without_stops, 3, task, str(tmp_path)):
+        assert_same(one, other)

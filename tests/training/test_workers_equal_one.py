@@ -1,0 +1,72 @@
+"""The law of distribution: W workers compute what one worker computes at the same global batch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from distributed_autolora.core.objectives import LossTerms
+from distributed_autolora.training import distributed
+from distributed_autolora.training.epoch import LossSums, PhaseSeconds
+from distributed_autolora.training.loop import run_epoch
+from distributed_autolora.training.task_data import TaskData
+from distributed_autolora.training.trainer import Trainer
+from tests.training.gloo import run_workers
+from tests.training.tasks import small_config, write_task
+
+BATCHES = (64, 40, 3, 1)
+
+
+class _RecordedSums(LossSums):
+    """Also keeps every step's terms, summed over the workers."""
+
+    def __init__(self) -> None:
+        super().__init__(check_every=1, where="the test")
+        self.steps: list[list[float]] = []
+
+    def add(self, terms: LossTerms, denominator: float, global_rows: int) -> None:
+        super().add(terms, denominator, global_rows)
+        parts = torch.stack([part.detach() for part in terms.parts.values()])
+        self.steps.append((distributed.sum_over_workers(parts) / distributed.world_size()).tolist())
+
+
+def trajectory(folder: str, method: str) -> dict[str, Any]:
+    """Takes steps on global batches of 64, 40, 3 and 1 rows, then a whole epoch; returns all that came of it."""
+    config = small_config(folder, method=method)
+    device = torch.device("cpu")
+    trainer = Trainer(config, TaskData(config, folder, device, torch.float64), None, device, torch.float64)
+    trainer.set_loss_weights(0.5)
+    sums, timer, gradients = _RecordedSums(), PhaseSeconds(), []
+    trainer.objective.train()
+    position = 0
+    for size in BATCHES:
+        rows = trainer.data.split.train[position : position + size]
+        trainer.train_step(rows, 1, sums, timer)
+        gradients.append(
+            {name: p.grad.clone() for name, p in trainer.objective.named_parameters() if p.grad is not None}
+        )
+        position += size
+    run_epoch(trainer, epoch=1)
+    run_epoch(trainer, epoch=2)
+    record = {
+        key: value for key, value in trainer.history[-1].items() if not key.startswith(("seconds", "images", "num"))
+    }
+    return {"losses": sums.steps, "gradients": gradients, "state": trainer.objective.state_dict(), "record": record}
+
+
+@pytest.mark.parametrize("method", ["autolora", "vanilla"])
+def test_two_workers_give_the_trajectory_of_one(tmp_path: Path, method: str) -> None:
+    folder = write_task(tmp_path / "task", train=169)
+    alone = trajectory(folder, method)
+    for worker in run_workers(trajectory, 2, folder, method):
+        torch.testing.assert_close(worker["losses"], alone["losses"], rtol=1e-11, atol=1e-12)
+        for ours, theirs in zip(alone["gradients"], worker["gradients"], strict=True):
+            assert ours.keys() == theirs.keys()
+            torch.testing.assert_close(theirs, ours, rtol=1e-9, atol=1e-11)
+        torch.testing.assert_close(dict(worker["state"]), dict(alone["state"]), rtol=1e-9, atol=1e-11)
+        assert worker["record"].keys() == alone["record"].keys()
+        for key, value in alone["record"].items():
+            assert worker["record"][key] == (value if value is None else pytest.approx(value, rel=1e-9)), key
