@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from distributed_autolora.core.attacks import eval_mode
+
 
 class _LayerTracer(fx.Tracer):
     """Keeps every batch norm whole, subclasses included, so that it can be folded."""
@@ -28,7 +30,8 @@ def foldable_batch_norms(model: nn.Module) -> dict[str, str]:
     model that torch.fx cannot trace has no pairs: its attacks are slower, not different.
     """
     try:
-        nodes = list(_LayerTracer().trace(model).nodes)
+        with eval_mode(model):
+            nodes = list(_LayerTracer().trace(model).nodes)
     except (fx.proxy.TraceError, TypeError, RuntimeError, NameError, AttributeError):
         return {}
     modules = dict(model.named_modules())
@@ -41,9 +44,16 @@ def foldable_batch_norms(model: nn.Module) -> dict[str, str]:
         if not isinstance(source, fx.Node) or source.op != "call_module" or len(source.users) > 1:
             continue
         used_once = calls.count(node.target) == calls.count(source.target) == 1
-        if isinstance(modules[str(source.target)], nn.Conv2d) and used_once and _has_statistics(modules[node.target]):
+        if used_once and _has_statistics(modules[node.target]) and _owns_weight(model, str(source.target)):
             pairs[str(source.target)] = str(node.target)
     return pairs
+
+
+def _owns_weight(model: nn.Module, name: str) -> bool:
+    """Tells whether the layer is a convolution whose weight no other layer shares."""
+    layer = model.get_submodule(name)
+    owners = [p for _, p in model.named_parameters(remove_duplicate=False) if p is getattr(layer, "weight", None)]
+    return isinstance(layer, nn.Conv2d) and len(owners) == 1
 
 
 def _has_statistics(batch_norm: nn.Module) -> bool:

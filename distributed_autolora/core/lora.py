@@ -7,11 +7,13 @@ from torch import Tensor, nn
 
 
 def layer_name(backbone: nn.Module, name: str) -> str:
-    """Returns the full name of the layer called `name`, at the top of the backbone or one level below.
+    """Returns the full name of the layer called `name`: that itself, or the only name that ends so.
 
     Raises:
         ValueError: when there is none, or more than one.
     """
+    if name in dict(backbone.named_modules()):
+        return name
     found = [full for full, _ in backbone.named_modules() if full == name or full.endswith(f".{name}")]
     if len(found) != 1:
         raise ValueError(f'the backbone has {len(found)} layers called "{name}": {found}')
@@ -36,8 +38,8 @@ class LowRankBranch(nn.Module):
     Args:
         backbone: the classifier, head included.
         lora_rank: r, at least 1.
-        lora_scope: "all", or "last_block": the last block of each stage, which is what the released
-            code trains.
+        lora_scope: "all", or "last_block": the last block of each stage without its downsampling, which
+            is what the released code trains.
         head: name of the classification layer.
 
     Raises:
@@ -94,9 +96,10 @@ def _factor_sizes(weight: Tensor, lora_rank: int) -> tuple[int, int, int]:
 
 def _targets(backbone: nn.Module, head: str, lora_scope: str) -> list[str]:
     layers = [name for name, module in backbone.named_modules() if isinstance(module, nn.Conv2d | nn.Linear)]
-    targets = [name for name in layers[1:] if name != head]
+    targets = [name for name in layers[1:] if name != head and not is_parameter_of(name, head)]
     if lora_scope == "last_block":
-        targets = [name for name in targets if name.startswith(_last_blocks(backbone))]
+        blocks = _last_blocks(backbone)
+        targets = [name for name in targets if name.startswith(blocks) and "downsample" not in name.split(".")]
     elif lora_scope != "all":
         raise ValueError(f'lora_scope is "{lora_scope}": it must be "all" or "last_block"')
     if not targets:
@@ -127,7 +130,7 @@ def parameter_ratio(backbone: nn.Module, branch: LowRankBranch, head: str = "fc"
 
 
 def table3_ratio(backbone: nn.Module, branch: LowRankBranch, head: str = "fc") -> float:
-    """Returns the ratio that the paper's Table 3 prints.
+    """Returns the ratio as the paper's Table 3 counts it; the table's own numbers have a head of 10 classes.
 
     It counts the branch, the batch norms called "bn" and the head, over the whole classifier.
     """

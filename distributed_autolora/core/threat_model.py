@@ -37,14 +37,14 @@ class ThreatModel:
             raise ValueError(f"bounds are {self.bounds}: the first must be below the second")
 
     def start(self, x: Tensor, noise: Tensor | None) -> Tensor:
-        """Returns a point of the threat model: `x`, or for noise in [0, 1) the matching uniform draw.
+        """Returns a point of the threat model: `x` inside the bounds, or for noise in [0, 1) the matching uniform draw.
 
         Args:
             x: [n, ...] images inside the bounds.
             noise: shaped like `x`, or None.
         """
         if noise is None:
-            return x.clone()
+            return x.clamp(*self.bounds)
         return (x + self.epsilon * (2 * noise.to(x.dtype) - 1)).clamp_(*self.bounds)
 
     def ascend(self, x_adv: Tensor, gradient: Tensor, step_size: float) -> Tensor:

@@ -53,7 +53,7 @@ class FolderImages:
             UserError: one for all images that cannot be decoded.
         """
         paths = [path for split in _SPLITS for path, _ in self.files[split]]
-        with ThreadPoolExecutor(max_workers=torch.get_num_threads()) as workers:
+        with ThreadPoolExecutor() as workers:
             refuse_undecodable(sorted(filter(None, workers.map(_decode_failure, paths))))
 
 

@@ -18,7 +18,8 @@ import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
-from distributed_autolora.data.storage import HOW_TO_WRITE, data_digest, open_location, readable, split_files, writable
+from distributed_autolora.data.parquet_checks import COLUMNS, check_columns, check_metadata, check_rows
+from distributed_autolora.data.storage import data_digest, open_location, readable, split_files, writable
 from distributed_autolora.errors import UserError
 
 __all__ = ["ImageRow", "ImageTable", "check_same_classes", "data_digest", "read_images", "write_images"]
@@ -27,11 +28,8 @@ ROW_GROUP = 256
 """Rows that are written, and can be read, together."""
 
 _SCHEMA = pa.schema([("image", pa.binary()), ("label", pa.int64()), ("row_id", pa.string())])
-_COLUMN_KINDS = {
-    "image": ("encoded image bytes", lambda kind: pa.types.is_binary(kind) or pa.types.is_large_binary(kind)),
-    "label": ("whole numbers", pa.types.is_integer),
-    "row_id": ("texts", lambda kind: pa.types.is_string(kind) or pa.types.is_large_string(kind)),
-}
+# In memory offsets have 64 bits, so that no file is too large for one chunk.
+_IN_MEMORY = pa.schema([("image", pa.large_binary()), ("label", pa.int64()), ("row_id", pa.large_string())])
 
 
 @dataclass(frozen=True)
@@ -211,47 +209,8 @@ def _read_file(filesystem: Any, path: str) -> tuple[Any, dict[str, Any]]:
         filesystem.open_input_file(path) as stream,
         pq.ParquetFile(stream, page_checksum_verification=True) as file,
     ):
-        _check_columns(file.schema_arrow, path)
-        texts = _metadata(file.metadata.metadata or {}, path)
-        table = file.read(columns=list(_COLUMN_KINDS)).cast(_SCHEMA)
-        _check_rows(table, len(texts["class_names"]), path)
+        check_columns(file.schema_arrow, path)
+        texts = check_metadata(file.metadata.metadata or {}, path)
+        table = file.read(columns=list(COLUMNS)).select(list(COLUMNS)).cast(_IN_MEMORY)
+        check_rows(table, len(texts["class_names"]), path)
         return table, texts
-
-
-def _check_columns(schema: Any, path: str) -> None:
-    for name, (meaning, is_kind) in _COLUMN_KINDS.items():
-        if name not in schema.names:
-            there = ", ".join(schema.names) or "none"
-            raise UserError(f'{path} has no column "{name}" ({meaning}); its columns: {there}. {HOW_TO_WRITE}.')
-        if not is_kind(kind := schema.field(name).type):
-            raise UserError(f'{path}: column "{name}" holds {kind}, not {meaning}. {HOW_TO_WRITE}.')
-
-
-def _metadata(raw: dict[bytes, bytes], path: str) -> dict[str, Any]:
-    texts: dict[str, Any] = {}
-    for key, value in raw.items():
-        # Other programs keep other things there, not all of it JSON or even text.
-        with contextlib.suppress(ValueError):
-            texts[key.decode()] = json.loads(value)
-    names = texts.get("class_names")
-    if not isinstance(names, list) or len(names) < 2 or not all(isinstance(name, str) for name in names):
-        raise UserError(
-            f'{path} does not name its classes: its schema metadata needs "class_names", a JSON list of two or more '
-            f"texts. {HOW_TO_WRITE}."
-        )
-    return texts
-
-
-def _check_rows(table: Any, num_classes: int, path: str) -> None:
-    if len(table) == 0:
-        raise UserError(f"{path} holds no image. {HOW_TO_WRITE}.")
-    for row, (label, row_id) in enumerate(zip(table["label"].to_pylist(), table["row_id"].to_pylist(), strict=True)):
-        if label is None or not 0 <= label < num_classes:
-            raise UserError(
-                f'{path}, row {row} (row_id "{row_id}"): label {"null" if label is None else label} is not one of '
-                f"0 .. {num_classes - 1}; the file names {num_classes} classes. Correct the label or the class names."
-            )
-    for name in ("image", "row_id"):
-        if table[name].null_count:
-            row = table[name].is_valid().to_pylist().index(False)
-            raise UserError(f'{path}, row {row}: "{name}" is empty. Complete or remove the row.')

@@ -35,14 +35,9 @@ def connect(scaling: ScalingConfig) -> None:
             )
         # Nothing of a local Ray listens beyond loopback, so no token is written to the home folder.
         os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+    own = {"include_dashboard": False, "num_cpus": os.cpu_count(), "_node_ip_address": "127.0.0.1"}
     try:
-        ray.init(
-            address=address,
-            include_dashboard=None if address != "local" else False,
-            num_cpus=None if address != "local" else max(wanted, os.cpu_count() or 1),
-            log_to_driver=False,
-            logging_level="warning",
-        )
+        ray.init(address=address, log_to_driver=False, logging_level="warning", **(own if address == "local" else {}))
     except (ConnectionError, RuntimeError, ValueError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UserError(f"Ray at {address} does not answer ({reason}). Check RAY_ADDRESS and RAY_AUTH_MODE.") from None

@@ -7,10 +7,11 @@ import os
 import re
 import subprocess
 import sys
+import time
 import urllib.request
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from distributed_autolora.errors import UserError
 from distributed_autolora.orchestration.local_cluster import LocalCluster
@@ -18,8 +19,8 @@ from distributed_autolora.orchestration.processes import stop_signals_interrupt,
 from distributed_autolora.orchestration.run_folder import RunFolder, check_writable
 
 _FAILED, _REFUSED, _INTERRUPTED = 1, 2, 130
-_RAY = (sys.executable, "-m", "ray.scripts.scripts", "job")
-_STOP_TIMEOUT_S = 30
+_ENDED = ("SUCCEEDED", "FAILED", "STOPPED")
+_STOP_TIMEOUT_S = 15
 # How Ray's own programs log, to a file or pipe: time, level, source line.
 _RAY_LOG = re.compile(r"^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3}\t(?P<level>[A-Z]+) (?P<file>\w+\.py):\d+ -- (?P<text>.*)")
 
@@ -88,7 +89,7 @@ def run_demo(*, home: Path, working_dir: Path, entrypoint: Sequence[str]) -> int
                     env_vars={"DISTRIBUTED_AUTOLORA_HOME": str(home), "OMP_NUM_THREADS": "1"},
                 )
         except KeyboardInterrupt:
-            print(f"\nStopped. The same command continues {run.name}.", flush=True)
+            print(f"Stopped. The same command continues {run.name}.", flush=True)
             return _INTERRUPTED
     if status == 0:
         print(_next_steps(home / "runs" / run.name, working_dir), flush=True)
@@ -112,7 +113,8 @@ def submit_and_follow(
     """
     # Parts of Ray Train look for "the" cluster of the machine unless this names one.
     runtime_env = {"env_vars": {"RAY_ADDRESS": cluster.address, "PYTHONUNBUFFERED": "1", **env_vars}}
-    command = [*_RAY, "submit", "--log-style", "record", "--log-color", "false", "--address", cluster.dashboard_url]
+    command = [sys.executable, "-m", "ray.scripts.scripts", "job", "submit", "--address", cluster.dashboard_url]
+    command += ["--log-style", "record", "--log-color", "false"]
     command += ["--submission-id", submission_id, "--working-dir", str(working_dir)]
     command += ["--runtime-env-json", json.dumps(runtime_env), "--", *entrypoint]
     errors = cluster.folder / "submit.log"
@@ -136,7 +138,6 @@ def submit_and_follow(
             client.wait()
         except BaseException:
             with uninterrupted():
-                print("\nStopping the job and the cluster ...", flush=True)
                 _stop_job(cluster, submission_id)
                 client.kill()
                 client.wait()
@@ -156,42 +157,44 @@ def job_lines(lines: Iterable[str], before: list[str]) -> Iterator[str]:
         before.append(line.rstrip("\n"))
         if "Tailing logs until the job exits" in line:
             break
+    ended = False
     for line in stream:
         ray = _RAY_LOG.match(line)
-        if ray and ray["file"] == "cli.py":
-            return  # Ray's closing box; it repeats the job's last lines when the job failed
-        if not (ray and ray["level"] == "INFO") and not line.startswith("Running entrypoint for job "):
+        # Ray's closing box; when the job failed, its last lines come once more after it.
+        ended = ended or bool(ray and ray["file"] == "cli.py")
+        if not ended and not (ray and ray["level"] == "INFO") and not line.startswith("Running entrypoint for job "):
             yield line.rstrip("\n")
 
 
 def _stop_job(cluster: LocalCluster, submission_id: str) -> None:
-    command = [*_RAY, "stop", "--address", cluster.dashboard_url, submission_id]
+    """Asks the job to end, and waits until it has: its program may have something to write down."""
+    deadline = time.monotonic() + _STOP_TIMEOUT_S
     try:
-        subprocess.run(
-            command,
-            env=cluster.environment(),
-            cwd=cluster.folder,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            timeout=_STOP_TIMEOUT_S,
-            check=False,  # there may be no job yet
-        )
-    except subprocess.TimeoutExpired:
-        print("The job does not answer; it ends with the cluster.", flush=True)
+        _ask(cluster, f"/api/jobs/{submission_id}/stop", method="POST")
+        while _ask(cluster, f"/api/jobs/{submission_id}")["status"] not in _ENDED and time.monotonic() < deadline:
+            time.sleep(0.2)
+    except OSError:
+        return  # there is no such job yet; nothing is lost, the cluster ends next
 
 
 def _exit_status(cluster: LocalCluster, submission_id: str, said: list[str]) -> int:
-    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
-        with direct.open(f"{cluster.dashboard_url}/api/jobs/{submission_id}", timeout=30) as response:
-            job = json.load(response)
+        job = _ask(cluster, f"/api/jobs/{submission_id}")
     except OSError as error:
         text = " | ".join([line.strip() for line in said if line.strip()][-8:])
         raise UserError(f"Ray took no job, or lost it ({error}); its last words: {text or '(none)'}") from error
     if job["status"] == "SUCCEEDED":
         return 0
+    if job.get("driver_exit_code") is None:  # its program was never started, or killed: it could not say why
+        print(f"The job ended as {job['status']}: {job.get('message')}", file=sys.stderr)
     return _REFUSED if job.get("driver_exit_code") == _REFUSED else _FAILED
+
+
+def _ask(cluster: LocalCluster, path: str, method: str = "GET") -> dict[str, Any]:
+    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    request = urllib.request.Request(f"{cluster.dashboard_url}{path}", method=method)
+    with direct.open(request, timeout=_STOP_TIMEOUT_S) as response:
+        return dict(json.load(response))
 
 
 def _next_steps(folder: Path, working_dir: Path) -> str:
@@ -200,9 +203,10 @@ def _next_steps(folder: Path, working_dir: Path) -> str:
     python = str(interpreter.relative_to(working_dir)) if inside else "python"
     return f"""
 Next:
-  make mlflow       the curves, the images and the model of this run in a browser
-  ls {folder}
-                    its config, checkpoints, result and final model
-Your own images (a folder with one folder a class):
-  {python} jobs/prepare_data.py folder --source DIR --output DATA
-  {python} jobs/finetune.py --recipe custom --data.path DATA"""
+  make mlflow    shows this run's curves, images and model in a browser
+  make demo      starts the next run
+  {folder}
+                 holds its config, checkpoints, result and final model
+Your own images, one folder a class, on a network of your own:
+  {python} jobs/prepare_data.py folder --source IMAGES --output DATA
+  {python} jobs/finetune.py --recipe custom --data.path DATA --model.weights WEIGHTS"""

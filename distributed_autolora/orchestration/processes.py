@@ -34,12 +34,15 @@ def uninterrupted() -> Iterator[None]:
 
 @contextlib.contextmanager
 def stop_signals_interrupt() -> Iterator[None]:
-    """Makes SIGTERM and SIGHUP (a closed terminal) raise KeyboardInterrupt inside, as Ctrl-C does.
+    """Makes SIGTERM and SIGHUP (a closed terminal) raise KeyboardInterrupt inside, as Ctrl-C does, and says so.
 
     A signal that the caller ignores (SIGHUP under nohup) stays ignored.
     """
 
     def interrupt(number: int, frame: FrameType | None) -> None:
+        # Not print: the signal may have come in the middle of one. After SIGHUP there may be no terminal.
+        with contextlib.suppress(OSError):
+            os.write(2, b"\nStopping ...\n")
         raise KeyboardInterrupt
 
     heeded = [number for number in _STOP_SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]

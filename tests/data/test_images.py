@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torchvision.transforms import v2
 
+from distributed_autolora.data import keyed_uniform
 from distributed_autolora.data.images import ImageSource, resized_crop_box
 from distributed_autolora.errors import UserError
 from tests.data.pictures import encode, picture, table_of
@@ -93,13 +94,21 @@ def test_half_of_the_training_images_are_mirrored(tmp_path: Path) -> None:
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.integers(1, 600), st.integers(1, 600), st.lists(st.floats(0, 1 - 2**-24, width=32), min_size=40, max_size=40))
-def test_a_crop_lies_inside_the_image(width: int, height: int, draws: list[float]) -> None:
-    left, top, w, h = resized_crop_box(width, height, draws)
+@given(st.integers(1, 600), st.integers(1, 600), st.integers(0, 2**31 - 1), st.sampled_from([0.0, 0.5, 1 - 2**-24]))
+def test_a_crop_lies_inside_the_image(width: int, height: int, seed: int, place: float) -> None:
+    draws = keyed_uniform(seed, "augmentation", 0, torch.tensor([0]), (10, 4))
+    draws[:, :, 2:] = place
+    left, top, w, h = resized_crop_box(width, height, draws.flatten().tolist())
     assert w > 0
     assert h > 0
     assert 0 <= left <= width - w
     assert 0 <= top <= height - h
+
+
+@pytest.mark.parametrize(("place", "corner"), [(0.0, 0), (1 - 2**-24, 128)])
+def test_crops_reach_both_edges(place: float, corner: int) -> None:
+    a_quarter_square = [(0.25 - 0.08) / 0.92, 0.5]
+    assert resized_crop_box(256, 256, [*a_quarter_square, place, place]) == (corner, corner, 128, 128)
 
 
 def test_crops_have_the_areas_and_ratios_of_torchvisions() -> None:

@@ -96,8 +96,16 @@ def test_a_digest_needs_both_splits(tmp_path: Path) -> None:
         data_digest(str(tmp_path))
 
 
-def test_narrow_integers_and_large_columns_of_other_programs_are_read(tmp_path: Path) -> None:
-    raw(tmp_path, image=pa.array([b"x", b"y"], pa.large_binary()), label=pa.array([1, 0], pa.int8()))
+def test_files_of_other_programs_may_order_and_store_the_columns_in_their_way(tmp_path: Path) -> None:
+    columns = {
+        "row_id": pa.array(["a", "b"], pa.large_string()),
+        "extra": [1.0, 2.0],
+        "label": pa.array([1, 0], pa.int8()),
+        "image": pa.array([b"x", b"y"], pa.large_binary()),
+    }
+    pq.write_table(pa.table(columns).replace_schema_metadata(NAMES), tmp_path / "train-0.parquet")
+    write(tmp_path, "train-1.parquet", rows_of([b"z"]))
     table = read_images(str(tmp_path), "train")
-    assert table.labels.tolist() == [1, 0]
-    assert table.encoded(1) == b"y"
+    assert table.labels.tolist() == [1, 0, 0]
+    assert [table.encoded(row) for row in range(3)] == [b"x", b"y", b"z"]
+    assert table.row_ids == ("a", "b", "id-0")

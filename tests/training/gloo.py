@@ -10,13 +10,13 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
+from torch.multiprocessing.spawn import spawn
 
 
 def run_workers(function: Callable[..., Any], world_size: int, *args: Any) -> list[Any]:
     """Returns what `function(*args)` returned in each of `world_size` processes of one group."""
     with tempfile.TemporaryDirectory() as folder:
-        mp.spawn(_worker, (world_size, folder, function, args), nprocs=world_size)  # type: ignore[no-untyped-call]
+        spawn(_worker, (world_size, folder, function, args), nprocs=world_size)
         return [torch.load(Path(folder) / f"{rank}.pt", weights_only=False) for rank in range(world_size)]
 
 

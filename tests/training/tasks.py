@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from PIL import Image
@@ -43,11 +45,9 @@ def write_task(folder: Path, train: int, test: int = 30, seed: int = 0) -> str:
 
 
 def small_config(
-    folder: str, *, epochs: int = 2, global_batch_size: int = 64, method: str = "autolora"
+    folder: str, *, epochs: int = 2, global_batch_size: int = 64, method: Literal["autolora", "vanilla"] = "autolora"
 ) -> ExperimentConfig:
     """Returns a config for `write_task`'s data that trains in a second."""
-    from dataclasses import replace
-
     config = ExperimentConfig(
         recipe="small",
         data=DataConfig(task="halves", path=folder, val_images_min=30),
@@ -66,8 +66,8 @@ def small_config(
 def _png(index: int, split: str, seed: int) -> bytes:
     generator = np.random.default_rng([seed, index, split == "test"])
     pixels = generator.integers(0, 120, (SIZE, SIZE))
-    half = [np.s_[:, : SIZE // 2], np.s_[:, SIZE // 2 :], np.s_[: SIZE // 2]][index % 3]
-    pixels[half] += 60
+    half = (pixels[:, : SIZE // 2], pixels[:, SIZE // 2 :], pixels[: SIZE // 2])[index % 3]
+    half += 60
     file = io.BytesIO()
     Image.fromarray(pixels.astype(np.uint8)).save(file, "PNG")
     return file.getvalue()

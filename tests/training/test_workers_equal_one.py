@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -17,6 +17,7 @@ from distributed_autolora.training.trainer import Trainer
 from tests.training.gloo import run_workers
 from tests.training.tasks import small_config, write_task
 
+Method = Literal["autolora", "vanilla"]
 BATCHES = (64, 40, 3, 1)
 
 
@@ -33,7 +34,7 @@ class _RecordedSums(LossSums):
         self.steps.append((distributed.sum_over_workers(parts) / distributed.world_size()).tolist())
 
 
-def trajectory(folder: str, method: str) -> dict[str, Any]:
+def trajectory(folder: str, method: Method) -> dict[str, Any]:
     """Takes steps on global batches of 64, 40, 3 and 1 rows, then a whole epoch; returns all that came of it."""
     config = small_config(folder, method=method)
     device = torch.device("cpu")
@@ -58,7 +59,7 @@ def trajectory(folder: str, method: str) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("method", ["autolora", "vanilla"])
-def test_two_workers_give_the_trajectory_of_one(tmp_path: Path, method: str) -> None:
+def test_two_workers_give_the_trajectory_of_one(tmp_path: Path, method: Method) -> None:
     folder = write_task(tmp_path / "task", train=169)
     alone = trajectory(folder, method)
     for worker in run_workers(trajectory, 2, folder, method):

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 QUICK_S = 5
+OPENING_S = 8
 PATIENT_S = 60
 _DATABASE_PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
 _PLAIN_PROBLEMS = {

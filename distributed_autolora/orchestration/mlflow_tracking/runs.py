@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from distributed_autolora.errors import UserError
 from distributed_autolora.orchestration.mlflow_tracking.connection import (
+    OPENING_S,
     PATIENT_S,
     QUICK_S,
     connect,
@@ -50,7 +51,7 @@ def open_run(
     Raises:
         UserError: for a URI that cannot be used, a server that does not answer, or a run that it does not know.
     """
-    with patience(QUICK_S):
+    with patience(OPENING_S):
         try:
             client = connect(uri)
             client.search_experiments(max_results=1)

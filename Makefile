@@ -1,0 +1,56 @@
+# Everything here runs in .venv, which is made when it is missing.
+
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+PORT ?= 5000
+
+# Attacks on shared cores are slower with more threads than with one.
+export OMP_NUM_THREADS = 1
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-long check mlflow clean
+
+help:  ## list what can be made
+	@sed -n 's/^\([a-z-]*\):.*  ## \(.*\)/  make \1	\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 20
+
+demo: $(INSTALLED)  ## fine-tune the shipped model on the shipped images as a Ray job; continues an interrupted demo
+	@$(BIN)/python jobs/demo.py
+
+test: $(INSTALLED)  ## run the tests, but for the long ones
+	@$(BIN)/python -m pytest -m "not long"
+
+test-long: $(INSTALLED)  ## run the long tests
+	@$(BIN)/python -m pytest -m long
+
+check: $(INSTALLED)  ## check style, types and layers
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/python -m pytest tests/test_layers.py
+
+mlflow: $(INSTALLED)  ## show all runs at http://127.0.0.1:5000 (PORT=... for another port)
+	@home="$$($(BIN)/python -c 'from distributed_autolora import config; print(config.output_home(config.RunConfig()))')"; \
+	if [ ! -f "$$home/mlflow.db" ]; then \
+	  echo "There is no tracking store at $$home/mlflow.db yet: run \`make demo\` first." >&2; exit 2; fi; \
+	echo "Open http://127.0.0.1:$(PORT) in a browser (in about 20 seconds); Ctrl-C ends the server."; \
+	exec $(BIN)/python -m mlflow server --backend-store-uri "sqlite:///$$home/mlflow.db" \
+	  --artifacts-destination "$$home/mlartifacts" --host 127.0.0.1 --port $(PORT) --workers 1
+
+clean:  ## remove .venv and caches; runs stay
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis build *.egg-info
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# The stamp is written last, so an interrupted installation is done again.
+$(INSTALLED): pyproject.toml constraints.txt
+	@python=; for candidate in python3.11 python3.12 python3.13 python3; do \
+	  if $$candidate -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; \
+	  then python=$$candidate; break; fi; done; \
+	if [ -z "$$python" ]; then \
+	  echo "No Python 3.11 or newer with its venv module was found: install one (on Debian: python3 python3-venv)." >&2; \
+	  exit 2; fi; \
+	echo "Installing into $(VENV) with $$($$python --version); this takes some minutes the first time ..."; \
+	rm -f $@ && \
+	$$python -m venv --clear $(VENV) && \
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]' && \
+	touch $@

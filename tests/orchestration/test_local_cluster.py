@@ -1,0 +1,171 @@
+"""A cluster of one's own: it starts beside another one, and nothing of it is left."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+from distributed_autolora.errors import UserError
+from distributed_autolora.orchestration.local_cluster import LocalCluster
+from distributed_autolora.orchestration.processes import end_family, stop_signals_interrupt, uninterrupted
+
+# Heeds no SIGTERM, and has a child in a session of its own, as the driver of a Ray job has.
+STUBBORN = """
+import signal, subprocess, sys, time
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], start_new_session=True)
+print(child.pid, flush=True)
+if sys.argv[1] == "stays":
+    time.sleep(600)
+"""
+
+
+def alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except OSError:
+        return False
+
+
+def processes_of(cluster: LocalCluster) -> set[int]:
+    """Returns the processes of the session whose leader was told to work in the cluster's folder."""
+    table = {}
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            session = int((folder / "stat").read_text().rpartition(")")[2].split()[3])
+            table[int(folder.name)] = (session, (folder / "cmdline").read_text())
+        except OSError:
+            continue
+    leaders = {pid for pid, (session, words) in table.items() if pid == session and str(cluster.folder) in words}
+    return {pid for pid, (session, _) in table.items() if session in leaders}
+
+
+def listening(pids: set[int]) -> set[tuple[str, int]]:
+    """Returns (hexadecimal address, port) of the sockets that the processes listen on."""
+    inodes = set()
+    for pid in pids:
+        for link in Path(f"/proc/{pid}/fd").glob("*"):
+            try:
+                inodes.add(os.readlink(link).removeprefix("socket:[").removesuffix("]"))
+            except OSError:
+                continue
+    sockets = set()
+    for table in ("tcp", "tcp6"):
+        for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]:
+            _, local, _, state, *rest = line.split()
+            if state == "0A" and rest[5] in inodes:
+                address, _, port = local.partition(":")
+                sockets.add((address, int(port, 16)))
+    return sockets
+
+
+def answers(cluster: LocalCluster) -> bool:
+    with urllib.request.urlopen(f"{cluster.dashboard_url}/api/version", timeout=30) as response:
+        return b"ray_version" in response.read()
+
+
+def is_free(address: str) -> bool:
+    with socket.socket() as probe:
+        # A connection that was closed a moment ago does not count as somebody who listens.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", int(address.rpartition(":")[2])))
+        except OSError:
+            return False
+    return True
+
+
+def assert_gone(cluster: LocalCluster, pids: set[int]) -> None:
+    assert not [pid for pid in pids if alive(pid)]
+    assert is_free(cluster.address)
+    assert is_free(cluster.dashboard_url)
+    assert not cluster.folder.exists()
+
+
+def test_two_clusters_run_side_by_side_on_loopback_and_leave_nothing() -> None:
+    with LocalCluster() as first:
+        with pytest.raises(ZeroDivisionError), LocalCluster() as second:  # an error inside cleans up as well
+            assert answers(first)
+            assert answers(second)
+            mine = processes_of(second)
+            assert len(mine) > 5
+            assert mine.isdisjoint(processes_of(first))
+            sockets = listening(mine)
+            assert int(second.address.rpartition(":")[2]) in {port for _, port in sockets}
+            # 127.0.0.1 as IPv4, and mapped into IPv6.
+            assert {address for address, _ in sockets} <= {"0100007F", "0000000000000000FFFF00000100007F"}
+            _ = 1 / 0
+        assert_gone(second, mine)
+        assert answers(first)
+        others = processes_of(first)
+    assert_gone(first, others)
+
+
+def test_a_cluster_that_does_not_answer_is_reported_in_one_line_and_cleaned_up() -> None:
+    cluster = LocalCluster(start_timeout_s=0.0)
+    with pytest.raises(UserError, match="did not answer within 0 s") as caught, cluster:
+        pass
+    assert "\n" not in str(caught.value)
+    assert not cluster.folder.exists()
+
+
+def test_a_cluster_that_ray_refuses_is_reported_with_the_end_of_its_log() -> None:
+    cluster = LocalCluster(num_cpus=-1)
+    with pytest.raises(UserError, match=r"ended with status \d+ at its start: .*-1") as caught, cluster:
+        pass
+    assert "\n" not in str(caught.value)
+    assert not cluster.folder.exists()
+
+
+def test_child_processes_see_this_cluster_and_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", "192.0.2.1:6379")
+    monkeypatch.setenv("RAY_API_SERVER_ADDRESS", "http://192.0.2.1:8265")
+    monkeypatch.setenv("NO_PROXY", "example.org")
+    environment = LocalCluster().environment()
+    assert not [key for key, value in environment.items() if key.startswith("RAY_") and "192.0.2.1" in value]
+    assert environment["RAY_AUTH_MODE"] == "disabled"
+    assert environment["NO_PROXY"] == "example.org,127.0.0.1,localhost"
+    found = subprocess.run(
+        ["sh", "-c", "command -v python"], env=environment, capture_output=True, text=True, check=True
+    ).stdout
+    assert Path(found.strip()).parent == Path(sys.executable).parent
+
+
+@pytest.mark.parametrize("parent", ["stays", "leaves"])
+def test_a_child_in_another_session_is_ended_too(parent: str) -> None:
+    head = subprocess.Popen(
+        [sys.executable, "-c", f"import subprocess, sys, time\nsubprocess.Popen([sys.executable, '-c', {STUBBORN!r}, "
+         "'stays'])\ntime.sleep(600)"],
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    assert head.stdout is not None
+    child = int(head.stdout.readline())
+    assert alive(child)
+    end_family(head)
+    assert head.returncode is not None
+    assert not alive(child)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_stop_signals_interrupt_but_not_a_clean_up(number: signal.Signals) -> None:
+    before = signal.getsignal(number)
+    finished = False
+    with pytest.raises(KeyboardInterrupt), stop_signals_interrupt():
+        with uninterrupted():
+            os.kill(os.getpid(), number)
+            time.sleep(0.01)
+            finished = True
+        os.kill(os.getpid(), number)
+        time.sleep(5)
+    assert finished
+    assert signal.getsignal(number) is before

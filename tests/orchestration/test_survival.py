@@ -1,0 +1,143 @@
+"""Whatever is killed, the run ends with the weights it would have had."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from distributed_autolora.models import read_weights
+from distributed_autolora.orchestration.run_folder import config_text
+from distributed_autolora.training.loop import fit
+from distributed_autolora.training.task_data import TaskData
+from tests.training.gloo import run_workers
+from tests.training.tasks import small_config, write_task
+from tests.training.test_resume import FolderReporter
+
+ROOT = Path(__file__).parent.parent.parent
+EPOCHS = 6
+Record = dict[str, Any]
+
+
+def uninterrupted(task: str, folder: str) -> tuple[dict[str, Tensor], list[Record]]:
+    """Trains in this process of a gloo group, without Ray."""
+    config = small_config(task, epochs=EPOCHS, global_batch_size=32)
+    data = TaskData(config, task, torch.device("cpu"))
+    result = fit(config, data, None, FolderReporter(Path(folder)))
+    return dict(result.weights), result.history
+
+
+def without_times(history: list[Record]) -> list[Record]:
+    return [
+        {key: value for key, value in record.items() if not key.startswith(("seconds", "images"))} for record in history
+    ]
+
+
+@contextmanager
+def driver(folder: Path) -> Iterator[subprocess.Popen[str]]:
+    """Runs `python jobs/finetune.py` on a local Ray of its own; kills it if it is still there at the end."""
+    command = [sys.executable, "jobs/finetune.py", "--config", str(folder / "config.yaml"), "--run.name", "mine"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "DISTRIBUTED_AUTOLORA_HOME": str(folder / "home")}
+    environment.pop("RAY_ADDRESS", None)
+    process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True)
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
+def training_workers(driver: int) -> list[int]:
+    """Returns the process ids of the training workers below a driver."""
+    parents = {}
+    for status in Path("/proc").glob("[0-9]*/stat"):
+        with status.open() as file:
+            parents[int(status.parent.name)] = int(file.read().rpartition(")")[2].split()[1])
+    below = {driver}
+    while more := {child for child, parent in parents.items() if parent in below} - below:
+        below |= more
+    titles = {pid: Path(f"/proc/{pid}/cmdline").read_bytes() for pid in below}
+    return sorted(pid for pid, title in titles.items() if title.startswith(b"ray::RayTrainWorker"))
+
+
+def wait_for(condition: Callable[[], bool], what: str, seconds: float = 120) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"{what} did not happen within {seconds} s"
+        time.sleep(0.05)
+
+
+@pytest.fixture(scope="module")
+def survivor(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """A two-worker run on Ray whose worker is killed after epoch 1 and whose driver after epoch 3, then finished."""
+    folder = tmp_path_factory.mktemp("survival")
+    task = write_task(folder / "task", train=140)
+    config = small_config(task, epochs=EPOCHS, global_batch_size=32)
+    config = replace(config, run=replace(config.run, name="mine"))
+    (folder / "config.yaml").write_text(config_text(config))
+    history = folder / "home" / "runs" / "mine" / "history.json"
+
+    def epochs() -> int:
+        return len(json.loads(history.read_text())) if history.is_file() else 0
+
+    with driver(folder) as process:
+        wait_for(lambda: epochs() >= 1, "epoch 1")
+        os.kill(training_workers(process.pid)[-1], signal.SIGKILL)
+        before = epochs()
+        wait_for(lambda: epochs() > before, "an epoch after the worker's death")
+        os.kill(process.pid, signal.SIGKILL)
+    assert not (history.parent / "result.json").exists(), "the run must be killed before its end"
+    with driver(folder) as process:
+        output, _ = process.communicate(timeout=180)
+    assert process.returncode == 0, output
+    return history.parent, output
+
+
+def test_a_killed_run_ends_bit_for_bit_as_an_uninterrupted_one(survivor: tuple[Path, str], tmp_path: Path) -> None:
+    folder, _ = survivor
+    task = str(folder.parents[2] / "task")
+    weights, history = run_workers(uninterrupted, 2, task, str(tmp_path / "checkpoints"))[0]
+    finished = read_weights(folder / "model.safetensors")
+    assert without_times(json.loads((folder / "history.json").read_text())) == without_times(history)
+    for name, value in finished.items():
+        assert torch.equal(value, weights[f"backbone.{name}"]), name
+
+
+def test_mlflow_has_each_step_once_in_one_run(survivor: tuple[Path, str]) -> None:
+    from mlflow import MlflowClient
+
+    folder, _ = survivor
+    client = MlflowClient(f"sqlite:///{folder.parents[1] / 'mlflow.db'}")
+    (experiment,) = [e for e in client.search_experiments() if e.name == "distributed_autolora"]
+    (run,) = client.search_runs([experiment.experiment_id])
+    assert run.info.status == "FINISHED"
+    for key in ("lr", "train/loss/total", "val/robust_accuracy/pgd2"):
+        assert [metric.step for metric in client.get_metric_history(run.info.run_id, key)] == list(range(1, EPOCHS + 1))
+
+
+def test_the_log_says_that_the_run_goes_on_and_how_it_ended(survivor: tuple[Path, str]) -> None:
+    _, output = survivor
+    assert 'Run "mine" continues after epoch' in output
+    assert "PGD-2" in output
+    assert max(map(len, output.splitlines()[1:])) <= 80
+
+
+def test_a_finished_run_shows_its_table_and_runs_afresh_under_a_new_number(survivor: tuple[Path, str]) -> None:
+    folder, _ = survivor
+    with driver(folder.parents[2]) as process:
+        output, _ = process.communicate(timeout=60)
+    assert process.returncode == 0
+    assert "is finished" in output
+    assert "--fresh" in output

@@ -1,0 +1,183 @@
+"""A lower layer never imports a higher one, and each outside world has one door.
+
+Read from the source where a rule is about who may import; seen in a fresh interpreter where it is about
+what an import brings along.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGE = "distributed_autolora"
+REPOSITORY = Path(__file__).resolve().parent.parent
+LEVELS = {
+    "errors": 0,
+    "core": 0,
+    "config": 1,
+    "recipes": 2,
+    "studies": 2,
+    "models": 2,
+    "data": 2,
+    "training": 3,
+    "reporting": 4,
+    "orchestration": 5,
+    "cli": 6,
+    "jobs": 7,
+}
+DOORS = {
+    "ray": f"{PACKAGE}.orchestration",
+    "mlflow": f"{PACKAGE}.orchestration.mlflow_tracking",
+    "torch.distributed": f"{PACKAGE}.training.distributed",
+}
+STANDARD = (*sorted(sys.stdlib_module_names), PACKAGE)
+# What modules of these layers may import, at their top or inside a function; None: anything else as well.
+OUTSIDE = {
+    "errors": STANDARD,
+    "config": STANDARD,
+    "recipes": STANDARD,
+    "studies": STANDARD,
+    "core": (*STANDARD, "torch"),
+}
+# Layers whose import must bring none of these along, in the order in which a fresh interpreter imports them.
+LIGHT = {
+    "errors": ("numpy", "torch", "ray", "mlflow"),
+    "config": ("numpy", "torch", "ray", "mlflow"),
+    "recipes": ("numpy", "torch", "ray", "mlflow"),
+    "studies": ("numpy", "torch", "ray", "mlflow"),
+    "cli": ("torch", "ray", "mlflow"),
+    "core": ("ray", "mlflow", "torchvision"),
+    "models": ("ray", "mlflow"),
+    "data": ("ray", "mlflow"),
+    "training": ("ray", "mlflow"),
+}
+
+IMPORT_AND_TELL = """
+import importlib, json, sys
+brought, known = {}, set(sys.modules)
+for name in json.load(sys.stdin):
+    importlib.import_module(name)
+    brought[name] = sorted(set(sys.modules) - known)
+    known = set(sys.modules)
+print(json.dumps(brought))
+"""
+
+
+def modules() -> dict[str, Path]:
+    """Returns every module of the package and every program, by its full name."""
+    files = [*(REPOSITORY / PACKAGE).rglob("*.py"), *(REPOSITORY / "jobs").glob("*.py")]
+    names = (".".join(file.relative_to(REPOSITORY).with_suffix("").parts).removesuffix(".__init__") for file in files)
+    return dict(sorted(zip(names, files, strict=True)))
+
+
+def layer(module: str) -> str:
+    """Returns "core" for distributed_autolora.core.lora, "jobs" for jobs.finetune, "" for the package itself."""
+    return module.removeprefix(PACKAGE).lstrip(".").partition(".")[0]
+
+
+def within(module: str, *packages: str) -> bool:
+    """Tells whether the module is one of the packages or inside one."""
+    return any(f"{module}.".startswith(f"{package}.") for package in packages)
+
+
+def imported_names(source: str) -> set[str]:
+    """Returns the full names that a source imports anywhere, and the names of torch that it reaches by attribute."""
+    names = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "imports are absolute"
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+        elif isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "torch":
+            names.add(f"torch.{node.attr}")
+    return names
+
+
+def upward_imports(module: str, names: set[str]) -> list[str]:
+    """Returns the names that belong to a layer which the module's own layer may not import."""
+    own = layer(module)
+    inside = [name for name in names if within(name, PACKAGE, "jobs") and layer(name) not in ("", own)]
+    return sorted(name for name in inside if LEVELS.get(layer(name), -1) >= LEVELS[own])
+
+
+@pytest.fixture(scope="module")
+def brought() -> dict[str, list[str]]:
+    """What each module of the light layers brings into a fresh interpreter beyond those imported before it."""
+    names = [name for part in LIGHT for name in modules() if within(name, f"{PACKAGE}.{part}")]
+    done = subprocess.run(
+        [sys.executable, "-c", IMPORT_AND_TELL],
+        input=json.dumps([PACKAGE, *names]),
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return dict(json.loads(done.stdout))
+
+
+def test_every_module_belongs_to_a_known_layer() -> None:
+    unknown = [name for name in modules() if name != PACKAGE and layer(name) not in LEVELS]
+    assert unknown == []
+
+
+@pytest.mark.parametrize("module", [name for name in modules() if name != PACKAGE])
+def test_a_module_imports_only_lower_layers_and_its_own(module: str) -> None:
+    assert upward_imports(module, imported_names(modules()[module].read_text())) == []
+
+
+@pytest.mark.parametrize(("library", "door"), DOORS.items())
+def test_only_the_door_imports_the_library(library: str, door: str) -> None:
+    importers = [
+        module
+        for module, file in modules().items()
+        if any(within(name, library) for name in imported_names(file.read_text()))
+    ]
+    assert [module for module in importers if not within(module, door)] == []
+    assert importers != []
+
+
+@pytest.mark.parametrize("part", OUTSIDE)
+def test_the_lowest_layers_import_nothing_else(part: str) -> None:
+    for module, file in modules().items():
+        if layer(module) == part:
+            foreign = [name for name in imported_names(file.read_text()) if not within(name, *OUTSIDE[part])]
+            assert foreign == [], module
+
+
+@pytest.mark.parametrize("part", LIGHT)
+def test_importing_a_layer_brings_no_forbidden_library_along(part: str, brought: dict[str, list[str]]) -> None:
+    for module, names in brought.items():
+        if layer(module) == part:
+            assert [name for name in names if within(name, *LIGHT[part])] == [], module
+
+
+def test_programs_are_short_and_hold_no_tensors() -> None:
+    for module, file in modules().items():
+        if layer(module) == "jobs":
+            assert len(file.read_text().splitlines()) < 80, module
+            assert not [name for name in imported_names(file.read_text()) if within(name, "torch", "numpy")], module
+
+
+def test_forbidden_imports_are_found_in_every_spelling() -> None:
+    spellings = (
+        "import torch.distributed as d",
+        "from torch import distributed",
+        "from torch.distributed import barrier",
+    )
+    for source in (*spellings, "import torch\ndef f():\n    torch.distributed.barrier()"):
+        assert any(within(name, "torch.distributed") for name in imported_names(source)), source
+    assert not within("rayon", "ray")
+    upward = imported_names(f"def f():\n    from {PACKAGE} import training")
+    assert upward_imports(f"{PACKAGE}.core.lora", upward) == [f"{PACKAGE}.training"]
+    assert upward_imports(f"{PACKAGE}.cli", upward) == []
+
+
+def test_what_an_import_brings_along_is_seen(brought: dict[str, list[str]]) -> None:
+    assert any("torch" in names for names in brought.values())

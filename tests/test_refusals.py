@@ -1,0 +1,189 @@
+"""Bad input is refused before work starts, in one line that says what, where and what to do."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from distributed_autolora.cli import parse_training_flags
+from distributed_autolora.config import output_home
+from distributed_autolora.errors import UserError
+from distributed_autolora.models import build, save_weights
+from distributed_autolora.orchestration.preflight import find_inputs
+from distributed_autolora.orchestration.run_folder import RunFolder, run_name, with_precision
+from distributed_autolora.orchestration.train_run import train_run
+from tests.training.tasks import write_task
+
+ROOT = Path(__file__).parent.parent
+SMALL = ["--recipe", "demo", "--data.task", "halves", "--model.weights", "None"]
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a case prepares its bad input."""
+
+    folder: Path
+
+    def task(self) -> list[str]:
+        """Flags of a sound run on a small task."""
+        return [*SMALL, "--data.path", write_task(self.folder / "task", train=130)]
+
+    def file(self, name: str, content: bytes) -> str:
+        path = self.folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+        return str(path)
+
+
+def _change_row_7(place: Place, column: str, value: object) -> list[str]:
+    """Returns flags of a run whose training row 7 holds `value`."""
+    flags = place.task()
+    path = place.folder / "task" / "train.parquet"
+    table = pq.read_table(path)
+    values = table[column].to_pylist()
+    values[7] = value
+    index = table.schema.get_field_index(column)
+    pq.write_table(
+        table.set_column(index, column, pa.array(values)).replace_schema_metadata(table.schema.metadata), path
+    )
+    return flags
+
+
+def _truncated_parquet(place: Place) -> list[str]:
+    flags = place.task()
+    path = place.folder / "task" / "train.parquet"
+    path.write_bytes(path.read_bytes()[:-100])
+    return flags
+
+
+def _missing_parquet(place: Place) -> list[str]:
+    flags = place.task()
+    (place.folder / "task" / "test.parquet").unlink()
+    return flags
+
+
+def _weights(place: Place, break_: Callable[[dict[str, torch.Tensor]], None]) -> list[str]:
+    state = build("small_resnet", 3, mean=(0.5,), std=(0.25,)).backbone.state_dict()
+    break_(state)
+    save_weights(state, place.folder / "weights.safetensors")
+    return [*place.task(), "--model.weights", str(place.folder / "weights.safetensors")]
+
+
+def _nan(state: dict[str, torch.Tensor]) -> None:
+    state["layer1.0.conv1.weight"][0] = float("nan")
+
+
+def _other_architecture(state: dict[str, torch.Tensor]) -> None:
+    state["layer4.0.conv1.weight"] = state.pop("layer1.0.conv1.weight")
+
+
+def _existing_run(place: Place) -> list[str]:
+    flags = [*place.task(), "--run.name", "mine"]
+    config, _ = find_inputs(parse_training_flags("", "demo", flags).experiment)
+    folder = RunFolder(output_home(config.run) / "runs" / run_name(config))
+    folder.path.mkdir(parents=True)
+    folder.create(with_precision(config, "float32"))
+    return [*flags, "--optimization.lr", "0.02"]
+
+
+def _run_in_use(place: Place) -> list[str]:
+    flags = [*place.task(), "--run.name", "mine"]
+    config, _ = find_inputs(parse_training_flags("", "demo", flags).experiment)
+    folder = RunFolder(output_home(config.run) / "runs" / "mine")
+    folder.hold()
+    folder.create(with_precision(config, "float32"))
+    HELD.append(folder)
+    return flags
+
+
+HELD: list[RunFolder] = []
+
+CASES: dict[str, tuple[Callable[[Place], list[str]], list[str]]] = {
+    "a wrong flag": (lambda p: ["--optimisation.lr", "1"], ['"--optimisation.lr"', 'mean "--optimization.lr"']),
+    "an unknown recipe": (lambda p: ["--recipe", "dem"], ['"dem"', 'mean "demo"']),
+    "an unknown key": (
+        lambda p: ["--config", p.file("c.yaml", b"optimization: {learning_rat: 1}")],
+        ['"optimization.learning_rat"'],
+    ),
+    "a wrong type": (lambda p: ["--config", p.file("c.yaml", b"seed: many")], ['"seed"', "whole number"]),
+    "a file that is no YAML": (lambda p: ["--config", p.file("c.yaml", b"a: [")], ["c.yaml", "no YAML"]),
+    "a config that is missing": (lambda p: ["--config", "nowhere.yaml"], ["nowhere.yaml"]),
+    "a recipe and a config": (lambda p: ["--recipe", "demo", "--config", "x"], ["not both"]),
+    "a missing folder": (lambda p: [*SMALL, "--data.path", "/nowhere"], ["/nowhere"]),
+    "a missing Parquet file": (_missing_parquet, ["test*.parquet", "prepare_data"]),
+    "a corrupt Parquet file": (_truncated_parquet, ["train.parquet", "cannot be read"]),
+    "a label out of range": (lambda p: _change_row_7(p, "label", 3), ["row 7", "label 3"]),
+    "an image that cannot be decoded": (lambda p: _change_row_7(p, "image", b"no image"), ["row 7"]),
+    "data of no task": (lambda p: ["--recipe", "custom"], ["--data.path", "prepare_data"]),
+    "weights that are missing": (lambda p: [*p.task(), "--model.weights", "/no/file"], ["/no/file"]),
+    "weights that are no weights": (
+        lambda p: [*p.task(), "--model.weights", p.file("w.safetensors", b"junk")],
+        ["w.safetensors", "cannot be read"],
+    ),
+    "weights of another architecture": (
+        lambda p: _weights(p, _other_architecture),
+        ["another architecture", "layer1.0.conv1.weight"],
+    ),
+    "weights with NaN": (lambda p: _weights(p, _nan), ["NaN", "layer1.0.conv1.weight"]),
+    "an unknown backbone": (lambda p: [*p.task(), "--model.backbone", "resnet17"], ['mean "resnet1']),
+    "more workers than CPUs": (
+        lambda p: [*p.task(), "--scaling.num-workers", "4096"],
+        ["4096 workers", "--scaling.num-workers"],
+    ),
+    "a negative epsilon": (lambda p: [*p.task(), "--threat-model.epsilon=-0.1"], ["threat_model.epsilon", "-0.1"]),
+    "an infinite learning rate": (lambda p: [*p.task(), "--optimization.lr", "inf"], ["optimization.lr", "finite"]),
+    "a subset larger than the data": (lambda p: [*p.task(), "--data.train-images", "900"], ["900", "130 images"]),
+    "an existing run of another config": (_existing_run, ['"mine"', "optimization.lr is 0.01 there and 0.02 here"]),
+    "a run in use": (_run_in_use, ['"mine"', "in use"]),
+    "an output folder that cannot be written": (
+        lambda p: [*p.task(), "--run.output", p.file("file", b"") + "/below"],
+        ["cannot be written", "--run.output"],
+    ),
+    "a run name that is no name": (lambda p: [*p.task(), "--run.name", "../up"], ["run.name", "../up"]),
+    "data that are not the config's": (lambda p: [*p.task(), "--data.digest", "0" * 64], ["not those of the config"]),
+    "an MLflow server that is away": (
+        lambda p: [*p.task(), "--run.mlflow-uri", "http://user:secret@127.0.0.1:9"],
+        ["127.0.0.1:9"],
+    ),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_bad_input_is_refused_in_one_line(
+    case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("DISTRIBUTED_AUTOLORA_HOME", str(tmp_path / "home"))
+    prepare, fragments = CASES[case]
+    arguments = prepare(Place(tmp_path))
+    with pytest.raises(UserError) as refusal:
+        _finetune(arguments)
+    message = str(refusal.value)
+    assert "\n" not in message
+    assert "secret" not in message + capsys.readouterr().out
+    for fragment in fragments:
+        assert fragment in message, message
+
+
+def _finetune(arguments: list[str]) -> None:
+    flags = parse_training_flags("", "demo", arguments)
+    train_run(flags.experiment, fresh=flags.fresh)
+
+
+def test_a_program_ends_with_one_line_and_status_2(tmp_path: Path) -> None:
+    command = [sys.executable, "jobs/finetune.py", "--data.path", "/nowhere", "--run.output", str(tmp_path)]
+    done = subprocess.run(
+        command, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: ")
+    assert len(done.stderr.splitlines()) == 1
+    assert done.stdout == ""
