@@ -6,7 +6,6 @@ import os
 import re
 import signal
 import sys
-import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -16,11 +15,12 @@ from typing import Annotated, NoReturn
 import tyro
 
 from distributed_autolora.config import ExperimentConfig, fraction, nearest
-from distributed_autolora.errors import TrainingDivergedError, UserError
+from distributed_autolora.errors import RunFailedError, UserError
 from distributed_autolora.orchestration.run_folder import read_config
 from distributed_autolora.recipes import RECIPES, recipe
 
 DONE, FAILED, REFUSED, INTERRUPTED = 0, 1, 2, 130
+CONTINUES = "The same command goes on from the last finished epoch."
 _FRACTION = re.compile(r"\d+(\.\d+)?/\d+(\.\d+)?")
 
 
@@ -67,28 +67,29 @@ def parse_training_flags(
     )
 
 
-def run_program(main: Callable[[], None]) -> NoReturn:
+def run_program(main: Callable[[], None], *, when_interrupted: str = CONTINUES) -> NoReturn:
     """Runs a program and ends the process: 0 done, 1 failed, 2 refused input, 130 interrupted.
 
     A user's mistake is one line on stderr; a stack trace is shown for defects only.
+
+    Args:
+        main: the program.
+        when_interrupted: what Ctrl-C or SIGTERM leaves, for people.
     """
     signal.signal(signal.SIGTERM, _interrupt)
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     try:
         main()
         status = DONE
-    except TrainingDivergedError as error:
+    except RunFailedError as error:
         print(f"error: {error}", file=sys.stderr)
         status = FAILED
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         status = REFUSED
     except KeyboardInterrupt:
-        print("\nInterrupted. The same command goes on from the last finished epoch.", file=sys.stderr)
+        print(f"\nInterrupted. {when_interrupted}", file=sys.stderr)
         status = INTERRUPTED
-    except RuntimeError:
-        traceback.print_exc()
-        status = FAILED
     sys.stdout.flush()
     sys.exit(status)
 

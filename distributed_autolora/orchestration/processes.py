@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 _STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _POLL_S = 0.1
@@ -68,7 +68,7 @@ class _Seen(NamedTuple):
     alive: bool
 
 
-def end_family(head: subprocess.Popen[bytes]) -> None:
+def end_family(head: subprocess.Popen[Any]) -> None:
     """Stops the head and all that descends from it, orphans included; returns when none is left."""
     family = _relatives(head.pid, set())
     head.terminate()

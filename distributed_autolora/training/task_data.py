@@ -11,10 +11,9 @@ from distributed_autolora.config import ExperimentConfig
 from distributed_autolora.data.augmentation import crop_flip, to_unit_interval
 from distributed_autolora.data.images import ImageSource
 from distributed_autolora.data.parquet import ImageTable, check_same_classes, read_images
-from distributed_autolora.data.splits import Split, split_train_val, stratified_subset
+from distributed_autolora.data.splits import Split, split_digest, split_train_val, stratified_subset
 from distributed_autolora.errors import UserError
 
-FEW_VALIDATION_IMAGES = 100
 AugmentationStream = Literal["augmentation", "natural_accuracy"]
 
 
@@ -111,4 +110,5 @@ def split_rows(config: ExperimentConfig, table: ImageTable) -> Split:
         minimum=config.data.val_images_min,
         seed=config.data.split_seed,
     )
-    return Split(train=subset[split.train], val=subset[split.val], digest=split.digest)
+    train, val = subset[split.train], subset[split.val]
+    return Split(train=train, val=val, digest=split_digest(train, val))

@@ -17,14 +17,18 @@ from distributed_autolora.errors import UserError
 from distributed_autolora.orchestration.local_cluster import LocalCluster
 from distributed_autolora.orchestration.processes import end_family, stop_signals_interrupt, uninterrupted
 
-# Heeds no SIGTERM, and has a child in a session of its own, as the driver of a Ray job has.
+# A head with a child that heeds no SIGTERM and has a child in a session of its own, as the driver of a Ray job is.
 STUBBORN = """
 import signal, subprocess, sys, time
 signal.signal(signal.SIGTERM, signal.SIG_IGN)
 child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], start_new_session=True)
 print(child.pid, flush=True)
-if sys.argv[1] == "stays":
-    time.sleep(600)
+time.sleep(600)
+"""
+HEAD = f"""
+import subprocess, sys, time
+subprocess.Popen([sys.executable, "-c", {STUBBORN!r}])
+time.sleep(600)
 """
 
 
@@ -90,20 +94,31 @@ def assert_gone(cluster: LocalCluster, pids: set[int]) -> None:
     assert not cluster.folder.exists()
 
 
+class DeliberateError(Exception):
+    """Raised inside a cluster."""
+
+
+def use_beside(first: LocalCluster, second: LocalCluster, seen: set[int]) -> None:
+    """Starts the second cluster, looks at it, remembers its processes, and leaves it by an error."""
+    with second:
+        assert answers(first)
+        assert answers(second)
+        seen |= processes_of(second)
+        assert len(seen) > 5
+        assert seen.isdisjoint(processes_of(first))
+        sockets = listening(seen)
+        assert int(second.address.rpartition(":")[2]) in {port for _, port in sockets}
+        # 127.0.0.1 as IPv4, and mapped into IPv6.
+        assert {address for address, _ in sockets} <= {"0100007F", "0000000000000000FFFF00000100007F"}
+        raise DeliberateError
+
+
 def test_two_clusters_run_side_by_side_on_loopback_and_leave_nothing() -> None:
+    second, seen = LocalCluster(), set[int]()
     with LocalCluster() as first:
-        with pytest.raises(ZeroDivisionError), LocalCluster() as second:  # an error inside cleans up as well
-            assert answers(first)
-            assert answers(second)
-            mine = processes_of(second)
-            assert len(mine) > 5
-            assert mine.isdisjoint(processes_of(first))
-            sockets = listening(mine)
-            assert int(second.address.rpartition(":")[2]) in {port for _, port in sockets}
-            # 127.0.0.1 as IPv4, and mapped into IPv6.
-            assert {address for address, _ in sockets} <= {"0100007F", "0000000000000000FFFF00000100007F"}
-            _ = 1 / 0
-        assert_gone(second, mine)
+        with pytest.raises(DeliberateError):
+            use_beside(first, second, seen)
+        assert_gone(second, seen)
         assert answers(first)
         others = processes_of(first)
     assert_gone(first, others)
@@ -117,9 +132,10 @@ def test_a_cluster_that_does_not_answer_is_reported_in_one_line_and_cleaned_up()
     assert not cluster.folder.exists()
 
 
-def test_a_cluster_that_ray_refuses_is_reported_with_the_end_of_its_log() -> None:
-    cluster = LocalCluster(num_cpus=-1)
-    with pytest.raises(UserError, match=r"ended with status \d+ at its start: .*-1") as caught, cluster:
+def test_a_cluster_that_ends_at_its_start_is_reported_with_the_end_of_its_log(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_START_HOOK", "no_such_module.hook")
+    cluster = LocalCluster()
+    with pytest.raises(UserError, match=r"ended with status 1 at its start: .*no_such_module") as caught, cluster:
         pass
     assert "\n" not in str(caught.value)
     assert not cluster.folder.exists()
@@ -139,33 +155,33 @@ def test_child_processes_see_this_cluster_and_no_other(monkeypatch: pytest.Monke
     assert Path(found.strip()).parent == Path(sys.executable).parent
 
 
-@pytest.mark.parametrize("parent", ["stays", "leaves"])
-def test_a_child_in_another_session_is_ended_too(parent: str) -> None:
-    head = subprocess.Popen(
-        [sys.executable, "-c", f"import subprocess, sys, time\nsubprocess.Popen([sys.executable, '-c', {STUBBORN!r}, "
-         "'stays'])\ntime.sleep(600)"],
-        stdout=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
+def test_a_child_in_another_session_is_ended_too() -> None:
+    head = subprocess.Popen([sys.executable, "-c", HEAD], stdout=subprocess.PIPE, text=True, start_new_session=True)
     assert head.stdout is not None
     child = int(head.stdout.readline())
     assert alive(child)
     end_family(head)
-    assert head.returncode is not None
+    assert head.returncode == -signal.SIGTERM
     assert not alive(child)
+
+
+def signal_twice(number: signal.Signals, steps: list[str]) -> None:
+    """Sends itself a signal during a clean-up and one after it."""
+    with stop_signals_interrupt():
+        with uninterrupted():
+            os.kill(os.getpid(), number)
+            time.sleep(0.01)
+            steps.append("cleaned up")
+        os.kill(os.getpid(), number)
+        time.sleep(5)
+        steps.append("went on")
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_stop_signals_interrupt_but_not_a_clean_up(number: signal.Signals) -> None:
     before = signal.getsignal(number)
-    finished = False
-    with pytest.raises(KeyboardInterrupt), stop_signals_interrupt():
-        with uninterrupted():
-            os.kill(os.getpid(), number)
-            time.sleep(0.01)
-            finished = True
-        os.kill(os.getpid(), number)
-        time.sleep(5)
-    assert finished
+    steps: list[str] = []
+    with pytest.raises(KeyboardInterrupt):
+        signal_twice(number, steps)
+    assert steps == ["cleaned up"]
     assert signal.getsignal(number) is before

@@ -23,6 +23,8 @@ PATIENT_S = 60
 _DATABASE_PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
 _PLAIN_PROBLEMS = {
     "refused": "connection refused",
+    "reset by peer": "connection lost",
+    "Connection aborted": "connection lost",
     "timed out": "no answer in time",
     "resolve": "unknown host name",
     "Name or service not known": "unknown host name",
@@ -41,10 +43,12 @@ def connect(uri: str) -> MlflowClient:
         UserError: for a URI that cannot be used.
     """
     _check_uri(uri)
-    # MLflow would report usage to its makers, list every migration of a new database, and warn without git.
+    # MLflow would report usage to its makers, list every migration of a new database, print links into the log of
+    # the run, and warn without git.
     for name, value in (
         ("MLFLOW_DISABLE_TELEMETRY", "true"),
         ("MLFLOW_LOGGING_LEVEL", "WARNING"),
+        ("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true"),
         ("GIT_PYTHON_REFRESH", "quiet"),
     ):
         os.environ.setdefault(name, value)

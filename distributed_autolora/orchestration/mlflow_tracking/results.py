@@ -129,21 +129,20 @@ def _export(uri: str, run_id: str, model: nn.Module, example: Tensor, step: int)
     import mlflow.pytorch
     import numpy
     import torch
-    from mlflow.models import Model
 
+    status = connect(uri).get_run(run_id).info.status
     mlflow.set_tracking_uri(uri)
-    # As mlflow.pytorch.log_model does, which has no run_id: it needs an active run, and would close it.
-    Model.log(
-        artifact_path=None,
-        name="model",
-        flavor=mlflow.pytorch,
-        run_id=run_id,
-        step=step,
-        pytorch_model=copy.deepcopy(model).cpu().eval(),
-        input_example=example.detach().cpu().numpy(),
-        pip_requirements=[
-            f"mlflow=={mlflow.__version__}",
-            f"torch=={torch.__version__.partition('+')[0]}",
-            f"numpy=={numpy.__version__}",
-        ],
-    )
+    # Only within an active run does the model go to the run's experiment and artifacts. Leaving it ends the run.
+    with mlflow.start_run(run_id=run_id):
+        mlflow.pytorch.log_model(
+            copy.deepcopy(model).cpu().eval(),
+            name="model",
+            step=step,
+            input_example=example.detach().cpu().numpy(),
+            pip_requirements=[
+                f"mlflow=={mlflow.__version__}",
+                f"torch=={torch.__version__.partition('+')[0]}",
+                f"numpy=={numpy.__version__}",
+            ],
+        )
+    connect(uri).update_run(run_id, status=status)

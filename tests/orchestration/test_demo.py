@@ -1,0 +1,175 @@
+"""The demo chooses the right run, shows the job and nothing else, and leaves nothing behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from distributed_autolora.errors import UserError
+from distributed_autolora.orchestration.demo import choose_run, job_lines, submit_and_follow
+from distributed_autolora.orchestration.local_cluster import LocalCluster
+from distributed_autolora.orchestration.run_folder import RunFolder
+
+# Stands for the training program: what the demo needs of it is its flag, its folder and its exit status.
+PROGRAM = """
+import json, os, signal, sys, time
+from pathlib import Path
+
+status = int(sys.argv[1])
+folder = Path(os.environ["DISTRIBUTED_AUTOLORA_HOME"], "runs", sys.argv[sys.argv.index("--run.name") + 1])
+folder.mkdir(parents=True, exist_ok=True)
+
+
+def interrupted(number, frame):
+    (folder / "told").touch()
+    sys.exit(130)
+
+
+signal.signal(signal.SIGTERM, interrupted)
+seen = {name: os.environ.get(name) for name in ("RAY_ADDRESS", "OMP_NUM_THREADS")}
+print("sees", json.dumps({**seen, "python": sys.executable}))
+print("error: spoken on stderr", file=sys.stderr)
+print("working", flush=True)
+if status == 0:
+    (folder / "result.json").write_text("{}")
+elif status == 130:
+    time.sleep(600)
+sys.exit(status)
+"""
+DEMO = """
+import sys
+from pathlib import Path
+from distributed_autolora.orchestration.demo import run_demo
+
+home, folder, *entrypoint = sys.argv[1:]
+sys.exit(run_demo(home=Path(home), working_dir=Path(folder), entrypoint=entrypoint))
+"""
+SUBMIT_SAYS = """\
+2026-01-01 00:00:00,001\tINFO cli.py:42 -- Job submission server address: http://127.0.0.1:20001
+2026-01-01 00:00:00,001\tSUCC cli.py:66 -- ------------------------------
+2026-01-01 00:00:00,001\tINFO cli.py:351 -- Tailing logs until the job exits (disable with --no-wait):
+2026-01-01 00:00:00,002\tINFO job_manager.py:581 -- Runtime env is setting up.
+Running entrypoint for job demo-1: python jobs/finetune.py
+2026-01-01 00:00:01,000\tINFO worker.py:1841 -- Connecting to existing Ray cluster at address: 127.0.0.1:20002...
+epoch 1
+2026-01-01 00:00:02,000\tWARNING worker.py:1 -- The object store is nearly full.
+  epoch 2
+2026-01-01 00:00:03,000\tERR cli.py:74 -- ------------------------------
+2026-01-01 00:00:03,000\tERR cli.py:75 -- Job 'demo-1' failed
+Status message: Job entrypoint command failed with exit code 1, last available logs:
+  epoch 2
+"""
+
+
+def make_run(runs: Path, name: str, *, finished: bool) -> RunFolder:
+    folder = runs / name
+    folder.mkdir(parents=True)
+    if finished:
+        (folder / "result.json").write_text("{}")
+    return RunFolder(folder)
+
+
+def test_the_first_demo_is_number_one(tmp_path: Path) -> None:
+    assert choose_run(tmp_path / "runs") == ("demo-1", False)
+
+
+def test_after_finished_demos_comes_the_next_number_by_value(tmp_path: Path) -> None:
+    for name in ("demo-2", "demo-10", "demo-x", "demo-03", "demo-1-2"):
+        make_run(tmp_path, name, finished=True)
+    assert choose_run(tmp_path) == ("demo-11", False)
+
+
+def test_the_highest_interrupted_demo_is_continued(tmp_path: Path) -> None:
+    make_run(tmp_path, "demo-1", finished=False)
+    make_run(tmp_path, "demo-2", finished=False)
+    make_run(tmp_path, "demo-3", finished=True)
+    assert choose_run(tmp_path) == ("demo-2", True)
+
+
+def test_a_demo_that_another_process_works_on_is_left_to_it(tmp_path: Path) -> None:
+    run = make_run(tmp_path, "demo-1", finished=False)
+    run.hold()
+    assert choose_run(tmp_path) == ("demo-2", False)
+    run.release()
+    assert choose_run(tmp_path) == ("demo-1", True)
+
+
+def test_a_folder_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "runs").write_text("a file")
+    with pytest.raises(UserError, match="cannot be written"):
+        choose_run(tmp_path / "runs")
+
+
+def test_only_the_lines_of_the_job_and_warnings_are_shown() -> None:
+    before: list[str] = []
+    shown = list(job_lines(SUBMIT_SAYS.splitlines(keepends=True), before))
+    assert shown == [
+        "epoch 1",
+        "2026-01-01 00:00:02,000\tWARNING worker.py:1 -- The object store is nearly full.",
+        "  epoch 2",
+    ]
+    assert len(before) == 3
+
+
+def follow(cluster: LocalCluster, folder: Path, status: int) -> int:
+    return submit_and_follow(
+        cluster,
+        submission_id=f"job-{status}",
+        working_dir=folder,
+        entrypoint=["python", "program.py", str(status), "--run.name", f"demo-{status}"],
+        env_vars={"DISTRIBUTED_AUTOLORA_HOME": str(folder), "OMP_NUM_THREADS": "1"},
+    )
+
+
+def test_a_job_is_followed_and_a_refusal_is_known(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "program.py").write_text(PROGRAM)
+    with LocalCluster() as cluster:
+        assert follow(cluster, tmp_path, 0) == 0
+        shown = capsys.readouterr().out.splitlines()
+        assert sorted(shown[1:]) == ["error: spoken on stderr", "working"]
+        seen = json.loads(shown[0].removeprefix("sees "))
+        assert seen == {"RAY_ADDRESS": cluster.address, "OMP_NUM_THREADS": "1", "python": sys.executable}
+        assert (tmp_path / "runs" / "demo-0" / "result.json").exists()
+        assert follow(cluster, tmp_path, 2) == 2
+
+
+@pytest.mark.long
+def test_a_failure_is_told_from_a_job_that_could_not_be_submitted(tmp_path: Path) -> None:
+    (tmp_path / "program.py").write_text(PROGRAM)
+    with LocalCluster() as cluster:
+        assert follow(cluster, tmp_path, 3) == 1
+        with pytest.raises(UserError, match="Ray took no job") as caught:
+            follow(cluster, tmp_path / "absent", 0)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_demo_stops_its_job_and_is_continued(tmp_path: Path, number: signal.Signals) -> None:
+    (tmp_path / "program.py").write_text(PROGRAM)
+    home = tmp_path / "home"
+    command = [sys.executable, "-c", DEMO, str(home), str(tmp_path), "python", "program.py"]
+    with subprocess.Popen([*command, "130"], stdout=subprocess.PIPE, text=True, start_new_session=True) as demo:
+        assert demo.stdout is not None
+        said = []
+        for line in demo.stdout:
+            said.append(line)
+            if "working" in line:
+                break
+        os.killpg(demo.pid, number)
+        said += list(demo.stdout)
+    assert demo.returncode == 130
+    assert "demo-1: a new run.\n" in said
+    assert "Stopped. The same command continues demo-1.\n" in said
+    assert (home / "runs" / "demo-1" / "told").exists()  # the program was asked to stop before it was ended
+
+    again = subprocess.run([*command, "0"], capture_output=True, text=True, check=False)
+    assert again.returncode == 0
+    assert again.stdout.startswith("demo-1: continues where it was interrupted.\n")
+    assert "make mlflow" in again.stdout
