@@ -34,7 +34,7 @@ mlflow: $(INSTALLED)  ## show all runs at http://127.0.0.1:5000 (PORT=... for an
 	if [ ! -f "$$home/mlflow.db" ]; then \
 	  echo "There is no tracking store at $$home/mlflow.db yet: run \`make demo\` first." >&2; exit 2; fi; \
 	echo "Open http://127.0.0.1:$(PORT) in a browser (in about 20 seconds); Ctrl-C ends the server."; \
-	exec $(BIN)/python -m mlflow server --backend-store-uri "sqlite:///$$home/mlflow.db" \
+	MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false exec $(BIN)/python -m mlflow server --backend-store-uri "sqlite:///$$home/mlflow.db" \
 	  --artifacts-destination "$$home/mlartifacts" --host 127.0.0.1 --port $(PORT) --workers 1
 
 clean:  ## remove .venv and caches; runs stay
@@ -52,5 +52,5 @@ $(INSTALLED): pyproject.toml constraints.txt
 	echo "Installing into $(VENV) with $$($$python --version); this takes some minutes the first time ..."; \
 	rm -f $@ && \
 	$$python -m venv --clear $(VENV) && \
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]' && \
+	$(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt -e '.[dev]' && \
 	touch $@

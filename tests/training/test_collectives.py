@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -39,9 +40,11 @@ def collectives_of_a_step(folder: str) -> tuple[int, dict[str, Collectives]]:
     # A profile does not show the reduction of gradients; this hook is the built-in one, and counts.
     buckets: list[int] = []
 
-    trainer.wrapped.register_comm_hook(
-        dist.group.WORLD, lambda group, bucket: buckets.append(1) or allreduce_hook(group, bucket)
-    )
+    def noted(bucket: Any) -> Any:
+        buckets.append(bucket.buffer().numel())
+        return bucket
+
+    trainer.wrapped.register_comm_hook(dist.group.WORLD, lambda group, bucket: allreduce_hook(group, noted(bucket)))
     # The first step of a process also agrees on the layout of the gradient bucket.
     trainer.train_step(trainer.data.split.train[:16], 1, LossSums(100, "the test"), PhaseSeconds())
     x, y = trainer.data.plain_batch(trainer.data.split.train[:16])
