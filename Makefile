@@ -33,9 +33,13 @@ mlflow: $(INSTALLED)  ## show all runs at http://127.0.0.1:5000 (PORT=... for an
 	@home="$$($(BIN)/python -c 'from distributed_autolora import config; print(config.output_home(config.RunConfig()))')"; \
 	if [ ! -f "$$home/mlflow.db" ]; then \
 	  echo "There is no tracking store at $$home/mlflow.db yet: run \`make demo\` first." >&2; exit 2; fi; \
-	echo "Open http://127.0.0.1:$(PORT) in a browser (in about 20 seconds); Ctrl-C ends the server."; \
-	MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false exec $(BIN)/python -m mlflow server --backend-store-uri "sqlite:///$$home/mlflow.db" \
-	  --artifacts-destination "$$home/mlartifacts" --host 127.0.0.1 --port $(PORT) --workers 1
+	if ! $(BIN)/python -c 'import socket, sys; socket.create_server(("127.0.0.1", int(sys.argv[1])))' $(PORT) 2>/dev/null; then \
+	  echo "Port $(PORT) of 127.0.0.1 cannot be used: choose another, as in \`make mlflow PORT=5001\`." >&2; exit 2; fi; \
+	echo "Open http://127.0.0.1:$(PORT) in a browser, in half a minute at most. Ctrl-C ends the server."; \
+	MLFLOW_DISABLE_TELEMETRY=true MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false PYTHONWARNINGS=ignore \
+	exec $(BIN)/python -m mlflow server --backend-store-uri "sqlite:///$$home/mlflow.db" \
+	  --artifacts-destination "$$home/mlartifacts" --host 127.0.0.1 --port $(PORT) --workers 1 \
+	  --uvicorn-opts "--log-level critical"
 
 clean:  ## remove .venv and caches; runs stay
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis build *.egg-info

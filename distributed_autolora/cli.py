@@ -14,7 +14,8 @@ from typing import Annotated, NoReturn
 
 import tyro
 
-from distributed_autolora.config import ExperimentConfig, fraction, nearest
+from distributed_autolora.config import ExperimentConfig
+from distributed_autolora.config_reading import fraction, nearest
 from distributed_autolora.errors import RunFailedError, UserError
 from distributed_autolora.orchestration.run_folder import read_config
 from distributed_autolora.recipes import RECIPES, recipe

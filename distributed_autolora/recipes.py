@@ -16,8 +16,8 @@ from distributed_autolora.config import (
     ScalingConfig,
     ScheduleConfig,
     ThreatModelConfig,
-    nearest,
 )
+from distributed_autolora.config_reading import nearest
 from distributed_autolora.errors import UserError
 
 FASHION_MNIST_MEAN = (0.2860,)
@@ -29,7 +29,7 @@ def fashion_mnist() -> ExperimentConfig:
     """The shipped task: Fashion-MNIST classes 5-9, all 2,500 training images, 40 epochs."""
     return ExperimentConfig(
         recipe="fashion-mnist",
-        data=DataConfig(task="fashion-mnist-5-9"),
+        data=DataConfig(task="fashion-mnist-5-9", augmentation="none"),
         model=ModelConfig(backbone="small_resnet", weights="embedded", mean=FASHION_MNIST_MEAN, std=FASHION_MNIST_STD),
         threat_model=ThreatModelConfig(epsilon=_FASHION_EPSILON),
         train_attack=AttackConfig(step_size=_FASHION_EPSILON / 4),

@@ -7,7 +7,8 @@ import torch.nn.functional as F
 import torchvision
 from torch import Tensor, nn
 
-from distributed_autolora.config import IMAGENET_MEAN, IMAGENET_STD, nearest
+from distributed_autolora.config import IMAGENET_MEAN, IMAGENET_STD
+from distributed_autolora.config_reading import nearest
 from distributed_autolora.errors import UserError
 from distributed_autolora.models.small_resnet import SmallResNet
 from distributed_autolora.models.weights import load_backbone

@@ -12,11 +12,11 @@ import torch
 from distributed_autolora.config import ExperimentConfig
 from distributed_autolora.models import Classifier, build, read_weights, save_weights
 from distributed_autolora.orchestration import mlflow_tracking
-from distributed_autolora.orchestration.run_folder import RunFolder, write_json
+from distributed_autolora.orchestration.run_folder import RunFolder, config_text, write_json
 from distributed_autolora.reporting.figures import curves_figure, samples_figure
 from distributed_autolora.reporting.terminal import result_table
 
-_ARTIFACTS = ("config.yaml", "model.safetensors", "curves.png", "samples.png")
+_ARTIFACTS = ("model.safetensors", "curves.png", "samples.png")
 
 
 @dataclass(frozen=True)
@@ -72,6 +72,7 @@ def track(config: ExperimentConfig, folder: RunFolder, result: dict[str, Any]) -
     """
     uri, run_id = result["mlflow"]["uri"], result["mlflow"]["run_id"]
     artifacts: dict[str, Any] = {name: folder.path / name for name in _ARTIFACTS}
+    artifacts["config.yaml"] = mlflow_tracking.masked(config_text(config))
     artifacts["split_digest.txt"] = f"{result['split_digest']}\n"
     example = torch.zeros(2, *result["image_shape"])
     tracked = (
@@ -105,7 +106,7 @@ def _plain_classifier(config: ExperimentConfig, num_classes: int) -> Classifier:
 def _save_model(config: ExperimentConfig, folder: RunFolder, weights: dict[str, Any], num_classes: int) -> None:
     """Writes backbone and head, without the low-rank branch, as safetensors."""
     classifier = _plain_classifier(config, num_classes)
-    classifier.load_state_dict({name: torch.from_numpy(value) for name, value in weights.items()})
+    classifier.load_state_dict({name: torch.tensor(value) for name, value in weights.items()})
     model = config.model
     metadata = {
         "backbone": model.backbone,

@@ -19,9 +19,7 @@ def print_line(line: str) -> None:
 
 
 @contextmanager
-def epoch_lines(
-    folder: RunFolder, epochs: int, say: Callable[[str], None] = print_line
-) -> Iterator[None]:
+def epoch_lines(folder: RunFolder, epochs: int, say: Callable[[str], None] = print_line) -> Iterator[None]:
     """Says one line for each epoch that the run's history gains while the block runs.
 
     Args:

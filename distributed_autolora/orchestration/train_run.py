@@ -123,7 +123,7 @@ def _open_tracking(config: ExperimentConfig, folder: RunFolder) -> dict[str, str
         uri=uri,
         experiment=config.run.mlflow_experiment,
         run_name=folder.name,
-        params=config.flat(),
+        params={key: mlflow_tracking.masked(str(value)) for key, value in config.flat().items()},
         tags=tags,
         run_id=known.get("run_id"),
         home=home,

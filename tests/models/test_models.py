@@ -1,0 +1,127 @@
+"""Classifiers take images in [0, 1]; weights move in and out by torchvision's names, strictly."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+import torchvision
+from torch import Tensor, nn
+from torchvision.transforms.v2.functional import normalize
+
+from distributed_autolora.config import IMAGENET_MEAN, IMAGENET_STD
+from distributed_autolora.errors import UserError
+from distributed_autolora.models import build, load_backbone, read_weights, save_weights
+from distributed_autolora.models.small_resnet import SmallResNet
+
+State = dict[str, Tensor]
+
+
+def test_a_classifier_normalises_inside_as_torchvision_does_outside() -> None:
+    torch.manual_seed(0)
+    classifier = build("resnet18", 7).eval()
+    x = torch.rand(2, 3, 32, 32)
+    outside = normalize(x, list(IMAGENET_MEAN), list(IMAGENET_STD))
+    torch.testing.assert_close(classifier(x), classifier.backbone(outside))
+    assert classifier(x).shape == (2, 7)
+
+
+def test_images_outside_the_unit_interval_are_clamped() -> None:
+    classifier = build("small_resnet", 3, mean=(0.5,), std=(0.25,)).eval()
+    x = torch.rand(2, 1, 12, 12) * 3 - 1
+    torch.testing.assert_close(classifier(x), classifier(x.clamp(0, 1)))
+
+
+def test_up_sampling_replicates_pixels_inside_the_model() -> None:
+    torch.manual_seed(0)
+    plain = build("small_resnet", 3, mean=(0.5,), std=(0.25,)).eval()
+    up = build("small_resnet", 3, mean=(0.5,), std=(0.25,), input_size=28).eval()
+    up.load_state_dict(plain.state_dict())
+    x = torch.rand(2, 1, 4, 4)
+    torch.testing.assert_close(up(x), plain(x.repeat_interleave(7, 2).repeat_interleave(7, 3)))
+
+
+def test_parameter_names_are_torchvisions() -> None:
+    assert set(build("resnet18", 10).backbone.state_dict()) == set(torchvision.models.resnet18().state_dict())
+
+
+def test_the_small_resnet_has_about_0_2_million_parameters() -> None:
+    assert 170_000 < sum(p.numel() for p in SmallResNet(1, 5).parameters()) < 200_000
+
+
+def test_features_are_what_the_head_sees() -> None:
+    classifier = build("small_resnet", 3, mean=(0.5,), std=(0.25,)).eval()
+    x = torch.rand(4, 1, 12, 12)
+    torch.testing.assert_close(classifier.head(classifier.features(x)), classifier(x))
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".pt"])
+def test_weights_move_out_and_in_and_the_head_stays_fresh(tmp_path: Path, suffix: str) -> None:
+    source, target = SmallResNet(1, 9), SmallResNet(1, 5)
+    path = tmp_path / f"weights{suffix}"
+    if suffix == ".pt":
+        torch.save(source.state_dict(), path)
+    else:
+        save_weights(source.state_dict(), path)
+    fresh = target.fc.weight.clone()
+    load_backbone(target, path, head="fc")
+    for name, value in target.state_dict().items():
+        expected = fresh if name == "fc.weight" else target.fc.bias if name == "fc.bias" else source.state_dict()[name]
+        assert torch.equal(value, expected), name
+
+
+def _missing(state: State) -> None:
+    del state["layer1.0.conv1.weight"]
+
+
+def _left_over(state: State) -> None:
+    state["layer9.weight"] = torch.zeros(1)
+
+
+def _reshaped(state: State) -> None:
+    state["conv1.weight"] = torch.zeros(16, 3, 3, 3)
+
+
+@pytest.mark.parametrize("change", [_missing, _left_over, _reshaped])
+def test_a_checkpoint_of_another_architecture_is_refused(tmp_path: Path, change: Callable[[State], None]) -> None:
+    state = SmallResNet(1, 5).state_dict()
+    change(state)
+    save_weights(state, tmp_path / "w.safetensors")
+    with pytest.raises(UserError, match="another architecture"):
+        load_backbone(SmallResNet(1, 5), tmp_path / "w.safetensors", head="fc")
+
+
+class _Evil:
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return (print, ("code from a weights file was executed",))
+
+
+def test_pickled_code_in_weights_is_not_executed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    torch.save({"w": _Evil()}, tmp_path / "w.pt")
+    with pytest.raises(UserError, match="cannot be read"):
+        read_weights(tmp_path / "w.pt")
+    assert capsys.readouterr().out == ""
+
+
+def test_weights_of_another_kind_are_refused(tmp_path: Path) -> None:
+    torch.save({"epoch": 3, "model": {}}, tmp_path / "w.pt")
+    with pytest.raises(UserError, match="plain state dict"):
+        read_weights(tmp_path / "w.pt")
+    (tmp_path / "half.safetensors").write_bytes(_safetensors()[:-50])
+    with pytest.raises(UserError, match="complete"):
+        read_weights(tmp_path / "half.safetensors")
+
+
+def _safetensors() -> bytes:
+    import safetensors.torch
+
+    return safetensors.torch.save(dict(nn.Linear(30, 30).state_dict()))
+
+
+def test_an_unknown_backbone_is_refused_with_the_nearest_name() -> None:
+    with pytest.raises(UserError, match='mean "resnet50"'):
+        build("resnet5O", 10)
+    with pytest.raises(UserError, match="3 channels"):
+        build("resnet18", 10, mean=(0.5,), std=(0.5,))
