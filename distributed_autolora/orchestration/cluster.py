@@ -33,8 +33,10 @@ def connect(scaling: ScalingConfig) -> None:
                 f"{scaling.num_workers} workers of {scaling.cpus_per_worker} CPUs need {wanted} CPUs, but this machine "
                 f"has {os.cpu_count()}. Lower --scaling.num-workers, or submit the job to a cluster."
             )
-        # Nothing of a local Ray listens beyond loopback, so no token is written to the home folder.
+        # Nothing of a local Ray listens beyond loopback, so no token is written to the home folder. Without the
+        # second setting Ray replaces 127.0.0.1 by an address that other machines can reach.
         os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+        os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
     own = {"include_dashboard": False, "num_cpus": os.cpu_count(), "_node_ip_address": "127.0.0.1"}
     try:
         ray.init(address=address, log_to_driver=False, logging_level="warning", **(own if address == "local" else {}))

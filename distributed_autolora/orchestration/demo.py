@@ -22,7 +22,7 @@ _FAILED, _REFUSED, _INTERRUPTED = 1, 2, 130
 _ENDED = ("SUCCEEDED", "FAILED", "STOPPED")
 _STOP_TIMEOUT_S = 15
 # How Ray's own programs log, to a file or pipe: time, level, source line.
-_RAY_LOG = re.compile(r"^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3}\t(?P<level>[A-Z]+) (?P<file>\w+\.py):\d+ -- (?P<text>.*)")
+_RAY_LOG = re.compile(r"^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3}\t(?P<level>[A-Z]+) (?P<file>\w+\.py):\d+ -- ")
 
 
 class DemoRun(NamedTuple):

@@ -27,6 +27,8 @@ from distributed_autolora.orchestration.processes import end_family, uninterrupt
 # Above the ports that other clusters' workers use (10002-19999), below those that the kernel hands out.
 _PORT_RANGE = range(20_000, 32_768)
 _POLL_S = 0.1
+# Variables by which a caller may be bound to another cluster.
+_OTHER_CLUSTERS = frozenset({"RAY_ADDRESS", "RAY_API_SERVER_ADDRESS", "RAY_TMPDIR"})
 
 
 class LocalCluster:
@@ -140,9 +142,6 @@ class LocalCluster:
                 end_family(self._head)
                 self._head = None
             shutil.rmtree(self.folder, ignore_errors=True)
-
-
-_OTHER_CLUSTERS = frozenset({"RAY_ADDRESS", "RAY_API_SERVER_ADDRESS", "RAY_TMPDIR"})
 
 
 def _free_ports(count: int) -> list[int]:

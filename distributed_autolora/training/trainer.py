@@ -55,6 +55,7 @@ class Trainer:
         self.config, self.data, self.device = config, data, device
         self.backbone = fresh_classifier(config, data.num_classes, weights).to(device, dtype)
         self.objective = build_objective(config, self.backbone).to(device, dtype)
+        self.objective.to(memory_format=torch.channels_last)
         distributed.globalize_batch_norm(self.objective)
         self.wrapped = distributed.data_parallel(self.objective, device)
         self.attack_network = AttackNetwork(self.backbone, attack_dtype(config))
