@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
 import re
 import signal
@@ -22,6 +24,7 @@ from distributed_autolora.recipes import RECIPES, recipe
 
 DONE, FAILED, REFUSED, INTERRUPTED = 0, 1, 2, 130
 CONTINUES = "The same command goes on from the last finished epoch."
+_FRAME = re.compile("[\u2500-\u257f]")  # the box that tyro draws around a message
 _FRACTION = re.compile(r"\d+(\.\d+)?/\d+(\.\d+)?")
 
 
@@ -49,23 +52,31 @@ def parse_training_flags(
         arguments: the command line; None: this process's.
 
     Raises:
-        UserError: for an unknown flag (names the nearest known one), an unknown recipe, or an unusable file.
-        SystemExit: for --help, and for values that cannot be read.
+        UserError: for an unknown flag (names the nearest known one), a value that cannot be read, an unknown recipe,
+            or an unusable file.
+        SystemExit: for --help.
     """
-    words = [_plain_number(word) for word in (sys.argv[1:] if arguments is None else arguments)]
+    words = list(sys.argv[1:] if arguments is None else arguments)
     _refuse_unknown_flags(words)
     chosen_recipe, file = _value_of(words, "--recipe"), _value_of(words, "--config")
     if chosen_recipe and file:
         raise UserError("Give --recipe or --config, not both: either one names every value.")
     base = read_config(Path(file)) if file else recipe(chosen_recipe or default_recipe)
     recipes = ", ".join(RECIPES)
-    return tyro.cli(
-        TrainingFlags,
-        args=words,
-        default=TrainingFlags(experiment=base),
-        description=f"{description}\n\nRecipes: {recipes}. The defaults below are those of the recipe or file "
-        f"given; without one, of {default_recipe}.",
-    )
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said):
+            return tyro.cli(
+                TrainingFlags,
+                args=_plain_numbers(words, base),
+                default=TrainingFlags(experiment=base),
+                description=f"{description}\n\nRecipes: {recipes}. The defaults below are those of the recipe or file "
+                f"given; without one, of {default_recipe}.",
+            )
+    except SystemExit as end:
+        if not end.code:
+            raise
+        raise UserError(f"{' '.join(_FRAME.sub(' ', said.getvalue()).split())}") from None
 
 
 def run_program(main: Callable[[], None], *, when_interrupted: str = CONTINUES) -> NoReturn:
@@ -99,10 +110,24 @@ def _interrupt(_signal: int, _frame: FrameType | None) -> NoReturn:
     raise KeyboardInterrupt
 
 
-def _plain_number(word: str) -> str:
-    """Returns 8/255 as the decimal that it is; every other word as it is."""
-    flag, equals, value = word.rpartition("=")
-    return f"{flag}{equals}{fraction(value)!r}" if _FRACTION.fullmatch(value) else word
+def _plain_numbers(words: list[str], base: ExperimentConfig) -> list[str]:
+    """Returns the words with 8/255 as the decimal that it is, behind flags that take a number.
+
+    Raises:
+        UserError: for a division by zero.
+    """
+    numbers = {f"--{name}".replace("_", "-") for name, value in base.flat().items() if isinstance(value, float)}
+    plain = list(words)
+    for i, word in enumerate(words):
+        flag, equals, value = word.partition("=") if "=" in word else (words[i - 1] if i else "", "", word)
+        if flag.replace("_", "-") not in numbers or not _FRACTION.fullmatch(value):
+            continue
+        try:
+            number = repr(fraction(value))
+        except ZeroDivisionError:
+            raise UserError(f'{flag} is "{value}": that divides by zero.') from None
+        plain[i] = f"{flag}={number}" if equals else number
+    return plain
 
 
 def _value_of(words: list[str], flag: str) -> str | None:

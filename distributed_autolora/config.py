@@ -173,7 +173,7 @@ class ScalingConfig:
     collective_timeout_s: float = 600.0
     """Seconds after which a collective whose peer is silent is an error."""
     max_failures: int = 3
-    """Restarts of the worker group after lost workers; an error of the run itself is not retried."""
+    """Restarts of the worker group after a worker was lost or failed; a diverged loss is not retried."""
     check_finite_every: int = 20
     """Steps between two checks that the loss is finite."""
 

@@ -60,7 +60,7 @@ def pretrain_fashion_mnist() -> ExperimentConfig:
         method=MethodConfig(name="vanilla"),
         schedule=ScheduleConfig(name="step_decay"),
         train_attack=replace(full.train_attack, num_steps=7),
-        optimization=OptimizationConfig(epochs=10, global_batch_size=128, lr=0.05, weight_decay=5e-4),
+        optimization=OptimizationConfig(epochs=6, global_batch_size=128, lr=0.05, weight_decay=5e-4),
         evaluation=EvaluationConfig(linear_head=False),
     )
 

@@ -18,13 +18,13 @@ from distributed_autolora.cli import parse_training_flags
 from distributed_autolora.config import output_home
 from distributed_autolora.errors import UserError
 from distributed_autolora.models import build, save_weights
-from distributed_autolora.orchestration.preflight import find_inputs
+from distributed_autolora.orchestration.preflight import check_inputs, find_inputs
 from distributed_autolora.orchestration.run_folder import RunFolder, run_name, with_precision
 from distributed_autolora.orchestration.train_run import train_run
 from tests.training.tasks import write_task
 
 ROOT = Path(__file__).parent.parent
-SMALL = ["--recipe", "demo", "--data.task", "halves", "--model.weights", "None"]
+SMALL = ["--recipe", "demo", "--data.task", "halves", "--model.weights", "None", "--data.train-images", "None"]
 
 
 @dataclass(frozen=True)
@@ -139,6 +139,13 @@ CASES: dict[str, tuple[Callable[[Place], list[str]], list[str]]] = {
         lambda p: [*p.task(), "--scaling.num-workers", "4096"],
         ["4096 workers", "--scaling.num-workers"],
     ),
+    "a value that is no number": (lambda p: ["--seed", "abc"], ["--seed", "abc"]),
+    "a word that is no flag": (lambda p: ["stray"], ["stray"]),
+    "a division by zero": (lambda p: ["--threat-model.epsilon", "8/0"], ["--threat-model.epsilon", "8/0"]),
+    "more GPUs than there are": (
+        lambda p: [*p.task(), "--scaling.use-gpu", "--scaling.num-workers", "1"],
+        ["1 GPUs", "Ray sees 0", "--scaling.no-use-gpu"],
+    ),
     "a negative epsilon": (lambda p: [*p.task(), "--threat-model.epsilon=-0.1"], ["threat_model.epsilon", "-0.1"]),
     "an infinite learning rate": (lambda p: [*p.task(), "--optimization.lr", "inf"], ["optimization.lr", "finite"]),
     "a subset larger than the data": (lambda p: [*p.task(), "--data.train-images", "900"], ["900", "130 images"]),
@@ -171,6 +178,14 @@ def test_bad_input_is_refused_in_one_line(
     assert "secret" not in message + capsys.readouterr().out
     for fragment in fragments:
         assert fragment in message, message
+
+
+def test_a_step_size_above_epsilon_and_few_validation_images_are_warned_about(tmp_path: Path) -> None:
+    flags = [*Place(tmp_path).task(), "--train-attack.step-size", "0.2", "--data.val-images-min", "0"]
+    config, inputs = find_inputs(parse_training_flags("", "demo", flags).experiment)
+    warnings = " ".join(check_inputs(config, inputs))
+    assert "train_attack.step_size 0.2 is larger than epsilon 0.1" in warnings
+    assert "only 7 validation images" in warnings
 
 
 def _finetune(arguments: list[str]) -> None:

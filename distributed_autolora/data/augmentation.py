@@ -18,7 +18,7 @@ def crop_flip(
         images: uint8 [n, C, H, W].
         rows: int64 [n], stable row positions on the same device; a row's result depends on nothing else.
         seed: seed of the run.
-        epoch: 0-based epoch.
+        epoch: epoch, from 1.
         stream: stream of `keyed_uniform`.
         padding: zero pixels added at each side before the crop.
 

@@ -28,7 +28,7 @@ BACKBONES = ("small_resnet", *_TORCHVISION_RESNETS)
 
 
 class Classifier(nn.Module):
-    """Up-samples, clamps and normalises inside the model, so that an attack lives in plain pixel values.
+    """Up-samples and normalises inside the model, so that an attack lives in plain pixel values.
 
     Args:
         backbone: network with its head; its parameter names stay its own.
@@ -60,7 +60,9 @@ class Classifier(nn.Module):
         """Returns [n, classes] logits of [n, C, H, W] images in [0, 1]."""
         if self.input_size is not None:
             x = F.interpolate(x, size=(self.input_size, self.input_size), mode="nearest")
-        logits: Tensor = self.backbone((x.clamp(0, 1) - self.mean) / self.std)
+        # No clamp: inside [0, 1] it changes nothing, and its gradient is zero at 0 and 1, which would hide
+        # every black or white pixel from an attack.
+        logits: Tensor = self.backbone((x - self.mean) / self.std)
         return logits
 
     def features(self, x: Tensor) -> Tensor:

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import time
 
 import ray
+import ray.exceptions
+from ray.autoscaler.sdk import request_resources
 
 from distributed_autolora.config import ExperimentConfig, ScalingConfig
 from distributed_autolora.errors import UserError
 
+_POLL_S = 1.0
 _NATIVE_BFLOAT16 = {"amx_bf16", "avx512_bf16", "bf16"}
 
 
@@ -38,11 +42,21 @@ def connect(scaling: ScalingConfig) -> None:
         os.environ.setdefault("RAY_AUTH_MODE", "disabled")
         os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
     own = {"include_dashboard": False, "num_cpus": os.cpu_count(), "_node_ip_address": "127.0.0.1"}
+    # Ray's own handler would end this process at once, with a status that says nothing.
+    on_sigterm = signal.getsignal(signal.SIGTERM)
     try:
         ray.init(address=address, log_to_driver=False, logging_level="warning", **(own if address == "local" else {}))
     except (ConnectionError, RuntimeError, ValueError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UserError(f"Ray at {address} does not answer ({reason}). Check RAY_ADDRESS and RAY_AUTH_MODE.") from None
+    finally:
+        signal.signal(signal.SIGTERM, on_sigterm)
+    gpus = ray.cluster_resources().get("GPU", 0.0)
+    if address == "local" and scaling.use_gpu and gpus < scaling.num_workers:
+        raise UserError(
+            f"{scaling.num_workers} workers need {scaling.num_workers} GPUs, but Ray sees {gpus:g} on this machine. "
+            "Lower --scaling.num-workers, give --scaling.no-use-gpu, or submit the job to a cluster."
+        )
 
 
 def wait_for_resources(scaling: ScalingConfig) -> None:
@@ -53,28 +67,38 @@ def wait_for_resources(scaling: ScalingConfig) -> None:
     """
     per_worker = {"CPU": float(scaling.cpus_per_worker)} | ({"GPU": 1.0} if scaling.use_gpu else {})
     wanted = {name: amount * scaling.num_workers for name, amount in per_worker.items()}
+    missing = _missing(wanted)
+    if not missing:
+        return
+    print(f"Waiting for {missing} on the cluster, {scaling.wait_for_resources_s:g} s at most.", file=sys.stderr)
     deadline = time.monotonic() + scaling.wait_for_resources_s
-    said = False
-    while True:
-        free = ray.available_resources()
-        missing = {name: amount for name, amount in wanted.items() if free.get(name, 0.0) < amount}
-        if not missing:
-            return
-        text = ", ".join(f"{amount:g} {name} (free: {free.get(name, 0.0):g})" for name, amount in missing.items())
-        if time.monotonic() > deadline:
-            raise UserError(
-                f"After {scaling.wait_for_resources_s:g} s the cluster still lacks {text}. "
-                "Lower --scaling.num-workers, add nodes, or raise --scaling.wait-for-resources-s."
-            )
-        if not said:
-            said = True
-            print(f"Waiting for {text} on the cluster, {scaling.wait_for_resources_s:g} s at most.", file=sys.stderr)
-            ray.autoscaler.sdk.request_resources(bundles=[per_worker] * scaling.num_workers)
-        time.sleep(1.0)
+    request_resources(bundles=[per_worker] * scaling.num_workers)
+    try:
+        while missing := _missing(wanted):
+            if time.monotonic() > deadline:
+                raise UserError(
+                    f"After {scaling.wait_for_resources_s:g} s the cluster still lacks {missing}. "
+                    "Lower --scaling.num-workers, add nodes, or raise --scaling.wait-for-resources-s."
+                )
+            time.sleep(_POLL_S)
+    finally:
+        # A request stands until it is replaced, and would keep idle nodes alive.
+        request_resources(bundles=[])
+
+
+def _missing(wanted: dict[str, float]) -> str:
+    """Returns what the cluster lacks, for people; empty when it has everything free."""
+    free = ray.available_resources()
+    lacking = {name: amount for name, amount in wanted.items() if free.get(name, 0.0) < amount}
+    return ", ".join(f"{amount:g} {name} (free: {free.get(name, 0.0):g})" for name, amount in lacking.items())
 
 
 def hardware_precision(config: ExperimentConfig) -> str:
-    """Returns the attack precision that the workers' hardware computes natively: "bfloat16" or "float32"."""
+    """Returns the attack precision that the workers' hardware computes natively: "bfloat16" or "float32".
+
+    Raises:
+        UserError: when no node has room for a worker.
+    """
     scaling = config.scaling
     alive = [node for node in ray.nodes() if node["Alive"]]
     if not scaling.use_gpu and len(alive) == 1:
@@ -82,7 +106,13 @@ def hardware_precision(config: ExperimentConfig) -> str:
     probe = ray.remote(num_cpus=scaling.cpus_per_worker, num_gpus=1 if scaling.use_gpu else 0)(
         _gpu_precision if scaling.use_gpu else _cpu_precision
     )
-    return str(ray.get(probe.remote()))
+    try:
+        return str(ray.get(probe.remote(), timeout=scaling.wait_for_resources_s))
+    except ray.exceptions.GetTimeoutError:
+        raise UserError(
+            f"No worker could be started within {scaling.wait_for_resources_s:g} s. Check that one node has "
+            f"{scaling.cpus_per_worker} CPUs{' and a GPU' if scaling.use_gpu else ''} free."
+        ) from None
 
 
 def _cpu_precision() -> str:

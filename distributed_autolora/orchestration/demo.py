@@ -10,13 +10,15 @@ import sys
 import time
 import urllib.request
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from distributed_autolora.errors import UserError
 from distributed_autolora.orchestration.local_cluster import LocalCluster
 from distributed_autolora.orchestration.processes import stop_signals_interrupt, uninterrupted
-from distributed_autolora.orchestration.run_folder import RunFolder, check_writable
+from distributed_autolora.orchestration.run_folder import RunFolder, check_writable, find_run
+from distributed_autolora.recipes import recipe
 
 _FAILED, _REFUSED, _INTERRUPTED = 1, 2, 130
 _ENDED = ("SUCCEEDED", "FAILED", "STOPPED")
@@ -35,7 +37,7 @@ class DemoRun(NamedTuple):
 def choose_run(runs: Path) -> DemoRun:
     """Returns the highest-numbered interrupted demo-N in the folder of all runs, otherwise the next number.
 
-    Interrupted is a run without a result that no live process holds.
+    Interrupted is a run of today's recipe without a result that no live process holds.
 
     Raises:
         UserError: when the folder cannot be written.
@@ -45,9 +47,24 @@ def choose_run(runs: Path) -> DemoRun:
     numbers = sorted(int(name.removeprefix("demo-")) for name in names if re.fullmatch(r"demo-[1-9]\d*", name))
     for number in reversed(numbers):
         folder = RunFolder(runs / f"demo-{number}")
-        if not folder.is_finished() and not _is_held(folder):
+        if not folder.is_finished() and not _is_held(folder) and not _is_of_another_recipe(folder):
             return DemoRun(folder.name, continued=True)
     return DemoRun(f"demo-{max(numbers, default=0) + 1}", continued=False)
+
+
+def _is_of_another_recipe(folder: RunFolder) -> bool:
+    """Tells whether an earlier version of the package began the run with other values, so that it cannot go on."""
+    if not folder.exists():
+        return False
+    from distributed_autolora.orchestration.preflight import find_inputs
+
+    config = recipe("demo")
+    run = replace(config.run, name=folder.name, output=str(folder.path.parent.parent))
+    try:
+        find_run(find_inputs(replace(config, run=run))[0])
+    except UserError:
+        return True
+    return False
 
 
 def _is_held(folder: RunFolder) -> bool:

@@ -32,7 +32,8 @@ def finish(
 ) -> FinishedRun:
     """Writes everything that a finished run leaves, and prints its table.
 
-    The result is written last: a run without it is not finished, and the same command finishes it.
+    The result is written when all that it needs is there; what the tracking server could not take then is
+    given to it by the same command.
 
     Args:
         config: the effective config.
@@ -56,9 +57,11 @@ def finish(
     _save_model(config, folder, returned["weights"], result["num_classes"])
     curves_figure(history, result).savefig(folder.path / "curves.png")
     samples_figure(samples, result["class_names"], result["epsilon"]).savefig(folder.path / "samples.png")
+    result["tracked"] = False
+    write_json(folder.path / "result.json", result)
+    print(f"\n{result_table(result, history)}", flush=True)
     result["tracked"] = track(config, folder, result)
     write_json(folder.path / "result.json", result)
-    print(f"\n{result_table(result, history)}")
     return FinishedRun(folder, result)
 
 

@@ -38,10 +38,13 @@ def find_inputs(config: ExperimentConfig) -> tuple[ExperimentConfig, Inputs]:
             raise UserError(f"Weights: there is no file {weights}. Give --model.weights an existing file.")
     data = _checked("data", folder, config.data.digest, data_digest(folder))
     model = _checked("weights", weights, config.model.weights_digest, _file_digest(weights)) if weights else None
+    # Absolute paths, so that the config can be fed back from any folder.
+    path = None if config.data.path is None else folder
+    kept = config.model.weights if config.model.weights == EMBEDDED else weights
     config = replace(
         config,
-        data=replace(config.data, digest=data),
-        model=replace(config.model, weights_digest=model),
+        data=replace(config.data, digest=data, path=path),
+        model=replace(config.model, weights_digest=model, weights=kept),
     )
     return config, Inputs(folder, weights)
 
@@ -52,10 +55,9 @@ def check_inputs(config: ExperimentConfig, inputs: Inputs) -> list[str]:
     Raises:
         UserError: for anything that would end the run later.
     """
-    from distributed_autolora.data.images import ImageSource
     from distributed_autolora.data.parquet import check_same_classes, read_images
     from distributed_autolora.models import build
-    from distributed_autolora.training.task_data import split_rows
+    from distributed_autolora.training.task_data import image_source, split_rows
 
     train, test = read_images(inputs.data_folder, "train"), read_images(inputs.data_folder, "test")
     check_same_classes(train, test)
@@ -63,13 +65,7 @@ def check_inputs(config: ExperimentConfig, inputs: Inputs) -> list[str]:
     model = config.model
     build(model.backbone, len(train.class_names), inputs.weights, mean=model.mean, std=model.std)
     for table in (train, test):
-        source = ImageSource(
-            table,
-            channels=len(model.mean),
-            image_size=config.data.image_size,
-            resized=config.data.augmentation == "resized_crop_flip",
-        )
-        source.check_decodable()
+        image_source(config, table).check_decodable()
     return _warnings(config, len(split.train), len(split.val))
 
 

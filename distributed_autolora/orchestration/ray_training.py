@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import signal
 import tempfile
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,8 +24,9 @@ from ray.train import (
 from ray.train.torch import TorchConfig, TorchTrainer
 
 from distributed_autolora.config import ExperimentConfig
-from distributed_autolora.errors import TrainingDivergedError, UserError
-from distributed_autolora.orchestration.run_folder import RunFolder, write_json
+from distributed_autolora.errors import RunFailedError, TrainingDivergedError, UserError
+from distributed_autolora.orchestration.run_folder import RunFolder, write_json, write_text
+from distributed_autolora.training.checkpoint import TrainingState
 
 if TYPE_CHECKING:
     from distributed_autolora.orchestration.mlflow_tracking import MetricWriter
@@ -32,10 +35,13 @@ if TYPE_CHECKING:
 class RayReporter:
     """Sends records to Ray Train, and checkpoints from the first worker."""
 
-    def latest(self) -> Path | None:
-        """Returns the newest registered checkpoint, fetched to this node."""
+    def latest(self) -> TrainingState | None:
+        """Returns the newest registered checkpoint."""
         checkpoint = ray.train.get_checkpoint()
-        return None if checkpoint is None else Path(checkpoint.to_directory())
+        if checkpoint is None:
+            return None
+        with checkpoint.as_directory() as folder:
+            return TrainingState.load(Path(folder))
 
     def report(self, history: list[dict[str, Any]], write: Callable[[Path], None]) -> None:
         """Reports all records so far; a barrier over the workers."""
@@ -110,7 +116,9 @@ def train_on_ray(
 
     Raises:
         UserError: for an error that only the user can change.
-        TrainingFailedError: when workers were lost more often than allowed, or for a defect.
+        RunFailedError: when workers were lost more often than allowed, or for a defect; the whole story is in the
+            run's folder.
+        KeyboardInterrupt: on Ctrl-C, after the workers were stopped.
     """
     scaling = config.scaling
     trainer = TorchTrainer(
@@ -125,21 +133,40 @@ def train_on_ray(
         run_config=RunConfig(
             name="train",
             storage_path=str(folder.path),
-            failure_config=FailureConfig(max_failures=scaling.max_failures),
+            failure_config=FailureConfig(
+                max_failures=scaling.max_failures,
+                # Ray would try for ever to start workers that the cluster has no room for, one minute at a time.
+                controller_failure_limit=max(1, int(scaling.wait_for_resources_s // 60)),
+            ),
             checkpoint_config=CheckpointConfig(num_to_keep=2),
             callbacks=[callback],
         ),
     )
+    on_sigint = signal.getsignal(signal.SIGINT)
     try:
         returned = trainer.fit().return_value
     except TrainingFailedError as error:
-        raise _user_error(error) or error from None
+        raise _for_people(error, folder) from error
+    except SystemExit:  # how Ray Train ends the process on Ctrl-C, after it has stopped its workers
+        raise KeyboardInterrupt from None
+    finally:
+        signal.signal(signal.SIGINT, on_sigint)
     if "diverged" in returned:
         raise TrainingDivergedError(returned["diverged"])
     return dict(returned)
 
 
-def _user_error(error: TrainingFailedError) -> UserError | None:
-    """Returns the user error that a worker died of, if there is one."""
-    failures = getattr(error, "worker_failures", {}) or {}
-    return next((cause for cause in failures.values() if isinstance(cause, UserError)), None)
+def _for_people(error: TrainingFailedError, folder: RunFolder) -> UserError:
+    """Returns the user error that a worker died of, or what is to be said of a failed run."""
+    failures = getattr(error, "worker_failures", None) or {-1: error}
+    for cause in failures.values():
+        if isinstance(cause, UserError):
+            return cause
+    write_text(folder.path / "error.txt", "".join(traceback.format_exception(error)))
+    rank, cause = next(iter(failures.items()))
+    what = (str(cause).strip() or type(cause).__name__).splitlines()[0]
+    who = f"worker {rank}" if rank >= 0 else type(error).__name__
+    return RunFailedError(
+        f"Training failed ({who}: {what}). Everything is in {folder.path / 'error.txt'}; the same command goes on "
+        "from the last finished epoch."
+    )

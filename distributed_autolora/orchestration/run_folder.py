@@ -19,6 +19,7 @@ from distributed_autolora.errors import UserError
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _MIN_FREE_BYTES = 200 * 2**20
+_PRECISIONS = ("bfloat16", "float32")
 
 
 def write_json(path: Path, values: Any) -> None:
@@ -98,11 +99,17 @@ class RunFolder:
         self._lock = (self.path / "lock").open("a+")
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        except BlockingIOError:
             self._lock.seek(0)
             holder = self._lock.read().strip() or "another process"
+            self.release()
             raise UserError(
                 f'Run "{self.name}" is in use by {holder}. Wait for it, or start another with --fresh or --run.name.'
+            ) from None
+        except OSError as error:
+            self.release()
+            raise UserError(
+                f"The file system of {self.path} cannot lock files ({error.strerror}): choose another --run.output."
             ) from None
         self._lock.truncate(0)
         self._lock.write(f"process {os.getpid()} on {os.uname().nodename}")
@@ -189,18 +196,17 @@ def next_run(home: Path, name: str) -> RunFolder:
     return RunFolder(home / "runs" / f"{name}-{number}")
 
 
-def find_run(config: ExperimentConfig, precisions: list[str]) -> tuple[ExperimentConfig, RunFolder] | None:
+def find_run(config: ExperimentConfig) -> tuple[ExperimentConfig, RunFolder] | None:
     """Returns the existing run that this config continues, and the config with the run's own precision.
 
     Args:
         config: with its data and weights digests filled in.
-        precisions: to try where the config leaves the choice to the hardware.
 
     Raises:
         UserError: when the run was created with another config.
     """
     home = output_home(config.run)
-    choices = precisions if config.compute.attack_precision == "auto" else [config.compute.attack_precision]
+    choices = _PRECISIONS if config.compute.attack_precision == "auto" else (config.compute.attack_precision,)
     folder = None
     for precision in choices:
         chosen = with_precision(config, precision)

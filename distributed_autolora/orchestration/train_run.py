@@ -35,14 +35,16 @@ def train_run(config: ExperimentConfig, *, fresh: bool = False) -> FinishedRun:
         UserError: for bad input, before any work starts wherever it can be known.
     """
     config, inputs = find_inputs(config)
-    existing = None if fresh else find_run(config, ["bfloat16", "float32"])
+    existing = None if fresh else find_run(config)
     if existing is not None and existing[1].is_finished():
         return _show_finished(existing[1])
     config, folder = existing if existing is not None else _new_run(config, inputs)
     config = with_name(config, folder)
     folder.hold()
     try:
-        if existing is None:
+        if folder.is_finished():
+            return _show_finished(folder)
+        if not folder.exists():
             folder.create(config)
         return _train(config, folder, inputs)
     finally:
@@ -51,13 +53,14 @@ def train_run(config: ExperimentConfig, *, fresh: bool = False) -> FinishedRun:
 
 def _new_run(config: ExperimentConfig, inputs: Inputs) -> tuple[ExperimentConfig, RunFolder]:
     """Checks all inputs and chooses precision and folder."""
-    from distributed_autolora.orchestration.cluster import connect, hardware_precision
+    from distributed_autolora.orchestration.cluster import connect, hardware_precision, wait_for_resources
 
     home = output_home(config.run)
     check_writable(home / "runs")
     for warning in check_inputs(config, inputs):
         print(f"warning: {warning}", file=sys.stderr)
     connect(config.scaling)
+    wait_for_resources(config.scaling)
     if config.compute.attack_precision == "auto":
         config = with_precision(config, hardware_precision(config))
     return config, next_run(home, run_name(config))
@@ -94,6 +97,7 @@ def _train(config: ExperimentConfig, folder: RunFolder, inputs: Inputs) -> Finis
         cluster.wait_for_resources(config.scaling)
         with epoch_lines(folder, config.optimization.epochs):
             returned = train_on_ray(config, folder, payload, callback)
+        finished = finish(config, folder, returned, mlflow)
         status = None
     except KeyboardInterrupt:
         status = "KILLED"
@@ -101,7 +105,7 @@ def _train(config: ExperimentConfig, folder: RunFolder, inputs: Inputs) -> Finis
     finally:
         if status is not None:
             mlflow_tracking.finish_run(**mlflow, status=status)
-    return finish(config, folder, returned, mlflow)
+    return finished
 
 
 def _announce(config: ExperimentConfig, folder: RunFolder) -> None:

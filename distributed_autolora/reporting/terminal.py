@@ -39,14 +39,13 @@ def epoch_header(epochs: int = 99) -> str:
     return " ".join(names) + "  time left"
 
 
-def epoch_line(metrics: dict[str, Any], *, epochs: int, seconds_left: float | None, header: bool = False) -> str:
+def epoch_line(metrics: dict[str, Any], *, epochs: int, seconds_left: float | None) -> str:
     """Returns one epoch in one line of at most 80 columns.
 
     Args:
         metrics: the epoch's record in the history.
         epochs: largest number of epochs of the run.
         seconds_left: expected time to the end of training; None: unknown.
-        header: put `epoch_header` on a line of its own before it.
     """
     cells = [f"{metrics['epoch']}/{epochs}".rjust(_epoch_width(epochs))]
     texts = _numbers(metrics)
@@ -57,8 +56,7 @@ def epoch_line(metrics: dict[str, Any], *, epochs: int, seconds_left: float | No
         if mark and len(line) + 2 + len(mark) <= WIDTH:
             line = f"{line}  {mark}"
             break
-    line = line.rstrip()
-    return f"{epoch_header(epochs)}\n{line}" if header else line
+    return line.rstrip()
 
 
 def schedule_table(history: list[dict[str, Any]]) -> str:

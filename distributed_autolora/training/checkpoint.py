@@ -57,15 +57,15 @@ class TrainingState:
         try:
             tensors = safetensors.torch.load_file(folder / _TENSORS)
             values = json.loads((folder / _VALUES).read_text())
-        except (OSError, SafetensorError, ValueError) as error:
+            parts: dict[str, dict[str, Tensor]] = {"model": {}, "best": {}, "momentum": {}}
+            for full_name, value in tensors.items():
+                part, name = full_name.split("/", 1)
+                parts[part][name] = value
+            return cls(**parts, history=values["history"], identity=values["identity"])
+        except (OSError, SafetensorError, ValueError, KeyError) as error:
             raise UserError(
                 f"Checkpoint {folder} cannot be read ({error}). Start the run afresh with --fresh."
             ) from None
-        parts: dict[str, dict[str, Tensor]] = {"model": {}, "best": {}, "momentum": {}}
-        for full_name, value in tensors.items():
-            part, name = full_name.split("/", 1)
-            parts[part][name] = value
-        return cls(**parts, history=values["history"], identity=values["identity"])
 
 
 def snapshot(module: nn.Module) -> dict[str, Tensor]:

@@ -44,6 +44,12 @@ def gather_rows(values: Tensor) -> Tensor:
     return torch.cat([shard[: int(count)] for shard, count in zip(shards, counts, strict=True)])
 
 
+def copy_from_first(values: Tensor) -> None:
+    """Overwrites `values` with the first worker's."""
+    if world_size() > 1:
+        dist.broadcast(values, src=0)
+
+
 def assert_agreement(what: str, values: list[float], device: torch.device) -> None:
     """Checks that every worker holds the same `values` as the first.
 
@@ -54,7 +60,7 @@ def assert_agreement(what: str, values: list[float], device: torch.device) -> No
         return
     own = torch.tensor(values, dtype=torch.float64, device=device)
     first = own.clone()
-    dist.broadcast(first, src=0)
+    copy_from_first(first)
     if not torch.equal(own, first):
         raise RuntimeError(f"Workers disagree on {what}: {values} here, {first.tolist()} on the first worker.")
 
@@ -102,7 +108,8 @@ class _NormalizeOverWorkers(torch.autograd.Function):
         channels, wide = x.shape[1], weight.dtype
         own = torch.zeros(2 * channels + 1, dtype=wide, device=x.device)
         if x.numel():
-            own[:channels], own[channels:-1] = torch.batch_norm_update_stats(x, None, None, 0.0)
+            # On a CPU, statistics of a bfloat16 batch would come back rounded to bfloat16.
+            own[:channels], own[channels:-1] = torch.batch_norm_update_stats(x.to(wide), None, None, 0.0)
             own[-1] = x.numel() // channels
         shards = _gather(own)
         counts, total = shards[:, -1:], shards[:, -1].sum()
@@ -120,8 +127,9 @@ class _NormalizeOverWorkers(torch.autograd.Function):
         x, weight, mean, variance, total = ctx.saved_tensors
         d_x, d_weight, d_bias = torch.zeros_like(x), torch.zeros_like(weight), torch.zeros_like(weight)
         if x.numel():
+            unused = mean.new_empty(0)  # CUDA's channels-last kernel refuses None here
             d_x, d_weight, d_bias = torch.ops.aten.native_batch_norm_backward(
-                gradients[0], x, weight, mean, variance, None, None, False, ctx.eps, [True, True, True]
+                gradients[0], x, weight, mean, variance, unused, unused, False, ctx.eps, [True, True, True]
             )
         bias_sum, weight_sum = _gather(torch.cat([d_bias, d_weight])).sum(0).chunk(2)
         if x.numel():
@@ -160,7 +168,7 @@ class GlobalBatchNorm(_BatchNorm):
             assert self.num_batches_tracked is not None
             self.num_batches_tracked += 1
             momentum = self.momentum if self.momentum is not None else 1 / float(self.num_batches_tracked)
-            unbiased = variance * (total / (total - 1))
+            unbiased = variance * (total / (total - 1).clamp_min(1))
             self.running_mean.lerp_(mean.to(self.running_mean.dtype), momentum)
             self.running_var.lerp_(unbiased.to(self.running_var.dtype), momentum)
         return out  # type: ignore[no-any-return]

@@ -114,6 +114,8 @@ def fit_linear_head(classifier: Classifier, batches: Batches, rows: Tensor, batc
     with torch.no_grad():
         head.weight.copy_(weight / scale)
         head.bias.copy_(bias)
+        distributed.copy_from_first(head.weight)
+        distributed.copy_from_first(head.bias)
 
 
 def _device(module: nn.Module) -> torch.device:

@@ -24,8 +24,8 @@ from distributed_autolora.training.trainer import Trainer
 class Reporter(Protocol):
     """Where a run's progress goes and comes back from."""
 
-    def latest(self) -> Path | None:
-        """Returns the folder of the newest checkpoint of this run, or None for a new run."""
+    def latest(self) -> TrainingState | None:
+        """Returns the newest checkpoint of this run, or None for a new run."""
 
     def report(self, history: list[dict[str, Any]], write: Callable[[Path], None]) -> None:
         """Takes all records so far; `write` puts a checkpoint into a folder. Every worker calls it."""
@@ -73,7 +73,7 @@ def fit(
     trainer = Trainer(config, data, weights, device or torch.device("cpu"), dtype)
     latest = reporter.latest()
     if latest is not None:
-        trainer.load(TrainingState.load(latest))
+        trainer.load(latest)
     else:
         trainer.set_loss_weights(trainer.natural_branch_accuracy(epoch=0))
     while not is_finished(config, trainer.history):

@@ -35,7 +35,7 @@ class TaskData:
     ) -> None:
         self._config, self._folder, self._device, self._dtype = config, folder, device, dtype
         self.table = read_images(folder, "train")
-        self._source = self._images(self.table)
+        self._source = image_source(config, self.table)
         self._test: tuple[ImageTable, ImageSource] | None = None
         self.split = split_rows(config, self.table)
 
@@ -73,21 +73,26 @@ class TaskData:
         if self._test is None:
             table = read_images(self._folder, "test")
             check_same_classes(self.table, table)
-            self._test = table, self._images(table)
+            self._test = table, image_source(self._config, table)
         return self._test
 
-    def _images(self, table: ImageTable) -> ImageSource:
-        data = self._config.data
-        resized = data.augmentation == "resized_crop_flip"
-        return ImageSource(table, channels=len(self._config.model.mean), image_size=data.image_size, resized=resized)
-
     def _to_device(self, values: Tensor) -> Tensor:
-        if self._device.type == "cuda":
+        if self._device.type == "cuda" and len(values):
             return values.pin_memory().to(self._device, non_blocking=True)
         return values
 
     def _finish(self, images: Tensor) -> Tensor:
         return to_unit_interval(images).to(self._dtype)
+
+
+def image_source(config: ExperimentConfig, table: ImageTable) -> ImageSource:
+    """Returns the pixels of a table as this experiment sees them.
+
+    Raises:
+        UserError: for images that cannot be used so.
+    """
+    resized = config.data.augmentation == "resized_crop_flip"
+    return ImageSource(table, channels=len(config.model.mean), image_size=config.data.image_size, resized=resized)
 
 
 def split_rows(config: ExperimentConfig, table: ImageTable) -> Split:

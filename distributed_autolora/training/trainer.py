@@ -14,12 +14,19 @@ from distributed_autolora.core.objectives import AutoLoRa
 from distributed_autolora.core.schedules import Decision, LossWeights
 from distributed_autolora.data.keyed import keyed_uniform
 from distributed_autolora.data.sampler import global_batches, worker_share
+from distributed_autolora.errors import TrainingDivergedError, UserError
 from distributed_autolora.models import Classifier, build
 from distributed_autolora.training import distributed
 from distributed_autolora.training.checkpoint import TrainingState, momentum_buffers, restore_momentum, snapshot
 from distributed_autolora.training.epoch import LossSums, PhaseSeconds
 from distributed_autolora.training.evaluation import natural_accuracy, natural_and_robust_accuracy
-from distributed_autolora.training.methods import attack_dtype, build_attack, build_objective, build_schedule
+from distributed_autolora.training.methods import (
+    attack_dtype,
+    attack_name,
+    build_attack,
+    build_objective,
+    build_schedule,
+)
 from distributed_autolora.training.task_data import TaskData
 
 
@@ -91,10 +98,13 @@ class Trainer:
         """Goes on from a checkpoint.
 
         Raises:
-            RuntimeError: when the checkpoint is another run's.
+            UserError: when the checkpoint is another run's.
         """
         if state.identity != self.identity:
-            raise RuntimeError(f"the checkpoint is of another run: {state.identity}, not {self.identity}")
+            raise UserError(
+                f"The newest checkpoint is of another run ({state.identity}, not {self.identity}). "
+                "Start the run afresh with --fresh."
+            )
         self.objective.load_state_dict(dict(state.model))
         self.best = {name: value.to(self.device) for name, value in state.best.items()}
         restore_momentum(self.objective, self.optimizer, state.momentum)
@@ -107,7 +117,7 @@ class Trainer:
     @property
     def robust_key(self) -> str:
         """Key of the robust validation accuracy in a record."""
-        return f"val/robust_accuracy/pgd{self.config.eval_attack.num_steps}"
+        return f"val/robust_accuracy/{attack_name(self.config.eval_attack)}"
 
     def set_lr(self, lr: float) -> None:
         """Sets the learning rate of the steps to come."""
@@ -138,7 +148,16 @@ class Trainer:
         )
         for batch in batches:
             self.train_step(batch, epoch, sums, timer)
+        self._check_weights(epoch)
         return sums.means()
+
+    def _check_weights(self, epoch: int) -> None:
+        """Refuses to go on, and to write a checkpoint, after a last step that broke the weights."""
+        weights = [parameter.detach().flatten() for parameter in self.objective.parameters()]
+        if not torch.cat(weights).isfinite().all():
+            raise TrainingDivergedError(
+                f"The weights are no longer finite at the end of epoch {epoch}. Lower optimization.lr."
+            )
 
     def train_step(self, batch: Tensor, epoch: int, sums: LossSums, timer: PhaseSeconds) -> None:
         """Takes one step on this worker's share of a global batch of rows."""

@@ -28,10 +28,15 @@ def test_a_classifier_normalises_inside_as_torchvision_does_outside() -> None:
     assert classifier(x).shape == (2, 7)
 
 
-def test_images_outside_the_unit_interval_are_clamped() -> None:
+def test_black_and_white_pixels_have_the_gradient_of_the_network_behind_them() -> None:
+    torch.manual_seed(0)
     classifier = build("small_resnet", 3, mean=(0.5,), std=(0.25,)).eval()
-    x = torch.rand(2, 1, 12, 12) * 3 - 1
-    torch.testing.assert_close(classifier(x), classifier(x.clamp(0, 1)))
+    x = torch.rand(2, 1, 12, 12).round().requires_grad_()
+    (inside,) = torch.autograd.grad(classifier(x).square().sum(), x)
+    normalised = ((x - 0.5) / 0.25).detach().requires_grad_()
+    (outside,) = torch.autograd.grad(classifier.backbone(normalised).square().sum(), normalised)
+    torch.testing.assert_close(inside, outside / 0.25)
+    assert inside.count_nonzero() > 0.9 * inside.numel()
 
 
 def test_up_sampling_replicates_pixels_inside_the_model() -> None:

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,9 @@ import pytest
 from distributed_autolora.errors import UserError
 from distributed_autolora.orchestration.demo import choose_run, job_lines, submit_and_follow
 from distributed_autolora.orchestration.local_cluster import LocalCluster
-from distributed_autolora.orchestration.run_folder import RunFolder
+from distributed_autolora.orchestration.preflight import find_inputs
+from distributed_autolora.orchestration.run_folder import RunFolder, with_precision
+from distributed_autolora.recipes import recipe
 
 # Stands for the training program: what the demo needs of it is its flag, its folder and its exit status.
 PROGRAM = """
@@ -98,6 +101,14 @@ def test_a_demo_that_another_process_works_on_is_left_to_it(tmp_path: Path) -> N
     assert choose_run(tmp_path) == ("demo-2", False)
     run.release()
     assert choose_run(tmp_path) == ("demo-1", True)
+
+
+def test_a_demo_begun_with_other_values_is_left_alone(tmp_path: Path) -> None:
+    today, _ = find_inputs(recipe("demo"))
+    for name, config in (("demo-1", replace(today, seed=today.seed + 1)), ("demo-2", today)):
+        run = make_run(tmp_path / "runs", name, finished=False)
+        run.create(with_precision(config, "float32"))
+        assert choose_run(tmp_path / "runs") == ("demo-2", name == "demo-2")
 
 
 def test_a_folder_that_cannot_be_written_is_refused(tmp_path: Path) -> None:

@@ -52,9 +52,9 @@ def test_runs_of_one_name_are_numbered(tmp_path: Path) -> None:
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_the_same_config_finds_its_run_and_the_precision_it_was_created_with(tmp_path: Path, precision: str) -> None:
     config = demo(tmp_path)
-    assert find_run(config, PRECISIONS) is None
+    assert find_run(config) is None
     folder = create(tmp_path, config, precision)
-    found = find_run(config, PRECISIONS)
+    found = find_run(config)
     assert found is not None
     assert found[1].path == folder.path
     assert found[0].compute.attack_precision == precision
@@ -63,7 +63,7 @@ def test_the_same_config_finds_its_run_and_the_precision_it_was_created_with(tmp
 
 def test_another_seed_is_another_run(tmp_path: Path) -> None:
     create(tmp_path, demo(tmp_path), "float32")
-    assert find_run(demo(tmp_path, seed=1), PRECISIONS) is None
+    assert find_run(demo(tmp_path, seed=1)) is None
 
 
 def test_a_held_run_is_refused_to_another_process_until_its_holder_dies(tmp_path: Path) -> None:

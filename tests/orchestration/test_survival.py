@@ -16,6 +16,8 @@ from typing import Any
 
 import pytest
 import torch
+from mlflow import MlflowClient
+from mlflow.entities import Run
 from torch import Tensor
 
 from distributed_autolora.models import read_weights
@@ -27,7 +29,7 @@ from tests.training.tasks import small_config, write_task
 from tests.training.test_resume import FolderReporter
 
 ROOT = Path(__file__).parent.parent.parent
-EPOCHS = 6
+EPOCHS = 8
 Record = dict[str, Any]
 
 
@@ -79,9 +81,17 @@ def wait_for(condition: Callable[[], bool], what: str, seconds: float = 120) -> 
         time.sleep(0.05)
 
 
+def tracked_run(home: Path) -> Run:
+    """Returns the only run of the tracking store."""
+    client = MlflowClient(f"sqlite:///{home / 'mlflow.db'}")
+    (experiment,) = [e for e in client.search_experiments() if e.name == "distributed_autolora"]
+    (run,) = client.search_runs([experiment.experiment_id])
+    return run
+
+
 @pytest.fixture(scope="module")
 def survivor(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """A two-worker run on Ray whose worker is killed after epoch 1 and whose driver after epoch 3, then finished."""
+    """A run on Ray whose worker is killed, then its driver is stopped, then killed, and that is then finished."""
     folder = tmp_path_factory.mktemp("survival")
     task = write_task(folder / "task", train=140)
     config = small_config(task, epochs=EPOCHS, global_batch_size=32)
@@ -97,6 +107,13 @@ def survivor(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
         os.kill(training_workers(process.pid)[-1], signal.SIGKILL)
         before = epochs()
         wait_for(lambda: epochs() > before, "an epoch after the worker's death")
+        os.kill(process.pid, signal.SIGTERM)
+        process.wait(60)
+    assert process.returncode == 130
+    assert tracked_run(folder / "home").info.status == "KILLED"
+    with driver(folder) as process:
+        before = epochs()
+        wait_for(lambda: epochs() > before, "an epoch after the driver was stopped")
         os.kill(process.pid, signal.SIGKILL)
     assert not (history.parent / "result.json").exists(), "the run must be killed before its end"
     with driver(folder) as process:
@@ -116,12 +133,9 @@ def test_a_killed_run_ends_bit_for_bit_as_an_uninterrupted_one(survivor: tuple[P
 
 
 def test_mlflow_has_each_step_once_in_one_run(survivor: tuple[Path, str]) -> None:
-    from mlflow import MlflowClient
-
     folder, _ = survivor
+    run = tracked_run(folder.parents[1])
     client = MlflowClient(f"sqlite:///{folder.parents[1] / 'mlflow.db'}")
-    (experiment,) = [e for e in client.search_experiments() if e.name == "distributed_autolora"]
-    (run,) = client.search_runs([experiment.experiment_id])
     assert run.info.status == "FINISHED"
     for key in ("lr", "train/loss/total", "val/robust_accuracy/pgd2"):
         assert [metric.step for metric in client.get_metric_history(run.info.run_id, key)] == list(range(1, EPOCHS + 1))

@@ -31,7 +31,7 @@ def test_an_epoch_line_shows_its_numbers_under_their_names() -> None:
         "kl_weight": 5.262,
         "images_per_second": 1234.4,
     }
-    header, line = epoch_line(record, epochs=20, seconds_left=83, header=True).splitlines()
+    header, line = epoch_header(20), epoch_line(record, epochs=20, seconds_left=83)
     assert header == epoch_header(20)
     expected = "9/20 0.00125 0.988 91.3 78.3 0.12 5.26 1234 1:23 left halved, restored 9"
     assert line.split() == expected.split()

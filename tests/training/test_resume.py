@@ -6,10 +6,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor
 
+from distributed_autolora.errors import UserError
 from distributed_autolora.training import distributed
+from distributed_autolora.training.checkpoint import TrainingState
 from distributed_autolora.training.loop import fit
 from distributed_autolora.training.task_data import TaskData
 from tests.training.gloo import run_workers
@@ -27,8 +30,9 @@ class FolderReporter:
         self.folder, self.stop_after = folder, stop_after
         folder.mkdir(parents=True, exist_ok=True)
 
-    def latest(self) -> Path | None:
-        return max(self.folder.iterdir(), default=None)
+    def latest(self) -> TrainingState | None:
+        newest = max(self.folder.iterdir(), default=None)
+        return None if newest is None else TrainingState.load(newest)
 
     def report(self, history: list[dict[str, Any]], write: Callable[[Path], None]) -> None:
         checkpoint = self.folder / f"{len(history):06d}"
@@ -80,3 +84,16 @@ def test_three_workers_resume_bit_for_bit(tmp_path: Path) -> None:
     task = write_task(tmp_path / "task", train=140)
     for one, other in run_workers(with_and_without_stops, 3, task, str(tmp_path)):
         assert_same(one, other)
+
+
+def test_a_damaged_checkpoint_and_one_of_another_run_are_refused(tmp_path: Path) -> None:
+    task = write_task(tmp_path / "task", train=140)
+    assert run(task, tmp_path / "run", stop_after=1) is None
+    checkpoint = tmp_path / "run" / "000001"
+    (checkpoint / "state.json").write_text((checkpoint / "state.json").read_text().replace('"seed": 0', '"seed": 1'))
+    with pytest.raises(UserError, match=r"of another run.*--fresh"):
+        run(task, tmp_path / "run")
+    tensors = checkpoint / "state.safetensors"
+    tensors.write_bytes(tensors.read_bytes()[:-100])
+    with pytest.raises(UserError, match=r"000001 cannot be read.*--fresh"):
+        run(task, tmp_path / "run")
