@@ -52,9 +52,8 @@ def _change_row_7(place: Place, column: str, value: object) -> list[str]:
     values = table[column].to_pylist()
     values[7] = value
     index = table.schema.get_field_index(column)
-    pq.write_table(
-        table.set_column(index, column, pa.array(values)).replace_schema_metadata(table.schema.metadata), path
-    )
+    metadata = {key: text for key, text in pq.read_metadata(path).metadata.items() if key != b"ARROW:schema"}
+    pq.write_table(table.set_column(index, column, pa.array(values)).replace_schema_metadata(metadata), path)
     return flags
 
 
