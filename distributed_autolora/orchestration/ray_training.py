@@ -26,6 +26,7 @@ from ray.train.torch import TorchConfig, TorchTrainer
 from distributed_autolora.config import ExperimentConfig
 from distributed_autolora.errors import RunFailedError, TrainingDivergedError, UserError
 from distributed_autolora.orchestration.run_folder import RunFolder, write_json, write_text
+from distributed_autolora.orchestration.snapshot import copy_snapshot, mend_snapshot
 from distributed_autolora.training.checkpoint import TrainingState
 
 if TYPE_CHECKING:
@@ -76,6 +77,7 @@ class ProgressCallback(UserCallback):  # type: ignore[misc]
         """Writes what the report brings."""
         history = json.loads(metrics[0]["history"])
         write_json(self._history_file, history)
+        copy_snapshot(self._history_file.parent)
         if self._writer is None:
             # Importing mlflow takes seconds, and the workers import this module too.
             from distributed_autolora.orchestration.mlflow_tracking import MetricWriter
@@ -142,6 +144,7 @@ def train_on_ray(
             callbacks=[callback],
         ),
     )
+    mend_snapshot(folder.path)
     on_sigint = signal.getsignal(signal.SIGINT)
     try:
         returned = trainer.fit().return_value
