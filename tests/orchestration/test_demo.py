@@ -138,6 +138,7 @@ def follow(cluster: LocalCluster, folder: Path, status: int) -> int:
     )
 
 
+@pytest.mark.long
 def test_a_job_is_followed_and_a_refusal_is_known(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "program.py").write_text(PROGRAM)
     with LocalCluster() as cluster:

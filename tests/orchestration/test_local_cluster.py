@@ -179,9 +179,13 @@ def signal_twice(number: signal.Signals, steps: list[str]) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_stop_signals_interrupt_but_not_a_clean_up(number: signal.Signals) -> None:
-    before = signal.getsignal(number)
-    steps: list[str] = []
-    with pytest.raises(KeyboardInterrupt):
-        signal_twice(number, steps)
-    assert steps == ["cleaned up"]
-    assert signal.getsignal(number) is before
+    # A shell starts background jobs with SIGINT ignored, and what the caller ignores stays ignored.
+    inherited = signal.signal(number, signal.default_int_handler)
+    try:
+        steps: list[str] = []
+        with pytest.raises(KeyboardInterrupt):
+            signal_twice(number, steps)
+        assert steps == ["cleaned up"]
+        assert signal.getsignal(number) is signal.default_int_handler
+    finally:
+        signal.signal(number, inherited)

@@ -45,9 +45,9 @@ class FolderReporter:
 
 
 def run(
-    task: str, folder: Path, stop_after: int | None = None
+    task: str, folder: Path, stop_after: int | None = None, epochs: int = 5
 ) -> tuple[dict[str, Tensor], list[dict[str, Any]]] | None:
-    config = small_config(task, epochs=5, global_batch_size=32)
+    config = small_config(task, epochs=epochs, global_batch_size=32)
     data = TaskData(config, task, torch.device("cpu"))
     try:
         result = fit(config, data, None, FolderReporter(folder, stop_after))
@@ -60,11 +60,11 @@ def run(
     return dict(result.weights), records
 
 
-def with_and_without_stops(task: str, folder: str) -> tuple[Any, Any]:
-    uninterrupted = run(task, Path(folder) / "uninterrupted")
-    for stop_after in (1, 3):
-        assert run(task, Path(folder) / "stopped", stop_after) is None
-    return uninterrupted, run(task, Path(folder) / "stopped")
+def with_and_without_stops(task: str, folder: str, stops: tuple[int, ...], epochs: int) -> tuple[Any, Any]:
+    uninterrupted = run(task, Path(folder) / "uninterrupted", epochs=epochs)
+    for stop_after in stops:
+        assert run(task, Path(folder) / "stopped", stop_after, epochs) is None
+    return uninterrupted, run(task, Path(folder) / "stopped", epochs=epochs)
 
 
 def assert_same(one: Any, other: Any) -> None:
@@ -75,14 +75,14 @@ def assert_same(one: Any, other: Any) -> None:
 
 def test_a_stopped_run_ends_with_the_weights_of_an_uninterrupted_one(tmp_path: Path) -> None:
     task = write_task(tmp_path / "task", train=140)
-    one, other = with_and_without_stops(task, str(tmp_path))
+    one, other = with_and_without_stops(task, str(tmp_path), (1, 3), 5)
     assert_same(one, other)
     assert any(record["restored"] for record in one[1]), "the test should also cross a restore"
 
 
 def test_three_workers_resume_bit_for_bit(tmp_path: Path) -> None:
     task = write_task(tmp_path / "task", train=140)
-    for one, other in run_workers(with_and_without_stops, 3, task, str(tmp_path)):
+    for one, other in run_workers(with_and_without_stops, 3, task, str(tmp_path), (1,), 3):
         assert_same(one, other)
 
 

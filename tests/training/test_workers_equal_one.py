@@ -58,7 +58,7 @@ def trajectory(folder: str, method: Method) -> dict[str, Any]:
     return {"losses": sums.steps, "gradients": gradients, "state": trainer.objective.state_dict(), "record": record}
 
 
-@pytest.mark.parametrize("method", ["autolora", "vanilla"])
+@pytest.mark.parametrize("method", ["autolora", pytest.param("vanilla", marks=pytest.mark.long)])
 def test_two_workers_give_the_trajectory_of_one(tmp_path: Path, method: Method) -> None:
     folder = write_task(tmp_path / "task", train=169)
     alone = trajectory(folder, method)
