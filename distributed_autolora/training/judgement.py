@@ -1,4 +1,4 @@
-"""The final judgement: the one time that a run opens its test split."""
+"""The final judgement: the one time that a run is judged on its test split."""
 
 from __future__ import annotations
 
