@@ -113,6 +113,7 @@ def use_beside(first: LocalCluster, second: LocalCluster, seen: set[int]) -> Non
         raise DeliberateError
 
 
+@pytest.mark.long
 def test_two_clusters_run_side_by_side_on_loopback_and_leave_nothing() -> None:
     second, seen = LocalCluster(), set[int]()
     with LocalCluster() as first:

@@ -10,7 +10,6 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +28,7 @@ from tests.training.tasks import small_config, write_task
 from tests.training.test_resume import FolderReporter
 
 ROOT = Path(__file__).parent.parent.parent
-EPOCHS = 8
+EPOCHS = 6
 Record = dict[str, Any]
 
 
@@ -89,31 +88,43 @@ def tracked_run(home: Path) -> Run:
     return run
 
 
+def write_config(folder: Path) -> None:
+    """Writes the config of the run that `driver` runs."""
+    config = small_config(write_task(folder / "task", train=140), epochs=EPOCHS, global_batch_size=32)
+    (folder / "config.yaml").write_text(config_text(config))
+
+
+def epochs_of(history: Path) -> int:
+    return len(json.loads(history.read_text())) if history.is_file() else 0
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_stopped_run_ends_with_status_130_and_is_marked_killed(tmp_path: Path, number: signal.Signals) -> None:
+    write_config(tmp_path)
+    with driver(tmp_path) as process:
+        wait_for(lambda: epochs_of(tmp_path / "home" / "runs" / "mine" / "history.json") >= 1, "epoch 1")
+        os.kill(process.pid, number)
+        process.wait(60)
+    assert process.returncode == 130
+    assert tracked_run(tmp_path / "home").info.status == "KILLED"
+
+
 @pytest.fixture(scope="module")
 def survivor(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """A run on Ray whose worker is killed, then its driver is stopped, then killed, and that is then finished."""
+    """A run on Ray whose worker is killed, then its driver, and that is then finished."""
     folder = tmp_path_factory.mktemp("survival")
-    task = write_task(folder / "task", train=140)
-    config = small_config(task, epochs=EPOCHS, global_batch_size=32)
-    config = replace(config, run=replace(config.run, name="mine"))
-    (folder / "config.yaml").write_text(config_text(config))
+    write_config(folder)
     history = folder / "home" / "runs" / "mine" / "history.json"
 
     def epochs() -> int:
-        return len(json.loads(history.read_text())) if history.is_file() else 0
+        return epochs_of(history)
 
     with driver(folder) as process:
         wait_for(lambda: epochs() >= 1, "epoch 1")
         os.kill(training_workers(process.pid)[-1], signal.SIGKILL)
         before = epochs()
         wait_for(lambda: epochs() > before, "an epoch after the worker's death")
-        os.kill(process.pid, signal.SIGTERM)
-        process.wait(60)
-    assert process.returncode == 130
-    assert tracked_run(folder / "home").info.status == "KILLED"
-    with driver(folder) as process:
-        before = epochs()
-        wait_for(lambda: epochs() > before, "an epoch after the driver was stopped")
         os.kill(process.pid, signal.SIGKILL)
     assert not (history.parent / "result.json").exists(), "the run must be killed before its end"
     with driver(folder) as process:
