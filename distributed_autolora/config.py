@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Self
 
+from distributed_autolora.config_ranges import RANGES
 from distributed_autolora.config_reading import from_mapping
 from distributed_autolora.errors import UserError
 
@@ -70,8 +71,8 @@ class ModelConfig:
 class MethodConfig:
     """The objective and the weights of its terms."""
 
-    name: Literal["autolora", "vanilla"] = "autolora"
-    """autolora: Eq. 5 with the low-rank branch; vanilla: Eq. 1."""
+    name: str = "autolora"
+    """autolora: Eq. 5 with the low-rank branch; vanilla: Eq. 1; twins: Eq. 2; or one that you added."""
     soft_labels: Literal["joint", "detached"] = "joint"
     """joint: the KL term also trains its natural soft labels (as released); detached: it does not."""
     lora_rank: int = 8
@@ -82,8 +83,14 @@ class MethodConfig:
     """Exponent of the natural-branch accuracy in the loss weights (alpha of Eq. 6 and 7)."""
     kl_weight_max: float = 6.0
     """Largest weight of the KL term (Eq. 7)."""
+    natural_weight: float | None = None
+    """Fixed lambda1 of AutoLoRa; None: set every epoch from the natural-branch accuracy (Eq. 6)."""
+    kl_weight: float | None = None
+    """Fixed lambda2 of AutoLoRa; None: set every epoch from the natural-branch accuracy (Eq. 7)."""
     trades_beta: float = 6.0
-    """Fixed weight of the KL term of vanilla RFT (beta of Eq. 1)."""
+    """Fixed weight of the KL term of vanilla RFT and TWINS (beta of Eq. 1)."""
+    twins_gamma: float = 1.0
+    """Weight of the path with frozen batch-norm statistics in TWINS (gamma of Eq. 2)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,6 +153,10 @@ class EvaluationConfig:
     """Images per evaluation batch of one worker; no result depends on it beyond rounding."""
     linear_head: bool = True
     """Also judge the untouched backbone under a linear head fitted to the training images."""
+    test_split: bool = True
+    """Judge the final model on the test split, once; False: never open it, as in the trials of a search."""
+    gradient_similarity_images: int = 0
+    """Training images to measure the gradient similarity on after every epoch (Eq. 3 and 4); 0: do not."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -176,6 +187,8 @@ class ScalingConfig:
     """Restarts of the worker group after a worker was lost or failed; a diverged loss is not retried."""
     check_finite_every: int = 20
     """Steps between two checks that the loss is finite."""
+    cache: str | None = None
+    """Folder on each node for memory-mapped copies of the encoded images; None: the system's temporary folder."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -255,7 +268,7 @@ class ExperimentConfig:
             for number in value if isinstance(value, list) else [value]:
                 if isinstance(number, float) and not math.isfinite(number):
                     raise UserError(f"{name} is {number}: give a finite number.")
-        for name, low, high in _RANGES:
+        for name, low, high in RANGES:
             value = self.flat()[name]
             if value is not None and not low <= value <= high:
                 bound = f"at least {low}" if math.isinf(high) else f"from {low} to {high}"
@@ -266,40 +279,6 @@ class ExperimentConfig:
             raise UserError(
                 f"schedule.min_lr is {self.schedule.min_lr}: it must be below optimization.lr ({self.optimization.lr})."
             )
-
-
-_RANGES: tuple[tuple[str, float, float], ...] = (
-    ("seed", 0, 2**31 - 1),
-    ("data.train_images", 2, math.inf),
-    ("data.val_fraction", 0.001, 0.5),
-    ("data.val_images_min", 0, math.inf),
-    ("data.split_seed", 0, 2**31 - 1),
-    ("data.image_size", 1, math.inf),
-    ("model.input_size", 1, math.inf),
-    ("method.lora_rank", 1, math.inf),
-    ("method.sharpening", 0, math.inf),
-    ("method.kl_weight_max", 0, math.inf),
-    ("method.trades_beta", 0, math.inf),
-    ("threat_model.epsilon", 0, 1),
-    ("train_attack.num_steps", 0, math.inf),
-    ("train_attack.step_size", 0, 1),
-    ("eval_attack.num_steps", 0, math.inf),
-    ("eval_attack.step_size", 0, 1),
-    ("schedule.interval", 1, math.inf),
-    ("schedule.min_lr", 0, math.inf),
-    ("optimization.epochs", 1, math.inf),
-    ("optimization.global_batch_size", 2, math.inf),
-    ("optimization.lr", 1e-12, math.inf),
-    ("optimization.momentum", 0, 0.999999),
-    ("optimization.weight_decay", 0, math.inf),
-    ("evaluation.batch_size_per_worker", 1, math.inf),
-    ("scaling.num_workers", 1, math.inf),
-    ("scaling.cpus_per_worker", 1, math.inf),
-    ("scaling.wait_for_resources_s", 1, math.inf),
-    ("scaling.collective_timeout_s", 1, math.inf),
-    ("scaling.max_failures", 0, math.inf),
-    ("scaling.check_finite_every", 1, math.inf),
-)
 
 
 def output_home(config: RunConfig) -> Path:

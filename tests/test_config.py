@@ -116,7 +116,7 @@ def test_unknown_and_mistyped_values_are_named() -> None:
         ({"optimisation": {}}, '"optimisation".*"optimization"'),
         ({"optimization": {"lr": "fast"}}, '"optimization.lr".*number'),
         ({"optimization": {"epochs": 2.5}}, '"optimization.epochs".*whole number'),
-        ({"method": {"name": "autolara"}}, '"method.name".*autolora'),
+        ({"method": {"soft_labels": "joined"}}, '"method.soft_labels".*joint'),
         ({"data": []}, '"data" must be a mapping'),
         ({"train_attack": {"random_start": 1}}, '"train_attack.random_start".*true or false'),
     ):

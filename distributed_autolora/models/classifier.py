@@ -50,9 +50,14 @@ class Classifier(nn.Module):
         self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1), persistent=False)
 
     @property
+    def head_name(self) -> str:
+        """Name of the classification layer inside `backbone`, such as "fc"."""
+        return HEAD
+
+    @property
     def head(self) -> nn.Linear:
         """The classification layer."""
-        layer = self.backbone.get_submodule(HEAD)
+        layer = self.backbone.get_submodule(self.head_name)
         assert isinstance(layer, nn.Linear)
         return layer
 

@@ -14,7 +14,6 @@ from distributed_autolora.core.objectives import AutoLoRa, VanillaRFT
 from distributed_autolora.core.schedules import LossWeights, RobustAccuracyHalving, StepDecay
 from distributed_autolora.core.threat_model import ThreatModel
 from distributed_autolora.models import Classifier
-from distributed_autolora.models.classifier import HEAD
 
 Attack = Callable[..., Tensor]
 Schedule = RobustAccuracyHalving | StepDecay
@@ -22,7 +21,7 @@ Schedule = RobustAccuracyHalving | StepDecay
 
 def _autolora(config: ExperimentConfig, backbone: Classifier) -> nn.Module:
     method = config.method
-    branch = LowRankBranch(backbone, method.lora_rank, method.lora_scope, head=HEAD)
+    branch = LowRankBranch(backbone, method.lora_rank, method.lora_scope, head=backbone.head_name)
     return AutoLoRa(backbone, branch, weights=LossWeights(1.0, 0.0), soft_labels=method.soft_labels)
 
 
