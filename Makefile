@@ -9,13 +9,16 @@ PORT ?= 5000
 export OMP_NUM_THREADS = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-long check mlflow clean
+.PHONY: help demo compare-demo test test-long check mlflow clean
 
 help:  ## list what can be made
 	@sed -n 's/^\([a-z-]*\):.*  ## \(.*\)/  make \1	\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 20
 
 demo: $(INSTALLED)  ## fine-tune the shipped model on the shipped images as a Ray job; continues an interrupted demo
 	@$(BIN)/python jobs/demo.py
+
+compare-demo: $(INSTALLED)  ## compare AutoLoRa with searched baselines on the shipped images, about an hour on two cores
+	@$(BIN)/python jobs/compare.py --study tuned_baselines --task fashion-mnist-5-9 --seeds 3
 
 test: $(INSTALLED)  ## run the tests, but for the long ones
 	@$(BIN)/python -m pytest -m "not long"

@@ -8,11 +8,11 @@ import os
 import re
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from types import FrameType
-from typing import Annotated, NoReturn
+from typing import Annotated, NoReturn, TypeVar, get_type_hints
 
 import tyro
 
@@ -20,7 +20,9 @@ from distributed_autolora.config import ExperimentConfig
 from distributed_autolora.config_reading import fraction, nearest
 from distributed_autolora.errors import RunFailedError, UserError
 from distributed_autolora.orchestration.run_folder import read_config
-from distributed_autolora.recipes import RECIPES, recipe
+from distributed_autolora.recipes import RECIPES_IN_WORDS, recipe
+
+Flags = TypeVar("Flags")
 
 DONE, FAILED, REFUSED, INTERRUPTED = 0, 1, 2, 130
 CONTINUES = "The same command goes on from the last finished epoch."
@@ -36,6 +38,8 @@ class TrainingFlags:
     """YAML file that gives every value no flag names; each run writes its own as config.yaml."""
     fresh: bool = False
     """Start the next number of this run, even if it exists."""
+    evaluate: str = "quick"
+    """Attacks to judge the finished model by, such as pgd10,autoattack; quick: check its PGD result; none: neither."""
     experiment: Annotated[ExperimentConfig, tyro.conf.arg(name="")] = field(default_factory=ExperimentConfig)
 
 
@@ -57,26 +61,41 @@ def parse_training_flags(
         SystemExit: for --help.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
-    _refuse_unknown_flags(words)
+    names = [*ExperimentConfig().flat(), *(item.name for item in fields(TrainingFlags) if item.name != "experiment")]
+    _refuse_unknown_flags(words, names)
     chosen_recipe, file = _value_of(words, "--recipe"), _value_of(words, "--config")
     if chosen_recipe and file:
         raise UserError("Give --recipe or --config, not both: either one names every value.")
     base = read_config(Path(file)) if file else recipe(chosen_recipe or default_recipe)
-    recipes = ", ".join(RECIPES)
-    said = io.StringIO()
-    try:
-        with contextlib.redirect_stderr(said):
-            return tyro.cli(
-                TrainingFlags,
-                args=_plain_numbers(words, base),
-                default=TrainingFlags(experiment=base),
-                description=f"{description}\n\nRecipes: {recipes}. The defaults below are those of the recipe or file "
-                f"given; without one, of {default_recipe}.",
-            )
-    except SystemExit as end:
-        if not end.code:
-            raise
-        raise UserError(f"{' '.join(_FRAME.sub(' ', said.getvalue()).split())}") from None
+    numbers = {name for name, value in base.flat().items() if isinstance(value, float)}
+    with _refusals_in_one_line():
+        return tyro.cli(
+            TrainingFlags,
+            args=_plain_numbers(words, numbers),
+            default=TrainingFlags(experiment=base),
+            description=f"{description}\n\nRecipes: {RECIPES_IN_WORDS}. The defaults below are those of "
+            f"the recipe or file given; without one, of {default_recipe}.",
+        )
+
+
+def parse_flags(kind: type[Flags], description: str, arguments: Sequence[str] | None = None) -> Flags:
+    """Reads the command line of a program whose flags are the fields of a flat dataclass.
+
+    Args:
+        kind: the dataclass; its docstrings are the help texts.
+        description: what the program does, for --help.
+        arguments: the command line; None: this process's.
+
+    Raises:
+        UserError: for an unknown flag (names the nearest known one), a missing one, or a value that cannot be read.
+        SystemExit: for --help.
+    """
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    hints = {name: str(hint) for name, hint in get_type_hints(kind).items()}
+    _refuse_unknown_flags(words, list(hints))
+    with _refusals_in_one_line():
+        numbers = {name for name, hint in hints.items() if "float" in hint}
+        return tyro.cli(kind, args=_plain_numbers(words, numbers), description=description)
 
 
 def run_program(main: Callable[[], None], *, when_interrupted: str = CONTINUES) -> NoReturn:
@@ -110,17 +129,29 @@ def _interrupt(_signal: int, _frame: FrameType | None) -> NoReturn:
     raise KeyboardInterrupt
 
 
-def _plain_numbers(words: list[str], base: ExperimentConfig) -> list[str]:
-    """Returns the words with 8/255 as the decimal that it is, behind flags that take a number.
+@contextlib.contextmanager
+def _refusals_in_one_line() -> Iterator[None]:
+    """Turns what tyro prints about a bad command line into a `UserError`."""
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said):
+            yield
+    except SystemExit as end:
+        if not end.code:
+            raise
+        raise UserError(f"{' '.join(_FRAME.sub(' ', said.getvalue()).split())}") from None
+
+
+def _plain_numbers(words: list[str], numbers: set[str]) -> list[str]:
+    """Returns the words with 8/255 as the decimal that it is, behind flags (`numbers`) that take a number.
 
     Raises:
         UserError: for a division by zero.
     """
-    numbers = {f"--{name}".replace("_", "-") for name, value in base.flat().items() if isinstance(value, float)}
     plain = list(words)
     for i, word in enumerate(words):
         flag, equals, value = word.partition("=") if "=" in word else (words[i - 1] if i else "", "", word)
-        if flag.replace("_", "-") not in numbers or not _FRACTION.fullmatch(value):
+        if flag.removeprefix("--").replace("-", "_") not in numbers or not _FRACTION.fullmatch(value):
             continue
         try:
             number = repr(fraction(value))
@@ -139,9 +170,8 @@ def _value_of(words: list[str], flag: str) -> str | None:
     return None
 
 
-def _refuse_unknown_flags(words: list[str]) -> None:
-    names = [name.replace("_", "-") for name in ExperimentConfig().flat()]
-    names += [item.name for item in fields(TrainingFlags) if item.name != "experiment"]
+def _refuse_unknown_flags(words: list[str], flags: list[str]) -> None:
+    names = [name.replace("_", "-") for name in flags]
     negated = [re.sub(r"([^.]+)$", r"no-\1", name) for name in names]
     known = {f"--{name}" for name in [*names, *negated, "help"]}
     for word in words:

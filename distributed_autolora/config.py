@@ -54,17 +54,20 @@ class ModelConfig:
     """Which backbone, and what happens to an image before its first layer."""
 
     backbone: str = "resnet18"
-    """"small_resnet" or a torchvision ResNet: resnet18, resnet34, resnet50, wide_resnet50_2, ..."""
+    """"small_resnet", a torchvision ResNet (resnet18, resnet50, wide_resnet50_2, ...), or timm/NAME of a timm model."""
     weights: str | None = None
-    """Pre-trained weights: a .safetensors or torch file, or "embedded" for the shipped one; None: random."""
+    """Pre-trained weights: a .safetensors or torch file or URI, or "embedded" for the shipped one; None: random."""
     mean: tuple[float, ...] = IMAGENET_MEAN
     """Per-channel mean that the model subtracts from images in [0, 1]."""
     std: tuple[float, ...] = IMAGENET_STD
     """Per-channel standard deviation that the model divides by."""
     input_size: int | None = None
-    """Nearest-neighbour up-sampling inside the model, in pixels; None: none (the paper's CIFAR: 224)."""
+    """Nearest-neighbour up-sampling inside the model, in pixels; None: none (the paper's CIFAR: 224).
+    A network for images of one size, such as a ViT, is built for this size; None: for its published size."""
     weights_digest: str | None = None
     """SHA-256 of the weights file; filled in when a run is created, checked ever after."""
+    allow_pickle: bool = False
+    """Execute pickled code in the weights file if need be; needs weights_digest, from whoever vouches for the file."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -247,7 +250,7 @@ class ExperimentConfig:
         values = self.to_dict()
         for key in ("recipe", "seed", "scaling", "run"):
             del values[key]
-        del values["data"]["path"], values["data"]["task"], values["model"]["weights"]
+        del values["data"]["path"], values["data"]["task"], values["model"]["weights"], values["model"]["allow_pickle"]
         return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
     def flat(self) -> dict[str, Any]:
@@ -275,6 +278,11 @@ class ExperimentConfig:
                 raise UserError(f"{name} is {value}: it must be {bound}.")
         if len(self.model.mean) != len(self.model.std) or min(self.model.std) <= 0:
             raise UserError("model.mean and model.std need one entry a channel each, and every std above 0.")
+        if self.model.allow_pickle and self.model.weights_digest is None:
+            raise UserError(
+                "model.allow_pickle executes code from the weights file: also give model.weights_digest, the SHA-256 "
+                "that the file's publisher states."
+            )
         if self.schedule.min_lr >= self.optimization.lr:
             raise UserError(
                 f"schedule.min_lr is {self.schedule.min_lr}: it must be below optimization.lr ({self.optimization.lr})."

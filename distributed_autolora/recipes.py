@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
+from typing import NamedTuple
 
 from distributed_autolora.config import (
     AttackConfig,
@@ -73,68 +75,85 @@ def custom() -> ExperimentConfig:
     )
 
 
-def cifar10() -> ExperimentConfig:
-    """The paper's CIFAR-10: 32 x 32 perturbations, up-sampled to 224 inside the model."""
-    return _paper_low_resolution("cifar10")
+class Hyperparameters(NamedTuple):
+    """What differs from task to task and method to method in the paper's Appendix A.1."""
+
+    lr: float
+    weight_decay: float = 1e-4
+    twins_gamma: float = 1.0
+    """Weight of TWINS' frozen path; no other method reads it."""
 
 
-def cifar100() -> ExperimentConfig:
-    """The paper's CIFAR-100: 32 x 32 perturbations, up-sampled to 224 inside the model."""
-    return _paper_low_resolution("cifar100")
+_AUTOLORA = Hyperparameters(1e-2)
+
+PAPER_HYPERPARAMETERS: dict[str, dict[str, Hyperparameters]] = {
+    "cifar10": {"autolora": _AUTOLORA, "vanilla": Hyperparameters(1e-2), "twins": Hyperparameters(1e-2)},
+    "cifar100": {"autolora": _AUTOLORA, "vanilla": Hyperparameters(1e-3), "twins": Hyperparameters(1e-2)},
+    "dtd": {"autolora": _AUTOLORA, "vanilla": Hyperparameters(1e-2), "twins": Hyperparameters(1e-3)},
+    "dogs": {"autolora": _AUTOLORA, "vanilla": Hyperparameters(1e-3), "twins": Hyperparameters(3e-3)},
+    "cub": {
+        "autolora": _AUTOLORA,
+        "vanilla": Hyperparameters(1e-2),
+        "twins": Hyperparameters(1e-2, twins_gamma=3.0),
+    },
+    "caltech256": {"autolora": _AUTOLORA, "vanilla": Hyperparameters(1e-2), "twins": Hyperparameters(3e-3)},
+}
+"""{task: {method: hyperparameters}} of the paper's six tasks, the same for both of its backbones (Appendix A.1)."""
+
+PAPER_BACKBONES = ("resnet18", "resnet50")
+PAPER_METHODS = ("autolora", "vanilla", "twins")
+_LOW_RESOLUTION = ("cifar10", "cifar100")
 
 
-def dtd() -> ExperimentConfig:
-    """The paper's DTD-57, with its real 47 classes."""
-    return _paper_high_resolution("dtd")
+def paper_recipe_name(task: str, backbone: str = "resnet18", method: str = "autolora") -> str:
+    """Returns the name of one of the paper's experiments: the task, then what is not ResNet-18 and AutoLoRa."""
+    return "-".join([task, *[part for part in (backbone, method) if part not in ("resnet18", "autolora")]])
 
 
-def dogs() -> ExperimentConfig:
-    """The paper's DOG-120 (Stanford Dogs)."""
-    return _paper_high_resolution("dogs")
+def paper(task: str, backbone: str = "resnet18", method: str = "autolora") -> ExperimentConfig:
+    """One of the paper's experiments (section 5 and Appendix A.1); model.weights is the user's to give.
 
+    CIFAR is perturbed at 32 x 32 pixels and up-sampled to 224 inside the model; the other tasks are cropped to 224.
+    AutoLoRa moves its learning rate by the robust validation accuracy, the other methods at fixed epochs.
 
-def cub() -> ExperimentConfig:
-    """The paper's CUB-200 (Caltech-UCSD Birds 200-2011)."""
-    return _paper_high_resolution("cub")
-
-
-def caltech256() -> ExperimentConfig:
-    """The paper's Caltech-256, 257 classes with clutter."""
-    return _paper_high_resolution("caltech256")
-
-
-def _paper(data: DataConfig, model: ModelConfig) -> ExperimentConfig:
-    """Section 5 of the paper: every other value is a default of the config."""
+    Args:
+        task: a key of `PAPER_HYPERPARAMETERS`; DTD-57 is "dtd" with its real 47 classes, DOG-120 is "dogs".
+        backbone: one of `PAPER_BACKBONES`.
+        method: one of `PAPER_METHODS`.
+    """
+    values = PAPER_HYPERPARAMETERS[task][method]
+    small = task in _LOW_RESOLUTION
+    data = DataConfig(task=task, val_images_min=0)
     return ExperimentConfig(
-        recipe=data.task,
-        data=data,
-        model=model,
+        recipe=paper_recipe_name(task, backbone, method),
+        data=data if small else replace(data, image_size=224, augmentation="resized_crop_flip"),
+        model=ModelConfig(backbone=backbone, input_size=224 if small else None),
+        method=MethodConfig(name=method, twins_gamma=values.twins_gamma),
+        schedule=ScheduleConfig(name="automatic" if method == "autolora" else "step_decay"),
+        optimization=OptimizationConfig(lr=values.lr, weight_decay=values.weight_decay),
         evaluation=EvaluationConfig(linear_head=False),
         scaling=ScalingConfig(num_workers=1, use_gpu=True, cpus_per_worker=8),
     )
 
 
-def _paper_low_resolution(task: str) -> ExperimentConfig:
-    return _paper(DataConfig(task=task, val_images_min=0), ModelConfig(input_size=224))
-
-
-def _paper_high_resolution(task: str) -> ExperimentConfig:
-    data = DataConfig(task=task, val_images_min=0, image_size=224, augmentation="resized_crop_flip")
-    return _paper(data, ModelConfig())
-
-
-RECIPES: dict[str, Callable[[], ExperimentConfig]] = {
+_OWN: dict[str, Callable[[], ExperimentConfig]] = {
     "demo": demo,
     "fashion-mnist": fashion_mnist,
     "pretrain-fashion-mnist": pretrain_fashion_mnist,
     "custom": custom,
-    "cifar10": cifar10,
-    "cifar100": cifar100,
-    "dtd": dtd,
-    "dogs": dogs,
-    "cub": cub,
-    "caltech256": caltech256,
 }
+_PAPER: dict[str, Callable[[], ExperimentConfig]] = {
+    paper_recipe_name(task, backbone, method): partial(paper, task, backbone, method)
+    for task in PAPER_HYPERPARAMETERS
+    for backbone in PAPER_BACKBONES
+    for method in PAPER_METHODS
+}
+RECIPES: dict[str, Callable[[], ExperimentConfig]] = _OWN | _PAPER
+RECIPES_IN_WORDS = (
+    f"{', '.join(_OWN)}, and the paper's: {', '.join(PAPER_HYPERPARAMETERS)} (AutoLoRa on a ResNet-18), each also with "
+    "-resnet50 and then -vanilla or -twins appended, as in cub-resnet50-twins"
+)
+"""All recipes in one readable line."""
 
 
 def recipe(name: str) -> ExperimentConfig:
@@ -145,6 +164,6 @@ def recipe(name: str) -> ExperimentConfig:
     """
     if name not in RECIPES:
         raise UserError(
-            f'There is no recipe "{name}".{nearest(name, list(RECIPES))} Known recipes: {", ".join(RECIPES)}.'
+            f'There is no recipe "{name}".{nearest(name, list(RECIPES))} Known recipes: {RECIPES_IN_WORDS}.'
         )
     return RECIPES[name]()

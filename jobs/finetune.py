@@ -6,14 +6,16 @@ from distributed_autolora.cli import parse_training_flags, run_program
 
 
 def main() -> None:
-    """Trains, judges and tracks one run."""
+    """Trains, judges and tracks one run, and checks that its result can be believed."""
     flags = parse_training_flags(
         "Robust fine-tuning with AutoLoRa. On a local Ray by default; inside a submitted job, on its cluster.",
         default_recipe="demo",
     )
+    from distributed_autolora.orchestration.after_training import check_attacks, evaluate_finished
     from distributed_autolora.orchestration.train_run import train_run
 
-    train_run(flags.experiment, fresh=flags.fresh)
+    check_attacks(flags.evaluate)
+    evaluate_finished(train_run(flags.experiment, fresh=flags.fresh).folder, flags.evaluate)
 
 
 if __name__ == "__main__":

@@ -20,12 +20,14 @@ LEVELS = {
     "errors": 0,
     "core": 0,
     "config_reading": 1,
+    "config_ranges": 1,
     "config": 2,
     "recipes": 3,
-    "studies": 3,
+    "studies": 4,
     "models": 3,
     "data": 3,
     "training": 4,
+    "evaluation": 4,
     "reporting": 5,
     "orchestration": 6,
     "cli": 7,
@@ -35,6 +37,7 @@ DOORS = {
     "ray": f"{PACKAGE}.orchestration",
     "mlflow": f"{PACKAGE}.orchestration.mlflow_tracking",
     "torch.distributed": f"{PACKAGE}.training.distributed",
+    "pyautoattack": f"{PACKAGE}.evaluation.autoattack",
 }
 STANDARD = (*sorted(sys.stdlib_module_names), PACKAGE)
 DESCRIPTIONS = ("errors", "config_reading", "config", "recipes", "studies")
@@ -48,6 +51,7 @@ LIGHT = {
     "models": ("ray", "mlflow"),
     "data": ("ray", "mlflow"),
     "training": ("ray", "mlflow"),
+    "evaluation": ("ray", "mlflow"),
 }
 
 IMPORT_AND_TELL = """

@@ -26,8 +26,8 @@ class _LayerTracer(fx.Tracer):
 def foldable_batch_norms(model: nn.Module) -> dict[str, str]:
     """Returns {convolution name: batch norm name} for each pair that can become one convolution.
 
-    A pair folds when the batch norm is the only reader of the convolution and each is used once. A
-    model that torch.fx cannot trace has no pairs: its attacks are slower, not different.
+    A pair folds when the batch norm is the only reader of the convolution, each is used once, and both compute
+    what PyTorch's own do. A model that torch.fx cannot trace has no pairs: its attacks are slower, not different.
     """
     try:
         with eval_mode(model):
@@ -53,7 +53,9 @@ def _owns_weight(model: nn.Module, name: str) -> bool:
     """Tells whether the layer is a convolution whose weight no other layer shares."""
     layer = model.get_submodule(name)
     owners = [p for _, p in model.named_parameters(remove_duplicate=False) if p is getattr(layer, "weight", None)]
-    return isinstance(layer, nn.Conv2d) and len(owners) == 1
+    # Subclasses that compute their weight, as weight standardisation does, cannot take a scale into it.
+    plain = all(getattr(type(layer), one, 0) is getattr(nn.Conv2d, one) for one in ("forward", "_conv_forward"))
+    return isinstance(layer, nn.Conv2d) and plain and len(owners) == 1
 
 
 def _has_statistics(batch_norm: nn.Module) -> bool:
@@ -82,7 +84,7 @@ class AttackNetwork(nn.Module):
             assert isinstance(convolution, nn.Conv2d)
             if convolution.bias is None:
                 convolution.bias = nn.Parameter(convolution.weight.new_zeros(convolution.out_channels))
-            network.set_submodule(batch_norm_name, nn.Identity())
+            network.set_submodule(batch_norm_name, _behind(network.get_submodule(batch_norm_name)))
         first = next(network.parameters(), None)
         self._input_dtype = torch.float32 if first is None else first.dtype
         self._dtype = self._input_dtype if self._input_dtype == torch.float64 else precision
@@ -113,6 +115,12 @@ class AttackNetwork(nn.Module):
     def train(self, mode: bool = True) -> AttackNetwork:
         """Stays in eval mode: its batch norms no longer exist."""
         return super().train(False)
+
+
+def _behind(batch_norm: nn.Module) -> nn.Module:
+    """Returns what a batch norm does after it normalised: timm's carry their activation as `act`."""
+    activation = getattr(batch_norm, "act", None)
+    return activation if isinstance(activation, nn.Module) else nn.Identity()
 
 
 def _fold(convolution: nn.Module, batch_norm: nn.Module) -> tuple[Tensor, Tensor]:

@@ -16,7 +16,8 @@ from distributed_autolora.core.threat_model import ThreatModel
 def eval_mode(model: nn.Module) -> Iterator[None]:
     """Puts every module of `model` in eval mode for the block, then gives each its own mode back."""
     modes = [(module, module.training) for module in model.modules()]
-    model.eval()
+    for module, _ in modes:
+        module.training = False  # not model.eval(), which an exported graph refuses
     try:
         yield
     finally:

@@ -7,14 +7,16 @@ from torch import Tensor, nn
 
 
 def layer_name(backbone: nn.Module, name: str) -> str:
-    """Returns the full name of the layer called `name`: that itself, or the only name that ends so.
+    """Returns the full name of the layer called `name`: that itself, or the one outermost name that ends so.
 
     Raises:
         ValueError: when there is none, or more than one.
     """
     if name in dict(backbone.named_modules()):
         return name
-    found = [full for full, _ in backbone.named_modules() if full == name or full.endswith(f".{name}")]
+    found = [full for full, _ in backbone.named_modules() if full.endswith(f".{name}")]
+    outermost = min((full.count(".") for full in found), default=0)
+    found = [full for full in found if full.count(".") == outermost]
     if len(found) != 1:
         raise ValueError(f'the backbone has {len(found)} layers called "{name}": {found}')
     return str(found[0])
@@ -25,6 +27,12 @@ def is_parameter_of(name: str, layer: str) -> bool:
     return name.startswith(f"{layer}.")
 
 
+def _parameters_of(backbone: nn.Module, layer: str) -> set[str]:
+    """Returns the names, as the backbone lists them, of a layer's parameters: those that it shares have another's."""
+    own = {id(parameter) for parameter in backbone.get_submodule(layer).parameters()}
+    return {name for name, parameter in backbone.named_parameters() if id(parameter) in own}
+
+
 class LowRankBranch(nn.Module):
     """Owns factors A and B for each targeted layer and returns the natural branch's parameters.
 
@@ -32,8 +40,9 @@ class LowRankBranch(nn.Module):
     the backbone itself is untouched, so there is nothing to remove for inference.
 
     Targeted are the weights of all convolutions and linear layers but the first (stem, patch
-    embedding) and the head. For a convolution with kernel k: A is [r k, (Cin / groups) k], drawn from
-    N(0, 1); B is [Cout k, r k], zero; the weight becomes W + reshape(B A) / r. A linear layer has k = 1.
+    embedding) and the head, each once where layers share it. For a convolution with kernel k: A is
+    [r k, (Cin / groups) k], drawn from N(0, 1); B is [Cout k, r k], zero; the weight becomes
+    W + reshape(B A) / r. A linear layer has k = 1.
 
     Args:
         backbone: the classifier, head included.
@@ -73,9 +82,9 @@ class LowRankBranch(nn.Module):
         Args:
             backbone: the network that the branch was made for.
         """
+        shared = _parameters_of(backbone, self.head)
         parameters = {
-            name: parameter if is_parameter_of(name, self.head) else parameter.detach()
-            for name, parameter in backbone.named_parameters()
+            name: parameter if name in shared else parameter.detach() for name, parameter in backbone.named_parameters()
         }
         for name, (a, b) in self.factors().items():
             weight = parameters[f"{name}.weight"]
@@ -96,7 +105,9 @@ def _factor_sizes(weight: Tensor, lora_rank: int) -> tuple[int, int, int]:
 
 def _targets(backbone: nn.Module, head: str, lora_scope: str) -> list[str]:
     layers = [name for name, module in backbone.named_modules() if isinstance(module, nn.Conv2d | nn.Linear)]
-    targets = [name for name in layers[1:] if name != head and not is_parameter_of(name, head)]
+    # A weight that two layers share is listed once; a computed one (weight norm) is no parameter.
+    weights = {name for name, _ in backbone.named_parameters()} - _parameters_of(backbone, head)
+    targets = [name for name in layers[1:] if f"{name}.weight" in weights]
     if lora_scope == "last_block":
         blocks = _last_blocks(backbone)
         targets = [name for name in targets if name.startswith(blocks) and "downsample" not in name.split(".")]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from distributed_autolora.config import DataConfig
+from distributed_autolora.data.parquet_reading import protocol_of, read_texts, with_protocol
 from distributed_autolora.data.storage import is_uri
 from distributed_autolora.errors import UserError
 
@@ -38,3 +39,14 @@ def data_folder(config: DataConfig) -> str:
         f'The images of task "{config.task}" are not shipped: give their folder with --data.path. To write it from a '
         "folder of images: python jobs/prepare_data.py folder --source IMAGES --output FOLDER."
     )
+
+
+def labelled_task(task: str, folder: str) -> str:
+    """Returns the name of a task, with the protocol of its files added unless that is "clean".
+
+    The name stands wherever a number from the task is shown or tracked.
+
+    Raises:
+        UserError: for files that are missing or cannot be read.
+    """
+    return with_protocol(task, protocol_of(read_texts(folder, "train")))

@@ -6,6 +6,7 @@ import io
 import struct
 import zlib
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -16,6 +17,22 @@ from distributed_autolora.errors import UserError
 MODES = {1: "L", 3: "RGB"}
 """Pillow's mode for a number of channels."""
 
+CONVERSIONS = {
+    "RGB": "kept",
+    "grey": "repeated to three channels where the model takes colour",
+    "16 bits": "scaled to 8 bits",
+    "transparent": "laid on white",
+    "palette": "looked up in its palette",
+    "CMYK": "turned into RGB without its colour profile",
+    "black and white": "turned into 0 and 255",
+    "other colours": "turned into RGB",
+    "turned by EXIF": "turned upright",
+    "animated": "first frame taken",
+}
+"""The kinds of images that files hold, and what becomes of each."""
+
+_KINDS = {"RGB": "RGB", "L": "grey", "P": "palette", "CMYK": "CMYK", "1": "black and white"}
+_ORIENTATION = 0x0112
 _MAX_SHOWN = 10
 # What Pillow's readers raise for damaged files.
 _DECODER_ERRORS = (
@@ -37,6 +54,16 @@ class ImageDecodeError(Exception):
     """An image that cannot be decoded; its message is the reason, without the place."""
 
 
+@dataclass(frozen=True)
+class ImageFacts:
+    """What a file holds."""
+
+    size: tuple[int, int]
+    """(width, height) in pixels, upright."""
+    kinds: tuple[str, ...]
+    """Keys of `CONVERSIONS`: its colours first, then what else is special."""
+
+
 def decode_image(encoded: bytes, channels: int) -> Image.Image:
     """Decodes an image upright, with transparency on white and 16 bits scaled to 8.
 
@@ -47,15 +74,44 @@ def decode_image(encoded: bytes, channels: int) -> Image.Image:
     Raises:
         ImageDecodeError: if the bytes are no image, are damaged, or hold pixels without a known range.
     """
+    return _decode(encoded, channels)[0]
+
+
+def inspect_image(encoded: bytes) -> ImageFacts:
+    """Decodes an image as `decode_image` does and tells what it was before.
+
+    Raises:
+        ImageDecodeError: see `decode_image`.
+    """
+    image, kinds = _decode(encoded, channels=3)
+    return ImageFacts(image.size, kinds)
+
+
+def _decode(encoded: bytes, channels: int) -> tuple[Image.Image, tuple[str, ...]]:
     try:
         with Image.open(io.BytesIO(encoded)) as image:
             image.load()
+            kinds = _kinds(image)
             upright = ImageOps.exif_transpose(image)
-        return _eight_bits(upright).convert(MODES[channels])
+        return _eight_bits(upright).convert(MODES[channels]), kinds
     except UnidentifiedImageError:
         raise ImageDecodeError("not an image in a known format") from None
     except _DECODER_ERRORS as error:
         raise ImageDecodeError(one_line(error)) from error
+
+
+def _kinds(image: Image.Image) -> tuple[str, ...]:
+    if image.mode == "I" or image.mode.startswith("I;16"):
+        colours = "16 bits"
+    elif image.has_transparency_data:
+        colours = "transparent"
+    else:
+        colours = _KINDS.get(image.mode, "other colours")
+    special = {
+        "turned by EXIF": image.getexif().get(_ORIENTATION, 1) != 1,
+        "animated": getattr(image, "n_frames", 1) > 1,
+    }
+    return (colours, *(kind for kind, found in special.items() if found))
 
 
 def refuse_undecodable(failures: Sequence[str]) -> None:

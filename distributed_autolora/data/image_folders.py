@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
-from distributed_autolora.data.decoding import ImageDecodeError, decode_image, refuse_undecodable
-from distributed_autolora.data.parquet import ImageRow
+from distributed_autolora.data.source_tasks import SourceRow, file_row
 from distributed_autolora.data.splits import stratified_holdout
-from distributed_autolora.data.storage import one_line
 from distributed_autolora.errors import UserError
 
 # fmt: off
@@ -41,20 +38,9 @@ class FolderImages:
     notes: tuple[str, ...]
     """What was not used, for people; one line each."""
 
-    def rows(self, split: str) -> Iterator[ImageRow]:
-        """Yields the rows of a split; the bytes are the file's, the row id is the path below the folder."""
-        for path, label in self.files[split]:
-            yield ImageRow(path.read_bytes(), label, path.relative_to(self.root).as_posix())
-
-    def check_decodable(self) -> None:
-        """Decodes every image.
-
-        Raises:
-            UserError: one for all images that cannot be decoded.
-        """
-        paths = [path for split in _SPLITS for path, _ in self.files[split]]
-        with ThreadPoolExecutor() as workers:
-            refuse_undecodable(sorted(filter(None, workers.map(_decode_failure, paths))))
+    def rows(self, split: str) -> list[SourceRow]:
+        """Returns the rows of a split; the row id is the path below the folder."""
+        return [file_row(path, label, path.relative_to(self.root).as_posix()) for path, label in self.files[split]]
 
 
 def image_folder(source: Path, *, test_fraction: float, seed: int) -> FolderImages:
@@ -159,12 +145,3 @@ def _visible_files(folder: Path) -> list[Path]:
         folders[:] = [name for name in folders if _is_visible(name)]
         found += [Path(parent, name) for name in names if _is_visible(name)]
     return sorted(found)
-
-
-def _decode_failure(path: Path) -> str:
-    """Returns "PATH: REASON" for an image that cannot be decoded, otherwise an empty text."""
-    try:
-        decode_image(path.read_bytes(), channels=3)
-    except (ImageDecodeError, OSError) as error:
-        return f"{path}: {one_line(error)}"
-    return ""

@@ -1,4 +1,4 @@
-"""Pixels of a table's rows: decoded once when all are of one size, otherwise on access and scaled."""
+"""Pixels of a table's rows: decoded once when all are of one size and few, otherwise on access."""
 
 from __future__ import annotations
 
@@ -26,42 +26,52 @@ _LOG_RATIO = (math.log(3 / 4), math.log(4 / 3))
 _MAX_TRIES = 10
 _SHORT_SIDE = 256 / 224
 
+DECODED_ONCE_BYTES = 2**30
+"""Tables with more pixels than this are decoded on access."""
+
 
 class ImageSource:
     """Gives the uint8 pixels of rows of a table.
 
-    Without `image_size` every image of the table has the same size, and all are decoded once into memory.
-    With it an image is decoded on access, its short side scaled to image_size * 256 / 224 and its centre
-    cut out (the evaluation transform of section 5 of the paper).
+    Without `image_size` every image of the table has the same size, and all are decoded once into memory unless
+    they are too many. With it an image is decoded on access, its short side scaled to image_size * 256 / 224 and
+    its centre cut out (the evaluation transform of section 5 of the paper).
     """
 
-    def __init__(self, table: ImageTable, *, channels: int, image_size: int | None, resized: bool) -> None:
-        """Checks the table, and decodes it when `image_size` is None.
+    def __init__(
+        self,
+        table: ImageTable,
+        *,
+        channels: int,
+        image_size: int | None,
+        resized: bool,
+        decoded_once_bytes: int = DECODED_ONCE_BYTES,
+    ) -> None:
+        """Checks the table, and decodes it when `image_size` is None and it is small.
 
         Args:
             table: the encoded images.
             channels: 1 for grey, 3 for RGB.
             image_size: side of the images in pixels; None: their own.
             resized: `training_images` draws a resized crop and a flip for each row; otherwise it is `images`.
+            decoded_once_bytes: the most pixel bytes that are kept decoded.
 
         Raises:
             UserError: for a number of channels that no image has, resized crops without `image_size`, images
                 that cannot be decoded, or images of different sizes without `image_size`.
         """
-        if channels not in MODES:
-            raise UserError(
-                f"Images have 1 channel or 3, not {channels}: give model.mean and model.std 1 or 3 entries."
-            )
-        if resized and image_size is None:
-            raise UserError(
-                "The augmentation resized_crop_flip needs a size: give --data.image-size, for instance 224."
-            )
+        check_image_settings(channels=channels, image_size=image_size, resized=resized)
         self.table = table
         self.channels = channels
         self.image_size = image_size
         self.resized = resized
         self._workers = ThreadPoolExecutor(max_workers=torch.get_num_threads())
-        self._pixels = self._decode_table() if image_size is None else None
+        self._own_size = (0, 0)
+        self._pixels: Tensor | None = None
+        if image_size is None:
+            self._own_size = self._each([0], lambda row: self._decode(row).size)[0]
+            if len(table) * channels * math.prod(self._own_size) <= decoded_once_bytes:
+                self._pixels = self._stack(torch.arange(len(table)), self._plain_image)
 
     def images(self, rows: Tensor) -> Tensor:
         """Returns uint8 [n, C, H, W], the images of rows (int64 [n]) under the evaluation transform.
@@ -71,7 +81,7 @@ class ImageSource:
         """
         if self._pixels is not None:
             return self._pixels[rows.cpu()]
-        return self._stack(rows, self._evaluation_image)
+        return self._stack(rows, self._plain_image if self.image_size is None else self._evaluation_image)
 
     def training_images(self, rows: Tensor, *, seed: int, epoch: int, stream: str = "augmentation") -> Tensor:
         """Returns uint8 [n, C, H, W] for training; with `resized`, a random crop, scaled and flipped, of each row.
@@ -88,33 +98,10 @@ class ImageSource:
         by_row = dict(zip(rows.tolist(), draws.tolist(), strict=True))
         return self._stack(rows, lambda row: self._training_image(row, by_row[row]))
 
-    def check_decodable(self, rows: Tensor | None = None) -> None:
-        """Decodes the rows (int64 [n]; None: all) and forgets the pixels.
-
-        Raises:
-            UserError: one for all rows that cannot be decoded.
-        """
-        if self._pixels is None:
-            chosen = range(len(self.table)) if rows is None else rows.tolist()
-            self._each(chosen, lambda row: self._decode(row).size)
-
-    def _decode_table(self) -> Tensor:
-        sizes: dict[tuple[int, int], int] = {}
-        images = self._each(range(len(self.table)), lambda row: _to_tensor(self._decode(row)))
-        for row, image in enumerate(images):
-            sizes.setdefault((image.shape[2], image.shape[1]), row)
-        if len(sizes) > 1:
-            (first, _), (other, row) = list(sizes.items())[:2]
-            raise UserError(
-                f"{self.table.place(row)} is {other[0]} x {other[1]} pixels, but row 0 is {first[0]} x {first[1]}: "
-                "give --data.image-size (for instance 224) to bring all images to one size."
-            )
-        return torch.stack(images)
-
     def _stack(self, rows: Tensor, load: Callable[[int], Image.Image]) -> Tensor:
-        size = self.image_size or 0
+        width, height = (self.image_size, self.image_size) if self.image_size else self._own_size
         images = self._each(rows.tolist(), lambda row: _to_tensor(load(row)))
-        return torch.stack(images) if images else torch.empty(0, self.channels, size, size, dtype=torch.uint8)
+        return torch.stack(images) if images else torch.empty(0, self.channels, height, width, dtype=torch.uint8)
 
     def _each(self, rows: Sequence[int], load: Callable[[int], T]) -> list[T]:
         results = list(self._workers.map(partial(self._attempt, load), rows))
@@ -131,6 +118,12 @@ class ImageSource:
     def _decode(self, row: int) -> Image.Image:
         return decode_image(self.table.encoded(row), self.channels)
 
+    def _plain_image(self, row: int) -> Image.Image:
+        image = self._decode(row)
+        if image.size != self._own_size:
+            raise UserError(different_sizes(self.table.place(row), image.size, self._own_size))
+        return image
+
     def _scaled(self, row: int) -> Image.Image:
         assert self.image_size is not None
         return transforms.resize(self._decode(row), [round(self.image_size * _SHORT_SIDE)])  # type: ignore[no-any-return]
@@ -143,6 +136,26 @@ class ImageSource:
         left, top, width, height = resized_crop_box(image.width, image.height, draws[:-1])
         crop = transforms.resized_crop(image, top, left, height, width, [self.image_size, self.image_size])
         return transforms.horizontal_flip(crop) if draws[-1] < 0.5 else crop  # type: ignore[no-any-return]
+
+
+def check_image_settings(*, channels: int, image_size: int | None, resized: bool) -> None:
+    """Checks what an `ImageSource` is asked for, without images.
+
+    Raises:
+        UserError: for a number of channels that no image has, or resized crops without `image_size`.
+    """
+    if channels not in MODES:
+        raise UserError(f"Images have 1 channel or 3, not {channels}: give model.mean and model.std 1 or 3 entries.")
+    if resized and image_size is None:
+        raise UserError("The augmentation resized_crop_flip needs a size: give --data.image-size, for instance 224.")
+
+
+def different_sizes(place: str, size: tuple[int, int], first_size: tuple[int, int]) -> str:
+    """Returns the message for an image at `place` whose (width, height) is not that of the first row."""
+    return (
+        f"{place} is {size[0]} x {size[1]} pixels, but row 0 is {first_size[0]} x {first_size[1]}: "
+        "give --data.image-size (for instance 224) to bring all images to one size."
+    )
 
 
 def resized_crop_box(width: int, height: int, draws: Sequence[float]) -> tuple[int, int, int, int]:

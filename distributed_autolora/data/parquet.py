@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import bisect
 import contextlib
 import hashlib
 import json
@@ -11,25 +10,32 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-import torch
-from torch import Tensor
 
-from distributed_autolora.data.parquet_checks import COLUMNS, check_columns, check_metadata, check_rows
-from distributed_autolora.data.storage import data_digest, open_location, readable, split_files, writable
-from distributed_autolora.errors import UserError
+from distributed_autolora.data.parquet_reading import ImageTable, check_same_classes, read_images
+from distributed_autolora.data.storage import data_digest, open_location, writable
 
-__all__ = ["ImageRow", "ImageTable", "check_same_classes", "data_digest", "read_images", "write_images"]
+__all__ = [
+    "ImageRow",
+    "ImageTable",
+    "SplitWriter",
+    "check_same_classes",
+    "data_digest",
+    "groups_of",
+    "read_images",
+    "write_images",
+]
 
 ROW_GROUP = 256
 """Rows that are written, and can be read, together."""
+SHARD_BYTES = 256 * 2**20
+"""A file of at least this many bytes of images is followed by another."""
 
 _SCHEMA = pa.schema([("image", pa.binary()), ("label", pa.int64()), ("row_id", pa.string())])
-# In memory offsets have 64 bits, so that no file is too large for one chunk.
-_IN_MEMORY = pa.schema([("image", pa.large_binary()), ("label", pa.int64()), ("row_id", pa.large_string())])
 
 
 @dataclass(frozen=True)
@@ -42,38 +48,6 @@ class ImageRow:
     """Index into the class names."""
     row_id: str
     """Where the image came from; never changes."""
-
-
-@dataclass(frozen=True)
-class ImageTable:
-    """The rows of one split, in memory, still encoded; positions in it are the stable rows of a run."""
-
-    labels: Tensor
-    """int64 [n]."""
-    class_names: tuple[str, ...]
-    row_ids: tuple[str, ...]
-    task: str
-    licence: str
-    provenance: str
-    where: str
-    """The folder and split, for messages."""
-    encoded_images: Any
-    """pyarrow ChunkedArray of n encoded images."""
-    files: tuple[tuple[int, str], ...]
-    """First row and path of each file that the rows came from."""
-
-    def __len__(self) -> int:
-        """Returns the number of images."""
-        return len(self.labels)
-
-    def encoded(self, row: int) -> bytes:
-        """Returns the encoded bytes of one image."""
-        return self.encoded_images[row].as_py()  # type: ignore[no-any-return]
-
-    def place(self, row: int) -> str:
-        """Returns 'FILE, row R (row_id "ID")' for messages; R counts from 0 in that file."""
-        first, path = self.files[bisect.bisect_right(self.files, row, key=lambda file: file[0]) - 1]
-        return f'{path}, row {row - first} (row_id "{self.row_ids[row]}")'
 
 
 def write_images(
@@ -103,114 +77,115 @@ def write_images(
     """
     texts = {"class_names": list(class_names), "task": task, "split": split}
     texts |= {"licence": licence, "provenance": provenance}
-    filesystem, target = open_location(str(path))
-    folder, _, name = target.rpartition("/")
-    partial = f"{folder}/.{name}.{os.getpid()}.partial"
-    with writable(str(path)):
-        filesystem.create_dir(folder, recursive=True)
-        try:
-            _write(filesystem, partial, rows, texts)
-            # A rename in one folder: whoever looks sees the old file or the new one, never a part.
-            filesystem.move(partial, target)
-        except BaseException:
-            with contextlib.suppress(OSError):
-                filesystem.delete_file(partial)
-            raise
+    folder, _, name = str(path).rpartition("/")
+    with SplitWriter(folder or ".", name.removesuffix(".parquet"), len(class_names), shard_bytes=None) as writer:
+        for group in groups_of(rows, ROW_GROUP):
+            writer.write(group)
+        writer.finish(texts)
 
 
-def _write(filesystem: Any, path: str, rows: Iterable[ImageRow], texts: dict[str, Any]) -> None:
-    content = hashlib.sha256()
-    with (
-        filesystem.open_output_stream(path) as stream,
-        # Page checksums tell a damaged file from a good one when it is read.
-        pq.ParquetWriter(stream, _SCHEMA, compression="zstd", use_dictionary=False, write_page_checksum=True) as writer,
-    ):
-        for group in _groups(rows):
-            for row in group:
-                if not 0 <= row.label < len(texts["class_names"]):
-                    raise ValueError(f'label {row.label} of "{row.row_id}" names no class')
-                content.update(f"{row.label}:{row.row_id}:{len(row.image)}:".encode() + row.image)
-            columns = [[row.image for row in group], [row.label for row in group], [row.row_id for row in group]]
-            writer.write_table(pa.table(columns, schema=_SCHEMA), row_group_size=ROW_GROUP)
-        texts = {**texts, "content_digest": content.hexdigest()}
-        writer.add_key_value_metadata({key: json.dumps(value, ensure_ascii=False) for key, value in texts.items()})
-
-
-def _groups(rows: Iterable[ImageRow]) -> Iterator[list[ImageRow]]:
+def groups_of(rows: Iterable[Any], size: int) -> Iterator[list[Any]]:
+    """Cuts rows into lists of `size`; the last may be shorter."""
     iterator = iter(rows)
-    while group := list(islice(iterator, ROW_GROUP)):
+    while group := list(islice(iterator, size)):
         yield group
 
 
-def read_images(folder: str, split: str) -> ImageTable:
-    """Reads all files `<split>*.parquet` of a folder, in the order of their names.
+class SplitWriter:
+    """Writes the Parquet files of one split under their final names once all of them are complete.
+
+    Leaving its block without `finish` removes what was written. One file is called NAME.parquet, several
+    NAME-00000-of-00003.parquet and so on.
 
     Args:
-        folder: local path or URI of a pyarrow filesystem.
-        split: "train" or "test".
-
-    Raises:
-        UserError: for a missing folder or file, a damaged file, missing columns or class names, labels that
-            name no class; says which file and row.
+        folder: local path or URI.
+        name: of the files, without their ending.
+        num_classes: labels are below it.
+        shard_bytes: begin another file after this many bytes of images; None: never.
     """
-    filesystem, paths = split_files(folder, split)
-    tables, texts, files, count = [], [], [], 0
-    for path in paths:
-        table, metadata = _read_file(filesystem, path)
-        tables.append(table)
-        texts.append(metadata)
-        files.append((count, path))
-        count += len(table)
-        _check_same(texts[0]["class_names"], metadata["class_names"], paths[0], path)
-    table = pa.concat_tables(tables)
-    return ImageTable(
-        labels=torch.from_numpy(table["label"].to_numpy().copy()),
-        class_names=tuple(texts[0]["class_names"]),
-        row_ids=tuple(table["row_id"].to_pylist()),
-        task=str(texts[0].get("task", "")),
-        licence=str(texts[0].get("licence", "")),
-        provenance=str(texts[0].get("provenance", "")),
-        where=f"{folder} ({split})",
-        encoded_images=table["image"],
-        files=tuple(files),
-    )
+
+    def __init__(self, folder: str, name: str, num_classes: int, *, shard_bytes: int | None = SHARD_BYTES) -> None:
+        self._folder, self._name, self._num_classes, self._shard_bytes = folder, name, num_classes, shard_bytes
+        self._filesystem, self._path = open_location(folder)
+        self._shards: list[_Shard] = []
+        with writable(folder):
+            self._filesystem.create_dir(self._path, recursive=True)
+
+    def __enter__(self) -> Self:
+        """Returns itself."""
+        return self
+
+    def write(self, group: Sequence[ImageRow]) -> None:
+        """Adds one row group of up to `ROW_GROUP` rows.
+
+        Raises:
+            ValueError: for a label that names no class.
+            UserError: if the file cannot be written.
+        """
+        for row in group:
+            if not 0 <= row.label < self._num_classes:
+                raise ValueError(f'label {row.label} of "{row.row_id}" names no class')
+        with writable(self._folder):
+            if not self._shards or (self._shard_bytes and self._shards[-1].image_bytes >= self._shard_bytes):
+                self._open_shard()
+            self._shards[-1].write(group)
+
+    def finish(self, texts: dict[str, Any]) -> None:
+        """Completes all files with these metadata (JSON values by key) and gives them their names.
+
+        Raises:
+            UserError: if a file cannot be written.
+        """
+        with writable(self._folder):
+            if not self._shards:
+                self._open_shard()
+            for shard in self._shards:
+                shard.finish(texts)
+            count = len(self._shards)
+            for number, shard in enumerate(self._shards):
+                name = self._name if count == 1 else f"{self._name}-{number:05d}-of-{count:05d}"
+                # A rename in one folder: whoever looks sees the old file or the new one, never a part.
+                self._filesystem.move(shard.path, f"{self._path}/{name}.parquet")
+        self._shards = []
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        """Removes files that were not finished."""
+        for shard in self._shards:
+            with contextlib.suppress(OSError, pa.ArrowException):
+                shard.abandon()
+            with contextlib.suppress(OSError):
+                self._filesystem.delete_file(shard.path)
+
+    def _open_shard(self) -> None:
+        path = f"{self._path}/.{self._name}-{len(self._shards):05d}.{os.getpid()}.partial"
+        self._shards.append(_Shard(path, self._filesystem.open_output_stream(path)))
 
 
-def check_same_classes(train: ImageTable, test: ImageTable) -> None:
-    """Checks that both tables mean the same by a label.
+class _Shard:
+    """One file while it is written."""
 
-    Raises:
-        UserError: naming the first class that differs.
-    """
-    _check_same(train.class_names, test.class_names, train.where, test.where)
+    def __init__(self, path: str, stream: Any) -> None:
+        self.path, self.image_bytes = path, 0
+        self._stream, self._content = stream, hashlib.sha256()
+        # Page checksums tell a damaged file from a good one when it is read.
+        self._writer = pq.ParquetWriter(
+            stream, _SCHEMA, compression="zstd", use_dictionary=False, write_page_checksum=True
+        )
 
+    def write(self, group: Sequence[ImageRow]) -> None:
+        for row in group:
+            self._content.update(f"{row.label}:{row.row_id}:{len(row.image)}:".encode() + row.image)
+            self.image_bytes += len(row.image)
+        columns = [[row.image for row in group], [row.label for row in group], [row.row_id for row in group]]
+        self._writer.write_table(pa.table(columns, schema=_SCHEMA), row_group_size=ROW_GROUP)
 
-def _check_same(one: Sequence[str], other: Sequence[str], one_where: str, other_where: str) -> None:
-    if list(one) == list(other):
-        return
-    pairs = enumerate(zip(one, other, strict=False))
-    difference = next(
-        (
-            f'label {label} is "{left}" in one and "{right}" in the other'
-            for label, (left, right) in pairs
-            if left != right
-        ),
-        f"{len(one)} classes and {len(other)}",
-    )
-    raise UserError(
-        f"{one_where} and {other_where} have different class names: {difference}. Write all files of a task in one go."
-    )
+    def finish(self, texts: dict[str, Any]) -> None:
+        texts = {**texts, "content_digest": self._content.hexdigest()}
+        self._writer.add_key_value_metadata(
+            {key: json.dumps(value, ensure_ascii=False) for key, value in texts.items()}
+        )
+        self.abandon()
 
-
-def _read_file(filesystem: Any, path: str) -> tuple[Any, dict[str, Any]]:
-    """Returns the checked rows and metadata of one file."""
-    with (
-        readable(path),
-        filesystem.open_input_file(path) as stream,
-        pq.ParquetFile(stream, page_checksum_verification=True) as file,
-    ):
-        check_columns(file.schema_arrow, path)
-        texts = check_metadata(file.metadata.metadata or {}, path)
-        table = file.read(columns=list(COLUMNS)).select(list(COLUMNS)).cast(_IN_MEMORY)
-        check_rows(table, len(texts["class_names"]), path)
-        return table, texts
+    def abandon(self) -> None:
+        self._writer.close()
+        self._stream.close()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+from collections.abc import Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -53,21 +54,57 @@ def check_metadata(raw: dict[bytes, bytes], path: str) -> dict[str, Any]:
     return texts
 
 
-def check_rows(table: Any, num_classes: int, path: str) -> None:
-    """Checks that every row has an image, an id and a label that names a class.
+def check_not_empty(rows: int, path: str) -> None:
+    """Checks that a file has rows.
 
     Raises:
-        UserError: naming the first row that has not; for a table without rows.
+        UserError: for a file without any.
     """
-    if len(table) == 0:
+    if rows == 0:
         raise UserError(f"{path} holds no image. {HOW_TO_WRITE}.")
+
+
+def check_rows(table: Any, num_classes: int, path: str, first: int) -> None:
+    """Checks that every row has an image, an id and a label that names a class.
+
+    Args:
+        table: some rows of a file.
+        num_classes: number of classes that the file names.
+        path: the file, for messages.
+        first: position in the file of the first of these rows.
+
+    Raises:
+        UserError: naming the first row that has not.
+    """
     for row, (label, row_id) in enumerate(zip(table["label"].to_pylist(), table["row_id"].to_pylist(), strict=True)):
         if label is None or not 0 <= label < num_classes:
             raise UserError(
-                f'{path}, row {row} (row_id "{row_id}"): label {"null" if label is None else label} is not one of '
-                f"0 .. {num_classes - 1}; the file names {num_classes} classes. Correct the label or the class names."
+                f'{path}, row {first + row} (row_id "{row_id}"): label {"null" if label is None else label} is not '
+                f"one of 0 .. {num_classes - 1}; the file names {num_classes} classes. Correct label or names."
             )
     for name in ("image", "row_id"):
         if table[name].null_count:
             row = table[name].is_valid().to_pylist().index(False)
-            raise UserError(f'{path}, row {row}: "{name}" is empty. Complete or remove the row.')
+            raise UserError(f'{path}, row {first + row}: "{name}" is empty. Complete or remove the row.')
+
+
+def check_same_names(one: Sequence[str], other: Sequence[str], one_where: str, other_where: str) -> None:
+    """Checks that two lists of class names are equal.
+
+    Raises:
+        UserError: naming the first class that differs.
+    """
+    if list(one) == list(other):
+        return
+    pairs = enumerate(zip(one, other, strict=False))
+    difference = next(
+        (
+            f'label {label} is "{left}" in one and "{right}" in the other'
+            for label, (left, right) in pairs
+            if left != right
+        ),
+        f"{len(one)} classes and {len(other)}",
+    )
+    raise UserError(
+        f"{one_where} and {other_where} have different class names: {difference}. Write all files of a task in one go."
+    )

@@ -1,46 +1,72 @@
-"""Writes the Parquet files of a task from Fashion-MNIST or a folder of images."""
+"""Prepares the Parquet files of each known kind of task."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
+from distributed_autolora.data.collections_own import cub, dogs
+from distributed_autolora.data.collections_torchvision import caltech256, cifar, dtd
 from distributed_autolora.data.image_folders import image_folder
-from distributed_autolora.data.parquet import ImageRow, write_images
+from distributed_autolora.data.image_lists import image_list
+from distributed_autolora.data.source_tasks import Protocol, SourceTask
 from distributed_autolora.data.sources import FASHION_MNIST_CLASSES, FASHION_MNIST_LICENCE, fashion_mnist
-from distributed_autolora.data.storage import existing_files, is_uri, remove_files
+from distributed_autolora.data.write_task import SPLITS, Prepared, check_output, write_task
 from distributed_autolora.errors import UserError
 
-SPLITS = ("train", "test")
+__all__ = ["Prepared", "prepare_fashion_mnist", "prepare_folder", "prepare_list", "prepare_published"]
+
+PUBLISHED = ("cifar10", "cifar100", "dtd", "dogs", "cub", "caltech256")
 
 
-@dataclass(frozen=True)
-class WrittenSplit:
-    """What was written for one split."""
+def prepare_published(
+    task: str,
+    *,
+    source: Path,
+    output: str,
+    protocol: Protocol = "clean",
+    overwrite: bool = False,
+    unverified: bool = False,
+    test_fraction: float = 0.12,
+    train_per_class: int = 150,
+    clutter: bool = True,
+    seed: int = 0,
+) -> Prepared:
+    """Writes one of the paper's six tasks from its published files.
 
-    split: str
-    images: int
-    classes: int
-    image_bytes: int
-    """Bytes of the encoded images."""
+    Args:
+        task: one of `PUBLISHED`.
+        source: folder of the unpacked files.
+        output: folder or URI to write to.
+        protocol: "clean", or "released" for the splits of the released code.
+        overwrite: replace Parquet files that are there.
+        unverified: CIFAR: also read files that are not the published ones.
+        test_fraction: Caltech-256: share of each class held out.
+        train_per_class: Caltech-256, released: images taken for each class.
+        clutter: Caltech-256: keep the clutter class.
+        seed: Caltech-256: seed of the held-out share.
 
-
-@dataclass(frozen=True)
-class Prepared:
-    """What was written for a task, for people."""
-
-    output: str
-    """The folder or URI; a local path is absolute."""
-    splits: tuple[WrittenSplit, ...]
-    notes: tuple[str, ...]
-
-    def table(self) -> str:
-        """Returns the splits as an aligned table, with the notes below it."""
-        lines = [f"{'split':<6} {'images':>8} {'classes':>8} {'bytes':>14}"]
-        lines += [f"{one.split:<6} {one.images:>8,} {one.classes:>8} {one.image_bytes:>14,}" for one in self.splits]
-        return "\n".join([*lines, *(f"note: {note}" for note in self.notes), f"Written to {self.output}"])
+    Raises:
+        UserError: for files that are missing or cannot be used, an output that cannot be written or is in use.
+    """
+    source = source.expanduser().absolute()
+    if not source.is_dir():
+        raise UserError(f"{source} is not a folder: give the one that the files of {task} were unpacked into.")
+    check_output(output, overwrite)
+    if task in ("cifar10", "cifar100"):
+        found = cifar(source, task=task, protocol=protocol, unverified=unverified)
+    elif task == "caltech256":
+        found = caltech256(
+            source,
+            protocol=protocol,
+            test_fraction=test_fraction,
+            train_per_class=train_per_class,
+            clutter=clutter,
+            seed=seed,
+        )
+    else:
+        found = {"dtd": dtd, "dogs": dogs, "cub": cub}[task](source, protocol=protocol)
+    return write_task(output, found, overwrite=overwrite)
 
 
 def prepare_fashion_mnist(
@@ -72,18 +98,16 @@ def prepare_fashion_mnist(
     folder = source.expanduser()
     rows = {split: fashion_mnist(folder, split, classes=labels, limit=limits[split], seed=seed) for split in SPLITS}
     chosen = {split: "all images" if limits[split] is None else f"{limits[split]} images" for split in SPLITS}
-    return _write_task(
-        output,
-        lambda split: rows[split],
-        class_names=[FASHION_MNIST_CLASSES[label] for label in labels],
+    task = SourceTask(
         task=f"fashion-mnist-{classes}",
+        class_names=[FASHION_MNIST_CLASSES[label] for label in labels],
+        rows=rows,
         licence=FASHION_MNIST_LICENCE,
         provenance="Fashion-MNIST (Xiao, Rasul and Vollgraf, 2017, https://github.com/zalandoresearch/fashion-mnist): "
         f"classes {classes}; {chosen['train']} of the training file, {chosen['test']} of the test file, stratified, "
         f"seed {seed}",
-        notes=(),
-        overwrite=overwrite,
     )
+    return write_task(output, task, overwrite=overwrite)
 
 
 def prepare_folder(
@@ -112,73 +136,36 @@ def prepare_folder(
             that cannot be written or is in use.
     """
     images = image_folder(source.expanduser().absolute(), test_fraction=test_fraction, seed=seed)
-    _check_output(output, overwrite)
-    images.check_decodable()
-    return _write_task(
-        output,
-        images.rows,
-        class_names=images.class_names,
+    found = SourceTask(
         task=task or images.root.name,
+        class_names=images.class_names,
+        rows={split: images.rows(split) for split in SPLITS},
         licence=licence,
         provenance=f'folder "{images.root.name}", {images.how_split}',
         notes=images.notes,
-        overwrite=overwrite,
     )
+    return write_task(output, found, overwrite=overwrite)
 
 
-def _write_task(
-    output: str,
-    rows: Callable[[str], Iterator[ImageRow]],
+def prepare_list(
     *,
-    class_names: Sequence[str],
-    task: str,
+    source: Path,
+    output: str,
+    test_fraction: float,
+    task: str | None,
     licence: str,
-    provenance: str,
-    notes: tuple[str, ...],
+    seed: int,
     overwrite: bool,
 ) -> Prepared:
-    folder = output if is_uri(output) else str(Path(output).expanduser().absolute())
-    # Old files go first: train and test of two tasks never lie side by side, whenever this is interrupted.
-    remove_files(folder, _check_output(folder, overwrite))
-    written = []
-    for split in SPLITS:
-        counter = _Counter()
-        write_images(
-            f"{folder}/{split}.parquet",
-            counter.count(rows(split)),
-            class_names=class_names,
-            task=task,
-            split=split,
-            licence=licence,
-            provenance=provenance,
-        )
-        written.append(WrittenSplit(split, counter.images, len(counter.labels), counter.image_bytes))
-    return Prepared(folder, tuple(written), notes)
+    """Writes the images that a CSV file of path, label and possibly split names; arguments as `prepare_folder`'s.
 
-
-class _Counter:
-    """Counts rows on their way into a file."""
-
-    def __init__(self) -> None:
-        self.images = 0
-        self.image_bytes = 0
-        self.labels: set[int] = set()
-
-    def count(self, rows: Iterator[ImageRow]) -> Iterator[ImageRow]:
-        for row in rows:
-            self.images += 1
-            self.image_bytes += len(row.image)
-            self.labels.add(row.label)
-            yield row
-
-
-def _check_output(output: str, overwrite: bool) -> list[str]:
-    """Returns the Parquet files that will be replaced."""
-    existing = existing_files(output)
-    if existing and not overwrite:
-        names = ", ".join(path.rpartition("/")[2] for path in existing)
-        raise UserError(f"{output} already holds {names}: give --overwrite to replace them, or another --output.")
-    return existing
+    Raises:
+        UserError: for a list that cannot be used (see `image_list`), images that cannot be decoded, an output that
+            cannot be written or is in use.
+    """
+    path = source.expanduser().absolute()
+    found = image_list(path, test_fraction=test_fraction, seed=seed, task=task, licence=licence)
+    return write_task(output, found, overwrite=overwrite)
 
 
 def _parse_classes(text: str) -> list[int]:

@@ -7,7 +7,8 @@ import io
 import math
 import struct
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from distributed_autolora.data.parquet import ImageRow
+from distributed_autolora.data.source_tasks import SourceRow
 from distributed_autolora.data.splits import stratified_subset
 from distributed_autolora.data.storage import one_line
 from distributed_autolora.errors import UserError
@@ -37,9 +38,7 @@ FASHION_MNIST_LICENCE = "MIT, Copyright (c) 2017 Zalando SE, https://tech.zaland
 _FASHION_MNIST_FILES = {"train": "train", "test": "t10k"}
 
 
-def fashion_mnist(
-    source: Path, split: str, *, classes: Sequence[int], limit: int | None, seed: int
-) -> Iterator[ImageRow]:
+def fashion_mnist(source: Path, split: str, *, classes: Sequence[int], limit: int | None, seed: int) -> list[SourceRow]:
     """Reads Fashion-MNIST (Xiao, Rasul and Vollgraf, 2017) from its IDX files.
 
     Args:
@@ -68,10 +67,11 @@ def fashion_mnist(
             )
         indices = indices[stratified_subset(official[indices], limit, seed)]
     new_label = {label: position for position, label in enumerate(classes)}
-    return (
-        ImageRow(_png(images[index]), new_label[int(official[index])], f"{split}/{index:05d}")
-        for index in indices.tolist()
-    )
+    row_ids = [f"{split}/{index:05d}" for index in indices.tolist()]
+    return [
+        SourceRow(partial(png, images[index]), new_label[int(official[index])], row_id, f"{source}, {row_id}")
+        for index, row_id in zip(indices.tolist(), row_ids, strict=True)
+    ]
 
 
 def _read_idx(source: Path, name: str, dimensions: int) -> NDArray[np.uint8]:
@@ -101,7 +101,8 @@ def _find_idx(source: Path, name: str) -> Path:
     )
 
 
-def _png(pixels: NDArray[np.uint8]) -> bytes:
+def png(pixels: NDArray[np.uint8]) -> bytes:
+    """Encodes uint8 pixels [H, W] or [H, W, 3] without loss."""
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, "PNG", optimize=True)
     return buffer.getvalue()

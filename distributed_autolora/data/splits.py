@@ -98,6 +98,27 @@ def split_train_val(labels: Tensor, *, fraction: float, minimum: int, seed: int)
     return Split(train=train, val=val, digest=split_digest(train, val))
 
 
+def keep_copies_together(split: Split, fingerprints: Tensor) -> Split:
+    """Moves validation images that are also training images, byte for byte, to the training images.
+
+    Args:
+        split: positions in a table.
+        fingerprints: int64, of every row of that table; equal for equal bytes.
+
+    Raises:
+        UserError: if nothing would be left for validation.
+    """
+    is_copy = torch.isin(fingerprints[split.val], fingerprints[split.train])
+    if not is_copy.any():
+        return split
+    train, val = torch.cat([split.train, split.val[is_copy]]).sort().values, split.val[~is_copy]
+    if len(val) == 0:
+        raise UserError(
+            "Every image that was held out for validation is also among the training images: remove the copies."
+        )
+    return Split(train=train, val=val, digest=split_digest(train, val))
+
+
 def _choose(labels: Tensor, count: int, seed: int, draw: int, keep: int) -> Tensor:
     """Returns about `count` ascending positions; at least `keep` of every class are not chosen."""
     positions = [(labels == label).nonzero().flatten() for label in sorted(set(labels.tolist()))]

@@ -100,6 +100,17 @@ def data_digest(folder: str) -> str:
     return digest.hexdigest()
 
 
+def split_bytes(folder: str, split: str) -> int:
+    """Returns the size of a split's files in bytes.
+
+    Raises:
+        UserError: if there is no such folder or file.
+    """
+    filesystem, paths = split_files(folder, split)
+    with readable(folder):
+        return sum(info.size or 0 for info in filesystem.get_file_info(paths))
+
+
 @contextlib.contextmanager
 def readable(where: str) -> Iterator[None]:
     """Turns what pyarrow and the system say about an unreadable place into a `UserError`."""

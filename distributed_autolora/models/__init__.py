@@ -1,6 +1,23 @@
 """Backbones, what happens to an image before their first layer, and their weights in files."""
 
 from distributed_autolora.models.classifier import Classifier, build
-from distributed_autolora.models.weights import load_backbone, read_weights, save_weights
+from distributed_autolora.models.weight_files import absolute_location, weights_digest
+from distributed_autolora.models.weights import (
+    load_backbone,
+    load_classifier,
+    read_checkpoint,
+    read_weights,
+    save_weights,
+)
 
-__all__ = ["Classifier", "build", "load_backbone", "read_weights", "save_weights"]
+__all__ = [
+    "Classifier",
+    "absolute_location",
+    "build",
+    "load_backbone",
+    "load_classifier",
+    "read_checkpoint",
+    "read_weights",
+    "save_weights",
+    "weights_digest",
+]

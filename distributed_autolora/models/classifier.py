@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+import torch.fx
 import torch.nn.functional as F
 import torchvision
 from torch import Tensor, nn
@@ -11,9 +12,10 @@ from distributed_autolora.config import IMAGENET_MEAN, IMAGENET_STD
 from distributed_autolora.config_reading import nearest
 from distributed_autolora.errors import UserError
 from distributed_autolora.models.small_resnet import SmallResNet
+from distributed_autolora.models.timm_backbone import PREFIX, timm_backbone, timm_names
 from distributed_autolora.models.weights import load_backbone
 
-HEAD = "fc"
+_HEAD = "fc"
 _TORCHVISION_RESNETS = (
     "resnet18",
     "resnet34",
@@ -35,24 +37,30 @@ class Classifier(nn.Module):
         mean: one value a channel, subtracted from images in [0, 1].
         std: one positive value a channel, divided by.
         input_size: side that images are up-sampled to by pixel replication; None: left as they are.
+        head_name: name of the classification layer inside `backbone`, such as "fc" or "head.fc".
+        fixed_size: the only side of images that `backbone` takes; None: any.
     """
 
     mean: Tensor
     std: Tensor
 
     def __init__(
-        self, backbone: nn.Module, mean: tuple[float, ...], std: tuple[float, ...], input_size: int | None = None
+        self,
+        backbone: nn.Module,
+        mean: tuple[float, ...],
+        std: tuple[float, ...],
+        input_size: int | None = None,
+        *,
+        head_name: str = _HEAD,
+        fixed_size: int | None = None,
     ) -> None:
         super().__init__()
         self.backbone = backbone
         self.input_size = input_size
+        self.head_name = head_name
+        self.fixed_size = fixed_size
         self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1), persistent=False)
-
-    @property
-    def head_name(self) -> str:
-        """Name of the classification layer inside `backbone`, such as "fc"."""
-        return HEAD
 
     @property
     def head(self) -> nn.Linear:
@@ -62,9 +70,14 @@ class Classifier(nn.Module):
         return layer
 
     def forward(self, x: Tensor) -> Tensor:
-        """Returns [n, classes] logits of [n, C, H, W] images in [0, 1]."""
+        """Returns [n, classes] logits of [n, C, H, W] images in [0, 1].
+
+        Raises:
+            UserError: for images of a size that the backbone does not take.
+        """
         if self.input_size is not None:
             x = F.interpolate(x, size=(self.input_size, self.input_size), mode="nearest")
+        _check_size(x, self.fixed_size)
         # No clamp: inside [0, 1] it changes nothing, and its gradient is zero at 0 and 1, which would hide
         # every black or white pixel from an attack.
         logits: Tensor = self.backbone((x - self.mean) / self.std)
@@ -89,30 +102,49 @@ def build(
     mean: tuple[float, ...] = IMAGENET_MEAN,
     std: tuple[float, ...] = IMAGENET_STD,
     input_size: int | None = None,
+    weights_digest: str | None = None,
+    allow_pickle: bool = False,
 ) -> Classifier:
     """Builds a classifier that takes images in [0, 1] and normalises inside.
 
     Args:
-        backbone: one of `BACKBONES`.
+        backbone: one of `BACKBONES`, or the name of a timm network behind "timm/".
         num_classes: outputs of the fresh head.
-        weights: file of pre-trained weights (see `load_backbone`); None: random.
+        weights: file or URI of pre-trained weights (see `load_backbone`); None: random.
         mean: one value a channel; its length is the number of input channels.
         std: one value a channel.
-        input_size: nearest-neighbour up-sampling inside the model, in pixels; None: none.
+        input_size: nearest-neighbour up-sampling inside the model, in pixels; None: none. A network for images of
+            one size is built for this one.
+        weights_digest: SHA-256 that the file must have; None: any.
+        allow_pickle: see `weight_files.open_weights`.
 
     Raises:
         UserError: for an unknown backbone, or weights that do not fit.
     """
+    head, fixed_size = _HEAD, None
     if backbone == "small_resnet":
         network: nn.Module = SmallResNet(in_channels=len(mean), num_classes=num_classes)
     elif backbone in _TORCHVISION_RESNETS:
         if len(mean) != 3:
             raise UserError(f"{backbone} takes 3 channels, but model.mean has {len(mean)}.")
         network = torchvision.models.get_model(backbone, weights=None, num_classes=num_classes)
+    elif backbone.startswith(PREFIX):
+        network, head, fixed_size = timm_backbone(backbone, num_classes, len(mean), input_size)
     else:
         raise UserError(
-            f'There is no backbone "{backbone}".{nearest(backbone, list(BACKBONES))} Known: {", ".join(BACKBONES)}.'
+            f'There is no backbone "{backbone}".{nearest(backbone, [*BACKBONES, *timm_names()])} '
+            f"Known: {', '.join(BACKBONES)}, and {PREFIX}NAME for the networks of timm."
         )
     if weights is not None:
-        load_backbone(network, weights, head=HEAD)
-    return Classifier(network, mean, std, input_size)
+        load_backbone(network, weights, head=head, mean=mean, std=std, digest=weights_digest, allow_pickle=allow_pickle)
+    return Classifier(network, mean, std, input_size, head_name=head, fixed_size=fixed_size)
+
+
+@torch.fx.wrap
+def _check_size(x: Tensor, fixed_size: int | None) -> None:
+    """Kept whole when the network is traced: images of other sizes are refused when they come, not before."""
+    if fixed_size is not None and x.shape[-2:] != (fixed_size, fixed_size):
+        raise UserError(
+            f"The backbone takes images of {fixed_size} x {fixed_size} pixels, not {x.shape[-2]} x {x.shape[-1]}: "
+            "give model.input_size, which images are up-sampled to and the backbone is built for."
+        )

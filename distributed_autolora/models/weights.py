@@ -3,77 +3,100 @@
 from __future__ import annotations
 
 import os
-import pickle
 from pathlib import Path
 
 import safetensors.torch
 import torch
-from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from distributed_autolora.errors import UserError
+from distributed_autolora.models.checkpoint_formats import Checkpoint, checkpoint_of
+from distributed_autolora.models.weight_files import open_weights
+
+_COUNTER = "num_batches_tracked"
+"""Buffer of a batch norm that files from before PyTorch 0.4.1 lack, and that decides nothing here."""
 
 
-def read_weights(path: str | Path) -> dict[str, Tensor]:
-    """Reads a state dict from a .safetensors file, or from a torch file without executing pickled code.
+def read_checkpoint(location: str | Path, *, digest: str | None = None, allow_pickle: bool = False) -> Checkpoint:
+    """Reads a classifier's weights, and the input normalisation that the file states, from any known layout.
+
+    Args:
+        location: .safetensors or torch file, as a local path or pyarrow URI.
+        digest: SHA-256 that the file must have; None: any.
+        allow_pickle: see `weight_files.open_weights`.
 
     Raises:
-        UserError: when the file is missing, unreadable, no state dict, or holds NaN or infinite values.
+        UserError: when the file is missing, unreadable, in no known layout, or holds NaN or infinite values.
     """
-    path = Path(path).expanduser()
-    if not path.is_file():
-        raise UserError(f"Weights: there is no file {path}. Give model.weights an existing file.")
-    try:
-        if path.suffix == ".safetensors":
-            state = safetensors.torch.load_file(path)
-        else:
-            state = torch.load(path, map_location="cpu", weights_only=True)
-    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(
-            f"Weights: {path} cannot be read ({reason}). Is the file complete, and a safetensors or torch state dict?"
-        ) from None
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise UserError(f"Weights: {path} does not hold a plain state dict of tensors.")
-    broken = [name for name, value in state.items() if value.is_floating_point() and not value.isfinite().all()]
-    if broken:
-        raise UserError(
-            f"Weights: {path} holds NaN or infinite values in {len(broken)} tensors, first {broken[0]}: "
-            "use a checkpoint from before the run diverged."
-        )
-    return state
+    file = open_weights(location, digest=digest, allow_pickle=allow_pickle)
+    return checkpoint_of(str(location), file.content, file.metadata)
 
 
-def load_backbone(network: nn.Module, path: str | Path, *, head: str) -> None:
+def read_weights(location: str | Path) -> dict[str, Tensor]:
+    """Reads a state dict from a file, without executing pickled code.
+
+    Raises:
+        UserError: as `read_checkpoint`.
+    """
+    return read_checkpoint(location).state
+
+
+def load_backbone(
+    network: nn.Module,
+    location: str | Path,
+    *,
+    head: str,
+    mean: tuple[float, ...] | None = None,
+    std: tuple[float, ...] | None = None,
+    digest: str | None = None,
+    allow_pickle: bool = False,
+) -> None:
     """Loads every weight of `network` but the head from a file, strictly.
 
     Args:
         network: the backbone with its head.
-        path: file for `read_weights`; names as in `network`; a head in it is ignored.
+        location: file for `read_checkpoint`; names as in `network`; a head in it is ignored.
         head: name of the head.
+        mean: per-channel mean that `network` is going to be fed with; None: not compared with the file's.
+        std: as `mean`.
+        digest: SHA-256 that the file must have; None: any.
+        allow_pickle: see `weight_files.open_weights`.
 
     Raises:
-        UserError: when a weight is missing, left over, or of another shape.
+        UserError: when a weight is missing, left over, or of another shape, or the file states another normalisation.
     """
-    state = {name: value for name, value in read_weights(path).items() if not name.startswith(f"{head}.")}
+    checkpoint = read_checkpoint(location, digest=digest, allow_pickle=allow_pickle)
+    _check_normalisation(location, checkpoint, mean, std)
     own = {name: value for name, value in network.state_dict().items() if not name.startswith(f"{head}.")}
-    missing = [name for name in own if name not in state]
-    unexpected = [name for name in state if name not in own]
-    reshaped = [name for name in own if name in state and own[name].shape != state[name].shape]
-    if missing or unexpected or reshaped:
-        first = (
-            f"{reshaped[0]} is {list(state[reshaped[0]].shape)}, not {list(own[reshaped[0]].shape)}"
-            if reshaped
-            else f"missing {missing[0]}"
-            if missing
-            else f"unexpected {unexpected[0]}"
-        )
-        raise UserError(
-            f"Weights: {path} is a checkpoint of another architecture ({len(missing)} tensors missing, "
-            f"{len(unexpected)} unexpected, {len(reshaped)} of another shape; {first}). "
-            "Give the matching model.backbone."
-        )
-    network.load_state_dict(state, strict=False)
+    given = {name: value for name, value in checkpoint.state.items() if not name.startswith(f"{head}.")}
+    network.load_state_dict(_matched(location, own, given), strict=False)
+
+
+def load_classifier(
+    network: nn.Module,
+    location: str | Path,
+    *,
+    mean: tuple[float, ...] | None = None,
+    std: tuple[float, ...] | None = None,
+    digest: str | None = None,
+    allow_pickle: bool = False,
+) -> None:
+    """Loads every weight of `network`, its head included, from a file, strictly.
+
+    Args:
+        network: as `Classifier.backbone`, whose names are its own.
+        location: file for `read_checkpoint`.
+        mean: as in `load_backbone`.
+        std: as in `load_backbone`.
+        digest: SHA-256 that the file must have; None: any.
+        allow_pickle: see `weight_files.open_weights`.
+
+    Raises:
+        UserError: as `load_backbone`; a head of another number of classes does not fit.
+    """
+    checkpoint = read_checkpoint(location, digest=digest, allow_pickle=allow_pickle)
+    _check_normalisation(location, checkpoint, mean, std)
+    network.load_state_dict(_matched(location, network.state_dict(), checkpoint.state))
 
 
 def save_weights(state: dict[str, Tensor], path: Path, metadata: dict[str, str] | None = None) -> None:
@@ -82,7 +105,49 @@ def save_weights(state: dict[str, Tensor], path: Path, metadata: dict[str, str] 
     Raises:
         OSError: when the folder cannot be written.
     """
-    whole = {name: value.detach().cpu().contiguous() for name, value in state.items()}
+    whole: dict[str, Tensor] = {}
+    written: set[int] = set()
+    for name, value in state.items():
+        tensor = value.detach().cpu().contiguous()
+        # safetensors refuses tensors that share their memory, as tied weights do.
+        whole[name] = tensor.clone() if tensor.data_ptr() in written else tensor
+        written.add(tensor.data_ptr())
     unfinished = path.with_name(f".{path.name}.{os.getpid()}")
     safetensors.torch.save_file(whole, unfinished, metadata=metadata)
     os.replace(unfinished, path)
+
+
+def _matched(location: str | Path, own: dict[str, Tensor], given: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Returns `given` with the counters that old files lack.
+
+    Raises:
+        UserError: unless it has exactly the names and shapes of `own`.
+    """
+    given = {name: value for name, value in own.items() if name.endswith(f".{_COUNTER}")} | given
+    missing = [name for name in own if name not in given]
+    unexpected = [name for name in given if name not in own]
+    reshaped = [name for name in own if name in given and own[name].shape != given[name].shape]
+    if missing or unexpected or reshaped:
+        details = [f"{name} is {list(given[name].shape)}, not {list(own[name].shape)}" for name in reshaped]
+        details += [f"missing {name}" for name in missing] + [f"unexpected {name}" for name in unexpected]
+        raise UserError(
+            f"Weights: {location} is a checkpoint of another architecture ({len(missing)} tensors missing, "
+            f"{len(unexpected)} unexpected, {len(reshaped)} of another shape; {'; '.join(details[:3])}). "
+            "Give the matching model.backbone."
+        )
+    return given
+
+
+def _check_normalisation(
+    location: str | Path, checkpoint: Checkpoint, mean: tuple[float, ...] | None, std: tuple[float, ...] | None
+) -> None:
+    for what, stated, used in (("mean", checkpoint.mean, mean), ("std", checkpoint.std, std)):
+        if stated is None or used is None:
+            continue
+        wide = stated * len(used) if len(stated) == 1 else stated
+        if len(wide) != len(used) or not torch.allclose(torch.tensor(wide), torch.tensor(used), atol=5e-4):
+            shown = " ".join(f"{value:g}" for value in wide)
+            raise UserError(
+                f"Weights: {location} was trained on images with {what} {shown}, but model.{what} is "
+                f"{' '.join(f'{value:g}' for value in used)}. Give --model.{what} {shown}."
+            )

@@ -6,6 +6,8 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Mapping
+from typing import Any
 
 import ray
 import ray.exceptions
@@ -24,39 +26,79 @@ def connect(scaling: ScalingConfig) -> None:
     Raises:
         UserError: when a local Ray would have too few CPUs, or the cluster does not answer.
     """
-    if ray.is_initialized():
-        return
-    address = os.environ.get("RAY_ADDRESS", "local")
-    wanted = scaling.num_workers * scaling.cpus_per_worker
     # Ray Train hands its settings on to the controller and the workers. Checkpoints are registered at
     # this interval, so it bounds what a lost worker costs.
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
+    if ray.is_initialized():
+        return
+    address = os.environ.get("RAY_ADDRESS", "local")
     if address == "local":
-        if wanted > (os.cpu_count() or 1):
-            raise UserError(
-                f"{scaling.num_workers} workers of {scaling.cpus_per_worker} CPUs need {wanted} CPUs, but this machine "
-                f"has {os.cpu_count()}. Lower --scaling.num-workers, or submit the job to a cluster."
-            )
+        check_local_cpus(scaling)
         # Nothing of a local Ray listens beyond loopback, so no token is written to the home folder. Without the
         # second setting Ray replaces 127.0.0.1 by an address that other machines can reach.
         os.environ.setdefault("RAY_AUTH_MODE", "disabled")
         os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
     own = {"include_dashboard": False, "num_cpus": os.cpu_count(), "_node_ip_address": "127.0.0.1"}
+    initialize(address, own if address == "local" else {})
+    if address == "local":
+        check_local_gpus(scaling)
+
+
+def check_local_gpus(scaling: ScalingConfig) -> None:
+    """Checks that a run fits on this machine's GPUs, once Ray is connected.
+
+    Raises:
+        UserError: when it needs more.
+    """
+    gpus = ray.cluster_resources().get("GPU", 0.0)
+    if scaling.use_gpu and gpus < scaling.num_workers:
+        raise UserError(
+            f"{scaling.num_workers} workers need {scaling.num_workers} GPUs, but Ray sees {gpus:g} on this machine. "
+            "Lower --scaling.num-workers, give --scaling.no-use-gpu, or submit the job to a cluster."
+        )
+
+
+def concurrent_runs(scaling: ScalingConfig, resources: Mapping[str, float]) -> int:
+    """Returns how many runs a cluster has room for at a time, at least 1."""
+    fits = int(resources.get("CPU", 0.0)) // (scaling.num_workers * scaling.cpus_per_worker)
+    if scaling.use_gpu:
+        fits = min(fits, int(resources.get("GPU", 0.0)) // scaling.num_workers)
+    return max(1, fits)
+
+
+def check_local_cpus(scaling: ScalingConfig) -> None:
+    """Checks that a run fits on this machine.
+
+    Raises:
+        UserError: when it needs more CPUs.
+    """
+    wanted = scaling.num_workers * scaling.cpus_per_worker
+    if wanted > (os.cpu_count() or 1):
+        raise UserError(
+            f"{scaling.num_workers} workers of {scaling.cpus_per_worker} CPUs need {wanted} CPUs, but this machine "
+            f"has {os.cpu_count()}. Lower --scaling.num-workers, or submit the job to a cluster."
+        )
+
+
+def initialize(address: str, own: dict[str, Any]) -> None:
+    """Connects this process to Ray.
+
+    Args:
+        address: of a cluster, or "local".
+        own: more arguments of `ray.init`.
+
+    Raises:
+        UserError: when the cluster does not answer.
+    """
     # Ray's own handler would end this process at once, with a status that says nothing.
     on_sigterm = signal.getsignal(signal.SIGTERM)
     try:
-        ray.init(address=address, log_to_driver=False, logging_level="warning", **(own if address == "local" else {}))
+        ray.init(address=address, log_to_driver=False, logging_level="warning", **own)
     except (ConnectionError, RuntimeError, ValueError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UserError(f"Ray at {address} does not answer ({reason}). Check RAY_ADDRESS and RAY_AUTH_MODE.") from None
     finally:
         signal.signal(signal.SIGTERM, on_sigterm)
-    gpus = ray.cluster_resources().get("GPU", 0.0)
-    if address == "local" and scaling.use_gpu and gpus < scaling.num_workers:
-        raise UserError(
-            f"{scaling.num_workers} workers need {scaling.num_workers} GPUs, but Ray sees {gpus:g} on this machine. "
-            "Lower --scaling.num-workers, give --scaling.no-use-gpu, or submit the job to a cluster."
-        )
 
 
 def wait_for_resources(scaling: ScalingConfig) -> None:

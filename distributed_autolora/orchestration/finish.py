@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import torch
 
 from distributed_autolora.config import ExperimentConfig
@@ -15,8 +19,9 @@ from distributed_autolora.orchestration import mlflow_tracking
 from distributed_autolora.orchestration.run_folder import RunFolder, config_text, write_json
 from distributed_autolora.reporting.figures import curves_figure, samples_figure
 from distributed_autolora.reporting.terminal import result_table
+from distributed_autolora.training.cost import total_cost
 
-_ARTIFACTS = ("model.safetensors", "curves.png", "samples.png")
+_ARTIFACTS = ("model.safetensors", "curves.png", "samples.png", "outcomes.parquet")
 
 
 @dataclass(frozen=True)
@@ -41,22 +46,25 @@ def finish(
         returned: what the first worker returned.
         mlflow: "uri" and "run_id" of the tracked run.
     """
-    history, samples = returned["history"], returned["samples"]
+    history = returned["history"]
     result = {
         "name": folder.name,
         "recipe": config.recipe,
         "seed": config.seed,
         "config_digest": config.digest(),
         **returned["summary"],
-        "image_shape": list(samples["x"].shape[1:]),
         "seconds": {"training": sum(record["seconds/epoch"] for record in history)},
+        "cost": total_cost(history),
         "mlflow": mlflow,
         "folder": str(folder.path),
     }
     write_json(folder.history_file, history)
     _save_model(config, folder, returned["weights"], result["num_classes"])
     curves_figure(history, result).savefig(folder.path / "curves.png")
-    samples_figure(samples, result["class_names"], result["epsilon"]).savefig(folder.path / "samples.png")
+    if result["test"] is not None:
+        figure = samples_figure(returned["samples"], result["class_names"], result["epsilon"])
+        figure.savefig(folder.path / "samples.png")
+        _save_outcomes(folder, returned["outcomes"], returned["row_ids"])
     result["tracked"] = False
     write_json(folder.path / "result.json", result)
     print(f"\n{result_table(result, history)}", flush=True)
@@ -68,21 +76,20 @@ def finish(
 def track(config: ExperimentConfig, folder: RunFolder, result: dict[str, Any]) -> bool:
     """Gives the tracking server all that it lacks of a run, and tells whether it has everything.
 
+    A model that was not judged on the test split is none to deploy: it is not exported.
+
     Args:
         config: the effective config.
         folder: the run's folder, with all files but the result.
         result: the run's result.
     """
     uri, run_id = result["mlflow"]["uri"], result["mlflow"]["run_id"]
-    artifacts: dict[str, Any] = {name: folder.path / name for name in _ARTIFACTS}
+    artifacts: dict[str, Any] = {name: folder.path / name for name in _ARTIFACTS if (folder.path / name).is_file()}
     artifacts["config.yaml"] = mlflow_tracking.masked(config_text(config))
     artifacts["split_digest.txt"] = f"{result['split_digest']}\n"
-    example = torch.zeros(2, *result["image_shape"])
     tracked = (
         mlflow_tracking.log_result(uri, run_id, result, folder.history(), artifacts)
-        and mlflow_tracking.log_model(
-            uri, run_id, load_deployable(config, folder, result["num_classes"]), example, step=result["best_epoch"]
-        )
+        and (result["test"] is None or _track_model(config, folder, result))
         and mlflow_tracking.finish_run(uri, run_id, status="FINISHED")
     )
     if not tracked:
@@ -92,6 +99,14 @@ def track(config: ExperimentConfig, folder: RunFolder, result: dict[str, Any]) -
             file=sys.stderr,
         )
     return tracked
+
+
+def _track_model(config: ExperimentConfig, folder: RunFolder, result: dict[str, Any]) -> bool:
+    classifier = load_deployable(config, folder, result["num_classes"])
+    example = torch.zeros(2, *result["image_shape"])
+    return mlflow_tracking.log_model(
+        result["mlflow"]["uri"], result["mlflow"]["run_id"], classifier, example, step=result["best_epoch"]
+    )
 
 
 def load_deployable(config: ExperimentConfig, folder: RunFolder, num_classes: int) -> Classifier:
@@ -104,6 +119,14 @@ def load_deployable(config: ExperimentConfig, folder: RunFolder, num_classes: in
 def _plain_classifier(config: ExperimentConfig, num_classes: int) -> Classifier:
     model = config.model
     return build(model.backbone, num_classes, mean=model.mean, std=model.std, input_size=model.input_size)
+
+
+def _save_outcomes(folder: RunFolder, outcomes: dict[str, Any], row_ids: Sequence[str]) -> None:
+    """Writes what became of every test image, in the order of the test table; the file whole or not at all."""
+    columns = {"row": outcomes["row"], "row_id": [row_ids[row] for row in outcomes["row"]], **outcomes}
+    unfinished = folder.path / f".outcomes.parquet.{os.getpid()}"
+    pq.write_table(pa.table(columns), unfinished)
+    os.replace(unfinished, folder.path / "outcomes.parquet")
 
 
 def _save_model(config: ExperimentConfig, folder: RunFolder, weights: dict[str, Any], num_classes: int) -> None:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from distributed_autolora.config import ExperimentConfig
-from distributed_autolora.data.catalog import data_folder, embedded_backbone
+from distributed_autolora.data.catalog import data_folder, embedded_backbone, labelled_task
 from distributed_autolora.data.parquet import data_digest
 from distributed_autolora.errors import UserError
 
@@ -24,49 +22,62 @@ class Inputs:
 
 
 def find_inputs(config: ExperimentConfig) -> tuple[ExperimentConfig, Inputs]:
-    """Finds data and weights, and returns the config with their digests filled in.
+    """Finds method, data and weights, and returns the config with the digests of data and weights filled in.
 
     Raises:
         UserError: when they are missing, or are not those that the config names by digest.
     """
+    from distributed_autolora.models import absolute_location, weights_digest
+    from distributed_autolora.training.methods import method_of
+
     config.validate()
+    method_of(config)
     folder = data_folder(config.data)
     weights = config.model.weights
     if weights is not None:
-        weights = str(embedded_backbone() if weights == EMBEDDED else Path(weights).expanduser().absolute())
-        if not Path(weights).is_file():
-            raise UserError(f"Weights: there is no file {weights}. Give --model.weights an existing file.")
+        weights = absolute_location(str(embedded_backbone()) if weights == EMBEDDED else weights)
     data = _checked("data", folder, config.data.digest, data_digest(folder))
-    model = _checked("weights", weights, config.model.weights_digest, _file_digest(weights)) if weights else None
+    model = weights_digest(weights, config.model.weights_digest) if weights else None
     # Absolute paths, so that the config can be fed back from any folder.
     path = None if config.data.path is None else folder
     kept = config.model.weights if config.model.weights == EMBEDDED else weights
     config = replace(
         config,
-        data=replace(config.data, digest=data, path=path),
+        data=replace(config.data, digest=data, path=path, task=labelled_task(config.data.task, folder)),
         model=replace(config.model, weights_digest=model, weights=kept),
     )
     return config, Inputs(folder, weights)
 
 
 def check_inputs(config: ExperimentConfig, inputs: Inputs) -> list[str]:
-    """Opens all data, decodes every image, builds the model, and splits; returns warnings.
+    """Opens all data, decodes every image, builds the model and its objective, and splits; returns warnings.
+
+    A run that never opens the test split does not have it looked into here either.
 
     Raises:
         UserError: for anything that would end the run later.
     """
-    from distributed_autolora.data.parquet import check_same_classes, read_images
-    from distributed_autolora.models import build
-    from distributed_autolora.training.task_data import image_source, split_rows
+    from distributed_autolora.data.doctor import check_task
+    from distributed_autolora.data.images import check_image_settings
+    from distributed_autolora.training.methods import build_objective
+    from distributed_autolora.training.similarity import similarity_rows
+    from distributed_autolora.training.task_data import split_rows
+    from distributed_autolora.training.trainer import fresh_classifier
 
-    train, test = read_images(inputs.data_folder, "train"), read_images(inputs.data_folder, "test")
-    check_same_classes(train, test)
-    split = split_rows(config, train)
-    model = config.model
-    build(model.backbone, len(train.class_names), inputs.weights, mean=model.mean, std=model.std)
-    for table in (train, test):
-        image_source(config, table).check_decodable()
-    return _warnings(config, len(split.train), len(split.val))
+    model, data = config.model, config.data
+    resized = data.augmentation == "resized_crop_flip"
+    check_image_settings(channels=len(model.mean), image_size=data.image_size, resized=resized)
+    report = check_task(
+        inputs.data_folder,
+        with_test=config.evaluation.test_split,
+        one_size=data.image_size is None,
+        choose=lambda train: split_rows(config, train),
+    )
+    train, split = report.train, report.split
+    assert split is not None
+    similarity_rows(config, train.labels, split)
+    build_objective(config, fresh_classifier(config, len(train.class_names), inputs.weights))
+    return [*report.warnings, *_warnings(config, len(split.train), len(split.val))]
 
 
 def _warnings(config: ExperimentConfig, train_images: int, val_images: int) -> list[str]:
@@ -100,8 +111,3 @@ def _checked(what: str, where: str | None, expected: str | None, found: str) -> 
             "Give the original path, or remove the digest from the config."
         )
     return found
-
-
-def _file_digest(path: str) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

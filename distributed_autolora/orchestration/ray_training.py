@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import signal
 import tempfile
+import threading
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -108,11 +109,18 @@ def train_worker(payload: dict[str, Any]) -> dict[str, Any] | None:
     if ray.train.get_context().get_world_rank() > 0:
         return None
     weights = {name: value.cpu().numpy() for name, value in result.weights.items()}
-    return {"summary": result.summary, "history": result.history, "weights": weights, "samples": result.samples}
+    return {
+        "summary": result.summary,
+        "history": result.history,
+        "weights": weights,
+        "samples": result.samples,
+        "outcomes": result.outcomes,
+        "row_ids": None if result.outcomes is None else data.test_row_ids,
+    }
 
 
 def train_on_ray(
-    config: ExperimentConfig, folder: RunFolder, payload: dict[str, Any], callback: ProgressCallback
+    config: ExperimentConfig, folder: RunFolder, payload: dict[str, Any], callbacks: Sequence[UserCallback]
 ) -> dict[str, Any]:
     """Trains on the connected cluster and returns what the first worker returned.
 
@@ -141,7 +149,7 @@ def train_on_ray(
                 controller_failure_limit=max(1, int(scaling.wait_for_resources_s // 60)),
             ),
             checkpoint_config=CheckpointConfig(num_to_keep=2),
-            callbacks=[callback],
+            callbacks=list(callbacks),
         ),
     )
     mend_snapshot(folder.path)
@@ -153,7 +161,8 @@ def train_on_ray(
     except SystemExit:  # how Ray Train ends the process on Ctrl-C, after it has stopped its workers
         raise KeyboardInterrupt from None
     finally:
-        signal.signal(signal.SIGINT, on_sigint)
+        if threading.current_thread() is threading.main_thread():  # a trial of a study runs in another
+            signal.signal(signal.SIGINT, on_sigint)
     if "diverged" in returned:
         raise TrainingDivergedError(returned["diverged"])
     return dict(returned)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import re
@@ -16,6 +15,7 @@ import yaml
 
 from distributed_autolora.config import ExperimentConfig, output_home
 from distributed_autolora.errors import UserError
+from distributed_autolora.orchestration.folder_lock import lock_folder
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _MIN_FREE_BYTES = 200 * 2**20
@@ -96,24 +96,12 @@ class RunFolder:
             UserError: when another live process holds it, or the folder cannot be written.
         """
         check_writable(self.path)
-        self._lock = (self.path / "lock").open("a+")
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            self._lock.seek(0)
-            holder = self._lock.read().strip() or "another process"
-            self.release()
-            raise UserError(
-                f'Run "{self.name}" is in use by {holder}. Wait for it, or start another with --fresh or --run.name.'
-            ) from None
-        except OSError as error:
-            self.release()
-            raise UserError(
-                f"The file system of {self.path} cannot lock files ({error.strerror}): choose another --run.output."
-            ) from None
-        self._lock.truncate(0)
-        self._lock.write(f"process {os.getpid()} on {os.uname().nodename}")
-        self._lock.flush()
+        self._lock = lock_folder(
+            self.path,
+            what=f'Run "{self.name}"',
+            otherwise="start another with --fresh or --run.name",
+            elsewhere="--run.output",
+        )
 
     def release(self) -> None:
         """Gives the run back."""
@@ -122,8 +110,12 @@ class RunFolder:
             self._lock = None
 
 
-def check_writable(folder: Path) -> None:
+def check_writable(folder: Path, *, flag: str = "--run.output") -> None:
     """Makes the folder if need be, and checks that it can be written.
+
+    Args:
+        folder: the folder.
+        flag: the flag that names another place.
 
     Raises:
         UserError: when it cannot, or its disk is nearly full.
@@ -135,13 +127,13 @@ def check_writable(folder: Path) -> None:
         free = shutil.disk_usage(folder).free
     except OSError as error:
         raise UserError(
-            f"The output folder {folder} cannot be written ({error.strerror}). Choose another with --run.output "
+            f"The output folder {folder} cannot be written ({error.strerror}). Choose another with {flag} "
             "or $DISTRIBUTED_AUTOLORA_HOME."
         ) from None
     if free < _MIN_FREE_BYTES:
         raise UserError(
             f"The disk of {folder} has less than {_MIN_FREE_BYTES >> 20} MiB free: "
-            "free some space, or choose another --run.output."
+            f"free some space, or choose another {flag}."
         )
 
 
@@ -243,7 +235,7 @@ def _differences(there: ExperimentConfig, here: ExperimentConfig) -> str:
         for key in new
         if old[key] != new[key]
         and not key.startswith(("run.", "scaling.", "recipe"))
-        and key not in ("data.path", "data.task", "model.weights")
+        and key not in ("data.path", "data.task", "model.weights", "model.allow_pickle")
         and new[key] != "auto"
     ]
     return "; ".join(changed[:4]) + (f" and {len(changed) - 4} more" if len(changed) > 4 else "")

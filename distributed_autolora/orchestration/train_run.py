@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from distributed_autolora.config import ExperimentConfig, output_home
 from distributed_autolora.orchestration.preflight import Inputs, check_inputs, find_inputs
@@ -24,12 +25,22 @@ if TYPE_CHECKING:
     from distributed_autolora.orchestration.finish import FinishedRun
 
 
-def train_run(config: ExperimentConfig, *, fresh: bool = False) -> FinishedRun:
+def train_run(
+    config: ExperimentConfig,
+    *,
+    fresh: bool = False,
+    checked: bool = False,
+    tags: Mapping[str, str] | None = None,
+    callbacks: Sequence[Any] = (),
+) -> FinishedRun:
     """Starts, continues or just shows the run that a config describes.
 
     Args:
         config: the experiment.
         fresh: start the next number of this run although it exists.
+        checked: the inputs were looked at already, as those of a study are.
+        tags: more tags of the run's MLflow run.
+        callbacks: of Ray Train's controller, beside the run's own.
 
     Raises:
         UserError: for bad input, before any work starts wherever it can be known.
@@ -38,7 +49,7 @@ def train_run(config: ExperimentConfig, *, fresh: bool = False) -> FinishedRun:
     existing = None if fresh else find_run(config)
     if existing is not None and existing[1].is_finished():
         return _show_finished(existing[1])
-    config, folder = existing if existing is not None else _new_run(config, inputs)
+    config, folder = existing if existing is not None else _new_run(config, inputs, checked)
     config = with_name(config, folder)
     folder.hold()
     try:
@@ -46,18 +57,18 @@ def train_run(config: ExperimentConfig, *, fresh: bool = False) -> FinishedRun:
             return _show_finished(folder)
         if not folder.exists():
             folder.create(config)
-        return _train(config, folder, inputs)
+        return _train(config, folder, inputs, dict(tags or {}), callbacks)
     finally:
         folder.release()
 
 
-def _new_run(config: ExperimentConfig, inputs: Inputs) -> tuple[ExperimentConfig, RunFolder]:
+def _new_run(config: ExperimentConfig, inputs: Inputs, checked: bool) -> tuple[ExperimentConfig, RunFolder]:
     """Checks all inputs and chooses precision and folder."""
     from distributed_autolora.orchestration.cluster import connect, hardware_precision, wait_for_resources
 
     home = output_home(config.run)
     check_writable(home / "runs")
-    for warning in check_inputs(config, inputs):
+    for warning in [] if checked else check_inputs(config, inputs):
         print(f"warning: {warning}", file=sys.stderr)
     connect(config.scaling)
     wait_for_resources(config.scaling)
@@ -79,7 +90,9 @@ def _show_finished(folder: RunFolder) -> FinishedRun:
     return FinishedRun(folder, result)
 
 
-def _train(config: ExperimentConfig, folder: RunFolder, inputs: Inputs) -> FinishedRun:
+def _train(
+    config: ExperimentConfig, folder: RunFolder, inputs: Inputs, tags: dict[str, str], callbacks: Sequence[Any]
+) -> FinishedRun:
     from distributed_autolora.orchestration import cluster, mlflow_tracking
     from distributed_autolora.orchestration.finish import finish
     from distributed_autolora.orchestration.progress import epoch_lines
@@ -87,7 +100,7 @@ def _train(config: ExperimentConfig, folder: RunFolder, inputs: Inputs) -> Finis
 
     _announce(config, folder)
     with ThreadPoolExecutor(1) as background:
-        opening = background.submit(_open_tracking, config, folder)
+        opening = background.submit(_open_tracking, config, folder, tags)
         cluster.connect(config.scaling)
         mlflow = opening.result()
     payload = {"config": config.to_dict(), "data_folder": inputs.data_folder, "weights": inputs.weights}
@@ -96,7 +109,7 @@ def _train(config: ExperimentConfig, folder: RunFolder, inputs: Inputs) -> Finis
     try:
         cluster.wait_for_resources(config.scaling)
         with epoch_lines(folder, config.optimization.epochs):
-            returned = train_on_ray(config, folder, payload, callback)
+            returned = train_on_ray(config, folder, payload, [callback, *callbacks])
         finished = finish(config, folder, returned, mlflow)
         status = None
     except KeyboardInterrupt:
@@ -114,7 +127,7 @@ def _announce(config: ExperimentConfig, folder: RunFolder) -> None:
     print(f'Run "{folder.name}" {verb}: {config.method.name} on {config.data.task}, in {folder.path}', flush=True)
 
 
-def _open_tracking(config: ExperimentConfig, folder: RunFolder) -> dict[str, str]:
+def _open_tracking(config: ExperimentConfig, folder: RunFolder, tags: dict[str, str]) -> dict[str, str]:
     """Opens the run's MLflow run, and remembers it beside the run."""
     from distributed_autolora.orchestration import mlflow_tracking
 
@@ -122,13 +135,13 @@ def _open_tracking(config: ExperimentConfig, folder: RunFolder) -> dict[str, str
     identity = folder.read("run.json")
     known = identity.get("mlflow", {})
     uri = known.get("uri") or config.run.mlflow_uri or mlflow_tracking.default_tracking_uri(home)
-    tags = {"recipe": config.recipe, "method": config.method.name, "task": config.data.task, "seed": str(config.seed)}
+    own = {"recipe": config.recipe, "method": config.method.name, "task": config.data.task, "seed": str(config.seed)}
     run_id = mlflow_tracking.open_run(
         uri=uri,
         experiment=config.run.mlflow_experiment,
         run_name=folder.name,
         params={key: mlflow_tracking.masked(str(value)) for key, value in config.flat().items()},
-        tags=tags,
+        tags={**own, **tags},
         run_id=known.get("run_id"),
         home=home,
     )

@@ -21,6 +21,8 @@ def run_description(result: dict[str, Any], history: list[dict[str, Any]]) -> st
 
 
 def _accuracies(result: dict[str, Any]) -> str:
+    if result["test"] is None:
+        return f"Test split not opened; the best epoch on validation is {result['best_epoch']}."
     attack = attack_label(result["attack"])
     rows = [
         f"| on {result['test_images']:,} test images | natural accuracy | {attack} accuracy |",
@@ -41,10 +43,13 @@ def _with_interval(correct: int, total: int) -> str:
 
 
 def _data(result: dict[str, Any]) -> str:
+    tested = result["test"] is not None
+    intervals = "In brackets: 95 % Wilson intervals. " if tested else ""
+    closing = "; the test images were used once." if tested else "."
     return (
-        f"In brackets: 95 % Wilson intervals. Perturbations: at most {pixel_fraction(result['epsilon'])} a pixel "
+        f"{intervals}Perturbations: at most {pixel_fraction(result['epsilon'])} a pixel "
         f"(L-infinity, pixels in [0, 1]). {result['num_classes']} classes; {result['train_images']:,} training and "
-        f"{result['val_images']:,} validation images. Validation chose the model; the test images were used once."
+        f"{result['val_images']:,} validation images. Validation chose the model{closing}"
     )
 
 

@@ -40,8 +40,8 @@ _COLUMNS = 8
 def curves_figure(history: History, result: dict[str, Any] | None = None) -> Figure:
     """Returns one figure (1400 x 900 pixels at its own resolution) that explains a run.
 
-    Panels: validation accuracies, learning rate, loss weights, losses, seconds by phase and, with a result, the
-    test accuracies. A panel without values (loss weights under vanilla RFT) is left out.
+    Panels: validation accuracies, learning rate, loss weights, losses, seconds by phase and, with a result on the
+    test split, the test accuracies. A panel without values (loss weights under vanilla RFT) is left out.
 
     Args:
         history: at least one epoch.
@@ -53,7 +53,8 @@ def curves_figure(history: History, result: dict[str, Any] | None = None) -> Fig
     panels = [_draw_accuracies, _draw_lr, _draw_losses, _draw_seconds]
     if "natural_weight" in history[0]:
         panels.insert(2, _draw_loss_weights)
-    total = len(panels) + (result is not None)
+    tested = result if result is not None and result["test"] is not None else None
+    total = len(panels) + (tested is not None)
     columns = 2 if total == 4 else 3
     figure = Figure(figsize=(14, 9), dpi=100, layout=ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.12))
     figure.suptitle(_title(history, result), fontsize=14, fontweight="bold")
@@ -64,8 +65,8 @@ def curves_figure(history: History, result: dict[str, Any] | None = None) -> Fig
         axes = figure.add_subplot(cell)
         draw(axes, history)
         _finish_epoch_axes(axes, len(history))
-    if result is not None:
-        _draw_test(figure.add_subplot(cells[-1]), result)
+    if tested is not None:
+        _draw_test(figure.add_subplot(cells[-1]), tested)
     return figure
 
 
@@ -201,9 +202,9 @@ def _draw_loss_weights(axes: Axes, history: History) -> None:
 
 def _draw_losses(axes: Axes, history: History) -> None:
     _line(axes, history, "train/loss/total", "total", "black")
-    for term, colour in zip(LOSS_TERMS, (_BLUE, _ORANGE, _GREEN), strict=True):
+    for term, colour in zip(LOSS_TERMS, (_BLUE, _ORANGE, _GREEN, _PURPLE, _GREY), strict=True):
         if f"train/loss/{term}" in history[0]:
-            _line(axes, history, f"train/loss/{term}", term, colour)
+            _line(axes, history, f"train/loss/{term}", term.replace("_", " "), colour)
     axes.set_ylim(bottom=min(0, axes.get_ylim()[0]))
     axes.set_title("Training loss by term, weights included")
     axes.set_ylabel("mean over the epoch (nats)")
@@ -213,9 +214,11 @@ def _draw_seconds(axes: Axes, history: History) -> None:
     """Stacked bars; what no phase accounts for is "other"."""
     epochs, bottom = _epochs(history), np.zeros(len(history))
     total = np.nan_to_num(series(history, "seconds/epoch"))
-    for phase, colour in zip(PHASES, (_ORANGE, _BLUE, _GREEN, _PURPLE), strict=True):
+    for phase, colour in zip(PHASES, (_ORANGE, _BLUE, _GREEN, _PURPLE, _RED), strict=True):
+        if f"seconds/{phase}" not in history[0]:
+            continue
         seconds = np.nan_to_num(series(history, f"seconds/{phase}"))
-        axes.bar(epochs, seconds, bottom=bottom, color=colour, label=phase, width=0.8)
+        axes.bar(epochs, seconds, bottom=bottom, color=colour, label=phase.replace("_", " "), width=0.8)
         bottom += seconds
     axes.bar(epochs, np.clip(total - bottom, 0, None), bottom=bottom, color="#d0d0d0", label="other", width=0.8)
     axes.set_ylim(0, 1.08 * max(*total, *bottom, 1e-9))

@@ -8,8 +8,8 @@ from typing import Any
 
 ROBUST_VALIDATION = "val/robust_accuracy/"
 NATURAL_VALIDATION = "val/natural_accuracy"
-LOSS_TERMS = ("natural", "adversarial", "kl")
-PHASES = ("attack", "step", "validation", "data")
+LOSS_TERMS = ("natural", "adversarial", "kl", "natural_frozen", "kl_frozen")
+PHASES = ("attack", "step", "validation", "data", "gradient_similarity")
 
 
 def value(metrics: dict[str, Any], key: str) -> float | None:

@@ -1,6 +1,27 @@
-"""How sure a measured accuracy is."""
+"""How sure a measured accuracy is, and whether two differ.
+
+A test that the numbers do not define (one seed, no variance) is None, never NaN.
+"""
 
 from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class AccuracyCounts:
+    """Images judged rightly, and all."""
+
+    correct: int
+    total: int
+
+    @property
+    def accuracy(self) -> float:
+        """Fraction in [0, 1]."""
+        return self.correct / self.total
 
 
 def wilson_interval(correct: int, total: int, confidence: float = 0.95) -> tuple[float, float]:
@@ -22,3 +43,70 @@ def wilson_interval(correct: int, total: int, confidence: float = 0.95) -> tuple
         raise ValueError(f"{correct} correct of {total} is not an accuracy")
     interval = binomtest(correct, total).proportion_ci(confidence_level=confidence, method="wilson")
     return float(interval.low), float(interval.high)
+
+
+def standard_deviation(values: Sequence[float]) -> float | None:
+    """Returns the sample standard deviation (n - 1), None for fewer than two values."""
+    return statistics.stdev(values) if len(values) > 1 else None
+
+
+def t_test(first: Sequence[float], second: Sequence[float], *, equal_variances: bool) -> float | None:
+    """Returns the p-value of the unpaired two-sided t-test, None where it is undefined.
+
+    Args:
+        first: one value a seed.
+        second: one value a seed; the seeds need not be the same ones.
+        equal_variances: True: Student's test, as in the paper's Table 8; False: Welch's.
+    """
+    from scipy.stats import ttest_ind_from_stats
+
+    if min(len(first), len(second)) < 2 or (len(set(first)) == 1 and len(set(second)) == 1):
+        return None
+    moments = [(statistics.fmean(part), statistics.stdev(part), len(part)) for part in (first, second)]
+    return float(ttest_ind_from_stats(*moments[0], *moments[1], equal_var=equal_variances).pvalue)
+
+
+def holm(p_values: Sequence[float | None]) -> list[float | None]:
+    """Returns Holm's adjusted p-values in the order given; undefined tests stay undefined and do not count.
+
+    Source: Holm (1979): the k-th smallest of m is multiplied by m - k + 1, made non-decreasing, and capped at 1.
+    """
+    order = sorted((p, index) for index, p in enumerate(p_values) if p is not None)
+    adjusted: list[float | None] = [None] * len(p_values)
+    highest = 0.0
+    for place, (p, index) in enumerate(order):
+        highest = max(highest, min(1.0, (len(order) - place) * p))
+        adjusted[index] = highest
+    return adjusted
+
+
+def mcnemar_exact(only_first: int, only_second: int) -> float:
+    """Returns the two-sided p-value of McNemar's exact test; 1 where the two judge every image alike.
+
+    Source: McNemar (1947), with the binomial distribution instead of its approximation.
+
+    Args:
+        only_first: images that only the first model judges rightly.
+        only_second: images that only the second model judges rightly.
+    """
+    from scipy.stats import binomtest
+
+    discordant = only_first + only_second
+    return float(binomtest(only_first, discordant, 0.5).pvalue) if discordant else 1.0
+
+
+def smallest_significant_difference(
+    first: Sequence[float], second: Sequence[float], significance: float = 0.05
+) -> float | None:
+    """Returns the difference of means at which Student's test would just reach `significance` at this spread.
+
+    None where the test is undefined.
+    """
+    from scipy.stats import t
+
+    if t_test(first, second, equal_variances=True) is None:
+        return None
+    freedom = len(first) + len(second) - 2
+    squares = sum((len(part) - 1) * statistics.variance(part) for part in (first, second))
+    error = math.sqrt(squares / freedom * (1 / len(first) + 1 / len(second)))
+    return float(t.ppf(1 - significance / 2, freedom)) * error

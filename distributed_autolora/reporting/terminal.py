@@ -107,7 +107,11 @@ def _heading(result: dict[str, Any]) -> RenderableType:
     return Text.assemble((str(result["name"]), "bold"), f"  (recipe {result['recipe']}, seed {result['seed']})\n")
 
 
-def _accuracies(result: dict[str, Any]) -> Table:
+def _accuracies(result: dict[str, Any]) -> RenderableType:
+    if result["test"] is None:
+        from rich.text import Text
+
+        return Text(f"test split not opened; the best epoch on validation is {result['best_epoch']}", style="bold")
     attack = attack_label(result["attack"])
     table = _table(f"on {result['test_images']:,} test images", "natural accuracy, %", f"{attack} accuracy, %")
     final = f"final model\n(best on validation, epoch {result['best_epoch']})"
@@ -131,8 +135,9 @@ def _sizes(result: dict[str, Any]) -> RenderableType:
 
     seconds = value(result.get("seconds") or {}, "training")
     took = "" if seconds is None else f" in {duration(seconds)}"
+    intervals = "" if result["test"] is None else "In brackets: 95 % Wilson intervals. "
     return Text(
-        f"In brackets: 95 % Wilson intervals. Perturbations: at most {pixel_fraction(result['epsilon'])} a pixel.\n"
+        f"{intervals}Perturbations: at most {pixel_fraction(result['epsilon'])} a pixel.\n"
         f"Trained on {result['train_images']:,} images, selected on {result['val_images']:,}:"
         f" {result['stopped_epoch']} epochs{took}.",
         style="dim",

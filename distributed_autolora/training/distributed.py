@@ -174,6 +174,10 @@ class GlobalBatchNorm(_BatchNorm):
         return out  # type: ignore[no-any-return]
 
 
+def _activate(module: nn.Module, _inputs: tuple[Tensor, ...], out: Tensor) -> Tensor:
+    return module.get_submodule("act")(out)  # type: ignore[no-any-return]
+
+
 def globalize_batch_norm(module: nn.Module) -> None:
     """Replaces every batch norm inside `module` by one over the global batch; parameters and names stay.
 
@@ -193,6 +197,10 @@ def globalize_batch_norm(module: nn.Module) -> None:
             for buffer_name, buffer in child.named_buffers():
                 setattr(replacement, buffer_name, buffer)
             replacement.training = child.training
+            if isinstance(activation := getattr(child, "act", None), nn.Module):
+                # timm's batch norms carry the activation behind them.
+                replacement.act = activation
+                replacement.register_forward_hook(_activate)
             setattr(module, name, replacement)
         else:
             globalize_batch_norm(child)

@@ -17,6 +17,7 @@ from distributed_autolora.training import distributed
 from distributed_autolora.training.methods import Attack
 
 Batches = Callable[[Tensor], tuple[Tensor, Tensor]]
+Loaded = Callable[[Iterator[Tensor]], Iterator[tuple[Tensor, Tensor]]]
 _RIDGE = 1e-4
 _LBFGS_STEPS = 200
 
@@ -34,21 +35,20 @@ def sum_counts(count: AccuracyCount, device: torch.device) -> AccuracyCount:
 
 
 def natural_accuracy(
-    logits_of: Callable[[Tensor], Tensor], module: nn.Module, batches: Batches, rows: Tensor, batch_size: int
+    logits_of: Callable[[Tensor], Tensor], module: nn.Module, load: Loaded, rows: Tensor, batch_size: int
 ) -> AccuracyCount:
     """Counts the correctly classified natural images among `rows`, over all workers.
 
     Args:
         logits_of: logits of images; computed with `module` in eval mode, without gradients.
         module: what `logits_of` computes with.
-        batches: images and labels of rows.
+        load: images and labels of each batch of rows.
         rows: [n] rows, shared among the workers.
         batch_size: images per batch of one worker.
     """
     count = AccuracyCount()
     with eval_mode(module), torch.no_grad():
-        for batch in own_batches(rows, batch_size):
-            x, y = batches(batch)
+        for x, y in load(own_batches(rows, batch_size)):
             count += count_correct(logits_of(x), y)
     return sum_counts(count, _device(module))
 
@@ -69,13 +69,39 @@ def natural_and_robust_accuracy(
         batch_size: images per batch of one worker.
     """
     natural, robust = AccuracyCount(), AccuracyCount()
-    with eval_mode(model), torch.no_grad():
-        for batch in own_batches(rows, batch_size):
-            x, y = batches(batch)
-            x_adv = attack(network, x, y)
-            natural += count_correct(model(x), y)
-            robust += count_correct(model(x_adv), y)
+    for _, y, natural_logits, robust_logits in _judged(model, network, attack, batches, rows, batch_size):
+        natural += count_correct(natural_logits, y)
+        robust += count_correct(robust_logits, y)
     return sum_counts(natural, _device(model)), sum_counts(robust, _device(model))
+
+
+def natural_and_robust_predictions(
+    model: nn.Module, network: AttackNetwork, attack: Attack, batches: Batches, rows: Tensor, batch_size: int
+) -> Tensor:
+    """Returns int64 [n, 4] on the CPU, the same on every worker: row, label, natural and adversarial prediction.
+
+    Its lines are in ascending order of the row, however many workers made them.
+
+    Args: as `natural_and_robust_accuracy`.
+    """
+    device = _device(model)
+    parts = [torch.empty((0, 4), dtype=torch.int64, device=device)]
+    for batch, y, natural_logits, robust_logits in _judged(model, network, attack, batches, rows, batch_size):
+        parts.append(torch.stack([batch.to(device), y, natural_logits.argmax(1), robust_logits.argmax(1)], 1))
+    predictions = distributed.gather_rows(torch.cat(parts)).cpu()
+    return predictions[predictions[:, 0].argsort()]
+
+
+def _judged(
+    model: nn.Module, network: AttackNetwork, attack: Attack, batches: Batches, rows: Tensor, batch_size: int
+) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:
+    """Yields rows, labels, natural logits and adversarial logits of this worker's batches."""
+    for batch in own_batches(rows, batch_size):
+        x, y = batches(batch)
+        with eval_mode(model), torch.no_grad():
+            x_adv = attack(network, x, y)
+            natural, robust = model(x), model(x_adv)
+        yield batch, y, natural, robust
 
 
 def fit_linear_head(classifier: Classifier, batches: Batches, rows: Tensor, batch_size: int) -> None:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor
 
 from distributed_autolora.core.attack_network import AttackNetwork
 from distributed_autolora.core.attacks import eval_mode
-from distributed_autolora.core.metrics import AccuracyCount
-from distributed_autolora.training.evaluation import fit_linear_head, natural_and_robust_accuracy
+from distributed_autolora.training.evaluation import fit_linear_head, natural_and_robust_predictions
 from distributed_autolora.training.methods import attack_dtype, attack_name
 from distributed_autolora.training.trainer import Trainer, fresh_classifier
 
@@ -19,41 +20,59 @@ if TYPE_CHECKING:
 _SAMPLES = 8
 
 
-def judge(trainer: Trainer, weights: str | None) -> tuple[dict[str, Any], dict[str, Any]]:
+@dataclass(frozen=True)
+class Judgement:
+    """What the final judgement found.
+
+    Attributes:
+        summary: JSON values.
+        samples: arrays of a few test images; None when the test split stays closed.
+        outcomes: arrays over all test images; None when the test split stays closed.
+    """
+
+    summary: dict[str, Any]
+    samples: dict[str, Any] | None = None
+    outcomes: dict[str, Any] | None = None
+
+
+def judge(trainer: Trainer, weights: str | None) -> Judgement:
     """Judges the trainer's current model, and the untouched backbone if asked for, on the test split.
+
+    With `evaluation.test_split` off it only sums up what validation said, and the test split stays closed.
 
     Args:
         trainer: holding the model to judge.
         weights: file of the pre-trained weights.
-
-    Returns:
-        A summary of JSON values, and arrays of a few samples.
     """
     config, data = trainer.config, trainer.data
-    trainer.attack_network.refresh()
     best = trainer.history[-1]["best_epoch"]
-    linear_head = None
-    if config.evaluation.linear_head and weights is not None:
-        linear_head = _test_counts(trainer, *_linear_head(trainer, weights))
     summary = {
         "stopped_epoch": len(trainer.history),
         "best_epoch": best,
         "num_classes": data.num_classes,
         "class_names": list(data.table.class_names),
+        "image_shape": list(data.plain_batch(data.split.train[:1])[0].shape[1:]),
         "train_images": len(data.split.train),
         "val_images": len(data.split.val),
-        "test_images": data.num_test,
+        "test_images": None,
         "split_digest": data.split.digest,
         "attack": attack_name(config.eval_attack),
         "epsilon": config.threat_model.epsilon,
-        "test": _test_counts(trainer, trainer.backbone, trainer.attack_network),
-        "linear_head": linear_head,
+        "test": None,
+        "linear_head": None,
         "val": {
             key.removeprefix("val/"): trainer.history[best - 1][key]
             for key in ("val/natural_accuracy", trainer.robust_key)
         },
     }
-    return summary, _samples(trainer)
+    if not config.evaluation.test_split:
+        return Judgement(summary)
+    trainer.attack_network.refresh()
+    if config.evaluation.linear_head and weights is not None:
+        summary["linear_head"] = _counts(trainer, _predictions(trainer, *_linear_head(trainer, weights)))
+    predictions = _predictions(trainer, trainer.backbone, trainer.attack_network)
+    summary |= {"test": _counts(trainer, predictions), "test_images": data.num_test}
+    return Judgement(summary, _samples(trainer), _outcomes(trainer, predictions))
 
 
 def _linear_head(trainer: Trainer, weights: str) -> tuple[Classifier, AttackNetwork]:
@@ -65,8 +84,9 @@ def _linear_head(trainer: Trainer, weights: str) -> tuple[Classifier, AttackNetw
     return classifier, AttackNetwork(classifier, attack_dtype(trainer.config))
 
 
-def _test_counts(trainer: Trainer, model: Classifier, network: AttackNetwork) -> dict[str, dict[str, int]]:
-    natural, robust = natural_and_robust_accuracy(
+def _predictions(trainer: Trainer, model: Classifier, network: AttackNetwork) -> Tensor:
+    """Returns [n, 4]: row, label, natural and adversarial prediction of every test image."""
+    return natural_and_robust_predictions(
         model,
         network,
         trainer.eval_attack,
@@ -74,12 +94,20 @@ def _test_counts(trainer: Trainer, model: Classifier, network: AttackNetwork) ->
         torch.arange(trainer.data.num_test),
         trainer.config.evaluation.batch_size_per_worker,
     )
-    robust_name = f"robust_accuracy/{attack_name(trainer.config.eval_attack)}"
-    return {"natural_accuracy": _counts(natural), robust_name: _counts(robust)}
 
 
-def _counts(count: AccuracyCount) -> dict[str, int]:
-    return {"correct": count.correct, "total": count.total}
+def _counts(trainer: Trainer, predictions: Tensor) -> dict[str, dict[str, int]]:
+    _, labels, natural, robust = predictions.unbind(1)
+    names = ("natural_accuracy", f"robust_accuracy/{attack_name(trainer.config.eval_attack)}")
+    return {
+        name: {"correct": int((found == labels).sum()), "total": len(labels)}
+        for name, found in zip(names, (natural, robust), strict=True)
+    }
+
+
+def _outcomes(trainer: Trainer, predictions: Tensor) -> dict[str, Any]:
+    names = ("row", "label", "natural_prediction", f"{attack_name(trainer.config.eval_attack)}_prediction")
+    return {name: column.numpy() for name, column in zip(names, predictions.unbind(1), strict=True)}
 
 
 def _samples(trainer: Trainer) -> dict[str, Any]:

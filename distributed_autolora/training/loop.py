@@ -15,6 +15,7 @@ from distributed_autolora.config import ExperimentConfig
 from distributed_autolora.core.schedules import Decision
 from distributed_autolora.training import distributed
 from distributed_autolora.training.checkpoint import TrainingState
+from distributed_autolora.training.cost import epoch_passes
 from distributed_autolora.training.epoch import PhaseSeconds
 from distributed_autolora.training.judgement import judge
 from distributed_autolora.training.task_data import TaskData
@@ -39,13 +40,16 @@ class FitResult:
         summary: counts and sizes, JSON values.
         history: one record an epoch.
         weights: the deployable model: backbone and head of the best epoch on validation.
-        samples: arrays of a few test images with their perturbed variants and predictions.
+        samples: arrays of a few test images with their perturbed variants and predictions; None without a test.
+        outcomes: int64 arrays [n] over all test images in the order of their table: row, label,
+            natural_prediction, <attack>_prediction; None without a test.
     """
 
     summary: dict[str, Any]
     history: list[dict[str, Any]]
     weights: dict[str, Tensor]
-    samples: dict[str, Any]
+    samples: dict[str, Any] | None
+    outcomes: dict[str, Any] | None
 
 
 def fit(
@@ -57,7 +61,9 @@ def fit(
     device: torch.device | None = None,
     dtype: torch.dtype = torch.float32,
 ) -> FitResult:
-    """Trains from the newest checkpoint or from the start, and judges the best model on the test split.
+    """Trains from the newest checkpoint or from the start, and judges the best model.
+
+    That is the only time that the test split is opened, and not even then with `evaluation.test_split` off.
 
     Args:
         config: the experiment; its attack precision is chosen.
@@ -80,8 +86,10 @@ def fit(
         run_epoch(trainer, epoch=len(trainer.history) + 1)
         reporter.report(trainer.history, trainer.state().save)
     trainer.objective.load_state_dict(trainer.best)
-    summary, samples = judge(trainer, weights)
-    return FitResult(summary, trainer.history, trainer.backbone.state_dict(), samples)
+    judgement = judge(trainer, weights)
+    return FitResult(
+        judgement.summary, trainer.history, trainer.backbone.state_dict(), judgement.samples, judgement.outcomes
+    )
 
 
 def is_finished(config: ExperimentConfig, history: list[dict[str, Any]]) -> bool:
@@ -98,6 +106,7 @@ def run_epoch(trainer: Trainer, epoch: int) -> None:
     with timer.phase("validation"):
         natural_branch_accuracy = trainer.natural_branch_accuracy(epoch)
         natural, robust = trainer.validate()
+    similarity = trainer.gradient_similarity(timer)
     decision = trainer.schedule.step(robust.accuracy)
     trainer.follow(decision)
     trainer.set_loss_weights(natural_branch_accuracy)
@@ -108,14 +117,22 @@ def run_epoch(trainer: Trainer, epoch: int) -> None:
             **used,
             **{key: value for key, value in measured.items() if value is not None},
             trainer.robust_key: robust.accuracy,
+            **similarity,
             **_decision_record(trainer, decision, epoch),
             **{f"train/loss/{name}": value for name, value in losses.items()},
             "images_per_second": len(trainer.data.split.train) / (trained - start),
             "seconds/epoch": time.perf_counter() - start,
             **{f"seconds/{name}": seconds for name, seconds in timer.seconds.items()},
             "num_workers": distributed.world_size(),
+            **_cost_record(trainer, epoch),
         }
     )
+
+
+def _cost_record(trainer: Trainer, epoch: int) -> dict[str, int]:
+    split = trainer.data.split
+    passes = epoch_passes(trainer.config, len(split.train), len(split.val), epoch)
+    return {"passes/forward": passes.forward, "passes/backward": passes.backward}
 
 
 def _decision_record(trainer: Trainer, decision: Decision, epoch: int) -> dict[str, Any]:

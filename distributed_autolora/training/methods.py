@@ -1,22 +1,49 @@
-"""From a config's words to objectives, schedules and attacks."""
+"""From a config's words to objectives, schedules and attacks. `METHODS` is where a method is registered."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from distributed_autolora.config import AttackConfig, ExperimentConfig
+from distributed_autolora.config_reading import nearest
 from distributed_autolora.core.attacks import pgd
 from distributed_autolora.core.lora import LowRankBranch
 from distributed_autolora.core.objectives import AutoLoRa, VanillaRFT
 from distributed_autolora.core.schedules import LossWeights, RobustAccuracyHalving, StepDecay
 from distributed_autolora.core.threat_model import ThreatModel
+from distributed_autolora.core.twins import Twins
+from distributed_autolora.errors import UserError
 from distributed_autolora.models import Classifier
 
 Attack = Callable[..., Tensor]
 Schedule = RobustAccuracyHalving | StepDecay
+
+
+def _no_arguments(global_rows: int, worker: int, num_workers: int) -> dict[str, Any]:
+    return {}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Method:
+    """A way to fine-tune: its objective, and what a run must know beside it."""
+
+    build: Callable[[ExperimentConfig, Classifier], nn.Module]
+    """Returns the objective, which owns the backbone: objective(x, x_adv, y, *, denominator) -> LossTerms."""
+    forward_passes: int = 2
+    """Passes of one training image through the network in a step, the attack's not counted."""
+    backward_passes: int = 2
+    """As `forward_passes`, backwards."""
+    adapts_loss_weights: bool = False
+    """The objective has `weights` and `natural_logits` (`AdaptsLossWeights`), and Eq. 6 and 7 set its weights."""
+    step_arguments: Callable[[int, int, int], dict[str, Any]] = _no_arguments
+    """Further keyword arguments of the objective, from (rows of the global batch, worker, number of workers)."""
+    has_gradient_similarity: bool = False
+    """Both of its loss terms move the feature extractor, so that the angle between them means something."""
 
 
 def _autolora(config: ExperimentConfig, backbone: Classifier) -> nn.Module:
@@ -29,15 +56,62 @@ def _vanilla(config: ExperimentConfig, backbone: Classifier) -> nn.Module:
     return VanillaRFT(backbone, trades_beta=config.method.trades_beta, soft_labels=config.method.soft_labels)
 
 
-METHODS: dict[str, Callable[[ExperimentConfig, Classifier], nn.Module]] = {
-    "autolora": _autolora,
-    "vanilla": _vanilla,
+def _twins(config: ExperimentConfig, backbone: Classifier) -> nn.Module:
+    method = config.method
+    return Twins(
+        backbone, twins_gamma=method.twins_gamma, trades_beta=method.trades_beta, soft_labels=method.soft_labels
+    )
+
+
+def _frozen_rows(global_rows: int, worker: int, num_workers: int) -> dict[str, Any]:
+    """The first half of the global batch takes the frozen path; these are this worker's rows of it."""
+    return {"frozen_rows": len(range(worker, global_rows // 2, num_workers)), "global_rows": global_rows}
+
+
+METHODS: dict[str, Method] = {
+    "autolora": Method(build=_autolora, adapts_loss_weights=True),
+    "vanilla": Method(build=_vanilla, has_gradient_similarity=True),
+    "twins": Method(build=_twins, step_arguments=_frozen_rows, has_gradient_similarity=True),
 }
 
 
+def method_of(config: ExperimentConfig) -> Method:
+    """Returns the registered method that the config names, after checking that its settings apply to it.
+
+    Raises:
+        UserError: for an unknown name (says the nearest known one), or settings that mean nothing to the method.
+    """
+    name, known = config.method.name, list(METHODS)
+    if name not in METHODS:
+        raise UserError(f'There is no method "{name}".{nearest(name, known)} Known methods: {", ".join(known)}.')
+    method = METHODS[name]
+    for field in ("natural_weight", "kl_weight"):
+        if getattr(config.method, field) is not None and not method.adapts_loss_weights:
+            able = [other for other, entry in METHODS.items() if entry.adapts_loss_weights]
+            raise UserError(f"method.{field} is set, but {name} has no such weight: only {', '.join(able)} does.")
+    if config.evaluation.gradient_similarity_images and not method.has_gradient_similarity:
+        able = [other for other, entry in METHODS.items() if entry.has_gradient_similarity]
+        raise UserError(
+            f"evaluation.gradient_similarity_images is {config.evaluation.gradient_similarity_images}, but gradient "
+            f"similarity is not defined for {name}: set it to 0, or choose one of: {', '.join(able)}."
+        )
+    return method
+
+
 def build_objective(config: ExperimentConfig, backbone: Classifier) -> nn.Module:
-    """Returns the objective that the config names; it owns `backbone`."""
-    return METHODS[config.method.name](config, backbone)
+    """Returns the objective that the config names; it owns `backbone`.
+
+    Raises:
+        UserError: for an unknown method, or a backbone that it cannot work on.
+    """
+    method = method_of(config)
+    try:
+        return method.build(config, backbone)
+    except ValueError as error:
+        raise UserError(
+            f"{config.method.name} does not work on {config.model.backbone}: {error}. "
+            "Change method.name or model.backbone."
+        ) from error
 
 
 def build_schedule(config: ExperimentConfig) -> Schedule:

@@ -2,19 +2,48 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Iterable, Iterator
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor
 
 from distributed_autolora.config import ExperimentConfig
 from distributed_autolora.data.augmentation import crop_flip, to_unit_interval
+from distributed_autolora.data.cache import mapped_images
 from distributed_autolora.data.images import ImageSource
-from distributed_autolora.data.parquet import ImageTable, check_same_classes, read_images
-from distributed_autolora.data.splits import Split, split_digest, split_train_val, stratified_subset
+from distributed_autolora.data.parquet_reading import ImageTable, check_same_classes, read_images
+from distributed_autolora.data.prefetch import prefetched
+from distributed_autolora.data.splits import (
+    Split,
+    keep_copies_together,
+    split_digest,
+    split_train_val,
+    stratified_subset,
+)
+from distributed_autolora.data.storage import split_bytes
 from distributed_autolora.errors import UserError
 
 AugmentationStream = Literal["augmentation", "natural_accuracy"]
+
+IN_MEMORY_BYTES = 256 * 2**20
+"""Splits of unscaled images up to this size are held in memory; others are mapped from this node's cache."""
+
+
+class Labelled(Protocol):
+    """What splitting needs to know of a table."""
+
+    @property
+    def labels(self) -> Tensor:
+        """int64 [n]."""
+
+    @property
+    def fingerprints(self) -> Tensor:
+        """int64 [n]; equal for equal bytes."""
+
+    @property
+    def where(self) -> str:
+        """The folder and split, for messages."""
 
 
 class TaskData:
@@ -34,7 +63,7 @@ class TaskData:
         self, config: ExperimentConfig, folder: str, device: torch.device, dtype: torch.dtype = torch.float32
     ) -> None:
         self._config, self._folder, self._device, self._dtype = config, folder, device, dtype
-        self.table = read_images(folder, "train")
+        self.table = open_table(config, folder, "train")
         self._source = image_source(config, self.table)
         self._test: tuple[ImageTable, ImageSource] | None = None
         self.split = split_rows(config, self.table)
@@ -46,14 +75,21 @@ class TaskData:
 
     def training_batch(self, rows: Tensor, epoch: int, stream: AugmentationStream) -> tuple[Tensor, Tensor]:
         """Returns augmented images and labels of training-table rows; draws are keyed by (epoch, stream, row)."""
-        seed, augmentation = self._config.seed, self._config.data.augmentation
-        if augmentation == "resized_crop_flip":
-            images = self._to_device(self._source.training_images(rows, seed=seed, epoch=epoch, stream=stream))
-        else:
-            images = self._to_device(self._source.images(rows))
-            if augmentation == "crop_flip":
-                images = crop_flip(images, rows.to(self._device), seed=seed, epoch=epoch, stream=stream)
-        return self._finish(images), self._to_device(self.table.labels[rows])
+        return self._augmented(self._training_pixels(rows, epoch, stream), rows, epoch, stream)
+
+    def prefetch(
+        self, batches: Iterable[Tensor], epoch: int, stream: AugmentationStream
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yields `training_batch` of each batch of rows, decoded in a thread while the caller uses the last one.
+
+        Work on the device stays in the caller's thread. Holds three batches of pixels at most.
+        """
+
+        def load(rows: Tensor) -> tuple[Tensor, Tensor]:
+            return rows, self._training_pixels(rows, epoch, stream)
+
+        for rows, pixels in prefetched(load, batches):
+            yield self._augmented(pixels, rows, epoch, stream)
 
     def plain_batch(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Returns images and labels of training-table rows without augmentation."""
@@ -69,9 +105,26 @@ class TaskData:
         """Number of test images; opens the test split."""
         return len(self._open_test()[0])
 
+    @property
+    def test_row_ids(self) -> tuple[str, ...]:
+        """Stable names of the test images, in the order of their table; opens the test split."""
+        return self._open_test()[0].row_ids
+
+    def _training_pixels(self, rows: Tensor, epoch: int, stream: AugmentationStream) -> Tensor:
+        """Returns uint8 images on the CPU, page-locked for a GPU; what is drawn per image there is drawn."""
+        pixels = self._source.training_images(rows, seed=self._config.seed, epoch=epoch, stream=stream)
+        return pixels.pin_memory() if self._device.type == "cuda" and len(pixels) else pixels
+
+    def _augmented(self, pixels: Tensor, rows: Tensor, epoch: int, stream: AugmentationStream) -> tuple[Tensor, Tensor]:
+        """Moves a batch to the device and draws there what is drawn there."""
+        images = pixels.to(self._device, non_blocking=True)
+        if self._config.data.augmentation == "crop_flip":
+            images = crop_flip(images, rows.to(self._device), seed=self._config.seed, epoch=epoch, stream=stream)
+        return self._finish(images), self._to_device(self.table.labels[rows])
+
     def _open_test(self) -> tuple[ImageTable, ImageSource]:
         if self._test is None:
-            table = read_images(self._folder, "test")
+            table = open_table(self._config, self._folder, "test")
             check_same_classes(self.table, table)
             self._test = table, image_source(self._config, table)
         return self._test
@@ -85,6 +138,17 @@ class TaskData:
         return to_unit_interval(images).to(self._dtype)
 
 
+def open_table(config: ExperimentConfig, folder: str, split: str) -> ImageTable:
+    """Opens a split: small ones of unscaled images in memory, others mapped from this node's cache.
+
+    Raises:
+        UserError: for data that cannot be used, or a cache that cannot be written.
+    """
+    if config.data.image_size is None and split_bytes(folder, split) <= IN_MEMORY_BYTES:
+        return read_images(folder, split)
+    return mapped_images(folder, split, digest=config.data.digest, cache=config.scaling.cache)
+
+
 def image_source(config: ExperimentConfig, table: ImageTable) -> ImageSource:
     """Returns the pixels of a table as this experiment sees them.
 
@@ -95,18 +159,20 @@ def image_source(config: ExperimentConfig, table: ImageTable) -> ImageSource:
     return ImageSource(table, channels=len(config.model.mean), image_size=config.data.image_size, resized=resized)
 
 
-def split_rows(config: ExperimentConfig, table: ImageTable) -> Split:
+def split_rows(config: ExperimentConfig, table: Labelled) -> Split:
     """Returns the rows to train and to validate on, both positions in the training table.
 
+    Images with the same bytes are never on both sides.
+
     Raises:
-        UserError: when the subset is larger than the table.
+        UserError: when the subset is larger than the table, or nothing is left to validate on.
     """
     labels = table.labels
-    subset = torch.arange(len(table))
+    subset = torch.arange(len(labels))
     if config.data.train_images is not None:
-        if config.data.train_images > len(table):
+        if config.data.train_images > len(labels):
             raise UserError(
-                f"data.train_images is {config.data.train_images}, but {table.where} has {len(table)} images."
+                f"data.train_images is {config.data.train_images}, but {table.where} has {len(labels)} images."
             )
         subset = stratified_subset(labels, config.data.train_images, config.data.split_seed)
     split = split_train_val(
@@ -116,4 +182,4 @@ def split_rows(config: ExperimentConfig, table: ImageTable) -> Split:
         seed=config.data.split_seed,
     )
     train, val = subset[split.train], subset[split.val]
-    return Split(train=train, val=val, digest=split_digest(train, val))
+    return keep_copies_together(Split(train=train, val=val, digest=split_digest(train, val)), table.fingerprints)

@@ -10,8 +10,7 @@ from torch import Tensor
 from distributed_autolora.config import ExperimentConfig
 from distributed_autolora.core.attack_network import AttackNetwork
 from distributed_autolora.core.metrics import AccuracyCount
-from distributed_autolora.core.objectives import AutoLoRa
-from distributed_autolora.core.schedules import Decision, LossWeights
+from distributed_autolora.core.schedules import Decision
 from distributed_autolora.data.keyed import keyed_uniform
 from distributed_autolora.data.sampler import global_batches, worker_share
 from distributed_autolora.errors import TrainingDivergedError, UserError
@@ -20,13 +19,21 @@ from distributed_autolora.training import distributed
 from distributed_autolora.training.checkpoint import TrainingState, momentum_buffers, restore_momentum, snapshot
 from distributed_autolora.training.epoch import LossSums, PhaseSeconds
 from distributed_autolora.training.evaluation import natural_accuracy, natural_and_robust_accuracy
+from distributed_autolora.training.loss_weights import (
+    AdaptsLossWeights,
+    follows_accuracy,
+    set_weights,
+    weights_record,
+)
 from distributed_autolora.training.methods import (
     attack_dtype,
     attack_name,
     build_attack,
     build_objective,
     build_schedule,
+    method_of,
 )
+from distributed_autolora.training.similarity import measure_similarity, similarity_rows
 from distributed_autolora.training.task_data import TaskData
 
 
@@ -34,7 +41,16 @@ def fresh_classifier(config: ExperimentConfig, num_classes: int, weights: str | 
     """Returns the pre-trained backbone with a head drawn from the seed; the same on every worker."""
     torch.manual_seed(config.seed)
     model = config.model
-    return build(model.backbone, num_classes, weights, mean=model.mean, std=model.std, input_size=model.input_size)
+    return build(
+        model.backbone,
+        num_classes,
+        weights,
+        mean=model.mean,
+        std=model.std,
+        input_size=model.input_size,
+        weights_digest=model.weights_digest,
+        allow_pickle=model.allow_pickle,
+    )
 
 
 class Trainer:
@@ -60,6 +76,7 @@ class Trainer:
         dtype: torch.dtype = torch.float32,
     ) -> None:
         self.config, self.data, self.device = config, data, device
+        self.method = method_of(config)
         self.backbone = fresh_classifier(config, data.num_classes, weights).to(device, dtype)
         self.objective = build_objective(config, self.backbone).to(device, dtype)
         self.objective.to(memory_format=torch.channels_last)
@@ -125,19 +142,12 @@ class Trainer:
             group["lr"] = lr
 
     def set_loss_weights(self, natural_branch_accuracy: float | None) -> None:
-        """Sets lambda1 and lambda2 from the natural-branch accuracy; other objectives have none."""
-        if isinstance(self.objective, AutoLoRa) and natural_branch_accuracy is not None:
-            method = self.config.method
-            self.objective.weights = LossWeights.from_natural_accuracy(
-                natural_branch_accuracy, method.sharpening, method.kl_weight_max
-            )
+        """Sets lambda1 and lambda2 from the config and the natural-branch accuracy; not every objective has them."""
+        set_weights(self.objective, self.config.method, natural_branch_accuracy)
 
     def loss_weights(self) -> dict[str, float]:
-        """Returns lambda1 and lambda2 for a record; empty for other objectives."""
-        if not isinstance(self.objective, AutoLoRa):
-            return {}
-        weights = self.objective.weights
-        return {"natural_weight": weights.natural_weight, "kl_weight": weights.kl_weight}
+        """Returns lambda1 and lambda2 for a record; empty for objectives without them."""
+        return weights_record(self.objective)
 
     def train_epoch(self, epoch: int, timer: PhaseSeconds) -> dict[str, float]:
         """Runs every step of an epoch (from 1) and returns the mean loss terms over its rows."""
@@ -146,8 +156,12 @@ class Trainer:
         batches = global_batches(
             self.data.split.train, self.config.optimization.global_batch_size, self.config.seed, epoch
         )
+        shares = [worker_share(batch, distributed.rank(), distributed.world_size()) for batch in batches]
+        images = self.data.prefetch(shares, epoch, "augmentation")
         for batch in batches:
-            self.train_step(batch, epoch, sums, timer)
+            with timer.phase("data"):
+                x, y = next(images)
+            self.train_step(batch, x, y, epoch, sums, timer)
         self._check_weights(epoch)
         return sums.means()
 
@@ -159,19 +173,27 @@ class Trainer:
                 f"The weights are no longer finite at the end of epoch {epoch}. Lower optimization.lr."
             )
 
-    def train_step(self, batch: Tensor, epoch: int, sums: LossSums, timer: PhaseSeconds) -> None:
-        """Takes one step on this worker's share of a global batch of rows."""
-        denominator = len(batch) / distributed.world_size()
-        with timer.phase("data"):
-            rows = worker_share(batch, distributed.rank(), distributed.world_size())
-            x, y = self.data.training_batch(rows, epoch, "augmentation")
+    def train_step(self, batch: Tensor, x: Tensor, y: Tensor, epoch: int, sums: LossSums, timer: PhaseSeconds) -> None:
+        """Takes one step on this worker's share of a global batch.
+
+        Args:
+            batch: [global rows] rows of the batch.
+            x: [n, C, H, W] augmented images of this worker's rows of it; n may be 0.
+            y: [n] their labels.
+            epoch: epoch, from 1.
+            sums: takes the loss terms.
+            timer: takes the seconds.
+        """
+        worker, num_workers = distributed.rank(), distributed.world_size()
+        rows, denominator = worker_share(batch, worker, num_workers), len(batch) / num_workers
+        further = self.method.step_arguments(len(batch), worker, num_workers)
         with timer.phase("attack"):
             noise = keyed_uniform(self.config.seed, "attack", epoch, rows.to(self.device), tuple(x.shape[1:]))
             self.attack_network.refresh()
             x_adv = self.train_attack(self.attack_network, x, y, noise=noise)
         with timer.phase("step"):
             with torch.autocast(self.device.type, torch.bfloat16, enabled=self._autocast):
-                terms = self.wrapped(x, x_adv, y, denominator=denominator)
+                terms = self.wrapped(x, x_adv, y, denominator=denominator, **further)
             self.optimizer.zero_grad(set_to_none=True)
             terms.total.backward()
             self.optimizer.step()
@@ -182,13 +204,14 @@ class Trainer:
         return self.config.compute.train_precision == "bfloat16"
 
     def natural_branch_accuracy(self, epoch: int) -> float | None:
-        """Returns the accuracy of backbone + low-rank branch on the augmented training images."""
-        if not isinstance(self.objective, AutoLoRa):
+        """Returns the accuracy of backbone + low-rank branch on the augmented training images; None: not needed."""
+        if not follows_accuracy(self.config):
             return None
+        assert isinstance(self.objective, AdaptsLossWeights)
         count = natural_accuracy(
             self.objective.natural_logits,
             self.objective,
-            lambda rows: self.data.training_batch(rows, epoch, "natural_accuracy"),
+            lambda batches: self.data.prefetch(batches, epoch, "natural_accuracy"),
             self.data.split.train,
             self.config.evaluation.batch_size_per_worker,
         )
@@ -205,6 +228,23 @@ class Trainer:
             self.data.split.val,
             self.config.evaluation.batch_size_per_worker,
         )
+
+    def gradient_similarity(self, timer: PhaseSeconds) -> dict[str, float]:
+        """Returns what `measure_similarity` finds in a phase of its own; empty where it is not asked for.
+
+        `validate` has refreshed the attack network.
+        """
+        if self.config.evaluation.gradient_similarity_images == 0:
+            return {}
+        with timer.phase("gradient_similarity"):
+            return measure_similarity(
+                self.objective,
+                self.attack_network,
+                self.eval_attack,
+                self.data.plain_batch,
+                similarity_rows(self.config, self.data.table.labels, self.data.split),
+                head=self.backbone.head_name,
+            )
 
     def follow(self, decision: Decision) -> None:
         """Keeps or restores the best state and sets the learning rate, the same on every worker.

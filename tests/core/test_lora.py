@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import OrderedDict
 from collections.abc import Callable
 from functools import cache
 
@@ -101,6 +102,41 @@ def test_a_head_is_found_by_its_full_name_beside_deeper_layers_of_that_name() ->
     network.get_submodule("layer1.0").add_module("fc", nn.Linear(8, 8).double())
     branch = LowRankBranch(network, lora_rank=2, head="fc")
     assert set(branch.factors()) == {*BASIC.all_layers, "layer1.0.fc"}
+
+
+def test_the_outermost_layer_of_a_name_is_the_head() -> None:
+    """Inside a wrapper the head has no full name of one part."""
+    network = build(BASIC)
+    network.get_submodule("layer1.0").add_module("fc", nn.Linear(8, 8).double())
+    branch = LowRankBranch(nn.Sequential(OrderedDict(backbone=network)), lora_rank=2, head="fc")
+    assert branch.head == "backbone.fc"
+    assert "backbone.layer1.0.fc" in branch.factors()
+
+
+class TiedNet(nn.Module):
+    """One weight in two layers, another shared with the head, a third computed from two parameters."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.first, self.second = nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 4)
+        self.beside_head, self.fc = nn.Linear(4, 4), nn.Linear(4, 4)
+        self.second.weight, self.fc.weight = self.first.weight, self.beside_head.weight
+        self.computed = nn.utils.parametrizations.weight_norm(nn.Linear(4, 4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer in (self.stem, self.first, self.second, self.computed, self.beside_head):
+            x = torch.tanh(layer(x))
+        logits: Tensor = self.fc(x)
+        return logits
+
+
+def test_shared_weights_are_reached_once_and_those_of_the_head_stay_the_head_s() -> None:
+    network = TiedNet()
+    branch = LowRankBranch(network, lora_rank=1)
+    assert set(branch.factors()) == {"first"}
+    functional_call(network, branch.natural_parameters(network), (torch.rand(3, 4),)).square().sum().backward()
+    reached = {name for name, value in network.named_parameters() if value.grad is not None}
+    assert reached == {"beside_head.weight", "fc.bias"}
 
 
 @pytest.mark.parametrize(

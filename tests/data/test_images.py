@@ -164,12 +164,15 @@ def test_a_damaged_image_is_named_by_file_row_and_id(tmp_path: Path) -> None:
     assert len(source.images(torch.tensor([0]))) == 1
 
 
-def test_all_damaged_images_are_found_before_training(tmp_path: Path) -> None:
-    table = table_of(tmp_path, [encode(picture(0)), *[b"no image"] * 12])
-    source = ImageSource(table, channels=3, image_size=28, resized=True)
-    source.check_decodable(torch.tensor([0]))
-    with pytest.raises(UserError, match=r"^12 images cannot be decoded: .*id-10.*and 2 more"):
-        source.check_decodable()
+def test_many_images_of_one_size_are_decoded_on_access_to_the_same_pixels(tmp_path: Path) -> None:
+    table = table_of(tmp_path, list(map(encode, SMALL)))
+    once, on_access = (
+        ImageSource(table, channels=3, image_size=None, resized=False, decoded_once_bytes=limit)
+        for limit in (20 * 3 * 64, 20 * 3 * 64 - 1)
+    )
+    rows = torch.tensor([3, 19, 0])
+    assert torch.equal(once.images(rows), on_access.images(rows))
+    assert on_access.images(rows[:0]).shape == (0, 3, 8, 8)
 
 
 def test_impossible_settings_are_refused(tmp_path: Path) -> None:

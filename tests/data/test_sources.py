@@ -1,5 +1,6 @@
 import gzip
 import struct
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -23,8 +24,10 @@ def idx(values: np.ndarray[tuple[int, ...], np.dtype[np.uint8]]) -> bytes:
 def write_idx(folder: Path, *, zipped: bool = True, images: bytes = idx(IMAGES), labels: bytes = idx(LABELS)) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     for prefix in ("train", "t10k"):
-        for name, content in (("images-idx3", images), ("labels-idx1", labels)):
+        for name, given in (("images-idx3", images), ("labels-idx1", labels)):
             path = folder / f"{prefix}-{name}-ubyte"
+            # No image is in both splits.
+            content = idx(255 - IMAGES) if (prefix, given) == ("train", idx(IMAGES)) else given
             if zipped:
                 path.with_name(f"{path.name}.gz").write_bytes(gzip.compress(content))
             else:
@@ -39,7 +42,7 @@ def test_idx_files_become_rows_with_new_labels_and_old_positions(tmp_path: Path,
     assert [row.row_id for row in rows[:6]] == [f"test/{n:05d}" for n in (5, 6, 7, 8, 9, 15)]
     assert [row.label for row in rows[:6]] == [0, 1, 2, 3, 4, 0]
     assert len(rows) == 30
-    assert np.array_equal(np.array(decode_image(rows[5].image, 1)), IMAGES[15])
+    assert np.array_equal(np.array(decode_image(rows[5].load(), 1)), IMAGES[15])
 
 
 def test_a_limit_takes_a_stratified_subset_that_the_seed_decides(tmp_path: Path) -> None:
@@ -85,9 +88,9 @@ def test_missing_and_broken_archives_and_large_limits_are_refused(tmp_path: Path
 
 def add(folder: Path, *names: str) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
-    for number, name in enumerate(names):
+    for name in names:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_bytes(encode(picture(number), "JPEG"))
+        (folder / name).write_bytes(encode(picture(zlib.crc32(f"{folder}/{name}".encode())), "JPEG"))
     return folder
 
 
@@ -101,7 +104,7 @@ def test_a_folder_a_class_is_split_into_train_and_test(tmp_path: Path) -> None:
     assert len(train) == 24
     assert not {row.row_id for row in train} & {row.row_id for row in test}
     assert train[0].row_id.startswith("ants/sub/")
-    assert all(row.image == (tmp_path / row.row_id).read_bytes() for row in train + test)
+    assert all(row.load() == (tmp_path / row.row_id).read_bytes() for row in train + test)
     assert images.files == image_folder(tmp_path, test_fraction=0.2, seed=0).files
     assert images.files != image_folder(tmp_path, test_fraction=0.2, seed=1).files
 
@@ -174,12 +177,3 @@ def test_an_impossible_test_share_is_refused(share: float, tmp_path: Path) -> No
     add(tmp_path / "b", "1.jpg")
     with pytest.raises(UserError, match="between 0 and 1"):
         image_folder(tmp_path, test_fraction=share, seed=0)
-
-
-def test_unreadable_images_are_listed_together(tmp_path: Path) -> None:
-    for name in ("a", "b"):
-        add(tmp_path / name, *(f"{n}.jpg" for n in range(5)))
-        (tmp_path / name / "bad.jpg").write_bytes(b"no image")
-    images = image_folder(tmp_path, test_fraction=0.2, seed=0)
-    with pytest.raises(UserError, match=r"2 images cannot be decoded: .*/a/bad\.jpg: not an image.*/b/bad\.jpg"):
-        images.check_decodable()

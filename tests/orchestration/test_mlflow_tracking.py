@@ -17,7 +17,9 @@ import pytest
 import torch
 from torch import nn
 
+from distributed_autolora.config import ExperimentConfig
 from distributed_autolora.errors import UserError
+from distributed_autolora.orchestration.finish import track
 from distributed_autolora.orchestration.mlflow_tracking import (
     MetricWriter,
     default_tracking_uri,
@@ -27,6 +29,7 @@ from distributed_autolora.orchestration.mlflow_tracking import (
     open_run,
 )
 from distributed_autolora.orchestration.mlflow_tracking.connection import connect, failures, truncated
+from distributed_autolora.orchestration.run_folder import RunFolder, write_json
 from tests.orchestration.tracking_server import TrackingServer, free_port
 from tests.reporting import runs
 
@@ -259,6 +262,24 @@ def test_a_result_is_logged_once_with_its_files_and_description(home: Path, tmp_
     assert (folder / "model.safetensors").read_bytes() == weights.read_bytes()
     assert (folder / "config.yaml").read_text() == "recipe: demo\n"
     assert (folder / "figures" / "samples.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_run_that_never_opened_the_test_split_is_tracked_without_test_metrics_and_model(
+    home: Path, tmp_path: Path
+) -> None:
+    uri, history = default_tracking_uri(home), runs.history(6)
+    run_id = opened(uri, home)
+    closed = {"test": None, "test_images": None, "linear_head": None, "split_digest": "0" * 64}
+    cost = {"worker_seconds": 76.8, "forward_passes": 9000, "backward_passes": 8000}
+    result = runs.result(history) | closed | {"cost": cost, "mlflow": {"uri": uri, "run_id": run_id}}
+    folder = RunFolder(tmp_path)
+    write_json(folder.history_file, history)
+    assert track(ExperimentConfig(), folder, result)
+    run = connect(uri).get_run(run_id)
+    assert run.info.status == "FINISHED"
+    assert not [name for name in run.data.metrics if name.startswith("test/")]
+    assert run.data.metrics["cost/forward_passes"] == 9000
+    assert run.outputs is None or not run.outputs.model_outputs
 
 
 class TinyClassifier(nn.Module):

@@ -67,6 +67,18 @@ def test_without_a_linear_head_there_is_no_row_for_it() -> None:
     assert "untouched" not in result_table(runs.result(history, linear_head=False), history)
 
 
+def test_a_run_that_never_opened_the_test_split_says_so_and_shows_its_schedule() -> None:
+    history = runs.history(20)
+    trial = runs.result(history) | {"test": None, "test_images": None, "linear_head": None}
+    table, text = result_table(trial, history), run_description(trial, history)
+    assert "test split not opened; the best epoch on validation is 15" in table
+    assert "halved, restored epoch 15" in table
+    assert "Test split not opened; the best epoch on validation is 15." in text
+    for report in (table, text):
+        assert "Wilson" not in report
+        assert "test images" not in report
+
+
 def test_the_schedule_table_has_a_row_an_epoch_with_what_happened() -> None:
     rows = [line.split(maxsplit=7) for line in schedule_table(runs.history(20)).splitlines()]
     by_epoch = {row[0].lstrip("*"): row[1:] for row in rows if row and row[0].lstrip("*").isdigit()}

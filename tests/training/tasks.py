@@ -5,10 +5,10 @@ from __future__ import annotations
 import io
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 from PIL import Image
+from torch import Tensor
 
 from distributed_autolora.config import (
     AttackConfig,
@@ -22,6 +22,10 @@ from distributed_autolora.config import (
     ThreatModelConfig,
 )
 from distributed_autolora.data.parquet import ImageRow, write_images
+from distributed_autolora.data.sampler import worker_share
+from distributed_autolora.training import distributed
+from distributed_autolora.training.epoch import LossSums, PhaseSeconds
+from distributed_autolora.training.trainer import Trainer
 
 SIZE = 12
 CLASSES = ("left", "right", "top")
@@ -45,7 +49,7 @@ def write_task(folder: Path, train: int, test: int = 30, seed: int = 0) -> str:
 
 
 def small_config(
-    folder: str, *, epochs: int = 2, global_batch_size: int = 64, method: Literal["autolora", "vanilla"] = "autolora"
+    folder: str, *, epochs: int = 2, global_batch_size: int = 64, method: str = "autolora"
 ) -> ExperimentConfig:
     """Returns a config for `write_task`'s data that trains in a second."""
     config = ExperimentConfig(
@@ -61,6 +65,13 @@ def small_config(
         compute=ComputeConfig(attack_precision="float32"),
     )
     return replace(config, method=replace(config.method, name=method))
+
+
+def take_step(trainer: Trainer, batch: Tensor, sums: LossSums) -> None:
+    """Takes a step of epoch 1 on a global batch of rows, with this worker's images of it."""
+    rows = worker_share(batch, distributed.rank(), distributed.world_size())
+    x, y = trainer.data.training_batch(rows, 1, "augmentation")
+    trainer.train_step(batch, x, y, 1, sums, PhaseSeconds())
 
 
 def _png(index: int, split: str, seed: int) -> bytes:

@@ -10,11 +10,11 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from distributed_autolora.training.distributed import GlobalBatchNorm
-from distributed_autolora.training.epoch import LossSums, PhaseSeconds
+from distributed_autolora.training.epoch import LossSums
 from distributed_autolora.training.task_data import TaskData
 from distributed_autolora.training.trainer import Trainer
 from tests.training.gloo import run_workers
-from tests.training.tasks import small_config, write_task
+from tests.training.tasks import small_config, take_step, write_task
 
 Collectives = dict[str, int]
 
@@ -33,7 +33,7 @@ def collectives_of_a_step(folder: str) -> tuple[int, dict[str, Collectives]]:
     trainer = Trainer(config, TaskData(config, folder, device), None, device)
     trainer.objective.train()
     # The first step of a process also agrees on the layout of the gradient bucket.
-    trainer.train_step(trainer.data.split.train[:16], 1, LossSums(100, "the test"), PhaseSeconds())
+    take_step(trainer, trainer.data.split.train[:16], LossSums(100, "the test"))
     x, y = trainer.data.plain_batch(trainer.data.split.train[:16])
     parts = {}
     parts["attack"] = collectives_of(lambda: trainer.train_attack(trainer.attack_network, x, y))

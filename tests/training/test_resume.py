@@ -45,9 +45,9 @@ class FolderReporter:
 
 
 def run(
-    task: str, folder: Path, stop_after: int | None = None, epochs: int = 5
+    task: str, folder: Path, stop_after: int | None = None, epochs: int = 5, method: str = "autolora"
 ) -> tuple[dict[str, Tensor], list[dict[str, Any]]] | None:
-    config = small_config(task, epochs=epochs, global_batch_size=32)
+    config = small_config(task, epochs=epochs, global_batch_size=32, method=method)
     data = TaskData(config, task, torch.device("cpu"))
     try:
         result = fit(config, data, None, FolderReporter(folder, stop_after))
@@ -60,11 +60,13 @@ def run(
     return dict(result.weights), records
 
 
-def with_and_without_stops(task: str, folder: str, stops: tuple[int, ...], epochs: int) -> tuple[Any, Any]:
-    uninterrupted = run(task, Path(folder) / "uninterrupted", epochs=epochs)
+def with_and_without_stops(
+    task: str, folder: str, stops: tuple[int, ...], epochs: int, method: str = "autolora"
+) -> tuple[Any, Any]:
+    uninterrupted = run(task, Path(folder) / "uninterrupted", epochs=epochs, method=method)
     for stop_after in stops:
-        assert run(task, Path(folder) / "stopped", stop_after, epochs) is None
-    return uninterrupted, run(task, Path(folder) / "stopped", epochs=epochs)
+        assert run(task, Path(folder) / "stopped", stop_after, epochs, method) is None
+    return uninterrupted, run(task, Path(folder) / "stopped", epochs=epochs, method=method)
 
 
 def assert_same(one: Any, other: Any) -> None:
@@ -73,9 +75,10 @@ def assert_same(one: Any, other: Any) -> None:
         assert torch.equal(value, other[0][name]), name
 
 
-def test_a_stopped_run_ends_with_the_weights_of_an_uninterrupted_one(tmp_path: Path) -> None:
+@pytest.mark.parametrize("method", ["autolora", "twins"])
+def test_a_stopped_run_ends_with_the_weights_of_an_uninterrupted_one(tmp_path: Path, method: str) -> None:
     task = write_task(tmp_path / "task", train=140)
-    one, other = with_and_without_stops(task, str(tmp_path), (1, 3), 5)
+    one, other = with_and_without_stops(task, str(tmp_path), (1, 3), 5, method)
     assert_same(one, other)
     assert any(record["restored"] for record in one[1]), "the test should also cross a restore"
 

@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import pytest
 import torch
 
 from distributed_autolora.core.objectives import LossTerms
 from distributed_autolora.training import distributed
-from distributed_autolora.training.epoch import LossSums, PhaseSeconds
+from distributed_autolora.training.epoch import LossSums
 from distributed_autolora.training.loop import run_epoch
 from distributed_autolora.training.task_data import TaskData
 from distributed_autolora.training.trainer import Trainer
 from tests.training.gloo import run_workers
-from tests.training.tasks import small_config, write_task
+from tests.training.tasks import small_config, take_step, write_task
 
-Method = Literal["autolora", "vanilla"]
 BATCHES = (64, 40, 3, 1)
 
 
@@ -34,18 +33,18 @@ class _RecordedSums(LossSums):
         self.steps.append((distributed.sum_over_workers(parts) / distributed.world_size()).tolist())
 
 
-def trajectory(folder: str, method: Method) -> dict[str, Any]:
+def trajectory(folder: str, method: str) -> dict[str, Any]:
     """Takes steps on global batches of 64, 40, 3 and 1 rows, then a whole epoch; returns all that came of it."""
     config = small_config(folder, method=method)
     device = torch.device("cpu")
     trainer = Trainer(config, TaskData(config, folder, device, torch.float64), None, device, torch.float64)
     trainer.set_loss_weights(0.5)
-    sums, timer, gradients = _RecordedSums(), PhaseSeconds(), []
+    sums, gradients = _RecordedSums(), []
     trainer.objective.train()
     position = 0
     for size in BATCHES:
         rows = trainer.data.split.train[position : position + size]
-        trainer.train_step(rows, 1, sums, timer)
+        take_step(trainer, rows, sums)
         gradients.append(
             {name: p.grad.clone() for name, p in trainer.objective.named_parameters() if p.grad is not None}
         )
@@ -58,8 +57,8 @@ def trajectory(folder: str, method: Method) -> dict[str, Any]:
     return {"losses": sums.steps, "gradients": gradients, "state": trainer.objective.state_dict(), "record": record}
 
 
-@pytest.mark.parametrize("method", ["autolora", pytest.param("vanilla", marks=pytest.mark.long)])
-def test_two_workers_give_the_trajectory_of_one(tmp_path: Path, method: Method) -> None:
+@pytest.mark.parametrize("method", ["autolora", "twins", pytest.param("vanilla", marks=pytest.mark.long)])
+def test_two_workers_give_the_trajectory_of_one(tmp_path: Path, method: str) -> None:
     folder = write_task(tmp_path / "task", train=169)
     alone = trajectory(folder, method)
     for worker in run_workers(trajectory, 2, folder, method):

@@ -5,7 +5,22 @@ Importing mlflow takes seconds, so every function imports it when it is first ne
 
 from distributed_autolora.orchestration.mlflow_tracking.connection import default_tracking_uri, masked
 from distributed_autolora.orchestration.mlflow_tracking.metrics import MetricWriter
+from distributed_autolora.orchestration.mlflow_tracking.registry import download_graph, log_evaluation, register_model
 from distributed_autolora.orchestration.mlflow_tracking.results import log_model, log_result
 from distributed_autolora.orchestration.mlflow_tracking.runs import finish_run, open_run
+from distributed_autolora.orchestration.mlflow_tracking.studies import PARENT, log_study
 
-__all__ = ["MetricWriter", "default_tracking_uri", "finish_run", "log_model", "log_result", "masked", "open_run"]
+__all__ = [
+    "PARENT",
+    "MetricWriter",
+    "default_tracking_uri",
+    "download_graph",
+    "finish_run",
+    "log_evaluation",
+    "log_model",
+    "log_result",
+    "log_study",
+    "masked",
+    "open_run",
+    "register_model",
+]

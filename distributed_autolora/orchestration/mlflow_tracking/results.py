@@ -32,7 +32,7 @@ def log_result(
     history: list[dict[str, Any]],
     artifacts: dict[str, Path | Figure | str],
 ) -> bool:
-    """Writes all that a finished run leaves: missing epochs, test metrics, files and a description.
+    """Writes all that a finished run leaves: missing epochs, test metrics, cost, files and a description.
 
     Calling it again writes no metric twice and replaces files. Test metrics carry the step of the epoch whose
     model was judged.
@@ -94,7 +94,8 @@ def log_model(uri: str, run_id: str, model: nn.Module, example: Tensor, *, step:
 
 def _result_metrics(result: dict[str, Any]) -> dict[str, float]:
     metrics = {f"seconds/{name}/total": float(seconds) for name, seconds in (result.get("seconds") or {}).items()}
-    for prefix, part in (("test", result["test"]), ("test/linear_head", result.get("linear_head") or {})):
+    metrics |= {f"cost/{name}": float(value) for name, value in (result.get("cost") or {}).items()}
+    for prefix, part in (("test", result["test"] or {}), ("test/linear_head", result.get("linear_head") or {})):
         for name, count in part.items():
             metrics[legal_name(f"{prefix}/{name}")] = count["correct"] / count["total"]
     return metrics

@@ -1,0 +1,180 @@
+"""TWINS: robust fine-tuning with a second path that keeps the pre-trained batch-norm statistics (Eq. 2)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from distributed_autolora.core.losses import LossTerms, check_soft_labels, float32_logits, soft_label_kl
+
+
+class _FrozenNorm(nn.Module):
+    """What the frozen path of one batch norm owns: a trainable affine and the pre-trained statistics.
+
+    Args:
+        batch_norm: the pre-trained layer; everything is copied.
+    """
+
+    running_mean: Tensor
+    running_var: Tensor
+
+    def __init__(self, batch_norm: _BatchNorm) -> None:
+        super().__init__()
+        if batch_norm.affine:
+            self.weight = nn.Parameter(batch_norm.weight.detach().clone())
+            self.bias = nn.Parameter(batch_norm.bias.detach().clone())
+        assert batch_norm.running_mean is not None
+        assert batch_norm.running_var is not None
+        self.register_buffer("running_mean", batch_norm.running_mean.detach().clone())
+        self.register_buffer("running_var", batch_norm.running_var.detach().clone())
+
+
+class Twins(nn.Module):
+    """Vanilla RFT on two paths that share everything but batch norm (Eq. 2).
+
+    The adaptive path is the backbone itself. The frozen path always normalises with the statistics
+    that the backbone had when this was built, and has a trainable affine of its own. The first half
+    of the global batch takes the frozen path, the rest the adaptive one. CE is a mean over a half; KL
+    is a sum over a half divided by all rows, as released, so that its effective weight is half of
+    `trades_beta`.
+
+    Args:
+        backbone: any classifier with its head and batch norm, with its pre-trained weights.
+        twins_gamma: weight of the frozen path.
+        trades_beta: weight of the KL parts.
+        soft_labels: "joint" or "detached".
+
+    Raises:
+        ValueError: for unknown soft labels, or a backbone without batch-norm statistics.
+    """
+
+    def __init__(
+        self,
+        backbone: nn.Module,
+        *,
+        twins_gamma: float = 1.0,
+        trades_beta: float = 6.0,
+        soft_labels: str = "joint",
+    ) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.twins_gamma = twins_gamma
+        self.trades_beta = trades_beta
+        self.soft_labels = check_soft_labels(soft_labels)
+        self.frozen = nn.ModuleDict(
+            {_key(name): _FrozenNorm(batch_norm) for name, batch_norm in _batch_norms(backbone).items()}
+        )
+
+    def frozen_state(self) -> dict[str, Tensor]:
+        """Returns the frozen path's affine and statistics under the names of the backbone's own."""
+        return {
+            f"{_name(key)}.{name}": tensor
+            for key, batch_norm in self.frozen.items()
+            for name, tensor in (*batch_norm.named_parameters(), *batch_norm.named_buffers())
+        }
+
+    def frozen_logits(self, x: Tensor) -> Tensor:
+        """Returns the [n, classes] logits of the frozen path for [n, C, H, W] images, in train and eval mode."""
+        with _frozen_batch_norm(self.backbone):
+            return float32_logits(functional_call(self.backbone, self.frozen_state(), (x,)))
+
+    def forward(
+        self,
+        x: Tensor,
+        x_adv: Tensor,
+        y: Tensor,
+        *,
+        denominator: float | None = None,
+        frozen_rows: int | None = None,
+        global_rows: int | None = None,
+    ) -> LossTerms:
+        """Returns the parts "natural" and "kl" of the adaptive path, "natural_frozen" and "kl_frozen".
+
+        A worker whose share of a half is empty runs that path all the same: batch norm may hold
+        collectives, and every parameter takes part in the step.
+
+        Args:
+            x: [n, C, H, W] natural images.
+            x_adv: their adversarial variants.
+            y: [n] labels.
+            denominator: rows of the global batch over the number of workers; None: n.
+            frozen_rows: how many of the first rows are in the first half of the global batch; None: n // 2.
+            global_rows: rows of the global batch, at least 1; None: n, for one process.
+
+        Raises:
+            ValueError: for frozen rows outside [0, n], or a denominator other than n without `global_rows`.
+        """
+        n = len(y)
+        if global_rows is None and denominator not in (None, n):
+            raise ValueError(f"denominator is {denominator} for {n} rows: give global_rows too")
+        rows = n if global_rows is None else global_rows
+        divisor = n if denominator is None else denominator
+        cut = n // 2 if frozen_rows is None else frozen_rows
+        if not 0 <= cut <= n:
+            raise ValueError(f"frozen_rows is {cut}: it must be in [0, {n}]")
+        ce, kl = self._sums(self._adaptive_logits, x[cut:], x_adv[cut:], y[cut:])
+        frozen_ce, frozen_kl = self._sums(self.frozen_logits, x[:cut], x_adv[:cut], y[:cut])
+        # The frozen half of a single row is empty and its sums are 0, whatever they are divided by.
+        frozen_half, adaptive_half = max(1, rows // 2), rows - rows // 2
+        return LossTerms(
+            {
+                "natural": ce / (divisor * adaptive_half / rows),
+                "natural_frozen": self.twins_gamma * frozen_ce / (divisor * frozen_half / rows),
+                "kl": self.trades_beta * kl / divisor,
+                "kl_frozen": self.twins_gamma * self.trades_beta * frozen_kl / divisor,
+            }
+        )
+
+    def _adaptive_logits(self, x: Tensor) -> Tensor:
+        return float32_logits(self.backbone(x))
+
+    def _sums(self, logits: Callable[[Tensor], Tensor], x: Tensor, x_adv: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns the summed cross-entropy and the summed KL of one path, the adversarial forward first."""
+        adversarial = logits(x_adv)
+        natural = logits(x)
+        ce = F.cross_entropy(natural, y, reduction="sum")
+        return ce, soft_label_kl(natural, adversarial, self.soft_labels).sum()
+
+
+@contextmanager
+def _frozen_batch_norm(backbone: nn.Module) -> Iterator[None]:
+    """Makes batch norms, and only them, normalise with their running statistics for the block."""
+    modes = [(module, module.training) for module in backbone.modules() if isinstance(module, _BatchNorm)]
+    try:
+        for module, _ in modes:
+            module.training = False
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+def _batch_norms(backbone: nn.Module) -> dict[str, _BatchNorm]:
+    """Returns the batch norms by name.
+
+    Raises:
+        ValueError: when there is none, or one without running statistics.
+    """
+    found = {name: module for name, module in backbone.named_modules() if isinstance(module, _BatchNorm)}
+    if not found:
+        raise ValueError(
+            f"TWINS needs batch norm: {type(backbone).__name__} has none; choose the method autolora or vanilla"
+        )
+    for name, module in found.items():
+        if module.running_mean is None:
+            raise ValueError(f"TWINS needs batch norm with running statistics: {name} has none")
+    return found
+
+
+def _key(name: str) -> str:
+    """ModuleDict refuses dots in names."""
+    return name.replace(".", "/")
+
+
+def _name(key: str) -> str:
+    return key.replace("/", ".")

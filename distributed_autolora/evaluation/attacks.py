@@ -1,0 +1,163 @@
+"""The attacks that can be asked for by name, and what their results may be called."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from distributed_autolora.config_reading import nearest
+from distributed_autolora.core.threat_model import ThreatModel
+from distributed_autolora.errors import UserError
+
+AUTOATTACK_PARTS = ("apgd-ce", "apgd-t", "fab-t", "square")
+"""The attacks of standard AutoAttack, in its order (Croce and Hein, 2020)."""
+
+_ENSEMBLES = {
+    "autoattack": AUTOATTACK_PARTS,
+    "apgd": ("apgd-ce", "apgd-t"),
+    **{part: (part,) for part in AUTOATTACK_PARTS},
+}
+_EXAMPLES = ("fgsm", "pgd10", "pgd100", "pgd10x5", *_ENSEMBLES)
+_PGD = re.compile(r"pgd([1-9]\d{0,4})(?:x([1-9]\d{0,2}))?")
+_STANDARD_TARGETS = 9
+_CLASSES_FOR_TARGETED_DLR = 4
+_NAMES = {"apgd-ce": "APGD-CE", "apgd-t": "APGD-T", "fab-t": "FAB-T", "square": "Square"}
+
+
+@dataclass(frozen=True)
+class NamedAttack:
+    """An attack that was asked for by name.
+
+    "fgsm" has one step of length epsilon from the clean image. "pgdK" has K steps from the clean image,
+    "pgdKxR" K steps from each of R random starts. The others are AutoAttack or parts of it.
+    """
+
+    name: str
+    """As it was asked for, in lower case; results carry it as robust/<name>."""
+    num_steps: int = 0
+    """Gradient steps of FGSM and PGD."""
+    random_starts: int = 0
+    """Random starts of PGD; 0: one start at the clean image."""
+    parts: tuple[str, ...] = ()
+    """What it takes of `AUTOATTACK_PARTS`; empty for FGSM and PGD."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Budget:
+    """How long the parts of AutoAttack search; the defaults are the standard version's, less must be labelled."""
+
+    apgd_steps: int = 100
+    fab_steps: int = 100
+    square_queries: int = 5000
+
+
+STANDARD_BUDGET = Budget()
+
+
+def parse(text: str) -> tuple[NamedAttack, ...]:
+    """Reads names separated by commas, such as "pgd10,autoattack"; a name given twice counts once.
+
+    Raises:
+        UserError: for no name, or an unknown one (names the nearest known one).
+    """
+    names = list(dict.fromkeys(name.strip().lower() for name in text.split(",") if name.strip()))
+    if not names:
+        raise UserError('Attacks: none is named. Give names separated by commas, such as "pgd10,autoattack".')
+    return tuple(_named(name) for name in names)
+
+
+def _named(name: str) -> NamedAttack:
+    if name in _ENSEMBLES:
+        return NamedAttack(name, parts=_ENSEMBLES[name])
+    if name == "fgsm":
+        return NamedAttack(name, num_steps=1)
+    if match := _PGD.fullmatch(name):
+        return NamedAttack(name, num_steps=int(match[1]), random_starts=int(match[2] or 0))
+    raise UserError(
+        f'There is no attack "{name}".{nearest(name, list(_EXAMPLES))} Known: {", ".join(_EXAMPLES)} '
+        "(pgdK: K steps; pgdKxR: K steps from each of R random starts)."
+    )
+
+
+def pgd_step_size(threat_model: ThreatModel) -> float:
+    """Returns the length of a PGD step where none is given: epsilon / 4, which is 2/255 at epsilon 8/255."""
+    return threat_model.epsilon / 4
+
+
+def parts_for(attack: NamedAttack, num_classes: int) -> tuple[str, ...]:
+    """Returns the parts of AutoAttack that can run on a model with `num_classes` outputs, in order.
+
+    With fewer than 4 classes the targeted DLR loss of APGD-T is not defined, and ensembles go without it.
+
+    Raises:
+        UserError: when nothing is left, or there are fewer than 2 classes.
+    """
+    if num_classes < 2:
+        raise UserError(f"A model with {num_classes} output has nothing to attack: give one with at least 2 classes.")
+    usable = tuple(part for part in attack.parts if part != "apgd-t" or num_classes >= _CLASSES_FOR_TARGETED_DLR)
+    if attack.parts and not usable:
+        raise UserError(
+            f'The attack "{attack.name}" needs at least {_CLASSES_FOR_TARGETED_DLR} classes and the model has '
+            f'{num_classes}. Use "autoattack", which leaves it out and says so.'
+        )
+    return usable
+
+
+def num_targets(num_classes: int) -> int:
+    """Returns how many target classes APGD-T and FAB-T aim at: 9 as in the standard version, or all there are."""
+    return min(_STANDARD_TARGETS, num_classes - 1)
+
+
+def label(
+    attack: NamedAttack,
+    num_classes: int,
+    *,
+    threat_model: ThreatModel | None = None,
+    step_size: float | None = None,
+    budget: Budget = STANDARD_BUDGET,
+) -> str:
+    """Returns what a result of the attack may be called in a table or a model card.
+
+    Args:
+        attack: from `parse`.
+        num_classes: outputs of the model.
+        threat_model: where PGD searched; None: the step is named as a share of epsilon.
+        step_size: length of a PGD step; None: `pgd_step_size`.
+        budget: how long the parts of AutoAttack searched.
+
+    Raises:
+        UserError: when the attack cannot run on so many classes.
+    """
+    parts = parts_for(attack, num_classes)
+    if not attack.parts:
+        return _gradient_label(attack, threat_model, step_size)
+    remarks = [] if attack.name != "autoattack" or parts != AUTOATTACK_PARTS else ["standard"]
+    if attack.name in ("autoattack", "apgd"):
+        title = "AutoAttack" if attack.name == "autoattack" else "APGD-CE + APGD-T"
+        if parts != attack.parts:
+            title = " + ".join(_NAMES[part] for part in parts)
+            remarks.append(f"not standard AutoAttack: APGD-T needs {_CLASSES_FOR_TARGETED_DLR} classes")
+    else:
+        title = _NAMES[parts[0]]
+    if {"apgd-t", "fab-t"} & set(parts) and num_targets(num_classes) < _STANDARD_TARGETS:
+        targets = num_targets(num_classes)
+        remarks.append(f"{targets} target{'s' if targets > 1 else ''}: {num_classes} classes")
+    if budget != STANDARD_BUDGET:
+        remarks = [remark for remark in remarks if remark != "standard"]
+        remarks.append(
+            f"reduced: APGD {budget.apgd_steps} steps, FAB {budget.fab_steps} steps, "
+            f"Square {budget.square_queries} queries"
+        )
+    return f"{title} ({', '.join(remarks)})" if remarks else title
+
+
+def _gradient_label(attack: NamedAttack, threat_model: ThreatModel | None, step_size: float | None) -> str:
+    if attack.name == "fgsm":
+        return "FGSM (one step of epsilon, clean start)"
+    if step_size is not None:
+        step = f"{step_size:.4g}"
+    else:
+        step = "epsilon / 4" if threat_model is None else f"epsilon / 4 = {pgd_step_size(threat_model):.4g}"
+    starts = attack.random_starts
+    start = "clean start" if not starts else f"{starts} random start{'s' if starts > 1 else ''}"
+    return f"PGD-{attack.num_steps} (step {step}, {start})"

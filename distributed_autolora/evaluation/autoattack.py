@@ -1,0 +1,121 @@
+"""The parts of AutoAttack, run by pyautoattack one after another, with the part that broke each image kept.
+
+pyautoattack's own evaluation does the work, one part at a time on the images that are still robust. This is
+what it does itself with several parts, because every part seeds its own random numbers anew; it only does not
+tell which part broke which image.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import MutableMapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from pyautoattack import AutoAttack
+from torch import Tensor, nn
+
+from distributed_autolora.core.threat_model import ThreatModel
+from distributed_autolora.evaluation.attacks import Budget, num_targets
+from distributed_autolora.evaluation.isolation import model_device
+
+LOGGER = logging.getLogger("auto-attack")
+"""Where pyautoattack reports; everything arrives at level DEBUG."""
+
+NATURAL = -1
+
+
+@dataclass(frozen=True)
+class PartsOutcome:
+    """What an ensemble did to each image."""
+
+    parts: tuple[str, ...]
+    x_adv: Tensor
+    """[n, C, H, W]: the image that was misclassified, the natural image where none was found."""
+    broken_by: Tensor
+    """int64 [n]: position in `parts` of the first that broke the image; NATURAL; len(parts) when it withstood all."""
+
+
+class _AtDebug(logging.LoggerAdapter[logging.Logger]):
+    """Reports everything at DEBUG: its warnings would repeat for every chunk; the sanity report has them once."""
+
+    def log(self, level: int, msg: object, *args: object, **kwargs: Any) -> None:
+        if self.isEnabledFor(logging.DEBUG):
+            self.logger.log(logging.DEBUG, msg, *args, **kwargs)
+
+    def process(self, msg: Any, kwargs: MutableMapping[str, Any]) -> tuple[Any, MutableMapping[str, Any]]:
+        return msg, kwargs
+
+
+def configured(
+    model: nn.Module, *, parts: Sequence[str], epsilon: float, num_classes: int, seed: int, budget: Budget
+) -> AutoAttack:
+    """Returns AutoAttack with the standard version's settings, but this many classes and this budget.
+
+    The version is "custom", because "standard" crashes with fewer than 10 classes; its 5 restarts are set to
+    the standard version's 1.
+
+    Args:
+        model: logits of images in [0, 1].
+        parts: names from `attacks.AUTOATTACK_PARTS`.
+        epsilon: radius of the L-infinity ball.
+        num_classes: outputs of the model.
+        seed: of every part.
+        budget: how long each part searches.
+    """
+    attack = AutoAttack(
+        model, attacks=list(parts), eps=epsilon, norm="Linf", seed=seed, version="custom", device=model_device(model)
+    )
+    attack.apgd.n_restarts = attack.apgd_targeted.n_restarts = attack.fab.n_restarts = 1
+    attack.apgd.n_iter = attack.apgd_targeted.n_iter = budget.apgd_steps
+    attack.fab.n_iter = budget.fab_steps
+    attack.square.n_queries = budget.square_queries
+    attack.apgd_targeted.n_target_classes = attack.fab.n_target_classes = num_targets(num_classes)
+    return attack
+
+
+def run_parts(
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    *,
+    threat_model: ThreatModel,
+    parts: tuple[str, ...],
+    num_classes: int,
+    seed: int,
+    budget: Budget,
+) -> PartsOutcome:
+    """Runs the parts in order, each on the images that withstood those before it, all of these in one batch.
+
+    Call it inside `isolation.undisturbed`: pyautoattack seeds the global random numbers, stops tracers and does
+    not call `model.eval()`.
+
+    Args:
+        model: logits of images in [0, 1], in eval mode.
+        x: [n, C, H, W] float32 images on the model's device.
+        y: [n] int64 labels, there too.
+        threat_model: where to search.
+        parts: names from `attacks.AUTOATTACK_PARTS`, such as `attacks.parts_for` gives.
+        num_classes: outputs of the model.
+        seed: of every part; the result also depends on n, the batch size.
+        budget: how long each part searches.
+    """
+    with torch.no_grad():
+        robust = model(x).argmax(1) == y
+    x_adv = x.clone()
+    broken_by = torch.where(robust, len(parts), NATURAL)
+    for position, part in enumerate(parts):
+        rows = robust.nonzero()[:, 0]
+        if not len(rows):
+            break
+        attack = configured(
+            model, parts=[part], epsilon=threat_model.epsilon, num_classes=num_classes, seed=seed, budget=budget
+        )
+        attack.logger = attack.apgd.logger = attack.apgd_targeted.logger = _AtDebug(LOGGER)
+        found, predictions = attack.run_standard_evaluation(x[rows], y[rows], batch_size=len(rows))
+        broken = predictions != y[rows]
+        x_adv[rows[broken]] = found[broken]
+        broken_by[rows[broken]] = position
+        robust[rows[broken]] = False
+    return PartsOutcome(parts, x_adv, broken_by)

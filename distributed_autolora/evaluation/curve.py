@@ -1,0 +1,114 @@
+"""Robust accuracy over epsilon, and its mean."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+
+from distributed_autolora.core.attacks import pgd
+from distributed_autolora.core.metrics import AccuracyCount
+from distributed_autolora.core.threat_model import ThreatModel
+from distributed_autolora.evaluation.isolation import check_differentiable, check_inputs, check_logits, undisturbed
+from distributed_autolora.evaluation.probes import start_noise
+
+CURVE_SHARES = (0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0)
+"""The points of the curve, as shares of the threat model's epsilon."""
+
+
+def curve_epsilons(threat_model: ThreatModel) -> tuple[float, ...]:
+    """Returns the radii of the curve: `CURVE_SHARES` of epsilon, none above 1."""
+    return tuple(share * threat_model.epsilon for share in CURVE_SHARES if share * threat_model.epsilon <= 1)
+
+
+def robustness_curve(
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    *,
+    threat_model: ThreatModel,
+    epsilons: Sequence[float],
+    seed: int,
+    num_steps: int = 20,
+    random_starts: int = 1,
+) -> dict[float, AccuracyCount]:
+    """Counts the images that withstand PGD in balls of several radii; counts of chunks add.
+
+    At each epsilon PGD has `num_steps` steps of epsilon / 4 from the clean image, then from each random start.
+    An image that was broken inside a ball is broken in every larger one, which contains the adversarial image: the
+    curve never rises. At 0 it is the natural accuracy. Like any PGD result it is an upper bound.
+
+    Args:
+        model: logits of images in [0, 1]; left as it was.
+        x: [n, C, H, W] float32 images in [0, 1], attacked in one batch; n may be 0.
+        y: [n] labels.
+        threat_model: gives the norm; its own epsilon does not matter here.
+        epsilons: radii, in any order; 0 is always added.
+        seed: of the random starts; the chunk's own.
+        num_steps: gradient steps from each start.
+        random_starts: beside the start at the clean image, not negative.
+
+    Raises:
+        ValueError: for images that are not float32 [n, C, H, W], or a negative epsilon.
+        UserError: for images outside [0, 1], or a model that cannot be judged.
+    """
+    check_inputs(model, x, y, threat_model)
+    radii = sorted({0.0, *epsilons})
+    balls = {radius: ThreatModel(threat_model.norm, radius, threat_model.bounds) for radius in radii}
+    if not len(x):
+        return {radius: AccuracyCount() for radius in radii}
+    with undisturbed(model) as device, torch.no_grad():
+        x, y = x.to(device), y.to(device).long()
+        check_differentiable(model, x)
+        logits = model(x)
+        check_logits(logits, y)
+        standing = logits.argmax(1) == y
+        counts = {}
+        for radius, ball in balls.items():
+            for start in range(1 + random_starts) if radius else ():
+                noise = start_noise(x, seed, start - 1) if start else None
+                rows = standing.nonzero()[:, 0]
+                standing[rows] = _withstand(model, x, y, rows, ball, num_steps, noise)
+            counts[radius] = AccuracyCount(int(standing.sum()), len(x))
+    return counts
+
+
+def _withstand(
+    model: nn.Module, x: Tensor, y: Tensor, rows: Tensor, ball: ThreatModel, num_steps: int, noise: Tensor | None
+) -> Tensor:
+    """Tells for each of `rows` whether it is classified rightly after PGD from one start."""
+    if not len(rows):
+        return rows.bool()
+    x_adv = pgd(
+        model,
+        x[rows],
+        y[rows],
+        threat_model=ball,
+        num_steps=num_steps,
+        step_size=ball.epsilon / 4,
+        random_start=noise is not None,
+        noise=None if noise is None else noise[rows],
+    )
+    right: Tensor = model(x_adv).argmax(1) == y[rows]
+    return right
+
+
+def expected_robustness(curve: Mapping[float, AccuracyCount]) -> float:
+    """Returns the mean robust accuracy when epsilon is uniform on [0, largest epsilon of the curve], in [0, 1].
+
+    This is the area under the curve by the trapezoid rule over its points, divided by the largest epsilon. Compare
+    two models only over the same epsilons.
+
+    Args:
+        curve: count of robust images at each epsilon; must contain 0 and one larger epsilon.
+
+    Raises:
+        ValueError: for a curve that does not start at 0 or has fewer than two points.
+    """
+    radii = sorted(curve)
+    if len(radii) < 2 or radii[0] != 0:
+        raise ValueError(f"the curve has the points {radii}: it needs 0 and a larger epsilon")
+    areas = [(right - left) * (curve[left].accuracy + curve[right].accuracy) / 2 for left, right in pairwise(radii)]
+    return sum(areas) / radii[-1]

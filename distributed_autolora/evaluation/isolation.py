@@ -1,0 +1,127 @@
+"""What an evaluation must not change: the model, the global random numbers, the tracer; and how exactly it computes."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from distributed_autolora.core.attacks import eval_mode
+from distributed_autolora.core.threat_model import ThreatModel
+from distributed_autolora.errors import UserError
+
+
+@contextmanager
+def undisturbed(model: nn.Module) -> Iterator[torch.device]:
+    """Judges `model` in eval mode and full float32 for the block, and leaves no trace of it.
+
+    Given back afterwards: the modules' modes, `requires_grad` and `.grad` of parameters, torch's global
+    random numbers, the interpreter's trace function (coverage, debuggers), the precision settings. Inside,
+    the parameters need no gradient: attacks follow input gradients only, and FAB would leave others behind.
+
+    Yields:
+        The model's device.
+    """
+    device = model_device(model)
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    trace = sys.gettrace()
+    cuda = [device] if device.type == "cuda" else []
+    with eval_mode(model), torch.random.fork_rng(devices=cuda), full_precision(device):
+        for parameter in trained:
+            parameter.requires_grad_(False)
+        try:
+            yield device
+        finally:
+            for parameter in trained:
+                parameter.requires_grad_(True)
+            sys.settrace(trace)
+
+
+def model_device(model: nn.Module) -> torch.device:
+    """Returns the device of the model's first parameter or buffer; the CPU for a model without any."""
+    first = next(iter([*model.parameters(), *model.buffers()]), None)
+    return torch.device("cpu") if first is None else first.device
+
+
+@contextmanager
+def full_precision(device: torch.device) -> Iterator[None]:
+    """Computes float32 as float32 for the block: no TF32, no autocast, and deterministic cuDNN kernels.
+
+    cuDNN convolutions use TF32 by default (10 bits of mantissa), which moves images across the decision boundary.
+    """
+    backends: Any = torch.backends
+    operators = [
+        *(backends.cudnn.conv, backends.cudnn.rnn, backends.cuda.matmul),
+        *(backends.mkldnn.conv, backends.mkldnn.rnn, backends.mkldnn.matmul),
+    ]
+    precisions = [operator.fp32_precision for operator in operators]
+    kernels = (backends.cudnn.benchmark, backends.cudnn.deterministic)
+    for operator in operators:
+        operator.fp32_precision = "ieee"
+    backends.cudnn.benchmark, backends.cudnn.deterministic = False, True
+    try:
+        with torch.autocast(device.type, enabled=False):
+            yield
+    finally:
+        for operator, precision in zip(operators, precisions, strict=True):
+            operator.fp32_precision = precision
+        backends.cudnn.benchmark, backends.cudnn.deterministic = kernels
+
+
+def check_inputs(model: nn.Module, x: Tensor, y: Tensor, threat_model: ThreatModel) -> None:
+    """Refuses what an attack would accept silently and judge wrongly.
+
+    Raises:
+        ValueError: for images that are not float32 [n, C, H, W], labels of another length, or a threat model
+            with other bounds than [0, 1].
+        UserError: for images outside [0, 1], or a model that is not float32.
+    """
+    if x.dtype != torch.float32 or x.dim() != 4 or len(x) != len(y):
+        raise ValueError(f"images are {x.dtype} {tuple(x.shape)}, labels {tuple(y.shape)}: float32 [n, C, H, W], [n]")
+    if threat_model.bounds != (0.0, 1.0):
+        raise ValueError(f"bounds are {threat_model.bounds}: evaluation knows images in [0, 1] only")
+    other = {p.dtype for p in model.parameters() if p.is_floating_point()} - {torch.float32}
+    if other:
+        raise UserError(f"Evaluation: the model has {other.pop()} parameters: judge it in float32 (model.float()).")
+    if len(x) and not bool(((x >= 0) & (x <= 1)).all()):
+        raise UserError(
+            f"Evaluation: images range from {float(x.min()):.4g} to {float(x.max()):.4g}: give images in [0, 1] and "
+            "normalise inside the model."
+        )
+
+
+def check_logits(logits: Tensor, y: Tensor) -> None:
+    """Refuses logits that cannot be judged.
+
+    Raises:
+        UserError: when they are no [n, classes], not finite, or the labels reach beyond them.
+    """
+    if logits.dim() != 2:
+        raise UserError(f"Evaluation: the model returns {tuple(logits.shape)}: it must return logits [n, classes].")
+    broken = int((~logits.isfinite().all(1)).sum())
+    if broken:
+        raise UserError(f"Evaluation: the logits of {broken} of {len(y)} natural images are not finite.")
+    if len(y) and not 0 <= int(y.min()) <= int(y.max()) < logits.shape[1]:
+        raise UserError(
+            f"Evaluation: labels go from {int(y.min())} to {int(y.max())} but the model has {logits.shape[1]} outputs: "
+            "give the model that was trained for this data."
+        )
+
+
+def check_differentiable(model: nn.Module, x: Tensor) -> None:
+    """Refuses a model that no gradient attack can run on.
+
+    Raises:
+        UserError: when the logits are not connected to the images (an integer cast, a `detach`, `no_grad` inside).
+    """
+    with torch.enable_grad():
+        connected = model(x[:1].detach().clone().requires_grad_()).requires_grad
+    if not connected:
+        raise UserError(
+            "Evaluation: the model's logits carry no gradient to its input (an integer cast, detach or no_grad?): "
+            "attacks need a differentiable form of it."
+        )

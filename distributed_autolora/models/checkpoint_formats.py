@@ -1,0 +1,152 @@
+"""One classifier's state dict out of the layouts that training programs write.
+
+Known: a plain state dict; one inside a dict with an optimiser and the like; names behind the prefixes of wrappers
+(DataParallel, torch.compile, RobustBench); normalisers inside the model; and MadryLab's `AttackerModel`, which holds
+the classifier twice. Every name is accounted for.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from distributed_autolora.errors import UserError
+
+State = dict[str, Tensor]
+
+_WRAPPERS = ("module", "_orig_mod", "model", "net", "network", "backbone", "1")
+"""Names under which wrappers keep the network that they wrap; "1" is the second part of a Sequential."""
+_MEANS = ("mean", "mu", "new_mean")
+_STDS = ("std", "sigma", "new_std")
+_ATTACKER = "attacker."
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A classifier's weights under its own names, and the input normalisation that the file states, if any."""
+
+    state: State
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+
+
+def checkpoint_of(where: str, content: Any, metadata: Mapping[str, str]) -> Checkpoint:
+    """Finds the classifier in what a file holds; floating-point weights become float32.
+
+    Args:
+        where: the file, for messages.
+        content: a state dict, or a dict that holds one beside other things.
+        metadata: texts beside it; "mean" and "std" as JSON lists state the normalisation.
+
+    Raises:
+        UserError: when there is none or more than one, when the copies in it differ, or for NaN or infinite values.
+    """
+    state = {name: _float32(value) for name, value in _only_state_dict(where, content).items()}
+    _check_finite(where, state)
+    state = _unwrapped(state, ("module", "_orig_mod"))
+    if any(name.startswith(_ATTACKER) for name in state):
+        state = _without_attacker(where, state)
+    named = _normalisers(state)
+    mean = _agreed(where, "mean", [state[name] for name in named if name.split(".")[-1] in _MEANS])
+    std = _agreed(where, "std", [state[name] for name in named if name.split(".")[-1] in _STDS])
+    rest = {name: value for name, value in state.items() if name not in named}
+    return Checkpoint(_unwrapped(rest, _WRAPPERS), mean or _stated(metadata, "mean"), std or _stated(metadata, "std"))
+
+
+def _only_state_dict(where: str, content: Any) -> State:
+    if _is_state_dict(content):
+        return dict(content)
+    inside = {key: value for key, value in content.items() if _is_state_dict(value)} if _is_dict(content) else {}
+    if len(inside) == 1:
+        return dict(next(iter(inside.values())))
+    found = f"it holds {len(inside)}: {', '.join(map(str, inside))}" if inside else "it holds none"
+    raise UserError(
+        f"Weights: {where} does not hold a plain state dict of tensors, alone or as one entry of a dict ({found}). "
+        "Save the network's state_dict() alone."
+    )
+
+
+def _is_dict(content: Any) -> bool:
+    return isinstance(content, Mapping)
+
+
+def _is_state_dict(content: Any) -> bool:
+    return (
+        _is_dict(content)
+        and bool(content)
+        and all(isinstance(name, str) and isinstance(value, Tensor) for name, value in content.items())
+    )
+
+
+def _float32(value: Tensor) -> Tensor:
+    value = value.detach()
+    return value.to(torch.float32) if value.is_floating_point() else value
+
+
+def _check_finite(where: str, state: State) -> None:
+    broken = [name for name, value in state.items() if value.is_floating_point() and not value.isfinite().all()]
+    if broken:
+        raise UserError(
+            f"Weights: {where} holds NaN or infinite values in {len(broken)} tensors, first {broken[0]}: "
+            "use a checkpoint from before the run diverged."
+        )
+
+
+def _unwrapped(state: State, wrappers: Iterable[str]) -> State:
+    """Removes first name parts that every tensor shares, as long as they are a wrapper's."""
+    while state:
+        first = {name.partition(".")[0] for name in state}
+        if len(first) > 1 or not first <= set(wrappers) or any("." not in name for name in state):
+            break
+        state = {name.partition(".")[2]: value for name, value in state.items()}
+    return state
+
+
+def _without_attacker(where: str, state: State) -> State:
+    """Drops the second classifier and normaliser of an `AttackerModel` after comparing them with the first."""
+    copies = {
+        name.removeprefix(_ATTACKER).replace("normalize.", "normalizer.", 1): value
+        for name, value in state.items()
+        if name.startswith(_ATTACKER)
+    }
+    kept = {name: value for name, value in state.items() if not name.startswith(_ATTACKER)}
+    differing = [
+        name
+        for name in sorted(copies.keys() | kept.keys())
+        if name not in copies or name not in kept or not torch.equal(copies[name], kept[name])
+    ]
+    if differing:
+        raise UserError(
+            f"Weights: {where} holds the network twice, as model and as attacker.model, and {len(differing)} tensors "
+            f"differ or lack their copy, first {differing[0]}. The file is damaged or edited: take the original."
+        )
+    return kept
+
+
+def _normalisers(state: State) -> set[str]:
+    """Returns the names of a normaliser's mean and standard deviation: one value a channel, outside any layer."""
+    return {
+        name
+        for name, value in state.items()
+        if name.split(".")[-1] in (*_MEANS, *_STDS) and name.count(".") <= 1 and value.numel() in (1, 3)
+    }
+
+
+def _agreed(where: str, what: str, values: list[Tensor]) -> tuple[float, ...] | None:
+    found = {tuple(value.double().flatten().tolist()) for value in values}
+    if len(found) > 1:
+        raise UserError(f"Weights: {where} states more than one {what} for its input: {sorted(found)}.")
+    return next(iter(found), None)
+
+
+def _stated(metadata: Mapping[str, str], what: str) -> tuple[float, ...] | None:
+    try:
+        values = json.loads(metadata.get(what, "null"))
+    except ValueError:
+        return None
+    return tuple(map(float, values)) if isinstance(values, list) else None

@@ -1,0 +1,136 @@
+"""The deployable model in files that need nothing of this package, checked before anyone gets them."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Iterable
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from distributed_autolora.core.lora import LowRankBranch
+from distributed_autolora.errors import RunFailedError
+from distributed_autolora.models.portable import (
+    NetworkDescription,
+    PortableModel,
+    file_description,
+    read_graph,
+)
+from distributed_autolora.models.weights import read_weights, save_weights
+
+TOLERANCE = 1e-5
+"""Largest difference of a logit, absolute and relative, between a model and its reloaded export."""
+WEIGHTS_FILE, GRAPH_FILE = "model.safetensors", "model.pt2"
+
+
+def export_model(model: PortableModel, folder: Path, batches: Iterable[Tensor]) -> dict[str, float]:
+    """Writes the model as safetensors and as a graph of torch.export, reloads both, and compares their logits.
+
+    The graph takes float32 images [n, C, H, W] in [0, 1], n at least 1. A file whose logits differ is removed.
+
+    Args:
+        model: a network by its weights; an exported graph is only written again.
+        folder: existing folder that gets "model.safetensors" (for a network) and "model.pt2".
+        batches: images in [0, 1], at least one batch of at least one image; the test images.
+
+    Returns:
+        The largest absolute difference of a logit by file name.
+
+    Raises:
+        RunFailedError: when a reloaded model computes something else.
+        OSError: when the folder cannot be written.
+    """
+    images = list(batches)
+    unfinished = {name: folder / f".{os.getpid()}.{name}" for name in (WEIGHTS_FILE, GRAPH_FILE)}
+    try:
+        reloaded = _write(model, unfinished, images[0])
+        differences = {
+            name: largest_difference(model.build(), copy, images, folder / name) for name, copy in reloaded.items()
+        }
+        for name in reloaded:
+            os.replace(unfinished[name], folder / name)
+    finally:
+        for path in unfinished.values():
+            path.unlink(missing_ok=True)
+    return differences
+
+
+def export_graph(model: nn.Module, example: Tensor, path: Path) -> None:
+    """Writes a model as a graph of torch.export that takes batches of any size.
+
+    Args:
+        model: takes [n, C, H, W] images; exported in eval mode.
+        example: at least one such image; its C, H and W become those of the graph.
+        path: file to write, ending in ".pt2".
+
+    Raises:
+        ValueError: for a model that still has a low-rank branch.
+    """
+    if any(isinstance(module, LowRankBranch) for module in model.modules()):
+        raise ValueError("the model still has its low-rank branch")
+    # With a batch of 1 the graph would be specialised to it.
+    pair = torch.cat([example[:1], example[:1]])
+    batch = torch.export.Dim("batch", min=1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        program = torch.export.export(model.eval(), (pair,), dynamic_shapes=((({0: batch}),)))
+        torch.export.save(program, path)
+
+
+def largest_difference(model: nn.Module, copy: nn.Module, batches: Iterable[Tensor], what: Path) -> float:
+    """Returns the largest absolute difference of a logit.
+
+    Args:
+        model: the reference.
+        copy: the reloaded model.
+        batches: images.
+        what: the copy's file, for messages.
+
+    Raises:
+        RunFailedError: when a difference is above `TOLERANCE` * (1 + |logit|), or not a number.
+    """
+    largest = 0.0
+    with torch.no_grad():
+        for x in batches:
+            expected, found = model(x), copy(x)
+            difference = (expected - found).abs()
+            if not bool((difference <= TOLERANCE * (1 + expected.abs())).all()):
+                raise RunFailedError(
+                    f"{what} is not published: reloaded, its logits differ from the model's by up to "
+                    f"{difference.max().item():.2g}, and {TOLERANCE:g} is allowed."
+                )
+            largest = max(largest, difference.max().item())
+    return largest
+
+
+def load_weights_file(path: Path) -> PortableModel:
+    """Returns the model in a .safetensors file that says what it is.
+
+    Raises:
+        UserError: for a damaged file.
+        ValueError: for a file that does not say what it is.
+    """
+    description = file_description(path)
+    if description is None:
+        raise ValueError(f"{path} does not say which network it belongs to")
+    return PortableModel(description, read_weights(path))
+
+
+def _write(model: PortableModel, files: dict[str, Path], example: Tensor) -> dict[str, nn.Module]:
+    """Writes the files and returns what they hold when read again."""
+    description = model.description
+    if description is None:
+        files[GRAPH_FILE].write_bytes(model.graph)
+        return {GRAPH_FILE: PortableModel(None, {}, read_graph(files[GRAPH_FILE])).build()}
+    save_weights(model.weights, files[WEIGHTS_FILE], _metadata(description))
+    export_graph(model.build(), example, files[GRAPH_FILE])
+    return {
+        WEIGHTS_FILE: load_weights_file(files[WEIGHTS_FILE]).build(),
+        GRAPH_FILE: PortableModel(None, {}, read_graph(files[GRAPH_FILE])).build(),
+    }
+
+
+def _metadata(description: NetworkDescription) -> dict[str, str]:
+    return {**description.metadata(), "input": "float32 images [n, C, H, W] in [0, 1], normalised with mean and std"}

@@ -1,0 +1,84 @@
+"""Any network of the package timm, with random weights, as a backbone."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+from distributed_autolora.config_reading import nearest
+from distributed_autolora.errors import UserError
+
+PREFIX = "timm/"
+
+
+def timm_names() -> list[str]:
+    """Returns every name of a timm network, such as "timm/vit_tiny_patch16_224"; the first call takes seconds."""
+    import timm
+
+    return [f"{PREFIX}{name}" for name in timm.list_models()]
+
+
+def timm_backbone(
+    name: str, num_classes: int, channels: int, size: int | None = None
+) -> tuple[nn.Module, str, int | None]:
+    """Builds a timm network without dropout and stochastic depth; nothing is downloaded.
+
+    Args:
+        name: as in `timm_names`.
+        num_classes: outputs of the head.
+        channels: of the images.
+        size: side of the images, for networks that are built for one size; None: the published one.
+
+    Returns:
+        The network, the name of its head in it, and the one size that it takes (None: any).
+
+    Raises:
+        UserError: for an unknown name, or a network without exactly one linear head.
+    """
+    import timm
+
+    short = name.removeprefix(PREFIX)
+    # A name such as hf-hub:... would be fetched; only names of the installed package are known here.
+    if not timm.is_model(short):
+        raise UserError(
+            f'There is no backbone "{name}".{nearest(name, timm_names())} '
+            "timm.list_models() lists what stands behind timm/."
+        )
+    options: dict[str, Any] = {"num_classes": num_classes, "in_chans": channels}
+    fixed = _published_size(short)
+    if fixed is not None:
+        fixed = options["img_size"] = size or fixed
+    try:
+        network: nn.Module = timm.create_model(short, pretrained=False, **options)
+    except (TypeError, ValueError, AssertionError, RuntimeError) as error:
+        told = ", ".join(f"{key} {value}" for key, value in options.items())
+        raise UserError(f"timm cannot build {name} with {told}: {error}. Choose another backbone or size.") from None
+    _remove_randomness(network)
+    return network, _head_name(name, network), fixed
+
+
+def _published_size(short: str) -> int | None:
+    """Returns the side of the images of a network that is built for one size, None for the others."""
+    from timm.models import get_pretrained_cfg
+
+    published = get_pretrained_cfg(short)
+    return int(published.input_size[-1]) if published is not None and published.fixed_input_size else None
+
+
+def _head_name(name: str, network: Any) -> str:
+    head = network.get_classifier()
+    names = [path for path, module in network.named_modules() if module is head]
+    if not isinstance(head, nn.Linear) or len(names) != 1:
+        raise UserError(f"{name} ends in a {type(head).__name__}: only backbones with one linear head can be used.")
+    return str(names[0])
+
+
+def _remove_randomness(network: nn.Module) -> None:
+    """Sets dropout and stochastic depth to 0; what training sees is drawn from the keyed streams alone."""
+    for module in network.modules():
+        if isinstance(module, nn.modules.dropout._DropoutNd):
+            module.p = 0.0
+        for rate in ("drop_prob", "drop_rate", "drop_path_rate", "attn_drop_rate"):
+            if isinstance(getattr(module, rate, None), float):
+                setattr(module, rate, 0.0)

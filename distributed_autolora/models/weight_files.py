@@ -1,0 +1,182 @@
+"""From the bytes of a weights file to Python objects: checked by digest, and without executing pickled code."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import io
+import json
+import pickle
+import re
+import warnings
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
+
+from distributed_autolora.errors import UserError
+from distributed_autolora.models.published import SHA256
+
+_DAMAGED = (
+    SafetensorError,
+    pickle.UnpicklingError,
+    RuntimeError,
+    EOFError,
+    OSError,
+    ValueError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    AssertionError,
+    MemoryError,
+)
+"""What readers of damaged files raise; a flipped byte can ask for any attribute, any type or any amount of memory."""
+_FOREIGN = re.compile(r"(?:Unsupported (?:global: GLOBAL|class)|Trying to (?:load|call reduce for)) ?(\S+)?")
+_NUMPY_SCALAR = np.float64(0).__reduce__()[0]
+# Numbers and settings that training programs store beside the weights; building them runs no code of the file's.
+_HARMLESS: list[Any] = [
+    argparse.Namespace,
+    _NUMPY_SCALAR,
+    (_NUMPY_SCALAR, "numpy.core.multiarray.scalar"),
+    np.dtype,
+    *(type(np.dtype(kind)) for kind in ("f2", "f4", "f8", "i4", "i8", "u1", "?")),
+]
+
+
+@dataclass(frozen=True)
+class WeightsFile:
+    """What a file holds, before anyone looks for a network in it."""
+
+    content: Any
+    metadata: dict[str, str]
+    """The text fields of a safetensors file; empty for others."""
+    digest: str
+    """SHA-256 of its bytes."""
+
+
+def open_weights(location: str | Path, *, digest: str | None = None, allow_pickle: bool = False) -> WeightsFile:
+    """Reads a .safetensors or torch file from a local path or a pyarrow URI such as s3://bucket/weights.pt.
+
+    Args:
+        location: the file. One that bears a published name must have the published bytes, unless `digest` is given.
+        digest: SHA-256 that the file must have; None: any.
+        allow_pickle: execute a pickle that cannot be read without, if its digest is given or published.
+
+    Raises:
+        UserError: when the file is missing, damaged, another one than its digest or name says, or needs its code run.
+    """
+    where = str(location)
+    data = _read(where)
+    found = hashlib.sha256(data).hexdigest()
+    _check_digest(where, found, digest)
+    if where.endswith(".safetensors"):
+        return WeightsFile(*_safetensors(where, data), found)
+    return WeightsFile(
+        _torch(where, data, found in ((digest or "").lower(), *SHA256.values()), allow_pickle), {}, found
+    )
+
+
+def absolute_location(location: str) -> str:
+    """Returns a local path as an absolute one, a URI as it is."""
+    return location if "://" in location else str(Path(location).expanduser().absolute())
+
+
+def weights_digest(location: str | Path, expected: str | None = None) -> str:
+    """Returns the SHA-256 of a weights file.
+
+    Args:
+        location: local path or pyarrow URI.
+        expected: what it must be; None: what the published name says, if the file bears one.
+
+    Raises:
+        UserError: when the file is missing, or another one than its digest or name says.
+    """
+    found = hashlib.sha256(_read(str(location))).hexdigest()
+    _check_digest(str(location), found, expected)
+    return found
+
+
+def _read(where: str) -> bytes:
+    try:
+        if "://" in where:
+            import pyarrow.fs
+
+            filesystem, path = pyarrow.fs.FileSystem.from_uri(where)
+            with filesystem.open_input_file(path) as file:
+                return bytes(file.read())
+        path = Path(where).expanduser()
+        if not path.is_file():
+            raise UserError(f"Weights: there is no file {path}. Give model.weights an existing file.")
+        return path.read_bytes()
+    # pyarrow's own errors are OSError, ValueError and NotImplementedError as well.
+    except (OSError, ValueError, NotImplementedError) as error:
+        raise UserError(f"Weights: {where} cannot be read ({_first_line(error)}). Check the path or URI.") from None
+
+
+def _check_digest(where: str, found: str, given: str | None) -> None:
+    if given is not None:
+        if found != given.lower():
+            raise UserError(
+                f"Weights: {where} has SHA-256 {found[:12]}..., not {given[:12]}... as model.weights_digest says. "
+                "Give the original file, or remove the digest."
+            )
+        return
+    name = PurePosixPath(Path(where).as_posix()).name
+    if SHA256.get(name, found) != found:
+        raise UserError(
+            f"Weights: {where} is not the published {name} (SHA-256 {found[:12]}..., not {SHA256[name][:12]}...). "
+            "Download it again, or rename it if it is meant to be another file."
+        )
+
+
+def _safetensors(where: str, data: bytes) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+    try:
+        state = safetensors.torch.load(data)
+    except _DAMAGED as error:
+        raise _damaged(where, error) from None
+    size = int.from_bytes(data[:8], "little")
+    return state, json.loads(data[8 : 8 + size]).get("__metadata__", {})
+
+
+def _torch(where: str, data: bytes, vouched_for: bool, allow_pickle: bool) -> Any:
+    try:
+        with torch.serialization.safe_globals(_HARMLESS), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    except _DAMAGED as error:
+        foreign = _FOREIGN.search(str(error))
+        if foreign is None:
+            raise _damaged(where, error) from None
+        asked = (foreign[1] or "an object").rstrip(".,")
+    if not allow_pickle:
+        raise UserError(
+            f"Weights: {where} cannot be read without executing code from it (it asks for {asked}). Take a file of "
+            "tensors only; or, if you trust its publisher, give model.allow_pickle and model.weights_digest."
+        )
+    if not vouched_for:
+        raise UserError(
+            f"Weights: {where} needs code from it executed (it asks for {asked}), and nobody vouches for it: give "
+            "model.weights_digest, the SHA-256 that its publisher states."
+        )
+    try:
+        return torch.load(io.BytesIO(data), map_location="cpu", weights_only=False)
+    except ImportError as error:
+        raise UserError(f"Weights: {where} needs a package that is not installed ({error}). Install it.") from None
+    except _DAMAGED as error:
+        raise _damaged(where, error) from None
+
+
+def _damaged(where: str, error: BaseException) -> UserError:
+    return UserError(
+        f"Weights: {where} cannot be read ({_first_line(error)}). "
+        "Is the file complete, and a safetensors or torch state dict?"
+    )
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0][:200] if lines else type(error).__name__

@@ -1,0 +1,82 @@
+"""What an evaluation is asked for: the flags of the evaluation program."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from distributed_autolora.config import RunConfig, output_home
+from distributed_autolora.errors import UserError
+
+_AT_LEAST_ONE = ("num_workers", "chunk_size", "images", "image_size", "num_classes")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationRequest:
+    """One model, judged under one threat model by one or more attacks."""
+
+    model: str
+    """A run (folder or name), a .safetensors file of a run, a state dict, a .pt2 file, or models:/... or runs:/..."""
+    data: str | None = None
+    """Folder or URI with test*.parquet, or the name of the shipped task; None: the run's own."""
+    attacks: str = "pgd10,autoattack"
+    """Names separated by commas: fgsm, pgd10, pgd100, pgd10x5 (5 random starts), autoattack, apgd-ce, ..."""
+    epsilon: float | None = None
+    """Largest perturbation of a pixel value in [0, 1]; 8/255 is understood; None: the run's own."""
+    norm: Literal["linf"] = "linf"
+    """Norm of the perturbation."""
+    images: int | None = None
+    """Judge a stratified subset of this many test images; None: all."""
+    image_size: int | None = None
+    """Side that images are scaled and cut to, in pixels; None: the run's own, or as they are."""
+    chunk_size: int = 100
+    """Images that are judged together, with a seed of their own."""
+    seed: int = 0
+    """Seed of the attacks and of the subset."""
+    num_workers: int = 2
+    """Processes that judge chunks; no result depends on it."""
+    use_gpu: bool = False
+    """One GPU for each worker."""
+    sanity: bool = True
+    """Also check that the attacks are strong and the model hides nothing from them."""
+    curve: bool = False
+    """Also count the images that withstand PGD-20 at 0 to 2 times epsilon."""
+    export: bool = True
+    """Also write the model, its card and its RobustBench entry as files."""
+    register: str | None = None
+    """Name in the MLflow model registry to file the model under."""
+    output: str | None = None
+    """Folder for the results; None: evaluation/ in the run's folder, or evaluations/NAME in the output folder."""
+    backbone: str | None = None
+    """Network of a state dict that does not say what it is, such as resnet18."""
+    num_classes: int | None = None
+    """Outputs of that network; None: the number of classes of the data."""
+    mean: tuple[float, ...] | None = None
+    """Per-channel mean that is subtracted from its images in [0, 1]; None: what the file states, else ImageNet's."""
+    std: tuple[float, ...] | None = None
+    """Per-channel standard deviation that they are divided by; None: as for the mean."""
+    input_size: int | None = None
+    """Side that its images are up-sampled to inside the model, in pixels; None: not at all."""
+    mlflow_uri: str | None = None
+    """MLflow tracking URI; None: the run's own, or SQLite in the output folder."""
+
+    def validate(self) -> None:
+        """Checks every range that can be checked without touching model or data.
+
+        Raises:
+            UserError: naming the first flag that is out of range.
+        """
+        for name in _AT_LEAST_ONE:
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise UserError(f"--{name.replace('_', '-')} is {value}: it must be at least 1.")
+        if self.epsilon is not None and not (math.isfinite(self.epsilon) and 0 < self.epsilon <= 1):
+            raise UserError(f"--epsilon is {self.epsilon}: it must be above 0 and at most 1; pixels are in [0, 1].")
+        if len(self.mean or ()) != len(self.std or ()) or min(self.std or (1.0,)) <= 0:
+            raise UserError("--mean and --std need one entry a channel each, and every std above 0.")
+
+    def home(self) -> Path:
+        """Returns the absolute output folder."""
+        return output_home(RunConfig())

@@ -1,0 +1,131 @@
+"""What an evaluation leaves in MLflow: metrics, files and tags, and the model in the registry."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from distributed_autolora.errors import UserError
+from distributed_autolora.orchestration.mlflow_tracking.connection import (
+    PATIENT_S,
+    connect,
+    failures,
+    masked,
+    patience,
+    problem_of,
+    truncated,
+)
+from distributed_autolora.orchestration.mlflow_tracking.metrics import legal_name
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+_FOLDER = "evaluation"
+_TAG_LENGTH = 500
+
+
+def download_graph(uri: str, model_uri: str) -> bytes:
+    """Returns the exported graph of a model that MLflow holds.
+
+    Args:
+        uri: tracking URI.
+        model_uri: models:/NAME/VERSION, models:/ID or runs:/RUN_ID/model.
+
+    Raises:
+        UserError: when there is no such model, or it is kept in another format.
+    """
+    with patience(PATIENT_S, retries=2), tempfile.TemporaryDirectory() as folder:
+        try:
+            connect(uri)
+            import mlflow
+
+            path = mlflow.artifacts.download_artifacts(artifact_uri=model_uri, tracking_uri=uri, dst_path=folder)
+        except failures() as error:
+            raise UserError(f"MLflow at {masked(uri)} has no model {model_uri} ({problem_of(error)}).") from None
+        graphs = sorted(Path(path).rglob("*.pt2"))
+        if len(graphs) != 1:
+            raise UserError(
+                f"The model {model_uri} holds no exported graph (a .pt2 file): log it with serialization_format "
+                '"pt2", or give a file of weights.'
+            )
+        return graphs[0].read_bytes()
+
+
+def log_evaluation(
+    uri: str, run_id: str, *, metrics: dict[str, float], tags: dict[str, str], files: list[Path]
+) -> bool:
+    """Writes the figures and files of an evaluation to a run; a file replaces its older version.
+
+    Args:
+        uri: tracking URI.
+        run_id: the MLflow run.
+        metrics: by name; one that the run has with this value is not written again.
+        tags: by name.
+        files: what goes to the artifact folder "evaluation".
+
+    Returns:
+        Whether everything was written; a server that is away never raises.
+    """
+    with patience(PATIENT_S, retries=2):
+        try:
+            client = connect(uri)
+            known = client.get_run(run_id).data.metrics
+            for name, value in metrics.items():
+                if known.get(legal_name(name)) != value:
+                    client.log_metric(run_id, legal_name(name), value)
+            for name, text in tags.items():
+                client.set_tag(run_id, name, truncated(text, _TAG_LENGTH))
+            for file in files:
+                client.log_artifact(run_id, str(file), _FOLDER)
+        except failures(UserError):
+            return False
+    return True
+
+
+def register_model(uri: str, run_id: str, name: str, tags: dict[str, str]) -> str:
+    """Files a run's logged model under a name in the registry and returns its version; one model gets one version.
+
+    Args:
+        uri: tracking URI.
+        run_id: the MLflow run, with a logged model.
+        name: name in the registry, created when missing.
+        tags: of the version, such as its accuracies.
+
+    Raises:
+        UserError: when the run has no model, or MLflow refuses.
+    """
+    with patience(PATIENT_S, retries=2):
+        try:
+            return _register(connect(uri), uri, run_id, name, tags)
+        except failures() as error:
+            raise UserError(f'MLflow at {masked(uri)} did not register "{name}": {problem_of(error)}.') from None
+
+
+def _register(client: MlflowClient, uri: str, run_id: str, name: str, tags: dict[str, str]) -> str:
+    outputs = client.get_run(run_id).outputs
+    models = outputs.model_outputs if outputs is not None else []
+    if not models:
+        raise UserError(f"The run {run_id} at {masked(uri)} has no logged model to register.")
+    model = client.get_logged_model(models[-1].model_id)
+    _create_name(client, name)
+    versions = client.search_model_versions(f"name = '{name}'")
+    version = next((one.version for one in versions if one.source in (model.model_uri, model.artifact_location)), None)
+    if version is None:
+        created: Any = client.create_model_version(
+            name, source=model.model_uri, run_id=run_id, model_id=model.model_id, tags=tags
+        )
+        version = created.version
+    for key, text in tags.items():
+        client.set_model_version_tag(name, str(version), key, text)
+    return str(version)
+
+
+def _create_name(client: MlflowClient, name: str) -> None:
+    from mlflow.exceptions import MlflowException
+
+    try:
+        client.create_registered_model(name)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise

@@ -1,0 +1,39 @@
+"""What a study leaves on its own MLflow run, the parent of its runs'."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from distributed_autolora.errors import UserError
+from distributed_autolora.orchestration.mlflow_tracking.connection import (
+    PATIENT_S,
+    connect,
+    failures,
+    patience,
+    truncated,
+)
+
+PARENT = "mlflow.parentRunId"
+"""Tag by which MLflow shows a run below another."""
+_TAG_LENGTH = 8000
+
+
+def log_study(uri: str, run_id: str, report: Path) -> bool:
+    """Writes the files of a report and its text as the run's description; files replace older ones.
+
+    Args:
+        uri: tracking URI.
+        run_id: the study's run.
+        report: report.md, in its folder.
+
+    Returns:
+        Whether everything was written; a server that is away never raises.
+    """
+    with patience(PATIENT_S, retries=2):
+        try:
+            client = connect(uri)
+            client.log_artifacts(run_id, str(report.parent), "report")
+            client.set_tag(run_id, "mlflow.note.content", truncated(report.read_text(), _TAG_LENGTH))
+        except failures(UserError):
+            return False
+    return True

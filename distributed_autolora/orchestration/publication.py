@@ -1,0 +1,178 @@
+"""What an evaluation leaves for others: exports, model card, RobustBench entry, MLflow's share."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any, Literal
+
+from distributed_autolora.config import RunConfig
+from distributed_autolora.models.export import export_model
+from distributed_autolora.orchestration import mlflow_tracking
+from distributed_autolora.orchestration.evaluation_folder import OUTCOMES_FILE, RESULT_FILE
+from distributed_autolora.orchestration.evaluation_plan import Plan
+from distributed_autolora.orchestration.run_folder import write_json, write_text
+from distributed_autolora.reporting.model_card import ModelFacts, model_card
+from distributed_autolora.reporting.robustbench import PaperEntry, robustbench_entry
+
+CARD_FILE, ENTRY_FILE = "model_card.md", "robustbench.json"
+_AUTOLORA = PaperEntry(
+    link="https://arxiv.org/abs/2310.01818",
+    name="AutoLoRa: A Parameter-Free Automated Robust Fine-Tuning Framework",
+    authors="Xilie Xu, Jingfeng Zhang, Mohan Kankanhalli",
+    venue="ICLR 2024",
+)
+_UNPUBLISHED = PaperEntry(link="", name="", authors="", venue="Unpublished")
+
+
+class Tracking:
+    """The MLflow run that an evaluation is logged to: that of the judged run, else one of its own.
+
+    Args:
+        plan: the evaluation.
+    """
+
+    def __init__(self, plan: Plan) -> None:
+        self._plan = plan
+        self._opened = False
+        self.uri, self.run_id = "", ""
+
+    def __enter__(self) -> Tracking:
+        """Finds the run, or opens one.
+
+        Raises:
+            UserError: for a tracking URI that cannot be used.
+        """
+        request, found = self._plan.request, self._plan.found
+        known = self._plan.folder.read_note("mlflow") or {}
+        if found.run is not None:
+            known = found.run.read("result.json").get("mlflow") or known
+        if "run_id" in known and request.mlflow_uri in (None, known["uri"]):
+            self.uri, self.run_id = known["uri"], known["run_id"]
+            return self
+        self.uri = request.mlflow_uri or mlflow_tracking.default_tracking_uri(request.home())
+        self.run_id = mlflow_tracking.open_run(
+            uri=self.uri,
+            experiment=RunConfig().mlflow_experiment,
+            run_name=f"evaluation of {found.name}",
+            params={"model": request.model, "data": self._plan.assignment.data_folder, "attacks": request.attacks},
+            tags={"task": self._plan.table.task, "kind": "evaluation"},
+            run_id=None,
+            home=request.home(),
+        )
+        self._opened = True
+        self._plan.folder.write_note("mlflow", {"uri": self.uri, "run_id": self.run_id})
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """Closes a run that this evaluation opened."""
+        if self._opened:
+            interrupted = kind is not None and issubclass(kind, KeyboardInterrupt)
+            status: Literal["FINISHED", "KILLED", "FAILED"] = "KILLED" if interrupted else "FAILED"
+            mlflow_tracking.finish_run(self.uri, self.run_id, status="FINISHED" if kind is None else status)
+
+
+def publish(plan: Plan, result: dict[str, Any], tracking: Tracking) -> None:
+    """Writes what was asked for, and gives the tracking server its share.
+
+    Args:
+        plan: the evaluation.
+        result: of `evaluation.json`.
+        tracking: entered.
+
+    Raises:
+        RunFailedError: when a reloaded export computes something else than the model.
+        UserError: when the model cannot be registered.
+    """
+    folder = plan.folder.path
+    files = [folder / RESULT_FILE, folder / OUTCOMES_FILE]
+    if plan.request.export:
+        files += _export(plan, result)
+        print(f"Exported: {', '.join(file.name for file in files[2:])}")
+    logged = mlflow_tracking.log_evaluation(
+        tracking.uri, tracking.run_id, metrics=_metrics(result), tags=_tags(result), files=files
+    )
+    if not logged:
+        print(
+            f"warning: the MLflow server is away; {folder} holds everything. The same command writes what is missing "
+            "there once the server is back.",
+            file=sys.stderr,
+        )
+    if plan.request.register is not None:
+        _register(plan, plan.request.register, result, tracking)
+
+
+def _export(plan: Plan, result: dict[str, Any]) -> list[Path]:
+    folder = plan.folder.path
+    differences = export_model(plan.found.model, folder, plan.batches())
+    facts = _facts(plan, differences)
+    write_text(folder / CARD_FILE, model_card(result, facts))
+    files = [*(folder / name for name in differences), folder / CARD_FILE]
+    entry = robustbench_entry(result, facts, _paper(plan))
+    if entry is not None:
+        write_json(folder / ENTRY_FILE, entry)
+        files.append(folder / ENTRY_FILE)
+    return files
+
+
+def _facts(plan: Plan, differences: dict[str, float]) -> ModelFacts:
+    model, run, config = plan.found.model, plan.found.run, plan.found.config
+    description = model.description
+    return ModelFacts(
+        architecture="exported graph" if description is None else description.backbone,
+        parameters=sum(parameter.numel() for parameter in model.build().parameters()),
+        pretrained=config is None or config.model.weights is not None,
+        method=None if config is None else config.method.name,
+        training=None if run is None else run.read("result.json"),
+        data_licence=plan.table.licence,
+        data_provenance=plan.table.provenance,
+        export_differences=differences,
+    )
+
+
+def _paper(plan: Plan) -> PaperEntry:
+    config = plan.found.config
+    return _AUTOLORA if config is not None and config.method.name == "autolora" else _UNPUBLISHED
+
+
+def _prefix(result: dict[str, Any]) -> str:
+    whole = result["test_images"] == result["test_images_available"]
+    return "evaluation" if whole else f"evaluation_{result['test_images']}_images"
+
+
+def _metrics(result: dict[str, Any]) -> dict[str, float]:
+    prefix = _prefix(result)
+    metrics = {f"{prefix}/{name}": count["correct"] / count["total"] for name, count in result["accuracies"].items()}
+    metrics |= {f"{prefix}/seconds/{name}": float(seconds) for name, seconds in result["seconds"].items()}
+    for status in ("PASS", "WARN", "FAIL"):
+        if result["sanity"]:
+            found = sum(check["status"] == status for check in result["sanity"])
+            metrics[f"{prefix}/sanity/{status}"] = float(found)
+    if "curve" in result:
+        metrics[f"{prefix}/expected_robustness"] = result["curve"]["expected_robustness"]
+    return metrics
+
+
+def _tags(result: dict[str, Any]) -> dict[str, str]:
+    prefix = _prefix(result)
+    tags = {f"{prefix}.{name.removeprefix('robust_accuracy/')}": text for name, text in result["labels"].items()}
+    tags[f"{prefix}.epsilon"] = f"{result['threat_model']['epsilon']:.6g}"
+    tags[f"{prefix}.package_versions"] = json.dumps(result["package_versions"])
+    if result["sanity"]:
+        worrying = [f"{check['status']} {check['name']}" for check in result["sanity"] if check["status"] != "PASS"]
+        tags[f"{prefix}.sanity"] = "; ".join(worrying) or "all PASS"
+    return tags
+
+
+def _register(plan: Plan, name: str, result: dict[str, Any], tracking: Tracking) -> None:
+    """Files the model in the registry, and logs it first where its run has none."""
+    import torch
+
+    if plan.found.run is None:
+        example = torch.cat([batch[:1] for batch in plan.batches(1)][:2])
+        mlflow_tracking.log_model(tracking.uri, tracking.run_id, plan.found.model.build(), torch.cat([example] * 2))
+    tags = {key: f"{value:.4f}" for key, value in _metrics(result).items() if "accuracy" in key}
+    tags = {key.replace("/", "."): text for key, text in (tags | _tags(result)).items()}
+    version = mlflow_tracking.register_model(tracking.uri, tracking.run_id, name, tags)
+    print(f"Registered in MLflow as models:/{name}/{version} ({mlflow_tracking.masked(tracking.uri)}).")

@@ -1,0 +1,137 @@
+"""What a study will cost, from a speed that was measured, and where that was."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from distributed_autolora.config import ExperimentConfig
+from distributed_autolora.errors import UserError
+from distributed_autolora.orchestration.folder_lock import last_holder
+from distributed_autolora.orchestration.run_folder import RunFolder
+from distributed_autolora.orchestration.study_folder import StudyFolder
+from distributed_autolora.orchestration.study_plan import PlannedRun
+from distributed_autolora.orchestration.study_request import StudyRequest
+from distributed_autolora.studies import Study
+
+_SHIPPED_BACKBONE = "small_resnet"
+_SHIPPED_STEPS = 10
+# 20 epochs of 1,000 images in 3 min 13 s on 2 workers, validation included.
+_SHIPPED_IMAGES_PER_S = 20 * 1000 / (193 * 2)
+_SHIPPED_ORIGIN = "the demo in README.md, one of two shared CPU cores; not on this machine"
+
+
+@dataclass(frozen=True)
+class Speed:
+    """How fast a worker trains.
+
+    Attributes:
+        images_per_s: training images a second and worker, attack and validation included.
+        origin: where this was measured, for people.
+    """
+
+    images_per_s: float
+    origin: str
+
+    def worker_hours(self, config: ExperimentConfig, train_images: int) -> float:
+        """Returns the worker-hours of a run of all its epochs."""
+        return config.optimization.epochs * train_images / self.images_per_s / 3600
+
+
+def measured_speed(config: ExperimentConfig, home: Path) -> Speed | None:
+    """Returns the speed of the newest finished run on this machine that is alike, else the shipped one where it fits.
+
+    Alike is: same backbone, image size, steps of the training attack, and kind of processor. None: not yet measured.
+
+    Args:
+        config: of the run that is to be estimated.
+        home: output folder, whose runs and studies are looked through.
+    """
+    for folder in _finished_here(home):
+        try:
+            speed = _speed_of(folder, config)
+        except (UserError, KeyError):  # a run that was moved, or that another version wrote
+            continue
+        if speed is not None:
+            return speed
+    attack = config.train_attack.num_steps == _SHIPPED_STEPS
+    if config.model.backbone == _SHIPPED_BACKBONE and attack and not config.scaling.use_gpu:
+        return Speed(_SHIPPED_IMAGES_PER_S, _SHIPPED_ORIGIN)
+    return None
+
+
+def _finished_here(home: Path) -> Iterator[RunFolder]:
+    """Returns the finished runs that a process of this machine held last, the newest first."""
+    results = [*home.glob("runs/*/result.json"), *home.glob("studies/*/runs/*/result.json")]
+    here = f" on {os.uname().nodename}"
+    for file in sorted(results, key=lambda path: path.stat().st_mtime, reverse=True):
+        if last_holder(file.parent).endswith(here):
+            yield RunFolder(file.parent)
+
+
+def _speed_of(folder: RunFolder, config: ExperimentConfig) -> Speed | None:
+    if _kind(folder.config()) != _kind(config):
+        return None
+    result, history = folder.read("result.json"), folder.history()
+    worker_seconds = sum(record["seconds/epoch"] * record["num_workers"] for record in history)
+    return Speed(len(history) * result["train_images"] / worker_seconds, f'run "{folder.name}" on this machine')
+
+
+def _kind(config: ExperimentConfig) -> dict[str, Any]:
+    # Images of no stated size have their own, which is the task's.
+    size = config.model.input_size or config.data.image_size or config.data.task
+    attack = config.train_attack.num_steps
+    return {"backbone": config.model.backbone, "size": size, "attack": attack, "gpu": config.scaling.use_gpu}
+
+
+def dry_run(request: StudyRequest) -> str:
+    """Returns every run of a study with its estimated worker-hours; reads what is there and starts nothing."""
+    folder = StudyFolder(request.folder)
+    folder.plan(request.study, request.seeds)
+    return dry_run_text(request.study, folder.runs, request.home)
+
+
+def dry_run_text(study: Study, runs: Sequence[PlannedRun], home: Path) -> str:
+    """Returns every run with its estimated worker-hours, their sum, and where the speed was measured.
+
+    Args:
+        study: the study.
+        runs: all of its runs.
+        home: output folder.
+    """
+    speeds = {arm.name: measured_speed(arm.config, home) for arm in study.arms}
+    images = _train_images(study.arms[0].config)
+    lines, total = [f"{study.title}: {len(runs)} runs", ""], 0.0
+    for run in runs:
+        arm, speed = study.arm(run.arm), speeds[run.arm]
+        hours = None if speed is None or images is None else speed.worker_hours(arm.config, images)
+        total += hours or 0.0
+        chosen = "" if run.run else "  (settings: the winner of its search)"
+        done = "" if run.status == "pending" else f"  ({run.status.replace('_', ' ')})"
+        cost = "not known" if hours is None else f"{hours:.2f} worker-hours"
+        lines.append(f"  {run.label:<60} {cost}{chosen}{done}")
+    lines += ["", f"In all {total:.1f} worker-hours." if total else "In all: not known."]
+    if images is None:
+        lines.append("The training images are not counted: give --data.")
+    for origin in dict.fromkeys("" if speed is None else _origin(speed) for speed in speeds.values()):
+        lines.append(origin or f"Images per second of {study.arms[0].config.model.backbone}: not yet measured.")
+    return "\n".join(lines)
+
+
+def _origin(speed: Speed) -> str:
+    return f"{speed.images_per_s:.0f} training images a second and worker: {speed.origin}."
+
+
+def _train_images(config: ExperimentConfig) -> int | None:
+    """Returns how many images a run trains on; None when they are not there to be counted."""
+    from distributed_autolora.data.catalog import data_folder
+    from distributed_autolora.data.parquet import read_images
+    from distributed_autolora.training.task_data import split_rows
+
+    try:
+        return len(split_rows(config, read_images(data_folder(config.data), "train")).train)
+    except UserError:
+        return None

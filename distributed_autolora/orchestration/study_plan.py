@@ -1,0 +1,99 @@
+"""Which runs a study consists of, what each of them is called, and who wins a search."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+from distributed_autolora.config import ExperimentConfig
+from distributed_autolora.studies import Arm, Settings, Study, settings_text, with_settings
+
+Phase = Literal["search", "final"]
+Status = Literal["pending", "running", "finished", "failed", "stopped_early"]
+_LONGEST_NAME = 90
+
+
+@dataclass
+class PlannedRun:
+    """One run of a study, and what became of it so far."""
+
+    arm: str
+    phase: Phase
+    seed: int
+    settings: Settings
+    run: str | None
+    """Name of its folder; None for a final run whose search has no winner yet."""
+    status: Status = "pending"
+    error: str | None = None
+
+    @property
+    def label(self) -> str:
+        """What people read: "search TWINS lr=0.003 gamma=1 seed 0"."""
+        return " ".join(filter(None, [self.phase, self.arm, settings_text(self.settings), f"seed {self.seed}"]))
+
+
+def plan_search(study: Study, seed: int) -> list[PlannedRun]:
+    """Returns one run for each point of each arm's grid, on the search seed."""
+    return [planned(arm.name, "search", seed, settings) for arm in study.arms if arm.grid for settings in arm.points()]
+
+
+def plan_final(study: Study, seeds: Sequence[int], winners: dict[str, Settings]) -> list[PlannedRun]:
+    """Returns one run for each arm and seed: with the winner's settings, or as it is where nothing is searched.
+
+    Args:
+        study: the study.
+        seeds: seeds of the final runs.
+        winners: settings by arm; an arm with a grid that is not in it has no winner yet.
+    """
+    runs = []
+    for arm in study.arms:
+        for seed in seeds:
+            if arm.grid and arm.name not in winners:
+                runs.append(PlannedRun(arm.name, "final", seed, {}, None))
+            else:
+                runs.append(planned(arm.name, "final", seed, winners.get(arm.name, {})))
+    return runs
+
+
+def planned(arm: str, phase: Phase, seed: int, settings: Settings) -> PlannedRun:
+    """Returns a pending run with its name."""
+    words = " ".join(filter(None, [phase, arm, settings_text(settings)])).replace("=", "")
+    name = re.sub(r"[^A-Za-z0-9.]+", "-", words)[:_LONGEST_NAME].strip("-.")
+    return PlannedRun(arm, phase, seed, dict(settings), f"{name}-seed{seed}")
+
+
+def run_config(arm: Arm, run: PlannedRun, *, output: str, mlflow_uri: str | None) -> ExperimentConfig:
+    """Returns the config of one run: a search never opens the test split, a final run reads it once.
+
+    Args:
+        arm: the run's arm.
+        run: the run; it has a name.
+        output: folder of the study.
+        mlflow_uri: where it is tracked.
+    """
+    config = with_settings(arm.config, run.settings)
+    return replace(
+        config,
+        seed=run.seed,
+        evaluation=replace(config.evaluation, test_split=run.phase == "final", linear_head=False),
+        run=replace(config.run, name=run.run, output=output, mlflow_uri=mlflow_uri),
+    )
+
+
+def merit(history: Sequence[dict[str, Any]]) -> float | None:
+    """Returns the best robust validation accuracy of a run, what a search selects by; None without an epoch."""
+    if not history:
+        return None
+    return next((float(v) for key, v in history[-1].items() if key.startswith("best_val/robust_accuracy/")), None)
+
+
+def winner(candidates: Iterable[tuple[PlannedRun, float | None]]) -> Settings | None:
+    """Returns the settings of the finished run of the highest merit, the first of equals; None without any.
+
+    Args:
+        candidates: search runs of one arm in grid order, with their merits.
+    """
+    finished = [(run, value) for run, value in candidates if run.status == "finished" and value is not None]
+    return max(finished, key=lambda pair: pair[1])[0].settings if finished else None

@@ -1,0 +1,180 @@
+"""A study folder as frozen records: which arms, which runs, and what each of them left."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from distributed_autolora.errors import UserError
+from distributed_autolora.reporting.statistics import AccuracyCounts
+
+NATURAL = "natural_accuracy"
+ROBUST = "robust_accuracy/"
+AUTOATTACK = ROBUST + "autoattack"
+_BEST_VALIDATION = "best_val/" + ROBUST
+
+Settings = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One of the things compared: a method, or a method with some setting fixed."""
+
+    name: str
+    label: str
+    searched: bool
+    grid: dict[str, list[Any]]
+    reference: str | None
+    """The arm that this one is compared with; None: with none."""
+
+
+@dataclass(frozen=True)
+class StudyRun:
+    """One run of a study and all that its folder holds so far."""
+
+    arm: str
+    phase: str
+    seed: int
+    settings: Settings
+    name: str | None
+    status: str
+    error: str | None
+    folder: Path | None
+    history: list[dict[str, Any]] = field(default_factory=list)
+    result: dict[str, Any] | None = None
+    evaluation: dict[str, Any] | None = None
+
+    @property
+    def counts(self) -> dict[str, AccuracyCounts]:
+        """Test accuracies of a finished run; where the evaluation program counted one again, the run's own stays."""
+        if self.status != "finished" or not self.result or not self.result.get("test"):
+            return {}
+        judged = {**((self.evaluation or {}).get("accuracies") or {}), **self.result["test"]}
+        return {name: AccuracyCounts(int(part["correct"]), int(part["total"])) for name, part in judged.items()}
+
+    @property
+    def validation_accuracy(self) -> float | None:
+        """Best robust validation accuracy so far: what a search selects by. None for a failed run."""
+        if self.status == "failed" or not self.history:
+            return None
+        return next((float(v) for key, v in self.history[-1].items() if key.startswith(_BEST_VALIDATION)), None)
+
+    @property
+    def attack(self) -> str | None:
+        """Name of the validation attack, such as "pgd10"."""
+        keys = self.history[-1] if self.history else ()
+        return next((key.removeprefix(_BEST_VALIDATION) for key in keys if key.startswith(_BEST_VALIDATION)), None)
+
+    def config(self) -> dict[str, Any]:
+        """Returns the run's effective config as nested dicts; empty where it has none."""
+        if self.folder is None or not (self.folder / "config.yaml").is_file():
+            return {}
+        return yaml.safe_load((self.folder / "config.yaml").read_text()) or {}
+
+
+@dataclass(frozen=True)
+class Study:
+    """A study and its runs so far, finished or not."""
+
+    folder: Path
+    description: dict[str, Any]
+    arms: tuple[Arm, ...]
+    runs: tuple[StudyRun, ...]
+
+    def __getitem__(self, key: str) -> Any:
+        return self.description.get(key)
+
+    def arm(self, name: str) -> Arm:
+        """Returns the arm of this name."""
+        return next(arm for arm in self.arms if arm.name == name)
+
+    def of(self, arm: str, phase: str) -> list[StudyRun]:
+        """Returns the runs of an arm in one phase ("search" or "final"), by seed."""
+        return sorted((run for run in self.runs if (run.arm, run.phase) == (arm, phase)), key=lambda run: run.seed)
+
+    def judged(self, arm: str) -> list[StudyRun]:
+        """Returns the finished final runs of an arm that have test accuracies, by seed."""
+        return [run for run in self.of(arm, "final") if run.counts]
+
+    def accuracies(self, arm: str, metric: str) -> dict[int, AccuracyCounts]:
+        """Returns {seed: counts} of one test accuracy of an arm, only for seeds that have it."""
+        return {run.seed: run.counts[metric] for run in self.judged(arm) if metric in run.counts}
+
+    @property
+    def metrics(self) -> list[str]:
+        """Test accuracies in the order of the paper: natural, the runs' attack, AutoAttack, then any other."""
+        found = {name: None for run in self.runs if run.phase == "final" for name in run.counts}
+        attack = next((run.attack for run in self.runs if run.attack), "pgd10")
+        return list(dict.fromkeys([NATURAL, ROBUST + attack, AUTOATTACK, *sorted(found)]))
+
+    @property
+    def references(self) -> list[str]:
+        """Arms that others are compared with, in the order of the arms."""
+        named = {arm.reference for arm in self.arms}
+        return [arm.name for arm in self.arms if arm.name in named]
+
+
+def load_study(folder: Path) -> Study:
+    """Reads a study folder, finished or not.
+
+    Raises:
+        UserError: when study.json is missing, a file is no JSON, or a run belongs to no arm.
+    """
+    description = _read(folder / "study.json")
+    if description is None:
+        raise UserError(f"{folder} has no study.json: give the folder of a study, such as HOME/studies/NAME.")
+    reference = description.get("reference")
+    try:
+        arms = tuple(_arm(entry, reference) for entry in description["arms"])
+        runs = tuple(_run(folder, entry) for entry in _read(folder / "runs.json") or [])
+    except KeyError as error:
+        raise UserError(
+            f"{folder}: study.json or runs.json lacks {error}; was it written by another version?"
+        ) from None
+    names = {arm.name for arm in arms}
+    strangers = sorted({run.arm for run in runs} - names)
+    if strangers:
+        raise UserError(f'{folder / "runs.json"} names "{strangers[0]}", which is no arm of study.json.')
+    return Study(folder, description, arms, runs)
+
+
+def _arm(entry: dict[str, Any], reference: str | None) -> Arm:
+    own = entry.get("reference", reference)
+    return Arm(
+        name=entry["name"],
+        label=entry.get("label") or entry["name"],
+        searched=bool(entry.get("searched")),
+        grid=entry.get("grid") or {},
+        reference=None if own == entry["name"] else own,
+    )
+
+
+def _run(folder: Path, entry: dict[str, Any]) -> StudyRun:
+    home = folder / "runs" / entry["run"] if entry.get("run") else None
+    return StudyRun(
+        arm=entry["arm"],
+        phase=entry["phase"],
+        seed=entry["seed"],
+        settings=entry.get("settings") or {},
+        name=entry.get("run"),
+        status=entry["status"],
+        error=entry.get("error"),
+        folder=home,
+        history=(_read(home / "history.json") if home else None) or [],
+        result=_read(home / "result.json") if home else None,
+        evaluation=_read(home / "evaluation" / "evaluation.json") if home else None,
+    )
+
+
+def _read(file: Path) -> Any:
+    """Returns the content of a JSON file, None where there is none."""
+    try:
+        return json.loads(file.read_text())
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise UserError(f"{file} cannot be read ({error}). Restore it, or run that part of the study again.") from None

@@ -1,0 +1,188 @@
+"""What happened inside the runs of a study: schedules, searches, costs, what is missing; as Markdown tables."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+from distributed_autolora.reporting.history import compact, duration, series, value
+from distributed_autolora.reporting.markdown import NONE, counted, per_cent, table
+from distributed_autolora.reporting.study import Arm, Settings, Study, StudyRun
+from distributed_autolora.reporting.study_costs import Cost, mean_final_cost, search_cost
+
+_SIMILARITY = "gradient_similarity"
+
+
+def settings_text(settings: Settings) -> str:
+    """Returns a point of a grid for people: "lr 0.01, weight_decay 1e-4"."""
+    return ", ".join(f"{key.split('.')[-1]} {number(value)}" for key, value in settings.items())
+
+
+def number(setting: Any) -> str:
+    """Returns the value of a setting, short."""
+    return compact(setting) if isinstance(setting, float) else str(setting)
+
+
+def cost_table(study: Study) -> str:
+    """Returns, for each arm, what its search, one final run, and both together cost."""
+    rows = []
+    alone = next((name for name in (study["reference"], *study.references) if name in study.references), None)
+    base = mean_final_cost(study, alone) if alone else None
+    for arm in study.arms:
+        search, final = search_cost(study, arm.name), mean_final_cost(study, arm.name)
+        trials, judged = study.of(arm.name, "search"), study.judged(arm.name)
+        if trials:
+            rows.append([arm.label, f"search, {counted(len(trials), 'trial')}", *_cost_cells(search, None)])
+        if final:
+            rows.append([arm.label, f"one final run, mean of {len(judged)}", *_cost_cells(final, base)])
+        if trials and final:
+            rows.append([arm.label, "**search and one final run**", *_cost_cells(search + final, base)])
+    times = f"times {study.arm(alone).label}: time" if alone else "times: time"
+    header = ["method", "", "worker time", "forward", "backward", times, "passes"]
+    return table(header, rows)
+
+
+def schedule_table(study: Study) -> str:
+    """Returns what the schedules did in every final run that has at least one epoch."""
+    rows = []
+    for arm in study.arms:
+        for run in study.of(arm.name, "final"):
+            rows += [[arm.label, str(run.seed), *_schedule_cells(run.history)]] if run.history else []
+    return table(["method", "seed", "epochs", "best", "learning rate", "after epoch", "lambda1", "lambda2"], rows)
+
+
+def search_table(study: Study, arm: Arm) -> str:
+    """Returns every trial of an arm's search with its validation accuracy, or why it has none."""
+    chosen = [run.settings for run in study.of(arm.name, "final")]
+    rows = []
+    for run in study.of(arm.name, "search"):
+        accuracy = run.validation_accuracy
+        text = per_cent(accuracy) if accuracy is not None and run.status in ("finished", "stopped_early") else NONE
+        mark = "**chosen**" if run.settings in chosen else ""
+        rows.append([*(number(run.settings.get(key, "")) for key in arm.grid), text, _trial_note(run) or mark])
+    return table([*(key.split(".")[-1] for key in arm.grid), "validation, %", ""], rows)
+
+
+def search_summary(study: Study, arm: Arm) -> str:
+    """Returns one sentence: how far the arm's accuracy moves with its settings."""
+    trials = study.of(arm.name, "search")
+    finished = [run for run in trials if run.status == "finished" and run.validation_accuracy is not None]
+    parts = [f"{counted(len(trials), 'trial')}, {len(finished)} finished"]
+    for status, word in (("stopped_early", "stopped early"), ("failed", "failed"), ("running", "running")):
+        count = sum(run.status == status for run in trials)
+        parts += [f"{count} {word}"] if count else []
+    if finished:
+        ordered = sorted(finished, key=lambda run: run.validation_accuracy or 0.0)
+        low, high = ordered[0].validation_accuracy or 0.0, ordered[-1].validation_accuracy or 0.0
+        parts.append(
+            f"validation accuracy from {per_cent(low)} % ({settings_text(ordered[0].settings)}) to {per_cent(high)} % "
+            f"({settings_text(ordered[-1].settings)}), a range of {100 * (high - low):.1f} points"
+        )
+        chosen = [run.settings for run in study.of(arm.name, "final") if run.settings]
+        if chosen and ordered[-1].settings not in chosen:
+            parts.append(f"**but the final runs use {settings_text(chosen[0])}**")
+    return f"**{arm.label}**: {', '.join(parts)}."
+
+
+def similarity_table(study: Study) -> str | None:
+    """Returns the gradient similarity of each arm at the first, the middle and the last epoch; None without any."""
+    rows = []
+    for arm in study.arms:
+        for run in study.of(arm.name, "final"):
+            known = [(record["epoch"], value(record, _SIMILARITY)) for record in run.history]
+            known = [(epoch, similarity) for epoch, similarity in known if similarity is not None]
+            if known:
+                picked = (known[0], known[len(known) // 2], known[-1])
+                rows.append([arm.label, str(run.seed), *(f"{s:.3f} (epoch {epoch})" for epoch, s in picked)])
+    return table(["method", "seed", "first", "middle", "last"], rows) if rows else None
+
+
+def missing(study: Study) -> list[str]:
+    """Returns one line for everything that a finished study would have and this one has not."""
+    lines = []
+    for run in study.runs:
+        name = f"{study.arm(run.arm).label}, {run.phase}, seed {run.seed}"
+        name += f", {settings_text(run.settings)}" if run.settings else ""
+        if run.status == "failed":
+            lines.append(f"failed: {name}: `{_error(run)}`")
+        elif run.status == "finished" and run.result is None:
+            lines.append(f"said to be finished, but without a result.json: {name}")
+        elif run.status in ("pending", "running"):
+            after = f" (after {counted(len(run.history), 'epoch')})" if run.history else ""
+            lines.append(f"{run.status}{after}: {name}")
+    for arm in study.arms:
+        seeds = {run.seed for run in study.of(arm.name, "final")}
+        absent = [str(seed) for seed in study["seeds"] or [] if seed not in seeds]
+        lines += [f"not started: {arm.label}, final, seed {', '.join(absent)}"] if absent else []
+        lines += [f"not started: {arm.label}, search"] if arm.searched and not study.of(arm.name, "search") else []
+    return lines
+
+
+def chosen_settings(study: Study) -> str:
+    """Returns the settings that the final runs of each searched arm used, as JSON that a config takes."""
+    lines = []
+    for arm in study.arms:
+        chosen = {json.dumps(run.settings) for run in study.of(arm.name, "final") if run.settings}
+        lines += [f"- {arm.label}: `{text}`" for text in sorted(chosen)]
+    return "\n".join(lines)
+
+
+def _cost_cells(cost: Cost, base: Cost | None) -> list[str]:
+    time, passes = NONE, NONE
+    if base is not None and base.worker_seconds > 0:
+        time = f"{cost.worker_seconds / base.worker_seconds:.1f}"
+    if base is not None and base.passes and cost.passes is not None:
+        passes = f"{cost.passes / base.passes:.1f}"
+    return [duration(cost.worker_seconds), _count(cost.forward_passes), _count(cost.backward_passes), time, passes]
+
+
+def _count(passes: int | None) -> str:
+    return "not recorded" if passes is None else f"{passes:,}" if passes < 10**6 else f"{passes / 1e6:,.2f} M"
+
+
+def _schedule_cells(history: list[dict[str, Any]]) -> list[str]:
+    rates = series(history, "lr")
+    return [
+        str(len(history)),
+        str(history[-1].get("best_epoch", NONE)),
+        f"{compact(rates[0])} to {compact(rates[-1])}",
+        _events(history) or "nothing",
+        _from_to(history, "natural_weight"),
+        _from_to(history, "kl_weight"),
+    ]
+
+
+def _events(history: list[dict[str, Any]]) -> str:
+    """Returns "halved 9 (back to 7), 13; x 0.1 17": what was done after which epoch."""
+    done: dict[str, list[str]] = {}
+    for record in history[:-1] if not history[-1].get("stopped") else history:
+        lr, after = value(record, "lr"), value(record, "next_lr")
+        back = f" (back to {record['restored_epoch']})" if record.get("restored") else ""
+        if record.get("halved"):
+            done.setdefault("halved", []).append(f"{record['epoch']}{back}")
+        elif lr and after is not None and after < lr:
+            done.setdefault(f"x {after / lr:.2g}", []).append(f"{record['epoch']}{back}")
+        if record.get("stopped"):
+            done.setdefault("stopped", []).append(str(record["epoch"]))
+    return "; ".join(f"{what} {', '.join(epochs)}" for what, epochs in done.items())
+
+
+def _from_to(history: list[dict[str, Any]], key: str) -> str:
+    first, last = value(history[0], key), value(history[-1], key)
+    return NONE if first is None or last is None else f"{first:.2f} to {last:.2f}"
+
+
+def _trial_note(run: StudyRun) -> str:
+    notes: dict[str, Callable[[], str]] = {
+        "failed": lambda: f"failed: {_error(run)}",
+        "stopped_early": lambda: f"stopped after epoch {len(run.history)}",
+        "running": lambda: "running",
+        "pending": lambda: "pending",
+    }
+    return notes.get(run.status, str)()
+
+
+def _error(run: StudyRun) -> str:
+    text = " ".join((run.error or "no error was recorded").split()).replace("`", "'")
+    return text if len(text) <= 160 else f"{text[:157]}..."

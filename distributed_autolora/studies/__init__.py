@@ -1,0 +1,76 @@
+"""Named comparisons (the paper's tables): which arms, which values, which of them are searched."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from distributed_autolora.config import ExperimentConfig
+from distributed_autolora.config_reading import nearest
+from distributed_autolora.errors import UserError
+from distributed_autolora.recipes import PAPER_HYPERPARAMETERS, recipe
+from distributed_autolora.studies.definition import Arm, Settings, Study, settings_text, with_settings
+from distributed_autolora.studies.hyperparameters import hyperparameters_page
+from distributed_autolora.studies.tables import EMBEDDED_TASK, STUDIES
+
+__all__ = [
+    "CUSTOM_TASK",
+    "EMBEDDED_TASK",
+    "STUDIES",
+    "TASKS",
+    "Arm",
+    "Settings",
+    "Study",
+    "base_config",
+    "hyperparameters_page",
+    "settings_text",
+    "study",
+    "with_settings",
+]
+
+CUSTOM_TASK = "custom"
+TASKS = (EMBEDDED_TASK, *PAPER_HYPERPARAMETERS, CUSTOM_TASK)
+"""Tasks that a study can be built on; "custom" is one's own data."""
+
+
+def base_config(
+    task: str,
+    *,
+    recipe_config: ExperimentConfig | None = None,
+    backbone: str | None = None,
+    weights: str | None = None,
+    data: str | None = None,
+) -> ExperimentConfig:
+    """Returns what all arms of a study on a task share.
+
+    Args:
+        task: one of `TASKS`.
+        recipe_config: every other value; None: the task's recipe.
+        backbone: network; None: the task's own.
+        weights: pre-trained weights; None: the task's own, if any.
+        data: folder of the images; None: the shipped ones, where there are any.
+
+    Raises:
+        UserError: for an unknown task.
+    """
+    if task not in TASKS:
+        raise UserError(f'There is no task "{task}".{nearest(task, list(TASKS))} Known tasks: {", ".join(TASKS)}.')
+    base = recipe_config or recipe("demo" if task == EMBEDDED_TASK else task)
+    return replace(
+        base,
+        data=replace(base.data, task=task, path=data or base.data.path),
+        model=replace(base.model, backbone=backbone or base.model.backbone, weights=weights or base.model.weights),
+        evaluation=replace(base.evaluation, linear_head=False),
+    )
+
+
+def study(name: str, base: ExperimentConfig) -> Study:
+    """Returns the named study on the config that its arms share.
+
+    Raises:
+        UserError: for an unknown name, or a base that the study cannot be built on.
+    """
+    if name not in STUDIES:
+        raise UserError(
+            f'There is no study "{name}".{nearest(name, list(STUDIES))} Known studies: {", ".join(STUDIES)}.'
+        )
+    return STUDIES[name](base)

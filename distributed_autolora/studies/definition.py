@@ -1,0 +1,70 @@
+"""What a study is: named arms of one comparison, each a complete config with or without a search."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from distributed_autolora.config import ExperimentConfig
+
+Settings = dict[str, float]
+"""Dotted config keys and their values: one point of a grid; empty: the config as it is."""
+
+_SHORT = {"optimization.lr": "lr", "optimization.weight_decay": "wd", "method.twins_gamma": "gamma"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arm:
+    """One row of a comparison."""
+
+    name: str
+    """Unique in its study, for people: "TWINS", "AutoLoRa, rank 8"."""
+    config: ExperimentConfig
+    """Everything but the seed and what the grid replaces."""
+    grid: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    """Dotted config keys and the values to try; empty: no search."""
+    reference: str | None = None
+    """Name of the arm that this one is compared with; None: the study's."""
+
+    def points(self) -> list[Settings]:
+        """Returns all points of the grid, the last key moving fastest; one empty point without a search."""
+        return [dict(zip(self.grid, values, strict=True)) for values in itertools.product(*self.grid.values())]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Study:
+    """A named comparison."""
+
+    name: str
+    """Key in `STUDIES`."""
+    title: str
+    """One line for people."""
+    paper_tables: tuple[str, ...]
+    """Tables and figures of the paper that the study is the like of; empty for none."""
+    arms: tuple[Arm, ...]
+    """In the order of the report."""
+    reference: str
+    """Name of the arm that the others are compared with."""
+
+    def arm(self, name: str) -> Arm:
+        """Returns the arm of a name."""
+        return next(arm for arm in self.arms if arm.name == name)
+
+
+def with_settings(config: ExperimentConfig, settings: Mapping[str, object]) -> ExperimentConfig:
+    """Returns the config with dotted keys replaced.
+
+    Raises:
+        UserError: for a key that no config has, or a value of the wrong type.
+    """
+    values = config.to_dict()
+    for key, value in settings.items():
+        group, _, name = key.rpartition(".")
+        (values[group] if group else values)[name] = value
+    return ExperimentConfig.from_dict(values)
+
+
+def settings_text(settings: Settings) -> str:
+    """Returns "lr=0.003 gamma=1", or an empty text."""
+    return " ".join(f"{_SHORT.get(key, key.rpartition('.')[2])}={value:g}" for key, value in settings.items())

@@ -1,0 +1,43 @@
+"""Compares ways of fine-tuning: AutoLoRa without a search against searched baselines, or another of the paper's tables.
+
+Finished runs are kept: the same command goes on where it was interrupted. docs/comparing.md says more.
+"""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+
+from distributed_autolora.cli import parse_flags, run_program
+from distributed_autolora.config import RunConfig, output_home
+from distributed_autolora.orchestration.study_request import CompareFlags, study_name, study_request
+
+
+def main() -> None:
+    """Reads the command line, and makes, shows or reports a study."""
+    flags = parse_flags(CompareFlags, str(__doc__))
+    if flags.write_hyperparameters is not None:
+        from distributed_autolora.studies import hyperparameters_page
+
+        flags.write_hyperparameters.write_text(hyperparameters_page())
+        return
+    if flags.report_only:
+        from distributed_autolora.orchestration.compare import report_only
+
+        report_only(output_home(RunConfig(output=flags.output)), study_name(flags))
+        return
+    command = shlex.join(["python", f"jobs/{Path(sys.argv[0]).name}", *sys.argv[1:]])
+    request = study_request(flags, command)
+    if flags.dry_run:
+        from distributed_autolora.orchestration.study_estimate import dry_run
+
+        print(dry_run(request))
+        return
+    from distributed_autolora.orchestration.compare import compare
+
+    compare(request)
+
+
+if __name__ == "__main__":
+    run_program(main, when_interrupted="Finished runs are kept; the same command goes on with the others.")

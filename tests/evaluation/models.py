@@ -1,0 +1,114 @@
+"""A healthy robust model and three broken ones, on the shipped images at half their size."""
+
+from __future__ import annotations
+
+import copy
+from functools import cache
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from distributed_autolora.core.attacks import pgd
+from distributed_autolora.core.threat_model import ThreatModel
+from distributed_autolora.data.catalog import embedded_folder
+from distributed_autolora.data.images import ImageSource
+from distributed_autolora.data.parquet import read_images
+from distributed_autolora.models import Classifier
+
+THREAT_MODEL = ThreatModel(epsilon=0.1)
+NUM_CLASSES = 5
+_STEPS = 250
+_BATCH = 50
+
+
+@cache
+def _images(split: str) -> tuple[Tensor, Tensor]:
+    table = read_images(embedded_folder(), split)
+    images = ImageSource(table, channels=1, image_size=None, resized=False).images(torch.arange(len(table)))
+    return F.avg_pool2d(images.float() / 255, 2), torch.as_tensor(table.labels)
+
+
+def shipped_images(count: int) -> tuple[Tensor, Tensor]:
+    """Returns float32 [count, 1, 14, 14] images in [0, 1] and labels [count] of the shipped test split."""
+    x, y = _images("test")
+    return x[:count].clone(), y[:count].clone()
+
+
+def robust_model() -> Classifier:
+    """Returns a fresh copy of a small network that was trained on PGD's images only, in eval mode."""
+    return copy.deepcopy(_trained())
+
+
+@cache
+def _trained() -> Classifier:
+    x, y = _images("train")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        network = nn.Sequential(
+            *(nn.Conv2d(1, 16, 3, padding=1, stride=2, bias=False), nn.BatchNorm2d(16), nn.ReLU()),
+            *(nn.Conv2d(16, 32, 3, padding=1, stride=2), nn.BatchNorm2d(32), nn.ReLU()),
+            *(nn.Flatten(), nn.Linear(32 * 4 * 4, NUM_CLASSES)),
+        )
+        model = Classifier(network, mean=(0.286,), std=(0.353,)).train()
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
+        for step in range(_STEPS):
+            optimizer.param_groups[0]["lr"] = 0.05 * (1 - step / _STEPS)
+            rows = torch.randint(len(x), (_BATCH,))
+            x_adv = pgd(model, x[rows], y[rows], threat_model=THREAT_MODEL, num_steps=4, step_size=0.04)
+            optimizer.zero_grad()
+            F.cross_entropy(model(x_adv), y[rows]).backward()
+            optimizer.step()
+    return model.eval()
+
+
+class FirstClasses(nn.Module):
+    """Knows only the first few classes of a model."""
+
+    def __init__(self, model: nn.Module, num_classes: int) -> None:
+        super().__init__()
+        self.model = model
+        self.num_classes = num_classes
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.model(x)[:, : self.num_classes]
+        return logits
+
+
+class Rounded(nn.Module):
+    """Rounds its input to a few grey levels, which stops every gradient."""
+
+    def __init__(self, model: nn.Module, levels: int = 8) -> None:
+        super().__init__()
+        self.model = model
+        self.levels = levels
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.model((x * self.levels).round() / self.levels)
+        return logits
+
+
+class Noisy(nn.Module):
+    """Adds fresh noise to its input in every forward."""
+
+    def __init__(self, model: nn.Module, deviation: float = 0.1) -> None:
+        super().__init__()
+        self.model = model
+        self.deviation = deviation
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.model(x + self.deviation * torch.randn_like(x))
+        return logits
+
+
+class Saturated(nn.Module):
+    """Multiplies its logits until the float32 cross-entropy of a right image is exactly 0."""
+
+    def __init__(self, model: nn.Module, factor: float = 1e4) -> None:
+        super().__init__()
+        self.model = model
+        self.factor = factor
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.factor * self.model(x)
+        return logits

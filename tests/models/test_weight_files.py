@@ -1,0 +1,250 @@
+"""Published checkpoints load strictly, from every layout; nothing in a file is executed or passed over in silence."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torchvision
+from torch import Tensor, nn
+
+from distributed_autolora.config import ExperimentConfig, ModelConfig
+from distributed_autolora.errors import UserError
+from distributed_autolora.models import build, load_backbone, load_classifier, read_checkpoint, save_weights
+from distributed_autolora.models import weights_digest as digest_of
+from distributed_autolora.models.published import SHA256
+from distributed_autolora.models.small_resnet import SmallResNet
+from tests.models.checkpoints import IMAGENET, State, attacker_state, column, write_robust_imagenet
+
+
+def small(classes: int = 9, channels: int = 3) -> SmallResNet:
+    return SmallResNet(channels, classes)
+
+
+def assert_backbone_is(network: nn.Module, source: nn.Module) -> None:
+    expected = source.state_dict()
+    for name, value in network.state_dict().items():
+        if not name.startswith("fc."):
+            assert torch.equal(value, expected[name]), name
+
+
+@pytest.mark.parametrize(("name", "key"), [("resnet18", "model"), ("resnet50", "state_dict")])
+def test_a_robust_imagenet_checkpoint_gives_its_backbone_and_a_fresh_head(tmp_path: Path, name: str, key: str) -> None:
+    torch.manual_seed(1)
+    source = torchvision.models.get_model(name, weights=None)
+    path = write_robust_imagenet(tmp_path / "robust.ckpt", source, key=key)
+    classifier = build(name, 7, str(path))
+    assert_backbone_is(classifier.backbone, source)
+    assert classifier.head.weight.shape[0] == 7
+
+
+def _plain(state: State) -> object:
+    return state
+
+
+def _data_parallel(state: State) -> object:
+    return {f"module.{name}": value for name, value in state.items()}
+
+
+def _robustbench(state: State) -> object:
+    wrapped = {f"model.{name}": value for name, value in state.items()}
+    normaliser = {"normalize.mean": column(IMAGENET[0]), "normalize.std": column(IMAGENET[1])}
+    return {"state_dict": {**normaliser, **wrapped}, "best": np.float64(61.0), "args": argparse.Namespace(lr=0.1)}
+
+
+def _mu_sigma(state: State) -> object:
+    return {"mu": column(IMAGENET[0])[None], "sigma": column(IMAGENET[1])[None], **state}
+
+
+def _sequential(state: State) -> object:
+    return {"0.mean": column(IMAGENET[0]), "0.std": column(IMAGENET[1])} | {f"1.{n}": v for n, v in state.items()}
+
+
+def _compiled(state: State) -> object:
+    return {"model": {f"_orig_mod.module.{name}": value for name, value in state.items()}}
+
+
+def _without_counters(state: State) -> object:
+    return {name: value for name, value in state.items() if "num_batches_tracked" not in name}
+
+
+LAYOUTS = (_plain, _data_parallel, _robustbench, _mu_sigma, _sequential, _compiled, _without_counters)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_every_layout_gives_the_classifier_head_included(tmp_path: Path, layout: Callable[[State], object]) -> None:
+    source, network = small(), small()
+    torch.save(layout(source.state_dict()), tmp_path / "w.pt")
+    load_classifier(network, tmp_path / "w.pt", mean=IMAGENET[0], std=IMAGENET[1])
+    for name, value in network.state_dict().items():
+        assert torch.equal(value, source.state_dict()[name]), name
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
+def test_half_precision_weights_become_float32(tmp_path: Path, dtype: torch.dtype, suffix: str) -> None:
+    state = {k: v.to(dtype) if v.is_floating_point() else v for k, v in small().state_dict().items()}
+    path = tmp_path / f"w{suffix}"
+    torch.save(state, path) if suffix == ".pt" else save_weights(state, path)
+    found = read_checkpoint(path).state
+    assert found["conv1.weight"].dtype == torch.float32
+    assert torch.equal(found["conv1.weight"].to(dtype), state["conv1.weight"])
+    assert found["bn1.num_batches_tracked"].dtype == torch.int64
+
+
+def test_weights_come_from_a_uri(tmp_path: Path) -> None:
+    source = small()
+    save_weights(source.state_dict(), tmp_path / "w.safetensors")
+    network = small()
+    load_classifier(network, f"file://{tmp_path}/w.safetensors")
+    assert_backbone_is(network, source)
+    for uri in (f"file://{tmp_path}/none.pt", "gopher://host/w.pt"):
+        with pytest.raises(UserError, match="cannot be read"):
+            load_classifier(network, uri)
+
+
+def _a_copy_differs(state: State) -> None:
+    state["module.attacker.model.conv1.weight"] = state["module.model.conv1.weight"] + 1
+
+
+def _a_copy_is_missing(state: State) -> None:
+    del state["module.attacker.model.layer1.0.conv1.weight"]
+
+
+def _a_normaliser_differs(state: State) -> None:
+    state["module.attacker.normalize.new_std"] = state["module.normalizer.new_std"] * 2
+
+
+def _renamed(state: State) -> None:
+    for prefix in ("module.model.", "module.attacker.model."):
+        state[f"{prefix}layer1.0.convolution.weight"] = state.pop(f"{prefix}layer1.0.conv1.weight")
+
+
+def _an_unknown_part(state: State) -> None:
+    state["module.extra.weight"] = torch.zeros(2)
+
+
+REFUSED: list[tuple[Callable[[State], None], str]] = [
+    (_a_copy_differs, "differ.*model.conv1.weight"),
+    (_a_copy_is_missing, "model.layer1.0.conv1.weight"),
+    (_a_normaliser_differs, "normalizer.new_std"),
+    (_renamed, "missing layer1.0.conv1.weight; unexpected layer1.0.convolution.weight"),
+    (_an_unknown_part, "extra.weight"),
+]
+
+
+@pytest.mark.parametrize(("change", "named"), REFUSED)
+def test_a_changed_checkpoint_is_refused_by_the_tensor_s_name(
+    tmp_path: Path, change: Callable[[State], None], named: str
+) -> None:
+    path = write_robust_imagenet(tmp_path / "robust.ckpt", small(), change=change)
+    with pytest.raises(UserError, match=named):
+        load_backbone(small(), path, head="fc")
+
+
+def test_another_architecture_is_refused(tmp_path: Path) -> None:
+    path = write_robust_imagenet(tmp_path / "robust.ckpt", torchvision.models.resnet18())
+    with pytest.raises(UserError, match="another architecture"):
+        build("resnet34", 5, str(path))
+
+
+def test_a_head_of_other_classes_is_dropped_for_fine_tuning_and_refused_for_evaluation(tmp_path: Path) -> None:
+    save_weights(small(9).state_dict(), tmp_path / "w.safetensors")
+    load_backbone(small(5), tmp_path / "w.safetensors", head="fc")
+    with pytest.raises(UserError, match=r"fc.weight is \[9, 64\], not \[5, 64\]"):
+        load_classifier(small(5), tmp_path / "w.safetensors")
+
+
+def test_another_normalisation_than_the_file_s_is_refused(tmp_path: Path) -> None:
+    path = write_robust_imagenet(tmp_path / "robust.ckpt", torchvision.models.resnet18())
+    with pytest.raises(UserError, match=r"mean 0.485 0.456 0.406.*--model.mean 0.485 0.456 0.406"):
+        build("resnet18", 5, str(path), mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
+    own = tmp_path / "own.safetensors"
+    save_weights(small(channels=1).state_dict(), own, {"mean": "[0.286]", "std": "[0.353]"})
+    with pytest.raises(UserError, match=r"std 0.353"):
+        build("small_resnet", 5, str(own), mean=(0.286,), std=(0.5,))
+    assert build("small_resnet", 5, str(own), mean=(0.286,), std=(0.353,)).mean.item() == pytest.approx(0.286)
+
+
+def test_a_file_with_two_networks_is_refused(tmp_path: Path) -> None:
+    state = small().state_dict()
+    torch.save({"state_dict": state, "state_dict_ema": state}, tmp_path / "w.pt")
+    with pytest.raises(UserError, match="it holds 2: state_dict, state_dict_ema"):
+        read_checkpoint(tmp_path / "w.pt")
+
+
+class Payload:
+    """Creates a file when it is unpickled."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+
+    def __reduce__(self) -> tuple[object, tuple[str, str]]:
+        return (open, (str(self.file), "w"))
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_a_malicious_pickle_creates_no_file(tmp_path: Path, zipped: bool) -> None:
+    path, mark = tmp_path / "w.pt", tmp_path / "executed"
+    content = {"model": attacker_state(small()), "epoch": Payload(mark)}
+    torch.save(content, path, _use_new_zipfile_serialization=zipped)
+    with pytest.raises(UserError, match="without executing code from it"):
+        read_checkpoint(path)
+    with pytest.raises(UserError, match="nobody vouches"):
+        read_checkpoint(path, allow_pickle=True)
+    with pytest.raises(UserError, match="has SHA-256"):
+        read_checkpoint(path, allow_pickle=True, digest="0" * 64)
+    with pytest.raises(UserError, match="without executing code from it"):
+        read_checkpoint(path, digest=digest_of(path))
+    assert not mark.exists()
+    read_checkpoint(path, allow_pickle=True, digest=digest_of(path))
+    assert mark.exists(), "the payload works, so the refusals above refused something"
+
+
+def test_a_config_that_allows_pickles_must_name_the_digest() -> None:
+    with pytest.raises(UserError, match="also give"):
+        ExperimentConfig(model=ModelConfig(allow_pickle=True)).validate()
+    ExperimentConfig(model=ModelConfig(allow_pickle=True, weights_digest="0" * 64)).validate()
+
+
+@pytest.mark.parametrize("suffix", [".pt", ".safetensors", ".old"])
+def test_damaged_files_are_refused_in_one_line(tmp_path: Path, suffix: str) -> None:
+    whole, path = tmp_path / f"whole{suffix}", tmp_path / f"w{suffix}"
+    state = small().state_dict()
+    if suffix == ".safetensors":
+        save_weights(state, whole)
+    else:
+        torch.save(state, whole, _use_new_zipfile_serialization=suffix == ".pt")
+    data = whole.read_bytes()
+    for kept in (0, 1, 7, 100, 3000, len(data) // 2, len(data) - 50):
+        path.write_bytes(data[:kept])
+        with pytest.raises(UserError) as caught:
+            read_checkpoint(path)
+        assert str(path) in str(caught.value)
+        assert "\n" not in str(caught.value)
+
+
+def test_a_published_name_must_have_the_published_bytes(tmp_path: Path) -> None:
+    path = write_robust_imagenet(tmp_path / "resnet18_linf_eps4.0.ckpt", small())
+    with pytest.raises(UserError, match=r"not the published resnet18_linf_eps4.0.ckpt.*6f8ccef1ae49"):
+        digest_of(path)
+    with pytest.raises(UserError, match="not the published"):
+        load_backbone(small(), path, head="fc")
+    network = small()
+    load_backbone(network, path, head="fc", digest=hashlib.sha256(path.read_bytes()).hexdigest())
+    assert all(len(digest) == 64 and int(digest, 16) for digest in SHA256.values())
+
+
+def test_tied_weights_are_written_and_come_back(tmp_path: Path) -> None:
+    first, second = nn.Linear(3, 3), nn.Linear(3, 3)
+    second.weight = first.weight
+    network = nn.Sequential(first, second)
+    save_weights(network.state_dict(), tmp_path / "w.safetensors")
+    found: dict[str, Tensor] = read_checkpoint(tmp_path / "w.safetensors").state
+    assert torch.equal(found["0.weight"], found["1.weight"])
+    assert torch.equal(found["0.weight"], first.weight)

@@ -1,0 +1,112 @@
+"""An evaluation that cannot work is refused in one line before any work starts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torchvision
+
+from distributed_autolora.cli import parse_flags
+from distributed_autolora.errors import UserError
+from distributed_autolora.models import read_weights, save_weights
+from distributed_autolora.orchestration.evaluation_plan import make_plan
+from distributed_autolora.orchestration.evaluation_request import EvaluationRequest
+from tests.orchestration.evaluations import Material, write_material
+
+
+@pytest.fixture(scope="module")
+def material(tmp_path_factory: pytest.TempPathFactory) -> Material:
+    folder = tmp_path_factory.mktemp("refusals")
+    material = write_material(folder)
+    (folder / "cut.safetensors").write_bytes(material.weights.read_bytes()[:5000])
+    (folder / "cut.pt2").write_bytes(b"PK\x03\x04 and no more")
+    torch.save({f"module.{name}": value for name, value in read_weights(material.weights).items()}, folder / "plain.pt")
+    save_weights(torchvision.models.resnet18(num_classes=3).state_dict(), folder / "other.safetensors")
+    return material
+
+
+SMALL = {"backbone": "small_resnet", "mean": (0.5,), "std": (0.25,)}
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"model": "missing.safetensors"}, "There is no model"),
+        ({"model": "cut.safetensors"}, "cannot be read"),
+        ({"model": "cut.pt2"}, "no complete file of torch.export"),
+        ({"model": "plain.pt"}, "give --backbone"),
+        ({"model": "plain.pt", **SMALL, "num_classes": 7}, r"fc.weight is \[3, 64\], not \[7, 64\]"),
+        ({"model": "plain.pt", "backbone": "resnet18"}, "belong to another network"),
+        ({"model": "plain.pt", **SMALL, "backbone": "small_resnot"}, 'Did you mean "small_resnet"'),
+        ({"model": "plain.pt", **SMALL, "mean": (0.5,) * 3, "std": (0.2,) * 3}, r"conv1.weight is \[16, 1, 3, 3\]"),
+        (
+            {"model": "other.safetensors", "backbone": "resnet18", "num_classes": 3, "mean": (0.5,)},
+            "one entry a channel",
+        ),
+        ({"data": "nowhere"}, "no folder nowhere"),
+        ({"data": None}, "Give --data"),
+        ({"epsilon": None}, "Give --epsilon"),
+        ({"epsilon": 8.0}, "--epsilon is 8.0"),
+        ({"attacks": "pgd10,autoatack"}, 'Did you mean "autoattack"'),
+        ({"attacks": "apgd-t"}, "needs at least 4 classes"),
+        ({"images": 21}, "21"),
+        ({"chunk_size": 0}, "--chunk-size is 0"),
+        ({"model": "models:/nothing/1"}, "has no model models:/nothing/1"),
+    ],
+)
+def test_bad_input_is_refused_in_one_line(
+    material: Material, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, values: dict[str, Any], said: str
+) -> None:
+    monkeypatch.chdir(material.weights.parent)
+    monkeypatch.setenv("DISTRIBUTED_AUTOLORA_HOME", str(tmp_path))
+    with pytest.raises(UserError, match=said) as refusal:
+        make_plan(material.request(tmp_path / "output", **values))
+    assert "\n" not in str(refusal.value)
+
+
+def test_a_model_with_another_number_of_classes_is_refused(material: Material, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="has 5 classes"):
+        make_plan(material.request(tmp_path, data="fashion-mnist-5-9"))
+
+
+def test_a_wrapped_state_dict_is_the_model_that_it_wraps(material: Material, tmp_path: Path) -> None:
+    wrapped = make_plan(
+        material.request(tmp_path, model=str(material.weights.parent / "plain.pt"), **SMALL)
+    ).found.model
+    plain = make_plan(material.request(tmp_path)).found.model
+    assert wrapped.digest() == plain.digest()
+
+
+def test_what_determines_the_outcome_determines_the_folder_of_the_chunks(material: Material, tmp_path: Path) -> None:
+    def digest(**values: Any) -> str:
+        return make_plan(material.request(tmp_path, **values)).folder.digest
+
+    same = digest()
+    assert digest(num_workers=7, sanity=True, register="name") == same
+    others: list[dict[str, Any]] = [
+        {"seed": 1},
+        {"epsilon": 0.1},
+        {"chunk_size": 6},
+        {"attacks": "pgd3"},
+        {"images": 19},
+    ]
+    assert len({same, *(digest(**values) for values in others)}) == 1 + len(others)
+
+
+def test_flags_are_read_with_fractions() -> None:
+    arguments = ["--model", "m", "--epsilon", "8/255", "--mean", "0.5", "0.4", "0.3", "--no-sanity"]
+    request = parse_flags(EvaluationRequest, "", arguments)
+    assert (request.epsilon, request.mean, request.sanity) == (8 / 255, (0.5, 0.4, 0.3), False)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [(["--model", "m", "--epsilom", "1"], "Did you mean"), ([], "--model"), (["--model"], "model")],
+)
+def test_bad_flags_are_refused_in_one_line(arguments: list[str], said: str) -> None:
+    with pytest.raises(UserError, match=said) as refusal:
+        parse_flags(EvaluationRequest, "", arguments)
+    assert "\n" not in str(refusal.value)

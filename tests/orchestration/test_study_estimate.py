@@ -1,0 +1,87 @@
+"""Worker-hours come from a speed that was measured, and say where; a dry run starts nothing."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+from distributed_autolora.orchestration.run_folder import RunFolder, write_json
+from distributed_autolora.orchestration.study_estimate import dry_run, measured_speed
+from distributed_autolora.orchestration.study_request import CompareFlags, study_request
+from distributed_autolora.studies import EMBEDDED_TASK, base_config
+
+ROOT = Path(__file__).parent.parent.parent
+BASE = base_config(EMBEDDED_TASK)
+
+
+def finished_run(home: Path, name: str, seconds: float, *, steps: int = 10, node: str | None = None) -> None:
+    """Writes a finished run of 2 epochs of 300 images on 2 workers."""
+    folder = RunFolder(home / "runs" / name)
+    folder.hold()
+    folder.create(replace(BASE, train_attack=replace(BASE.train_attack, num_steps=steps)))
+    write_json(folder.history_file, [{"seconds/epoch": seconds, "num_workers": 2}] * 2)
+    write_json(folder.path / "result.json", {"train_images": 300})
+    folder.release()
+    if node is not None:
+        (folder.path / "lock").write_text(f"process 1 on {node}")
+
+
+def test_the_newest_run_alike_on_this_machine_says_how_fast_a_worker_is(tmp_path: Path) -> None:
+    finished_run(tmp_path, "older", 1.0)
+    finished_run(tmp_path, "mine", 3.0)
+    finished_run(tmp_path, "other-attack", 0.1, steps=7)
+    finished_run(tmp_path, "other-machine", 0.1, node="elsewhere")
+    for age, name in enumerate(("other-machine", "other-attack", "mine", "older")):
+        os.utime(tmp_path / "runs" / name / "result.json", (1e9 - age, 1e9 - age))
+    speed = measured_speed(BASE, tmp_path)
+    assert speed is not None
+    assert speed.images_per_s == 300 / (3.0 * 2)
+    assert '"mine"' in speed.origin
+    assert speed.worker_hours(BASE, 1000) == 20 * 1000 / 50 / 3600
+
+
+def test_without_a_run_the_shipped_measurement_counts_for_its_network_alone(tmp_path: Path) -> None:
+    shipped = measured_speed(BASE, tmp_path)
+    assert shipped is not None
+    assert "not on this machine" in shipped.origin
+    assert measured_speed(base_config("cub", weights="w"), tmp_path) is None
+
+
+def test_a_dry_run_names_every_run_with_its_hours_and_where_they_come_from(tmp_path: Path) -> None:
+    finished_run(tmp_path, "mine", 3.0)
+    text = dry_run(study_request(CompareFlags(output=str(tmp_path), seeds=2), ""))
+    lines = text.splitlines()
+    runs = [line for line in lines if line.startswith("  ")]
+    assert [sum(line.strip().startswith(phase) for line in runs) for phase in ("search", "final")] == [12, 6]
+    assert all("0.11 worker-hours" in line for line in runs)
+    assert "In all 2.0 worker-hours." in lines
+    assert '50 training images a second and worker: run "mine" on this machine.' in lines
+    assert not (tmp_path / "studies").exists()
+
+
+def test_what_was_not_measured_is_not_guessed(tmp_path: Path) -> None:
+    text = dry_run(study_request(CompareFlags(study="sharpening", task="cub", output=str(tmp_path)), ""))
+    assert text.count("not known") == 22  # 21 runs and their sum
+    assert "Images per second of resnet18: not yet measured." in text
+
+
+def test_the_program_shows_a_dry_run_without_ray_and_mlflow_and_refuses_in_one_line(tmp_path: Path) -> None:
+    probe = "import runpy, sys; sys.argv[1:] = {arguments}; runpy.run_path('jobs/compare.py', run_name='__main__')"
+    probe = (
+        f"import atexit, sys; atexit.register(lambda: print('ray' in sys.modules, 'mlflow' in sys.modules)); {probe}"
+    )
+
+    def program(*arguments: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-c", probe.format(arguments=list(arguments))]
+        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+        return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+
+    shown = program("--dry-run", "--output", str(tmp_path))
+    assert shown.returncode == 0, shown.stderr
+    assert shown.stdout.splitlines()[-1] == "False False"
+    refused = program("--studdy", "x")
+    assert (refused.returncode, len(refused.stderr.splitlines())) == (2, 1)
+    assert 'Did you mean "--study"?' in refused.stderr

@@ -1,0 +1,211 @@
+"""Made-up study folders in exactly the documented format, finished or broken off."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import yaml
+
+from distributed_autolora.config import ExperimentConfig
+from tests.reporting import runs
+
+LRS, DECAYS, GAMMAS = [0.01, 0.003, 0.001], [1e-4, 1e-5], [0.4, 1.0, 3.0]
+ATTACKS = ("natural", "pgd10")
+ACCURACIES = {"AutoLoRa": (0.91, 0.80, 0.74), "TWINS": (0.90, 0.83, 0.79), "Vanilla RFT": (0.885, 0.775, 0.73)}
+"""Natural, PGD-10 and AutoAttack accuracy that an arm scatters about."""
+ERROR = "RayTaskError: worker 1 | died\n  of a signal"
+
+
+def study(folder: Path, *, seeds: int = 3, images: int = 400, autoattack: bool = True, **changes: Any) -> Path:
+    """Writes a finished tuned comparison: one search trial of TWINS failed, one of vanilla RFT stopped early.
+
+    Args:
+        folder: home of the study, made here.
+        seeds: final runs of each arm.
+        images: test images.
+        autoattack: whether AutoLoRa and TWINS have an evaluation; vanilla RFT never has.
+        changes: of study.json.
+    """
+    grids: dict[str, dict[str, list[Any]]] = {
+        "AutoLoRa": {},
+        "TWINS": {"optimization.lr": LRS, "optimization.weight_decay": DECAYS, "method.twins_gamma": GAMMAS},
+        "Vanilla RFT": {"optimization.lr": LRS, "optimization.weight_decay": DECAYS},
+    }
+    description = {
+        "study": "tuned_baselines",
+        "task": "fashion-mnist-5-9",
+        "title": "AutoLoRa against searched TWINS and vanilla RFT",
+        "paper_tables": ["1", "2", "8"],
+        "backbone": "small_resnet",
+        "pretraining": "Fashion-MNIST classes 0-4, epsilon 0.1",
+        "seeds": list(range(seeds)),
+        "search_seed": 0,
+        "scheduler": "grid",
+        "epsilon": 0.1,
+        "command": "python jobs/compare.py --study tuned_baselines --task fashion-mnist-5-9",
+        "reference": "AutoLoRa",
+        "arms": [{"name": n, "label": n, "searched": bool(g), "grid": g} for n, g in grids.items()],
+    } | changes
+    entries: list[dict[str, Any]] = []
+    for name, grid in grids.items():
+        entries += _search(folder, name, grid) if grid else []
+        chosen = {key: values[0] for key, values in grid.items()}
+        for seed in range(seeds):
+            entries.append(entry(name, "final", seed, chosen, f"final-{len(entries)}"))
+            final_run(folder, entries[-1], images, autoattack and name != "Vanilla RFT")
+    write(folder, description, entries)
+    return folder
+
+
+def write(folder: Path, description: dict[str, Any], entries: list[dict[str, Any]]) -> None:
+    """Writes study.json and runs.json."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "study.json").write_text(json.dumps(description))
+    (folder / "runs.json").write_text(json.dumps(entries))
+
+
+def entries_of(folder: Path) -> list[dict[str, Any]]:
+    """Returns the content of runs.json."""
+    return list(json.loads((folder / "runs.json").read_text()))
+
+
+def entry(arm: str, phase: str, seed: int, settings: dict[str, Any], run: str | None, **rest: Any) -> dict[str, Any]:
+    """Returns an entry of runs.json, finished unless told otherwise."""
+    base = {"arm": arm, "phase": phase, "seed": seed, "settings": settings, "run": run}
+    return base | {"status": "finished", "error": None} | rest
+
+
+def history(epochs: int, *, vanilla: bool, lift: float = 0.0, similarity: float = 0.1) -> list[dict[str, Any]]:
+    """Returns records with passes, gradient similarity under a method without low-rank branch, and workers."""
+    records = runs.history(epochs, vanilla=vanilla)
+    for record in records:
+        record |= {"num_workers": 2, "passes/forward": 14000, "passes/backward": 11000}
+        record["best_val/robust_accuracy/pgd10"] += lift
+        record["val/robust_accuracy/pgd10"] += lift
+        if vanilla:
+            record["gradient_similarity"] = similarity + 0.01 * record["epoch"]
+    return records
+
+
+def final_run(folder: Path, told: dict[str, Any], images: int, autoattack: bool) -> None:
+    """Writes the folder of a final run, judged on the test split."""
+    home = folder / "runs" / told["run"]
+    seed, arm = told["seed"], told["arm"]
+    shift = ACCURACIES[arm][1] - 0.8 + 0.004 * seed
+    records = history(20, vanilla=arm != "AutoLoRa", lift=shift, similarity=0.1 + shift)
+    outcomes = _outcomes(images, arm, seed)
+    label = outcomes["label"]
+    test = {
+        "natural_accuracy": _counts(outcomes["natural_prediction"] == label),
+        "robust_accuracy/pgd10": _counts(outcomes["pgd10_prediction"] == label),
+    }
+    result = runs.result(records) | {
+        "name": told["run"],
+        "seed": seed,
+        "test": test,
+        "test_images": images,
+        "split_digest": "ab12" * 16,
+        "cost": {"worker_seconds": 256.0 + seed, "forward_passes": 280000, "backward_passes": 220000},
+    }
+    _write_run(home, records, result, seed)
+    pq.write_table(pa.table(outcomes), home / "outcomes.parquet")
+    if autoattack:
+        _evaluate(home, outcomes, arm, seed)
+
+
+def _search(folder: Path, arm: str, grid: dict[str, list[Any]]) -> list[dict[str, Any]]:
+    entries = []
+    for index, values in enumerate(itertools.product(*grid.values())):
+        settings = dict(zip(grid, values, strict=True))
+        told = entry(arm, "search", 0, settings, f"search-{arm.split(maxsplit=1)[0]}-{index}")
+        epochs = 20
+        if (arm, index) == ("TWINS", 4):
+            told, epochs = told | {"status": "failed", "error": ERROR}, 3
+        if (arm, index) == ("Vanilla RFT", 5):
+            told, epochs = told | {"status": "stopped_early"}, 6
+        records = history(epochs, vanilla=True, lift=-0.02 * index / len(LRS))
+        result = runs.result(records) | {
+            "split_digest": "ab12" * 16,
+            "test": None,
+            "test_images": None,
+            "cost": _cost(records),
+        }
+        _write_run(folder / "runs" / told["run"], records, result if epochs == 20 else None, 0)
+        entries.append(told)
+    return entries
+
+
+def _cost(records: list[dict[str, Any]]) -> dict[str, Any]:
+    seconds = sum(record["seconds/epoch"] * record["num_workers"] for record in records)
+    passes = {way: sum(record[f"passes/{way}"] for record in records) for way in ("forward", "backward")}
+    return {"worker_seconds": seconds, **{f"{way}_passes": count for way, count in passes.items()}}
+
+
+def _write_run(home: Path, records: list[dict[str, Any]], result: dict[str, Any] | None, seed: int) -> None:
+    home.mkdir(parents=True)
+    config = ExperimentConfig(seed=seed).to_dict()
+    config["model"] |= {"backbone": "small_resnet", "mean": [0.286], "std": [0.353]}
+    config["data"]["digest"] = "cd34" * 16
+    (home / "config.yaml").write_text(yaml.safe_dump(config))
+    (home / "history.json").write_text(json.dumps(records))
+    if result is not None:
+        (home / "result.json").write_text(json.dumps(result))
+
+
+def _outcomes(images: int, arm: str, seed: int) -> dict[str, Any]:
+    """An image is hard or easy for all arms alike, with some noise of the arm and the seed."""
+    hardness = np.random.default_rng(0).uniform(size=images)
+    noise = np.random.default_rng([seed, *arm.encode()]).normal(0, 0.03, images)
+    label = np.arange(images) % 5
+    right = {name: hardness + noise < ACCURACIES[arm][i] for i, name in enumerate(ATTACKS)}
+    return {
+        "row": np.arange(images),
+        "row_id": [f"{index:05d}.png" for index in range(images)],
+        "label": label,
+        **{f"{name}_prediction": np.where(ok, label, (label + 1) % 5) for name, ok in right.items()},
+    }
+
+
+def _evaluate(home: Path, outcomes: dict[str, Any], arm: str, seed: int) -> None:
+    """AutoAttack on every second test image."""
+    rows = np.arange(0, len(outcomes["row"]), 2)
+    hardness = np.random.default_rng(0).uniform(size=len(outcomes["row"]))[rows]
+    noise = np.random.default_rng([seed, *arm.encode()]).normal(0, 0.03, len(outcomes["row"]))[rows]
+    robust = {"robust/autoattack": hardness + noise < ACCURACIES[arm][2]}
+    robust["robust/pgd10"] = outcomes["pgd10_prediction"][rows] == outcomes["label"][rows]
+    kept = {key: np.asarray(values)[rows] for key, values in outcomes.items() if key != "pgd10_prediction"}
+    document = {
+        "model": str(home),
+        "data": "fashion-mnist-5-9",
+        "threat_model": {"norm": "linf", "epsilon": 0.1},
+        "test_images": len(rows),
+        "num_classes": 5,
+        "accuracies": {
+            "natural_accuracy": _counts(kept["natural_prediction"] == kept["label"]),
+            "robust_accuracy/pgd10": _counts(robust["robust/pgd10"]),
+            "robust_accuracy/autoattack": _counts(robust["robust/autoattack"]),
+        },
+        "labels": {"robust_accuracy/autoattack": "AutoAttack (standard, 4 targets: 5 classes)"},
+        "sanity": [
+            {"name": "zero gradients", "status": "PASS", "detail": "0 of 200", "figures": {}},
+            {"name": "black box beats white box", "status": "WARN", "detail": "Square broke 3 more", "figures": {}},
+        ],
+        "seconds": {"total": 12.0},
+        "num_workers": 2,
+        "chunk_size": 100,
+        "seed": 0,
+        "package_versions": {"torch": "2.14.1", "pyautoattack": "0.2.0"},
+    }
+    (home / "evaluation").mkdir()
+    (home / "evaluation" / "evaluation.json").write_text(json.dumps(document))
+    pq.write_table(pa.table(kept | robust), home / "evaluation" / "outcomes.parquet")
+
+
+def _counts(right: Any) -> dict[str, int]:
+    return {"correct": int(right.sum()), "total": len(right)}

@@ -1,0 +1,147 @@
+"""The card says what was measured, and its four lines load the model; the RobustBench entry has its fields."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from distributed_autolora.core.metrics import AccuracyCount
+from distributed_autolora.models.export import export_model
+from distributed_autolora.models.portable import NetworkDescription, PortableModel
+from distributed_autolora.reporting.evaluation import chunk_line, evaluation_table
+from distributed_autolora.reporting.model_card import ModelFacts, model_card
+from distributed_autolora.reporting.robustbench import PaperEntry, robustbench_entry
+from distributed_autolora.reporting.statistics import wilson_interval
+
+LABEL = "AutoAttack (standard, 4 targets: 5 classes)"
+PAPER = PaperEntry(link="https://example.org", name="A title", authors="A. Uthor", venue="Somewhere 2024")
+
+
+def example(**more: Any) -> dict[str, Any]:
+    """Returns the result of an evaluation."""
+    values: dict[str, Any] = {
+        "model": "demo-1",
+        "task": "fashion-mnist-5-9",
+        "threat_model": {"norm": "linf", "epsilon": 8 / 255},
+        "test_images": 1000,
+        "test_images_available": 1000,
+        "num_classes": 5,
+        "class_names": ["a", "b", "c", "d", "e"],
+        "accuracies": {
+            "natural_accuracy": {"correct": 931, "total": 1000},
+            "robust_accuracy/autoattack": {"correct": 841, "total": 1000},
+        },
+        "labels": {"robust_accuracy/autoattack": LABEL},
+        "broken_by": {"natural": 69, "apgd-ce": 90},
+        "sanity": [{"name": "steps", "status": "PASS", "detail": "x " * 60, "figures": {}}],
+        "seconds": {"chunks": 61.0, "wall": 31.0},
+        "num_workers": 2,
+        "use_gpu": False,
+        "chunk_size": 100,
+        "seed": 0,
+        "image_shape": [1, 8, 8],
+        "data_digest": "d" * 64,
+        "package_versions": {"torch": "2"},
+    }
+    return values | more
+
+
+def facts(**more: Any) -> ModelFacts:
+    """Returns what a card says beside the result."""
+    values: dict[str, Any] = {
+        "architecture": "small_resnet",
+        "parameters": 174_645,
+        "pretrained": True,
+        "method": "autolora",
+        "training": None,
+        "data_licence": "MIT",
+        "data_provenance": "Fashion-MNIST",
+        "export_differences": {"model.safetensors": 0.0, "model.pt2": 0.0},
+    }
+    return ModelFacts(**(values | more))
+
+
+def test_the_four_lines_of_the_card_classify_images_without_this_package(tmp_path: Path) -> None:
+    description = NetworkDescription(backbone="small_resnet", num_classes=5, mean=(0.2,), std=(0.3,))
+    export_model(
+        PortableModel(description, description.build().backbone.state_dict()), tmp_path, [torch.rand(2, 1, 8, 8)]
+    )
+    block = re.search(r"```python\n(.*?)```", model_card(example(), facts()), re.DOTALL)
+    assert block is not None
+    lines = block[1].strip().splitlines()
+    assert len(lines) == 4
+    blocked = 'import sys; sys.modules["distributed_autolora"] = None\n'
+    done = subprocess.run(
+        [sys.executable, "-I", "-c", blocked + "\n".join(lines)],
+        cwd=tmp_path,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert re.fullmatch(r"tensor\(\[([0-4], ){7}[0-4]\]\)", done.stdout.strip())
+
+
+def test_the_card_states_accuracies_with_their_intervals_licences_and_sanity() -> None:
+    card = model_card(example(), facts())
+    low, high = wilson_interval(841, 1000)
+    assert f"| {LABEL} | 84.1 % | {100 * low:.1f} to {100 * high:.1f} % | 841 of 1,000 |" in card
+    assert "at most 8/255 a pixel" in card
+    assert "Images: MIT." in card
+    assert "| PASS | steps |" in card
+    assert "Not checked" in model_card(example(sanity=[]), facts())
+    assert "a stratified subset of 2,000" in model_card(example(test_images_available=2000), facts())
+
+
+def test_the_table_fits_80_columns_and_says_what_autoattack_was() -> None:
+    table = evaluation_table(example())
+    assert max(map(len, table.splitlines())) <= 80
+    assert LABEL in table
+    assert "84.1 %" in table
+    assert "PASS  steps" in table
+
+
+def test_the_line_of_a_chunk_fits_80_columns() -> None:
+    counts = {f"robust_accuracy/pgd{i}": AccuracyCount(50, 100) for i in range(9)}
+    assert len(chunk_line(100, 1000, 999, counts, 7200, 72000)) <= 80
+    short = chunk_line(1, 2, 0, {"natural_accuracy": AccuracyCount(9, 10)}, 3, 65)
+    assert short == "1/2 (chunk 0)  natural 90.0 %  0:03, 1:05 left"
+
+
+def test_the_robustbench_entry_has_its_fields_as_texts_in_per_cent() -> None:
+    entry = robustbench_entry(example(), facts(), PAPER)
+    assert entry is not None
+    assert entry == {
+        "link": "https://example.org",
+        "name": "A title",
+        "authors": "A. Uthor",
+        "additional_data": True,
+        "number_forward_passes": 1,
+        "dataset": "fashion-mnist-5-9",
+        "venue": "Somewhere 2024",
+        "architecture": "small_resnet",
+        "eps": "8/255",
+        "clean_acc": "93.10",
+        "reported": "84.10",
+        "autoattack_acc": "84.10",
+        "footnote": f"{LABEL} on 1,000 test images.",
+        "unreliable": False,
+    }
+
+
+def test_a_failed_check_makes_the_entry_unreliable_and_a_subset_has_none() -> None:
+    failed = [{"name": "restarts", "status": "FAIL", "detail": "", "figures": {}}]
+    entry = robustbench_entry(example(sanity=failed), facts(), PAPER)
+    assert entry is not None
+    assert entry["unreliable"] is True
+    assert "restarts" in entry["footnote"]
+    assert robustbench_entry(example(test_images_available=2000), facts(), PAPER) is None
+    without = {"natural_accuracy": {"correct": 1, "total": 1000}}
+    assert robustbench_entry(example(accuracies=without), facts(), PAPER) is None

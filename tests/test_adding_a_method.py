@@ -1,0 +1,67 @@
+"""The example of docs/adding_a_method.md works as it stands there."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+
+TRAIN = """
+import json, sys
+from pathlib import Path
+import torch
+from distributed_autolora.orchestration.preflight import check_inputs, find_inputs
+from distributed_autolora.training.loop import fit
+from distributed_autolora.training.task_data import TaskData
+from tests.training.tasks import small_config, write_task
+
+class Reporter:
+    def latest(self):
+        return None
+    def report(self, history, write):
+        write(Path(sys.argv[1]))
+
+task = write_task(Path(sys.argv[1]) / "task", train=130)
+config, inputs = find_inputs(small_config(task, epochs=1, method="plain"))
+check_inputs(config, inputs)
+result = fit(config, TaskData(config, task, torch.device("cpu")), None, Reporter())
+told = {"record": result.history[0], "test": result.summary["test"], "where": fit.__code__.co_filename}
+print(json.dumps(told))
+"""
+
+
+def blocks_of_the_document() -> list[str]:
+    return re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "adding_a_method.md").read_text(), re.DOTALL)
+
+
+def test_the_documented_method_is_one_file_and_one_registration_and_trains(tmp_path: Path) -> None:
+    package = tmp_path / "distributed_autolora"
+    shutil.copytree(ROOT / "distributed_autolora", package, ignore=shutil.ignore_patterns("__pycache__", "*.parquet"))
+    file, imported, entry = blocks_of_the_document()
+    assert len(file.splitlines()) <= 32
+    assert len(imported.splitlines()) == len(entry.splitlines()) == 1
+    (package / "core" / "plain_adversarial.py").write_text(file)
+    methods = (package / "training" / "methods.py").read_text()
+    start = "METHODS: dict[str, Method] = {\n"
+    assert methods.count(start) == 1
+    methods = methods.replace(start, start + entry).replace("\nimport torch\n", f"\nimport torch\n{imported}", 1)
+    (package / "training" / "methods.py").write_text(methods)
+
+    environment = {**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"}
+    command = [sys.executable, "-c", TRAIN, str(tmp_path)]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout.splitlines()[-1])
+    assert Path(told["where"]).is_relative_to(tmp_path), "the copy was to be trained"
+    record = told["record"]
+    assert [key for key in record if key.startswith("train/loss/")] == ["train/loss/total", "train/loss/adversarial"]
+    # 100 images to train on and 30 to validate on; 2 steps of either attack, then one pass or two forwards.
+    assert record["passes/forward"] == 100 * (2 + 1) + 30 * (2 + 2)
+    assert record["passes/backward"] == 100 * (2 + 1) + 30 * 2
+    assert told["test"]["natural_accuracy"]["total"] == 30

@@ -1,0 +1,93 @@
+"""AutoLoRa on networks without batch norm; TWINS needs batch norm and says so."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from distributed_autolora.core.attack_network import AttackNetwork
+from distributed_autolora.core.attacks import pgd
+from distributed_autolora.core.lora import LowRankBranch
+from distributed_autolora.core.objectives import AutoLoRa
+from distributed_autolora.core.schedules import LossWeights
+from distributed_autolora.core.threat_model import ThreatModel
+from distributed_autolora.core.twins import Twins
+from distributed_autolora.models import Classifier, build
+from distributed_autolora.training.epoch import PhaseSeconds
+from distributed_autolora.training.task_data import TaskData
+from distributed_autolora.training.trainer import Trainer
+from tests.core.comparing import gradient
+from tests.training.tasks import small_config, write_task
+
+NAMES = ("timm/vit_tiny_patch16_224", "timm/convnext_atto")
+BOTH = pytest.mark.parametrize("name", NAMES)
+
+
+def classifier(name: str) -> Classifier:
+    torch.manual_seed(0)
+    return build(name, 3, input_size=32)
+
+
+def coloured(rows: int = 24) -> tuple[Tensor, Tensor]:
+    """Returns noise in which the brightest channel is the label."""
+    y = torch.arange(rows) % 3
+    x = 0.5 * torch.rand(rows, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+    x[torch.arange(rows), y] += 0.3
+    return x, y
+
+
+@BOTH
+def test_a_few_steps_of_autolora_lower_the_loss(name: str) -> None:
+    network, (x, y) = classifier(name), coloured()
+    objective = AutoLoRa(
+        network, LowRankBranch(network, 2, head=network.head_name), weights=LossWeights(0.5, 1.0)
+    ).train()
+    attack_network = AttackNetwork(network)
+    optimizer = torch.optim.SGD(objective.parameters(), lr=0.01, momentum=0.9)
+    losses = []
+    for _ in range(8):
+        attack_network.refresh()
+        x_adv = pgd(attack_network, x, y, threat_model=ThreatModel("linf", 0.02), num_steps=1, step_size=0.02)
+        total = objective(x, x_adv, y).total
+        optimizer.zero_grad(set_to_none=True)
+        total.backward()
+        optimizer.step()
+        losses.append(total.item())
+    assert losses[-1] < 0.8 * losses[0], losses
+
+
+@BOTH
+def test_the_natural_loss_moves_the_branch_and_the_head_alone(name: str) -> None:
+    network, (x, y) = classifier(name), coloured(6)
+    branch = LowRankBranch(network, 2, head=network.head_name)
+    with torch.no_grad():
+        for _, b in branch.factors().values():
+            b.normal_(std=0.01)
+    terms = AutoLoRa(network, branch, weights=LossWeights(1.0, 0.0)).train()(x, x, y)
+    terms.parts["natural"].backward()
+    moved = {name for name, value in network.named_parameters() if value.grad is not None}
+    assert moved == {f"backbone.{network.head_name}.{kind}" for kind in ("weight", "bias")}
+    assert all(gradient(factor).any() for pair in branch.factors().values() for factor in pair)
+
+
+@BOTH
+def test_twins_on_a_network_without_batch_norm_is_refused(name: str) -> None:
+    with pytest.raises(ValueError, match="TWINS needs batch norm"):
+        Twins(classifier(name))
+
+
+def test_a_run_takes_a_vit_by_name(tmp_path: Path) -> None:
+    folder = write_task(tmp_path, train=12, test=3)
+    config = small_config(folder)
+    config = replace(config, data=replace(config.data, val_images_min=3))
+    model = replace(config.model, backbone=NAMES[0], input_size=32)
+    device = torch.device("cpu")
+    trainer = Trainer(replace(config, model=model), TaskData(config, folder, device), None, device)
+    trainer.set_loss_weights(0.5)
+    terms = trainer.train_epoch(1, PhaseSeconds())
+    assert terms.keys() >= {"natural", "adversarial", "kl"}
+    assert trainer.natural_branch_accuracy(1) is not None
