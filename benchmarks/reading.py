@@ -151,7 +151,7 @@ def _read_epoch(flags: Flags, work: str) -> dict[str, Any]:
         "seconds_to_write_and_open_the_cache": opened - start,
         "images_per_second": flags.images / seconds,
         "images_per_cpu_second": flags.images / cpu_seconds,
-        "private_memory_growth_mib": settled[-1] - settled[0],
+        "private_memory_growth_mib": max(settled) - settled[0],
         "memory": [asdict(sample) for sample in samples],
     }
 

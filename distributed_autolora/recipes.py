@@ -51,6 +51,17 @@ def demo() -> ExperimentConfig:
     )
 
 
+def demo_study() -> ExperimentConfig:
+    """One run of a study on the shipped task, small enough for 21 of them in an hour on two CPU cores."""
+    full = fashion_mnist()
+    return replace(
+        full,
+        recipe="demo-study",
+        data=replace(full.data, train_images=1000),
+        optimization=replace(full.optimization, epochs=16),
+    )
+
+
 def pretrain_fashion_mnist() -> ExperimentConfig:
     """Adversarial pre-training of the shipped backbone on Fashion-MNIST classes 0-4, by Eq. 1."""
     full = fashion_mnist()
@@ -138,6 +149,7 @@ def paper(task: str, backbone: str = "resnet18", method: str = "autolora") -> Ex
 
 _OWN: dict[str, Callable[[], ExperimentConfig]] = {
     "demo": demo,
+    "demo-study": demo_study,
     "fashion-mnist": fashion_mnist,
     "pretrain-fashion-mnist": pretrain_fashion_mnist,
     "custom": custom,

@@ -72,7 +72,7 @@ def test_on_the_shipped_task_the_tuned_comparison_is_small() -> None:
     built = build("tuned_baselines", EMBEDDED_TASK)
     assert [len(arm.points()) for arm in built.arms] == [1, 6, 6]
     assert {len(grid) for arm in built.arms for grid in arm.grid.values()} == {2, 3}
-    assert values(built, "data.train_images") == [1250] * 3
+    assert values(built, "data.train_images") == [1000] * 3
 
 
 def test_the_swept_values_are_those_of_the_papers_tables() -> None:

@@ -87,6 +87,7 @@ def track(config: ExperimentConfig, folder: RunFolder, result: dict[str, Any]) -
     artifacts: dict[str, Any] = {name: folder.path / name for name in _ARTIFACTS if (folder.path / name).is_file()}
     artifacts["config.yaml"] = mlflow_tracking.masked(config_text(config))
     artifacts["split_digest.txt"] = f"{result['split_digest']}\n"
+    artifacts["task_card.json"] = json.dumps(result.get("task_card", {}), indent=2, ensure_ascii=False)
     tracked = (
         mlflow_tracking.log_result(uri, run_id, result, folder.history(), artifacts)
         and (result["test"] is None or _track_model(config, folder, result))

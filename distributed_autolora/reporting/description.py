@@ -49,8 +49,16 @@ def _data(result: dict[str, Any]) -> str:
     return (
         f"{intervals}Perturbations: at most {pixel_fraction(result['epsilon'])} a pixel "
         f"(L-infinity, pixels in [0, 1]). {result['num_classes']} classes; {result['train_images']:,} training and "
-        f"{result['val_images']:,} validation images. Validation chose the model{closing}"
+        f"{result['val_images']:,} validation images. Validation chose the model{closing}{_task(result)}"
     )
+
+
+def _task(result: dict[str, Any]) -> str:
+    card = result.get("task_card")
+    if not card:
+        return ""
+    overlaps = f" Known overlaps: {'; '.join(card['known_overlaps'])}." if card.get("known_overlaps") else ""
+    return f"\n\nTask {card['task']}, protocol {card['protocol']}, licence: {card['licence']}.{overlaps}"
 
 
 def _schedules(result: dict[str, Any], history: list[dict[str, Any]]) -> str:

@@ -54,7 +54,7 @@ def base_config(
     """
     if task not in TASKS:
         raise UserError(f'There is no task "{task}".{nearest(task, list(TASKS))} Known tasks: {", ".join(TASKS)}.')
-    base = recipe_config or recipe("demo" if task == EMBEDDED_TASK else task)
+    base = recipe_config or recipe("demo-study" if task == EMBEDDED_TASK else task)
     return replace(
         base,
         data=replace(base.data, task=task, path=data or base.data.path),

@@ -56,6 +56,7 @@ def judge(trainer: Trainer, weights: str | None) -> Judgement:
         "val_images": len(data.split.val),
         "test_images": None,
         "split_digest": data.split.digest,
+        "task_card": data.table.card,
         "attack": attack_name(config.eval_attack),
         "epsilon": config.threat_model.epsilon,
         "test": None,

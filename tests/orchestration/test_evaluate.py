@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import mlflow
 import pytest
 import ray
 import torch
@@ -124,7 +125,7 @@ def test_a_terminated_evaluation_continues_from_its_finished_chunks(
     )
     deadline = time.monotonic() + 100
     while not (kept := list(tmp_path.glob("chunks/*/chunk_*.parquet"))):
-        assert process.poll() is None, process.communicate()
+        assert process.poll() is None, "the evaluation ended before its first chunk"
         assert time.monotonic() < deadline
         time.sleep(0.02)
     process.send_signal(signal.SIGTERM)
@@ -205,6 +206,16 @@ def test_mlflow_has_the_figures_the_files_and_the_registered_model(material: Mat
     assert run.data.tags["evaluation.apgd-ce"] == result(judged)["labels"]["robust_accuracy/apgd-ce"]
     files = {Path(file.path).name for file in client.list_artifacts(version.run_id, "evaluation")}
     assert files == {"evaluation.json", "outcomes.parquet", "model.safetensors", "model.pt2", "model_card.md"}
+
+
+def test_a_model_is_registered_once_whatever_store_mlflow_was_last_told_of(
+    material: Material, judged: Path, tmp_path: Path
+) -> None:
+    home = Path(os.environ["DISTRIBUTED_AUTOLORA_HOME"])
+    mlflow.set_tracking_uri(f"sqlite:///{tmp_path / 'other.db'}")
+    evaluate(material.request(judged, num_workers=2, sanity=True, curve=True, register="halves"))
+    client = MlflowClient(f"sqlite:///{home / 'mlflow.db'}")
+    assert [version.version for version in client.search_model_versions("name = 'halves'")] == ["1"]
 
 
 def test_a_registered_model_is_judged_by_its_uri(material: Material, judged: Path, tmp_path: Path) -> None:

@@ -97,9 +97,16 @@ def register_model(uri: str, run_id: str, name: str, tags: dict[str, str]) -> st
     """
     with patience(PATIENT_S, retries=2):
         try:
-            return _register(connect(uri), uri, run_id, name, tags)
+            client = connect(uri)
+            import mlflow
+
+            # A client alone looks for the logged model in the global store.
+            mlflow.set_tracking_uri(uri)
+            return _register(client, uri, run_id, name, tags)
         except failures() as error:
-            raise UserError(f'MLflow at {masked(uri)} did not register "{name}": {problem_of(error)}.') from None
+            raise UserError(
+                f'MLflow at {masked(uri)} did not register "{name}": {problem_of(error).rstrip(".")}.'
+            ) from None
 
 
 def _register(client: MlflowClient, uri: str, run_id: str, name: str, tags: dict[str, str]) -> str:
