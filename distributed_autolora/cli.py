@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from types import FrameType
-from typing import Annotated, NoReturn, TypeVar, get_type_hints
+from typing import Annotated, Any, NoReturn, TypeVar, get_type_hints
 
 import tyro
 
@@ -27,6 +27,7 @@ Flags = TypeVar("Flags")
 DONE, FAILED, REFUSED, INTERRUPTED = 0, 1, 2, 130
 CONTINUES = "The same command goes on from the last finished epoch."
 _FRAME = re.compile("[\u2500-\u257f]")  # the box that tyro draws around a message
+_DOTTED = re.compile(r"(?<![\w./-])(?:--)?(?P<group>[a-z_]+)\.(?P<negation>no-)?(?P<name>[a-z][a-z_-]*)(?![\w/-]|\.\w)")
 _FRACTION = re.compile(r"\d+(\.\d+)?/\d+(\.\d+)?")
 
 
@@ -98,31 +99,59 @@ def parse_flags(kind: type[Flags], description: str, arguments: Sequence[str] | 
         return tyro.cli(kind, args=_plain_numbers(words, numbers), description=description)
 
 
-def run_program(main: Callable[[], None], *, when_interrupted: str = CONTINUES) -> NoReturn:
+def run_program(
+    main: Callable[[], None], *, when_interrupted: str = CONTINUES, flags: type[Any] | None = None
+) -> NoReturn:
     """Runs a program and ends the process: 0 done, 1 failed, 2 refused input, 130 interrupted.
 
     A user's mistake is one line on stderr; a stack trace is shown for defects only.
 
     Args:
         main: the program.
-        when_interrupted: what Ctrl-C or SIGTERM leaves, for people.
+        when_interrupted: what Ctrl-C, SIGTERM or a closed terminal leaves, for people.
+        flags: the dataclass of its flags, if they are not those of a program that trains.
     """
-    signal.signal(signal.SIGTERM, _interrupt)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is not signal.SIG_IGN:  # as SIGHUP is under nohup
+            signal.signal(number, _interrupt)
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     try:
         main()
-        status = DONE
+        said, status = "", DONE
     except RunFailedError as error:
-        print(f"error: {error}", file=sys.stderr)
-        status = FAILED
+        said, status = f"error: {in_flags_of(flags, str(error))}", FAILED
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        status = REFUSED
+        said, status = f"error: {in_flags_of(flags, str(error))}", REFUSED
     except KeyboardInterrupt:
-        print(f"\nInterrupted. {when_interrupted}", file=sys.stderr)
-        status = INTERRUPTED
-    sys.stdout.flush()
+        said, status = f"\nInterrupted. {when_interrupted}", INTERRUPTED
+    with contextlib.suppress(OSError):  # a closed terminal
+        print(said, end="\n" if said else "", file=sys.stderr, flush=True)
+        sys.stdout.flush()
     sys.exit(status)
+
+
+def in_flags_of(flags: type[Any] | None, message: str) -> str:
+    """Returns a message that names values of a training config with the flags that a program has for them.
+
+    Args:
+        flags: the dataclass of its flags; None: a program that trains, whose flags they are.
+        message: such as "... Lower --scaling.num-workers.".
+    """
+    if flags is None:
+        return message
+    own = {item.name for item in fields(flags)}
+    renamed = {key: key.rpartition(".")[2] for key in ExperimentConfig().flat()} | {"data.path": "data"}
+
+    def rename(match: re.Match[str]) -> str:
+        group, negation, name = match["group"], match["negation"] or "", match["name"].replace("-", "_")
+        key = f"{group}.{name}"
+        if key not in renamed:
+            return match[0]
+        if renamed[key] in own:
+            return f"--{negation}{renamed[key].replace('_', '-')}"
+        return f"{key} in the file of --config" if "config" in own else match[0]
+
+    return _DOTTED.sub(rename, message)
 
 
 def _interrupt(_signal: int, _frame: FrameType | None) -> NoReturn:

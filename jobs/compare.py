@@ -40,4 +40,9 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run_program(main, when_interrupted="Finished runs are kept; the same command goes on with the others.")
+    run_program(
+        main,
+        when_interrupted="Finished runs are kept; the same command goes on with the others, "
+        "and with --report-only it reports what there is.",
+        flags=CompareFlags,
+    )

@@ -20,4 +20,8 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run_program(main, when_interrupted="Finished chunks are kept: the same command goes on with the others.")
+    run_program(
+        main,
+        when_interrupted="Finished chunks are kept: the same command goes on with the others.",
+        flags=EvaluationRequest,
+    )

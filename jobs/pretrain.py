@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from pathlib import Path
 
@@ -19,7 +20,7 @@ def main() -> None:
     from distributed_autolora.orchestration.train_run import train_run
 
     check_attacks(flags.evaluate)
-    command = " ".join(["python", f"jobs/{Path(sys.argv[0]).name}", *sys.argv[1:]])
+    command = shlex.join(["python", f"jobs/{Path(sys.argv[0]).name}", *sys.argv[1:]])
     finished = train_run(flags.experiment, fresh=flags.fresh)
     weights = write_backbone(finished, command)
     evaluate_finished(finished.folder, flags.evaluate)

@@ -122,7 +122,12 @@ CASES: dict[str, tuple[Callable[[Place], list[str]], list[str]]] = {
     "a corrupt Parquet file": (_truncated_parquet, ["train.parquet", "cannot be read"]),
     "a label out of range": (lambda p: _change_row_7(p, "label", 3), ["row 7", "label 3"]),
     "an image that cannot be decoded": (lambda p: _change_row_7(p, "image", b"no image"), ["row 7"]),
-    "data of no task": (lambda p: ["--recipe", "custom"], ["--data.path", "prepare_data"]),
+    "data of no task": (lambda p: ["--recipe", "custom"], ["--data.path", "prepare_data.py folder"]),
+    "data of a published task": (lambda p: ["--recipe", "cub"], ["--data.path", "prepare_data.py cub"]),
+    "images of a size that the backbone does not take": (
+        lambda p: [*p.task(), "--model.backbone", "timm/vit_tiny_patch16_224"],
+        ["takes images of 224 x 224 pixels, not 12 x 12", "model.input_size"],
+    ),
     "weights that are missing": (lambda p: [*p.task(), "--model.weights", "/no/file"], ["/no/file"]),
     "weights that are no weights": (
         lambda p: [*p.task(), "--model.weights", p.file("w.safetensors", b"junk")],

@@ -15,6 +15,7 @@ import pyarrow as pa
 import torch
 
 from distributed_autolora.data.parquet_reading import (
+    IN_MEMORY,
     ImageTable,
     fingerprint,
     image_table,
@@ -24,7 +25,7 @@ from distributed_autolora.data.parquet_reading import (
 from distributed_autolora.data.storage import data_digest, one_line
 from distributed_autolora.errors import UserError
 
-_SCHEMA = pa.schema([("image", pa.large_binary()), ("fingerprint", pa.int64())])
+_SCHEMA = pa.schema([*IN_MEMORY, ("fingerprint", pa.int64())])
 _CHOOSE = "Choose another folder with --scaling.cache."
 
 
@@ -103,10 +104,19 @@ def mapped_images(folder: str, split: str, *, digest: str | None, cache: str | N
                 table = _open(path, len(labels.rows))
     if table is None:
         raise UserError(f"{path} cannot be read back after it was written. {_CHOOSE}")
+    # A cached file may be older than the folder: labels of other files must not be given to its images.
+    if any(not table[name].equals(labels.rows[name]) for name in labels.rows.column_names):
+        raise _other_files(folder)
     prints = torch.from_numpy(table["fingerprint"].to_numpy().copy())
-    rows = {"label": labels.rows["label"], "row_id": labels.rows["row_id"]}
+    rows = {name: labels.rows[name] for name in labels.rows.column_names}
     images = MappedImages(path, table["image"], prints)
     return image_table({**rows, "image": images}, prints, labels.texts, f"{folder} ({split})", labels.files)
+
+
+def _other_files(folder: str) -> UserError:
+    return UserError(
+        f"The images in {folder} are not those that the run was created with: give this node the same files."
+    )
 
 
 def _open(path: Path, count: int) -> Any | None:
@@ -123,16 +133,14 @@ def _open(path: Path, count: int) -> Any | None:
 def _write(path: Path, folder: str, split: str, digest: str) -> None:
     """Writes the file under another name, and renames it when it is complete."""
     if data_digest(folder) != digest:
-        raise UserError(
-            f"The images in {folder} are not those that the run was created with: give this node the same files."
-        )
+        raise _other_files(folder)
     partial = path.with_suffix(".partial")
     try:
         with pa.OSFile(str(partial), "wb") as file, pa.ipc.new_file(file, _SCHEMA) as writer:
             for group in row_groups(folder, split):
-                images = group.rows["image"].combine_chunks()
-                prints = [fingerprint(image.as_buffer()) for image in images]
-                writer.write_table(pa.table([images, pa.array(prints, pa.int64())], schema=_SCHEMA))
+                rows = group.rows.combine_chunks()
+                prints = [fingerprint(image.as_buffer()) for image in rows["image"]]
+                writer.write_table(rows.append_column(_SCHEMA.field("fingerprint"), pa.array(prints, pa.int64())))
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)

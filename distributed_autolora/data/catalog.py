@@ -12,6 +12,9 @@ from distributed_autolora.errors import UserError
 EMBEDDED_TASK = "fashion-mnist-5-9"
 """The task whose images are shipped with the package."""
 
+PUBLISHED = ("cifar10", "cifar100", "dtd", "dogs", "cub", "caltech256")
+"""The paper's six tasks, which their owners publish."""
+
 _EMBEDDED = Path(__file__).absolute().parent / "embedded"
 
 
@@ -35,9 +38,12 @@ def data_folder(config: DataConfig) -> str:
         return config.path if is_uri(config.path) else str(Path(config.path).expanduser().absolute())
     if config.task == EMBEDDED_TASK:
         return embedded_folder()
+    known = config.task in PUBLISHED
+    how = f"{config.task} --source UNPACKED" if known else "folder --source IMAGES"
+    from_what = "the published files" if known else "a folder of images"
     raise UserError(
-        f'The images of task "{config.task}" are not shipped: give their folder with --data.path. To write it from a '
-        "folder of images: python jobs/prepare_data.py folder --source IMAGES --output FOLDER."
+        f'The images of task "{config.task}" are not shipped: give their folder with --data.path. To write it from '
+        f"{from_what}: python jobs/prepare_data.py {how} --output FOLDER."
     )
 
 

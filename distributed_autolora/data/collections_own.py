@@ -125,6 +125,8 @@ def cub(source: Path, *, protocol: Protocol) -> SourceTask:
     for number, file in files.items():
         if labels[number] not in class_ids:
             raise UserError(f"{folder}/image_class_labels.txt: class {labels[number]} of image {number} has no name.")
+        if is_train[number] not in ("0", "1"):
+            raise UserError(f"{folder}/train_test_split.txt: image {number} has {is_train[number]}, not 0 or 1.")
         split = "train" if is_train[number] == "1" else "test"
         rows[split].append(file_row(folder / "images" / file, class_ids[labels[number]], file))
     return SourceTask(

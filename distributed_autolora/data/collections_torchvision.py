@@ -27,6 +27,19 @@ _CIFAR_NEAR_COPIES = {
     "cifar100": "10 % of the test images have a near-copy among the training images (Barz and Denzler, 2020)",
 }
 
+# What torchvision's readers raise for damaged files, and pickle for those that are not the published ones.
+_UNREADABLE = (
+    RuntimeError,
+    OSError,
+    EOFError,
+    LookupError,
+    ValueError,
+    TypeError,
+    AttributeError,
+    ImportError,
+    pickle.UnpicklingError,
+)
+
 
 def cifar(source: Path, *, task: str, protocol: Protocol, unverified: bool) -> SourceTask:
     """Reads CIFAR-10 or CIFAR-100 (Krizhevsky, 2009) from its Python version; pixels become PNG files.
@@ -222,5 +235,5 @@ def _linked(name: str, data: Path) -> Iterator[str]:
 def _readable(where: Path, what_to_do: str) -> Iterator[None]:
     try:
         yield
-    except (RuntimeError, OSError, EOFError, KeyError, ValueError, pickle.UnpicklingError) as error:
+    except _UNREADABLE as error:
         raise UserError(f"{where} cannot be read ({one_line(error)}): {what_to_do}.") from error

@@ -44,6 +44,7 @@ _DECODER_ERRORS = (
     KeyError,
     EOFError,
     OverflowError,
+    RuntimeError,
     struct.error,
     zlib.error,
     Image.DecompressionBombError,
@@ -114,18 +115,20 @@ def _kinds(image: Image.Image) -> tuple[str, ...]:
     return (colours, *(kind for kind, found in special.items() if found))
 
 
-def refuse_undecodable(failures: Sequence[str]) -> None:
+def refuse_undecodable(failures: Sequence[str], *, shown: int | None = _MAX_SHOWN) -> None:
     """Raises one `UserError` for all the images that could not be decoded; returns if there are none.
 
     Args:
         failures: "PLACE: REASON" of each.
+        shown: how many are named, the others are counted; None: all.
     """
     if not failures:
         return
-    shown = "; ".join(failures[:_MAX_SHOWN])
-    more = f"; and {len(failures) - _MAX_SHOWN} more" if len(failures) > _MAX_SHOWN else ""
+    named = list(failures[:shown])
+    left = len(failures) - len(named)
+    more = f"; and {left} more, which jobs/prepare_data.py check lists" if left else ""
     count = "an image" if len(failures) == 1 else f"{len(failures)} images"
-    raise UserError(f"{count} cannot be decoded: {shown}{more}. Replace or remove what is damaged.")
+    raise UserError(f"{count} cannot be decoded: {'; '.join(named)}{more}. Replace or remove what is damaged.")
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:

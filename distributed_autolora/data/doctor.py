@@ -134,7 +134,7 @@ def examine_task(
     with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as workers:
         splits = [_look(folder, split, workers) for split in ("train", "test")[: 1 + with_test]]
     train, test = splits[0], splits[1] if with_test else None
-    refusals = [facts.odd_size for facts in splits if one_size and facts.odd_size]
+    refusals = _other_sizes(splits) if one_size else []
     warnings = [warning for facts in splits for warning in _split_warnings(facts)]
     known = protocol_of(train.texts) == "released"
     if known:
@@ -243,6 +243,20 @@ def _validation_copies(train: SplitFacts, split: Split) -> str:
         return ""
     places = [train.places[row] for row in rows]
     return f"{len(rows)} validation images are also training images, byte for byte: {_some(places)}. Remove the copies."
+
+
+def _other_sizes(splits: list[SplitFacts]) -> list[str]:
+    """Returns a line for each split whose images are not all of one size, or of another than the first split's."""
+    found = [facts.odd_size for facts in splits if facts.odd_size]
+    first = next(iter(splits[0].sizes), None)
+    for facts in splits[1:]:
+        size = next(iter(facts.sizes), first)
+        if not found and first is not None and size is not None and size != first:
+            found.append(
+                f"{facts.where} has images of {size[0]} x {size[1]} pixels, but {splits[0].where} of {first[0]} x "
+                f"{first[1]}: give --data.image-size (for instance 224) to bring all images to one size."
+            )
+    return found
 
 
 def _some(items: list[str]) -> str:

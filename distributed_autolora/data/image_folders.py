@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
 
 import torch
 
@@ -22,7 +24,8 @@ IMAGE_EXTENSIONS = frozenset((
 """Files with these endings are taken for images."""
 
 _SPLITS = ("train", "test")
-_SPLIT_WORDS = {*_SPLITS, "val", "valid", "validation"}
+_SPLIT_WORDS = {*_SPLITS, "training", "testing", "val", "valid", "validation", "dev", "eval"}
+_MAX_SHOWN = 5
 
 
 @dataclass(frozen=True)
@@ -62,9 +65,9 @@ def image_folder(source: Path, *, test_fraction: float, seed: int) -> FolderImag
     folders = _visible_folders(source)
     if set(_SPLITS) <= set(folders):
         return _with_official_test(source, folders)
-    if folders and set(folders) <= _SPLIT_WORDS:
+    if folders and {name.lower() for name in folders} <= _SPLIT_WORDS:
         raise UserError(
-            f"{source} has {', '.join(folders)} but not both train and test: add the missing one, or give the folder "
+            f"{source} has {', '.join(folders)} but not both train and test: add or rename them, or give the folder "
             "whose folders are the classes."
         )
     if not 0 < test_fraction < 1:
@@ -93,7 +96,7 @@ def _with_official_test(source: Path, folders: list[str]) -> FolderImages:
         name = sorted(set(class_names) ^ set(in_test))[0]
         there, missing = ("train", "test") if name in class_names else ("test", "train")
         raise UserError(f'{source}: class "{name}" is in {there} but not in {missing}: both need the same classes.')
-    splits, skipped = {}, 0
+    splits, skipped = {}, Counter[str]()
     for split in _SPLITS:
         splits[split], unused = _labelled_files(source / split, class_names)
         skipped += unused
@@ -107,41 +110,60 @@ def _with_official_test(source: Path, folders: list[str]) -> FolderImages:
     )
 
 
-def _notes(skipped: int, other: list[str], class_names: Sequence[str], test: list[tuple[Path, int]]) -> tuple[str, ...]:
+def _notes(
+    skipped: Counter[str], other: list[str], class_names: Sequence[str], test: list[tuple[Path, int]]
+) -> tuple[str, ...]:
     present = {label for _, label in test}
     untested = [name for label, name in enumerate(class_names) if label not in present]
-    notes = [f"not used, because they are no images: {skipped} files"] if skipped else []
+    endings = ", ".join(f"{count} {ending}" for ending, count in skipped.most_common(_MAX_SHOWN))
+    endings += ", ..." if len(skipped) > _MAX_SHOWN else ""
+    notes = [f"not used, because of their endings: {skipped.total()} files ({endings})"] if skipped else []
     notes += [f"not used: {', '.join(other)}"] if other else []
     return (*notes, f"no test image of: {', '.join(untested)}") if untested else tuple(notes)
 
 
 def _visible_folders(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.iterdir() if path.is_dir() and _is_visible(path.name))
+    return sorted(path.name for path in _entries(folder) if path.is_dir())
+
+
+def _entries(folder: Path) -> Iterator[Path]:
+    try:
+        yield from (path for path in folder.iterdir() if _is_visible(path.name))
+    except OSError as error:
+        _refuse(error)
 
 
 def _is_visible(name: str) -> bool:
     return not name.startswith((".", "__MACOSX"))
 
 
-def _labelled_files(root: Path, class_names: list[str]) -> tuple[list[tuple[Path, int]], int]:
-    """Returns (path, label) of every image, by class and path, and the number of other files."""
+def _refuse(error: OSError) -> NoReturn:
+    raise UserError(f"{error.filename} cannot be read: {error.strerror}. Give yourself the right to, or move it away.")
+
+
+def _ending(path: Path) -> str:
+    return path.suffix.lower() or "without an ending"
+
+
+def _labelled_files(root: Path, class_names: list[str]) -> tuple[list[tuple[Path, int]], Counter[str]]:
+    """Returns (path, label) of every image, by class and path, and the number of other files by their endings."""
     if len(class_names) < 2:
         raise UserError(f"{root} has {len(class_names)} folders: two or more are needed, one a class.")
-    skipped = sum(path.is_file() and _is_visible(path.name) for path in root.iterdir())
+    skipped = Counter(_ending(path) for path in _entries(root) if path.is_file())
     files: list[tuple[Path, int]] = []
     for label, name in enumerate(class_names):
         found = _visible_files(root / name)
         images = [path for path in found if path.suffix.lower() in IMAGE_EXTENSIONS]
         if not images:
             raise UserError(f"{root / name} holds no image: add some, or remove the folder. A folder is a class.")
-        skipped += len(found) - len(images)
+        skipped.update(_ending(path) for path in found if path.suffix.lower() not in IMAGE_EXTENSIONS)
         files += [(path, label) for path in images]
     return files, skipped
 
 
 def _visible_files(folder: Path) -> list[Path]:
     found = []
-    for parent, folders, names in os.walk(folder, followlinks=True):
+    for parent, folders, names in os.walk(folder, onerror=_refuse, followlinks=True):
         folders[:] = [name for name in folders if _is_visible(name)]
         found += [Path(parent, name) for name in names if _is_visible(name)]
     return sorted(found)

@@ -33,7 +33,9 @@ def image_list(source: Path, *, test_fraction: float, seed: int, task: str | Non
     """
     lines = _lines(source)
     labels = {line["label"] for line in lines}
-    names = sorted(labels, key=int) if all(label.isdecimal() for label in labels) else sorted(labels)
+    names = sorted(labels)
+    if all(label.isdecimal() for label in labels):
+        names.sort(key=int)
     if len(names) < 2:
         raise UserError(f"{source} has {len(names)} labels: two or more are needed.")
     numbers = [names.index(line["label"]) for line in lines]
@@ -75,6 +77,12 @@ def _lines(source: Path) -> list[Line]:
         raise UserError(f"{source} names no image: give a line for each.")
     seen: set[str] = set()
     for number, line in lines:
+        if None in line:
+            raise UserError(
+                f"{source}, line {number}: it has more values than the first line. Quote paths with commas."
+            )
+        # Spaces around a label or a split would make another class or split of it.
+        line |= {name: line[name].strip() for name in ("label", "split") if name in line}
         if not line["path"] or not line["label"]:
             raise UserError(f"{source}, line {number}: path or label is empty. Complete or remove the line.")
         if line.get("split", "train") not in _SPLITS:

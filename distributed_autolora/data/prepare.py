@@ -16,8 +16,6 @@ from distributed_autolora.errors import UserError
 
 __all__ = ["Prepared", "prepare_fashion_mnist", "prepare_folder", "prepare_list", "prepare_published"]
 
-PUBLISHED = ("cifar10", "cifar100", "dtd", "dogs", "cub", "caltech256")
-
 
 def prepare_published(
     task: str,
@@ -35,7 +33,7 @@ def prepare_published(
     """Writes one of the paper's six tasks from its published files.
 
     Args:
-        task: one of `PUBLISHED`.
+        task: one of `catalog.PUBLISHED`.
         source: folder of the unpacked files.
         output: folder or URI to write to.
         protocol: "clean", or "released" for the splits of the released code.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import fnmatch
 import hashlib
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from distributed_autolora.errors import UserError
 
 HOW_TO_WRITE = "jobs/prepare_data.py writes such files"
 _SPLITS = ("train", "test")
+_NUMBERED = re.compile(r"(?P<name>.*)-\d{5}-of-(?P<count>\d{5})\.parquet")
 
 
 def is_uri(location: str) -> bool:
@@ -39,7 +41,7 @@ def split_files(folder: str, split: str) -> tuple[Any, list[str]]:
     """Returns the filesystem and the ascending paths of the files `<split>*.parquet` of a folder.
 
     Raises:
-        UserError: if there is no such folder or file.
+        UserError: if there is no such folder or file, or one of several that belong together is missing.
     """
     filesystem, path = open_location(folder)
     with readable(folder):
@@ -53,7 +55,21 @@ def split_files(folder: str, split: str) -> tuple[Any, list[str]]:
     if not paths:
         there = ", ".join(sorted(info.base_name for info in found)[:8]) or "nothing"
         raise UserError(f"{folder} has no {split}*.parquet; it holds: {there}. {HOW_TO_WRITE}.")
+    _check_complete(folder, paths)
     return filesystem, paths
+
+
+def _check_complete(folder: str, paths: list[str]) -> None:
+    """Refuses NAME-00000-of-00003.parquet without its fellows, and beside another version of them."""
+    names = [path.rpartition("/")[2] for path in paths]
+    numbered = {(match["name"], match["count"]) for match in map(_NUMBERED.fullmatch, names) if match}
+    for name, count in sorted(numbered):
+        wanted = (f"{name}-{number:05d}-of-{count}.parquet" for number in range(int(count)))
+        missing = next((one for one in wanted if one not in names), None)
+        if missing is not None:
+            raise UserError(f"{folder} lacks {missing}: copy all {int(count)} files, or write them again.")
+        if f"{name}.parquet" in names or len([one for one, _ in numbered if one == name]) > 1:
+            raise UserError(f"{folder} holds two versions of {name}: {', '.join(names[:8])}. Keep the files of one.")
 
 
 def existing_files(folder: str) -> list[str]:

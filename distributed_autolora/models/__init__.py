@@ -1,6 +1,6 @@
 """Backbones, what happens to an image before their first layer, and their weights in files."""
 
-from distributed_autolora.models.classifier import Classifier, build
+from distributed_autolora.models.classifier import Classifier, build, check_takes_images
 from distributed_autolora.models.weight_files import absolute_location, weights_digest
 from distributed_autolora.models.weights import (
     load_backbone,
@@ -14,6 +14,7 @@ __all__ = [
     "Classifier",
     "absolute_location",
     "build",
+    "check_takes_images",
     "load_backbone",
     "load_classifier",
     "read_checkpoint",

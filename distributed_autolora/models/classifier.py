@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from distributed_autolora.config import IMAGENET_MEAN, IMAGENET_STD
 from distributed_autolora.config_reading import nearest
+from distributed_autolora.core.attacks import eval_mode
 from distributed_autolora.errors import UserError
 from distributed_autolora.models.small_resnet import SmallResNet
 from distributed_autolora.models.timm_backbone import PREFIX, timm_backbone, timm_names
@@ -138,6 +139,29 @@ def build(
     if weights is not None:
         load_backbone(network, weights, head=head, mean=mean, std=std, digest=weights_digest, allow_pickle=allow_pickle)
     return Classifier(network, mean, std, input_size, head_name=head, fixed_size=fixed_size)
+
+
+@torch.no_grad()
+def check_takes_images(classifier: Classifier, size: tuple[int, int]) -> None:
+    """Classifies one black image.
+
+    Args:
+        classifier: on the CPU; its state stays as it is.
+        size: (width, height) in pixels.
+
+    Raises:
+        UserError: when the backbone does not take such images.
+    """
+    width, height = size
+    try:
+        with eval_mode(classifier):
+            classifier(classifier.mean.new_zeros(1, classifier.mean.shape[1], height, width))
+    except (RuntimeError, ValueError, AssertionError) as error:
+        reason = str(error).partition("\n")[0]
+        raise UserError(
+            f"The backbone does not take images of {width} x {height} pixels ({reason}): "
+            "give model.input_size, which images are up-sampled to, or data.image_size."
+        ) from error
 
 
 @torch.fx.wrap

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import warnings
 from collections.abc import Iterable
@@ -42,13 +43,15 @@ def export_model(model: PortableModel, folder: Path, batches: Iterable[Tensor]) 
         RunFailedError: when a reloaded model computes something else.
         OSError: when the folder cannot be written.
     """
-    images = list(batches)
+    images = iter(batches)
+    first = next(images)
     unfinished = {name: folder / f".{os.getpid()}.{name}" for name in (WEIGHTS_FILE, GRAPH_FILE)}
     try:
-        reloaded = _write(model, unfinished, images[0])
-        differences = {
-            name: largest_difference(model.build(), copy, images, folder / name) for name, copy in reloaded.items()
-        }
+        reloaded = _write(model, unfinished, first)
+        own, differences = model.build(), dict.fromkeys(reloaded, 0.0)
+        for x in itertools.chain([first], images):  # one pass: a test set may be larger than the memory
+            for name, copy in reloaded.items():
+                differences[name] = max(differences[name], largest_difference(own, copy, x, folder / name))
         for name in reloaded:
             os.replace(unfinished[name], folder / name)
     finally:
@@ -79,30 +82,27 @@ def export_graph(model: nn.Module, example: Tensor, path: Path) -> None:
         torch.export.save(program, path)
 
 
-def largest_difference(model: nn.Module, copy: nn.Module, batches: Iterable[Tensor], what: Path) -> float:
+def largest_difference(model: nn.Module, copy: nn.Module, x: Tensor, what: Path) -> float:
     """Returns the largest absolute difference of a logit.
 
     Args:
         model: the reference.
         copy: the reloaded model.
-        batches: images.
+        x: [n, C, H, W] images, n at least 1.
         what: the copy's file, for messages.
 
     Raises:
         RunFailedError: when a difference is above `TOLERANCE` * (1 + |logit|), or not a number.
     """
-    largest = 0.0
     with torch.no_grad():
-        for x in batches:
-            expected, found = model(x), copy(x)
-            difference = (expected - found).abs()
-            if not bool((difference <= TOLERANCE * (1 + expected.abs())).all()):
-                raise RunFailedError(
-                    f"{what} is not published: reloaded, its logits differ from the model's by up to "
-                    f"{difference.max().item():.2g}, and {TOLERANCE:g} is allowed."
-                )
-            largest = max(largest, difference.max().item())
-    return largest
+        expected, found = model(x), copy(x)
+    difference = (expected - found).abs()
+    if not bool((difference <= TOLERANCE * (1 + expected.abs())).all()):
+        raise RunFailedError(
+            f"{what} is not published: reloaded, its logits differ from the model's by up to "
+            f"{difference.max().item():.2g}, and {TOLERANCE:g} is allowed."
+        )
+    return float(difference.max())
 
 
 def load_weights_file(path: Path) -> PortableModel:

@@ -53,7 +53,8 @@ def timm_backbone(
         network: nn.Module = timm.create_model(short, pretrained=False, **options)
     except (TypeError, ValueError, AssertionError, RuntimeError) as error:
         told = ", ".join(f"{key} {value}" for key, value in options.items())
-        raise UserError(f"timm cannot build {name} with {told}: {error}. Choose another backbone or size.") from None
+        reason = str(error).partition("\n")[0]
+        raise UserError(f"timm cannot build {name} with {told}: {reason}. Choose another backbone or size.") from None
     _remove_randomness(network)
     return network, _head_name(name, network), fixed
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from distributed_autolora.errors import UserError
 from distributed_autolora.orchestration.run_folder import RunFolder
 
 QUICK, NOTHING = "quick", "none"
@@ -23,29 +24,45 @@ def evaluate_finished(folder: RunFolder, attacks: str) -> None:
         RunFailedError: for lost workers beyond the limit.
     """
     result, scaling = folder.read("result.json"), folder.config().scaling
+    if attacks != NOTHING and result["test"] is None:
+        print("The model was not judged: this run is not to open its test split.", flush=True)
     if attacks == NOTHING or result["test"] is None:
         return
     from distributed_autolora.orchestration.evaluate import evaluate_run
 
     is_quick = attacks == QUICK
     print(flush=True)
-    evaluate_run(
-        folder,
-        attacks=result["attack"] if is_quick else attacks,
-        num_workers=scaling.num_workers,
-        use_gpu=scaling.use_gpu,
-        sanity=True,
-        images=min(_QUICK_IMAGES, result["test_images"]) if is_quick else None,
-    )
+    try:
+        evaluate_run(
+            folder,
+            attacks=result["attack"] if is_quick else attacks,
+            num_workers=scaling.num_workers,
+            use_gpu=scaling.use_gpu,
+            sanity=True,
+            images=min(_QUICK_IMAGES, result["test_images"]) if is_quick else None,
+        )
+    except UserError as error:
+        raise type(error)(
+            f"{error} The run itself is finished; the same command, or python jobs/evaluate.py --model {folder.path}, "
+            "judges it."
+        ) from error
 
 
-def check_attacks(attacks: str) -> None:
-    """Refuses a flag --evaluate that `evaluate_finished` could not follow.
+def check_attacks(attacks: str, data_folder: str | None = None) -> None:
+    """Refuses attacks that could not be run, before a training whose model they are to judge.
+
+    Args:
+        attacks: as `evaluate_finished` takes them.
+        data_folder: folder or URI of the images; None: how many classes they have is not looked at.
 
     Raises:
-        UserError: for an unknown attack.
+        UserError: for an unknown attack, or one that needs more classes.
     """
-    if attacks not in (QUICK, NOTHING):
-        from distributed_autolora.evaluation.attacks import parse
+    if attacks in (QUICK, NOTHING):
+        return
+    from distributed_autolora.data.parquet_reading import read_texts
+    from distributed_autolora.evaluation.attacks import parse, parts_for
 
-        parse(attacks)
+    for attack in parse(attacks):
+        if data_folder is not None:
+            parts_for(attack, len(read_texts(data_folder, "train")["class_names"]))

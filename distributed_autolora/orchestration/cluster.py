@@ -17,6 +17,7 @@ from distributed_autolora.config import ExperimentConfig, ScalingConfig
 from distributed_autolora.errors import UserError
 
 _POLL_S = 1.0
+_GRACE_S = 3.0
 _NATIVE_BFLOAT16 = {"amx_bf16", "avx512_bf16", "bf16"}
 
 
@@ -109,7 +110,10 @@ def wait_for_resources(scaling: ScalingConfig) -> None:
     """
     per_worker = {"CPU": float(scaling.cpus_per_worker)} | ({"GPU": 1.0} if scaling.use_gpu else {})
     wanted = {name: amount * scaling.num_workers for name, amount in per_worker.items()}
-    missing = _missing(wanted)
+    # What has just ended gives its CPUs back a moment later.
+    grace = time.monotonic() + _GRACE_S
+    while (missing := _missing(wanted)) and time.monotonic() < grace:
+        time.sleep(_POLL_S / 5)
     if not missing:
         return
     print(f"Waiting for {missing} on the cluster, {scaling.wait_for_resources_s:g} s at most.", file=sys.stderr)

@@ -11,6 +11,7 @@ from typing import Literal
 from distributed_autolora.config import ExperimentConfig, RunConfig
 from distributed_autolora.errors import RunFailedError, UserError
 from distributed_autolora.orchestration import mlflow_tracking
+from distributed_autolora.orchestration.after_training import check_attacks
 from distributed_autolora.orchestration.preflight import check_inputs, find_inputs
 from distributed_autolora.orchestration.processes import uninterrupted
 from distributed_autolora.orchestration.run_folder import with_precision
@@ -29,7 +30,7 @@ def compare(request: StudyRequest) -> Path:
         UserError: for bad input, before any work starts wherever it can be known.
         RunFailedError: when runs failed; the others were made, and the report is written.
     """
-    request = replace(request, study=_checked(request.study))
+    request = replace(request, study=_checked(request.study, request.attacks))
     folder = StudyFolder(request.folder)
     folder.hold()
     try:
@@ -39,9 +40,10 @@ def compare(request: StudyRequest) -> Path:
         folder.release()
 
 
-def _checked(study: Study) -> Study:
+def _checked(study: Study, attacks: str) -> Study:
     """Looks at the data and weights of every arm, and returns the study with their digests filled in."""
     arms, seen = [], set()
+    check_attacks(attacks, find_inputs(study.arms[0].config)[1].data_folder)
     for arm in study.arms:
         config, inputs = find_inputs(arm.config)
         if config.model.weights is None:
@@ -66,6 +68,7 @@ class Comparison:
         self._request, self._folder = request, folder
         self._study = request.study
         self._progress: StudyProgress | None = None
+        self._not_judged: list[str] = []
 
     def make(self) -> Path:
         """Makes what is missing, in order: search, final runs, more attacks, report."""
@@ -78,7 +81,7 @@ class Comparison:
                 with study_cluster(self._study.arms[0].config.scaling) as at_a_time:
                     self._work(at_a_time)
             report = self._report()
-            status = "FAILED" if self._failed() else "FINISHED"
+            status = "FAILED" if self._failed() or self._not_judged else "FINISHED"
         except KeyboardInterrupt:
             status = "KILLED"
             raise
@@ -184,19 +187,25 @@ class Comparison:
         }
 
     def _attack(self, runs: Sequence[PlannedRun], at_a_time: int) -> None:
-        """Judges the final runs by more attacks, one run after another on all of the study's workers."""
+        """Judges the final runs by more attacks, one run after another on all of the study's workers.
+
+        One that cannot be judged does not keep the others from it, nor the report from being written.
+        """
         if self._request.attacks == OWN_ATTACK:
             return
         from distributed_autolora.orchestration.evaluate import evaluate_run
 
         scaling = self._study.arms[0].config.scaling
         for run in runs:
-            evaluate_run(
-                self._folder.folder(run),
-                attacks=self._request.attacks,
-                num_workers=at_a_time * scaling.num_workers,
-                use_gpu=scaling.use_gpu,
-            )
+            try:
+                evaluate_run(
+                    self._folder.folder(run),
+                    attacks=self._request.attacks,
+                    num_workers=at_a_time * scaling.num_workers,
+                    use_gpu=scaling.use_gpu,
+                )
+            except UserError as error:
+                self._not_judged.append(f"{run.label} ({error})")
 
     def _report(self) -> Path:
         from distributed_autolora.reporting.study_report import write_report
@@ -232,6 +241,11 @@ class Comparison:
             raise RunFailedError(
                 f"{len(failed)} of {len(self._folder.runs)} runs failed, the first is {failed[0].label} "
                 f"({failed[0].error}). {report} says which; the same command tries them again."
+            )
+        if self._not_judged:
+            raise RunFailedError(
+                f"{len(self._not_judged)} final runs were not judged by {self._request.attacks}, the first is "
+                f"{self._not_judged[0]}. The same command goes on with them."
             )
 
 

@@ -106,13 +106,20 @@ def run_demo(*, home: Path, working_dir: Path, entrypoint: Sequence[str]) -> int
                     env_vars={"DISTRIBUTED_AUTOLORA_HOME": str(home), "OMP_NUM_THREADS": "1"},
                 )
         except KeyboardInterrupt:
-            print(f"Stopped. The same command continues {run.name}.", flush=True)
+            print(f"Stopped. {_continuation(home / 'runs' / run.name)}", flush=True)
             return _INTERRUPTED
     if status == 0:
         print(_next_steps(home / "runs" / run.name, working_dir), flush=True)
     elif status == _FAILED:
-        print(f"{run.name} did not finish. The same command continues it.", flush=True)
+        print(f"{run.name} did not finish. {_continuation(home / 'runs' / run.name)}", flush=True)
     return status
+
+
+def _continuation(folder: Path) -> str:
+    """Returns what continues a demo that was stopped: while training, or while its result was checked."""
+    if RunFolder(folder).is_finished():
+        return f"{folder.name} is trained: python jobs/finetune.py --recipe demo --run.name {folder.name} checks it."
+    return f"The same command continues {folder.name}."
 
 
 def submit_and_follow(

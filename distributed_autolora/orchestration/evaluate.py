@@ -13,16 +13,16 @@ import torch
 from distributed_autolora.config import ScalingConfig
 from distributed_autolora.core.metrics import AccuracyCount
 from distributed_autolora.data.splits import stratified_subset
-from distributed_autolora.errors import UserError
 from distributed_autolora.evaluation.chunks import Chunk, Columns
 from distributed_autolora.evaluation.curve import expected_robustness
 from distributed_autolora.orchestration import cluster
 from distributed_autolora.orchestration.evaluation_folder import joined
 from distributed_autolora.orchestration.evaluation_plan import Plan, make_plan
-from distributed_autolora.orchestration.evaluation_pool import Pool, SanityQuestion
+from distributed_autolora.orchestration.evaluation_pool import Pool
 from distributed_autolora.orchestration.evaluation_progress import chunk_progress
 from distributed_autolora.orchestration.evaluation_request import EvaluationRequest
 from distributed_autolora.orchestration.evaluation_result import counts_of, describe
+from distributed_autolora.orchestration.evaluation_worker import SanityQuestion
 from distributed_autolora.orchestration.publication import Tracking, publish
 from distributed_autolora.orchestration.run_folder import RunFolder
 from distributed_autolora.reporting.evaluation import evaluation_table
@@ -128,13 +128,11 @@ def _pool(plan: Plan, tasks: int) -> Iterator[Pool]:
     """Connects to Ray and starts the workers, no more than there are tasks."""
     request = plan.request
     num_workers = min(request.num_workers, tasks)
-    scaling = ScalingConfig(num_workers=num_workers, use_gpu=request.use_gpu)
-    try:
-        cluster.connect(scaling)
-        cluster.wait_for_resources(scaling)
-    except UserError as error:
-        raise UserError(str(error).replace("--scaling.", "--")) from None
-    with Pool(plan.assignment, num_workers=num_workers, use_gpu=request.use_gpu) as pool:
+    patience = request.wait_for_resources_s
+    scaling = ScalingConfig(num_workers=num_workers, use_gpu=request.use_gpu, wait_for_resources_s=patience)
+    cluster.connect(scaling)
+    cluster.wait_for_resources(scaling)
+    with Pool(plan.assignment, num_workers=num_workers, use_gpu=request.use_gpu, start_timeout_s=patience) as pool:
         yield pool
 
 
@@ -175,5 +173,6 @@ def _sanity(plan: Plan, pool: Pool, outcomes: Columns) -> list[dict[str, Any]]:
 
 def _announce(plan: Plan, in_all: int, done: int) -> None:
     attacks = ", ".join(attack.name for attack in plan.assignment.attacks)
-    state = f"continues after {done} of {in_all} chunks" if done else f"starts, {in_all} chunks"
+    chunks = f"{in_all} chunk{'' if in_all == 1 else 's'}"
+    state = f"continues after {done} of {chunks}" if done else f"starts, {chunks}"
     print(f'Evaluation of "{plan.found.name}" by {attacks} {state}, in {plan.place}', flush=True)

@@ -54,7 +54,7 @@ class EvaluationFolder:
 
     def result(self) -> dict[str, Any] | None:
         """Returns the result of this evaluation if the folder has it; None where it is another's or damaged."""
-        result = self._any_result()
+        result = self._any_result() if (self.path / OUTCOMES_FILE).is_file() else None
         return result if result is not None and result.get("digest") == self.digest else None
 
     def write_chunk(self, chunk: Chunk, columns: Columns, seconds: float) -> None:
@@ -65,7 +65,7 @@ class EvaluationFolder:
     def read_chunk(self, chunk: Chunk) -> tuple[Columns, float] | None:
         """Returns the columns of a finished chunk and its seconds; None where it is missing or damaged."""
         try:
-            table = pq.read_table(self._chunk_file(chunk))
+            table = pq.read_table(self._chunk_file(chunk), page_checksum_verification=True)
             seconds = float((table.schema.metadata or {})[_SECONDS])
         except (OSError, pa.ArrowException, KeyError, ValueError):
             return None
@@ -95,7 +95,8 @@ class EvaluationFolder:
         """
         earlier = self._any_result()
         if earlier is not None and earlier.get("digest") != self.digest:
-            for name in (RESULT_FILE, OUTCOMES_FILE):
+            # The result last: it names the outcomes that were there with it, wherever this is interrupted.
+            for name in (OUTCOMES_FILE, RESULT_FILE):
                 stem, dot, suffix = name.partition(".")
                 if (self.path / name).is_file():
                     kept = f"{stem}-{str(earlier.get('digest'))[:8]}{dot}{suffix}"
@@ -125,5 +126,5 @@ def joined(parts: list[Columns]) -> Columns:
 
 def _write_parquet(path: Path, table: Any) -> None:
     unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-    pq.write_table(table, unfinished)
+    pq.write_table(table, unfinished, write_page_checksum=True)
     os.replace(unfinished, path)

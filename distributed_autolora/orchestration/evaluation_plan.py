@@ -18,19 +18,22 @@ from distributed_autolora.config import DataConfig, ExperimentConfig
 from distributed_autolora.data.augmentation import to_unit_interval
 from distributed_autolora.data.catalog import EMBEDDED_TASK, data_folder
 from distributed_autolora.data.images import ImageSource
-from distributed_autolora.data.parquet import ImageTable, read_images
+from distributed_autolora.data.parquet import ImageTable
 from distributed_autolora.data.splits import stratified_subset
 from distributed_autolora.data.storage import data_digest, is_uri
 from distributed_autolora.errors import UserError
 from distributed_autolora.evaluation.attacks import parse, parts_for
 from distributed_autolora.evaluation.chunks import Chunk, cut
 from distributed_autolora.orchestration.evaluation_folder import EvaluationFolder
-from distributed_autolora.orchestration.evaluation_pool import Assignment
 from distributed_autolora.orchestration.evaluation_request import EvaluationRequest
+from distributed_autolora.orchestration.evaluation_worker import Assignment, open_test_split, table_digest
 from distributed_autolora.orchestration.model_source import FoundModel, find_model, find_run_folder
 
-_PACKAGES = ("torch", "torchvision", "timm", "pyautoattack", "ray")
-_DECIDING_PACKAGES = ("torch", "torchvision", "pyautoattack")
+_PROTOCOL = 1
+"""Raise it with every change of this package that gives an image another outcome: chunks are then judged anew."""
+
+_PACKAGES = ("torch", "torchvision", "timm", "pillow", "pyautoattack", "ray")
+_NOT_DECIDING = ("python", "ray")
 _BATCH = 250
 
 
@@ -43,7 +46,8 @@ class Plan:
     assignment: Assignment
     images: ImageSource
     num_classes: int
-    data_digest: str
+    variant: str
+    """How it differs from the judgement of a run as it was trained, or of all images: "-64-images"; else empty."""
     folder: EvaluationFolder
 
     @property
@@ -79,46 +83,49 @@ def make_plan(request: EvaluationRequest) -> Plan:
     run = find_run_folder(request.model, request.home())
     config = None if run is None else run.config()
     folder = _data_folder(request, config)
-    table = read_images(folder, "test")
+    epsilon = _epsilon(request, config)
+    digest = data_digest(folder)
+    _check_run_data(request, config, digest)
+    size = request.image_size or (config.data.image_size if config is not None else None)
+    table = open_test_split(folder, digest, size, request.cache)
     num_classes = len(table.class_names)
-    found = find_model(request, num_classes)
-    _check_registrable(request, found)
     for attack in attacks:
         parts_for(attack, num_classes)  # refuses one that cannot run
-    size = request.image_size or (config.data.image_size if config is not None else None)
-    images = ImageSource(table, channels=found.model.channels(), image_size=size, resized=False)
-    epsilon = _epsilon(request, config)
+    found = find_model(request, num_classes)
+    _check_registrable(request, found)
     own_step = config is not None and request.epsilon in (None, config.threat_model.epsilon)
     assignment = Assignment(
         model=found.model,
         data_folder=folder,
+        data_digest=digest,
+        table_digest=table_digest(table),
         rows=_rows(request, table),
         image_size=size,
+        cache=request.cache,
         epsilon=epsilon,
         attacks=attacks,
         step_size=config.eval_attack.step_size if config is not None and own_step else None,
     )
+    images = assignment.images_of(table)
     _check_model(found, images, num_classes)
-    digest = data_digest(folder)
-    _check_run_data(request, config, digest)
-    identity = evaluation_digest(request, assignment, digest)
-    path = _output(request, found, table, len(assignment.rows) < len(table))
+    variant = _variant(assignment, config, table)
     return Plan(
         request=request,
         found=found,
         assignment=assignment,
         images=images,
         num_classes=num_classes,
-        data_digest=digest,
-        folder=EvaluationFolder(path, identity),
+        variant=variant,
+        folder=EvaluationFolder(_output(request, found, table, variant), evaluation_digest(request, assignment)),
     )
 
 
-def evaluation_digest(request: EvaluationRequest, assignment: Assignment, data: str) -> str:
+def evaluation_digest(request: EvaluationRequest, assignment: Assignment) -> str:
     """Returns the SHA-256 of all that determines the outcome: not of the workers, paths or names."""
     values = {
+        "protocol": _PROTOCOL,
         "model": assignment.model.digest(),
-        "data": data,
+        "data": assignment.data_digest,
         "rows": assignment.rows,
         "image_size": assignment.image_size,
         "threat_model": ["linf", assignment.epsilon],
@@ -127,7 +134,7 @@ def evaluation_digest(request: EvaluationRequest, assignment: Assignment, data: 
         "chunk_size": request.chunk_size,
         "seed": request.seed,
         "device": "gpu" if request.use_gpu else "cpu",
-        "packages": {name: version for name, version in package_versions().items() if name in _DECIDING_PACKAGES},
+        "packages": {name: version for name, version in package_versions().items() if name not in _NOT_DECIDING},
     }
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
@@ -202,11 +209,23 @@ def _check_run_data(request: EvaluationRequest, config: ExperimentConfig | None,
         )
 
 
-def _output(request: EvaluationRequest, found: FoundModel, table: ImageTable, is_subset: bool) -> Path:
+def _variant(assignment: Assignment, config: ExperimentConfig | None, table: ImageTable) -> str:
+    """Returns what keeps this evaluation apart from that of all images under a run's own threat model."""
+    parts = []
+    if config is not None:
+        if config.data.digest not in (None, assignment.data_digest):
+            parts.append(f"on-{table.task or assignment.data_digest[:8]}")
+        if assignment.epsilon != config.threat_model.epsilon:
+            parts.append(f"epsilon-{assignment.epsilon:.4g}")
+    if len(assignment.rows) < len(table):
+        parts.append(f"{len(assignment.rows)}-images")
+    return "".join(f"-{part}" for part in parts)
+
+
+def _output(request: EvaluationRequest, found: FoundModel, table: ImageTable, variant: str) -> Path:
     if request.output is not None:
         return Path(request.output).expanduser().absolute()
-    suffix = f"-{request.images}-images" if is_subset else ""
     if found.run is not None:
-        return found.run.path / f"evaluation{suffix}"
+        return found.run.path / f"evaluation{variant}"
     task = f"-on-{table.task}" if table.task else ""
-    return request.home() / "evaluations" / f"{found.name}-{found.model.digest()[:8]}{task}{suffix}"
+    return request.home() / "evaluations" / f"{found.name}-{found.model.digest()[:8]}{task}{variant}"

@@ -10,7 +10,7 @@ from typing import Literal
 from distributed_autolora.config import RunConfig, output_home
 from distributed_autolora.errors import UserError
 
-_AT_LEAST_ONE = ("num_workers", "chunk_size", "images", "image_size", "num_classes")
+_AT_LEAST_ONE = ("num_workers", "wait_for_resources_s", "chunk_size", "images", "image_size", "num_classes")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +39,10 @@ class EvaluationRequest:
     """Processes that judge chunks; no result depends on it."""
     use_gpu: bool = False
     """One GPU for each worker."""
+    wait_for_resources_s: float = 600.0
+    """On a cluster: seconds to wait for the workers' CPUs and GPUs before giving up."""
+    cache: str | None = None
+    """Folder on each node for memory-mapped copies of large test splits; None: the system's temporary folder."""
     sanity: bool = True
     """Also check that the attacks are strong and the model hides nothing from them."""
     curve: bool = False

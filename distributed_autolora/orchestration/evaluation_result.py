@@ -82,7 +82,7 @@ def describe(
         "seed": request.seed,
         "image_shape": list(plan.images.images(_first_row()).shape[1:]),
         "model_digest": assignment.model.digest(),
-        "data_digest": plan.data_digest,
+        "data_digest": assignment.data_digest,
         "package_versions": package_versions(),
     }
     return result if curve is None else {**result, "curve": curve}

@@ -24,7 +24,10 @@ def lock_folder(folder: Path, *, what: str, otherwise: str, elsewhere: str) -> I
     Raises:
         UserError: when another live process holds it, or its file system cannot lock.
     """
-    lock = (folder / _NAME).open("a+")
+    try:
+        lock = (folder / _NAME).open("a+")
+    except OSError as error:
+        raise UserError(f"{folder / _NAME} cannot be opened ({error.strerror}): choose another {elsewhere}.") from None
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

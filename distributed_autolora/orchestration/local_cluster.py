@@ -22,6 +22,7 @@ from types import TracebackType
 from typing import Self
 
 from distributed_autolora.errors import UserError
+from distributed_autolora.orchestration.caretaker import start_caretaker
 from distributed_autolora.orchestration.processes import end_family, uninterrupted
 
 # Above the ports that other clusters' workers use (10002-19999), below those that the kernel hands out.
@@ -33,6 +34,8 @@ _OTHER_CLUSTERS = frozenset({"RAY_ADDRESS", "RAY_API_SERVER_ADDRESS", "RAY_TMPDI
 
 class LocalCluster:
     """Starts a Ray head with a job server on loopback, and on leaving stops exactly what it started.
+
+    A program that is killed before it can leave has all of it stopped by a caretaker a moment later.
 
     Args:
         num_cpus: CPUs that Ray may hand out, at least 1.
@@ -51,6 +54,7 @@ class LocalCluster:
         self._num_cpus = num_cpus
         self._start_timeout_s = start_timeout_s
         self._head: subprocess.Popen[bytes] | None = None
+        self._caretaker: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Self:
         self._ports = _free_ports(6)
@@ -113,6 +117,7 @@ class LocalCluster:
                 # Ctrl-C in a terminal reaches a whole group: the cluster must outlive it to be stopped in order.
                 start_new_session=True,
             )
+        self._caretaker = start_caretaker(self._head.pid, self.folder)
 
     def _wait_until_ready(self) -> None:
         assert self._head is not None
@@ -142,6 +147,10 @@ class LocalCluster:
                 end_family(self._head)
                 self._head = None
             shutil.rmtree(self.folder, ignore_errors=True)
+            if self._caretaker is not None:
+                self._caretaker.kill()
+                self._caretaker.communicate()
+                self._caretaker = None
 
 
 def _free_ports(count: int) -> list[int]:

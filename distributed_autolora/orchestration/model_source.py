@@ -52,7 +52,10 @@ def find_run_folder(model: str, home: Path) -> RunFolder | None:
         folder = RunFolder(path)
         if folder.exists():
             if not folder.is_finished():
-                raise UserError(f'Run "{folder.name}" in {path} is not finished: it has no model to judge yet.')
+                raise UserError(
+                    f'Run "{folder.name}" in {path} is not finished: it has no model to judge yet. The command that '
+                    "began it continues it."
+                )
             return folder
     return None
 

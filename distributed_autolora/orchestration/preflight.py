@@ -59,10 +59,10 @@ def check_inputs(config: ExperimentConfig, inputs: Inputs) -> list[str]:
     """
     from distributed_autolora.data.doctor import check_task
     from distributed_autolora.data.images import check_image_settings
-    from distributed_autolora.training.methods import build_objective
+    from distributed_autolora.models import check_takes_images
+    from distributed_autolora.training.methods import build_objective, fresh_classifier
     from distributed_autolora.training.similarity import similarity_rows
     from distributed_autolora.training.task_data import split_rows
-    from distributed_autolora.training.trainer import fresh_classifier
 
     model, data = config.model, config.data
     resized = data.augmentation == "resized_crop_flip"
@@ -76,7 +76,10 @@ def check_inputs(config: ExperimentConfig, inputs: Inputs) -> list[str]:
     train, split = report.train, report.split
     assert split is not None
     similarity_rows(config, train.labels, split)
-    build_objective(config, fresh_classifier(config, len(train.class_names), inputs.weights))
+    classifier = fresh_classifier(config, len(train.class_names), inputs.weights)
+    own = next(iter(train.sizes))
+    check_takes_images(classifier, own if data.image_size is None else (data.image_size, data.image_size))
+    build_objective(config, classifier)
     return [*report.warnings, *_warnings(config, len(split.train), len(split.val))]
 
 

@@ -13,7 +13,9 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, NamedTuple
 
-_STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+"""What people and schedulers stop a program by: Ctrl-C, kill, a closed terminal."""
+
 _POLL_S = 0.1
 _END_TIMEOUT_S = 15.0
 
@@ -24,7 +26,7 @@ def uninterrupted() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = {number: signal.signal(number, signal.SIG_IGN) for number in _STOP_SIGNALS}
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in STOP_SIGNALS}
     try:
         yield
     finally:
@@ -45,7 +47,7 @@ def stop_signals_interrupt() -> Iterator[None]:
             os.write(2, b"\nStopping ...\n")
         raise KeyboardInterrupt
 
-    heeded = [number for number in _STOP_SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+    heeded = [number for number in STOP_SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
     before = {number: signal.signal(number, interrupt) for number in heeded}
     try:
         yield
@@ -79,9 +81,39 @@ def end_family(head: subprocess.Popen[Any]) -> None:
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(head.pid, signal.SIGKILL)
     head.wait()
+    _kill_all(head.pid, family)
+
+
+def started_at(pid: int) -> int | None:
+    """Returns when a living process was started, in the system's own unit; None where there is none, or no /proc."""
+    return next((seen.process.started for seen in _process_table() if seen.process.pid == pid and seen.alive), None)
+
+
+def end_orphans(head: int, started: int | None) -> None:
+    """Ends what is left of a session whose head this process did not start; returns when none is left.
+
+    Args:
+        head: process id of the session's first process.
+        started: what `started_at` said of it; ids are given out again, and another process's session is let alone.
+    """
+    now = started_at(head)
+    if now is not None and now != started:
+        return
+    family = _relatives(head, set())
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.kill(head, signal.SIGTERM)
+    deadline = time.monotonic() + _END_TIMEOUT_S
+    while started_at(head) is not None and time.monotonic() < deadline:
+        time.sleep(_POLL_S)
+        family = _relatives(head, family)
+    _kill_all(head, family)
+
+
+def _kill_all(head: int, family: set[_Process]) -> None:
+    """Kills what is alive of a family, and what it starts meanwhile."""
     deadline = time.monotonic() + _END_TIMEOUT_S
     while time.monotonic() < deadline:
-        family = _relatives(head.pid, family)
+        family = _relatives(head, family)
         if not family:
             return
         for process in family:

@@ -12,6 +12,7 @@ from distributed_autolora.models.export import export_model
 from distributed_autolora.orchestration import mlflow_tracking
 from distributed_autolora.orchestration.evaluation_folder import OUTCOMES_FILE, RESULT_FILE
 from distributed_autolora.orchestration.evaluation_plan import Plan
+from distributed_autolora.orchestration.processes import uninterrupted
 from distributed_autolora.orchestration.run_folder import write_json, write_text
 from distributed_autolora.reporting.model_card import ModelFacts, model_card
 from distributed_autolora.reporting.robustbench import PaperEntry, robustbench_entry
@@ -39,26 +40,25 @@ class Tracking:
         self.uri, self.run_id = "", ""
 
     def __enter__(self) -> Tracking:
-        """Finds the run, or opens one.
+        """Finds the run, or opens one; one of its own that an earlier attempt left is opened again.
 
         Raises:
             UserError: for a tracking URI that cannot be used.
         """
         request, found = self._plan.request, self._plan.found
-        known = self._plan.folder.read_note("mlflow") or {}
-        if found.run is not None:
-            known = found.run.read("result.json").get("mlflow") or known
-        if "run_id" in known and request.mlflow_uri in (None, known["uri"]):
-            self.uri, self.run_id = known["uri"], known["run_id"]
+        judged = None if found.run is None else found.run.read("result.json").get("mlflow")
+        if judged and request.mlflow_uri in (None, judged["uri"]):
+            self.uri, self.run_id = judged["uri"], judged["run_id"]
             return self
-        self.uri = request.mlflow_uri or mlflow_tracking.default_tracking_uri(request.home())
+        known = self._plan.folder.read_note("mlflow") or {}
+        self.uri = request.mlflow_uri or known.get("uri") or mlflow_tracking.default_tracking_uri(request.home())
         self.run_id = mlflow_tracking.open_run(
             uri=self.uri,
             experiment=RunConfig().mlflow_experiment,
             run_name=f"evaluation of {found.name}",
             params={"model": request.model, "data": self._plan.assignment.data_folder, "attacks": request.attacks},
             tags={"task": self._plan.table.task, "kind": "evaluation"},
-            run_id=None,
+            run_id=known.get("run_id") if self.uri == known.get("uri") else None,
             home=request.home(),
         )
         self._opened = True
@@ -67,9 +67,11 @@ class Tracking:
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         """Closes a run that this evaluation opened."""
-        if self._opened:
-            interrupted = kind is not None and issubclass(kind, KeyboardInterrupt)
-            status: Literal["FINISHED", "KILLED", "FAILED"] = "KILLED" if interrupted else "FAILED"
+        if not self._opened:
+            return
+        interrupted = kind is not None and issubclass(kind, KeyboardInterrupt)
+        status: Literal["FINISHED", "KILLED", "FAILED"] = "KILLED" if interrupted else "FAILED"
+        with uninterrupted():
             mlflow_tracking.finish_run(self.uri, self.run_id, status="FINISHED" if kind is None else status)
 
 
@@ -91,7 +93,7 @@ def publish(plan: Plan, result: dict[str, Any], tracking: Tracking) -> None:
         files += _export(plan, result)
         print(f"Exported: {', '.join(file.name for file in files[2:])}")
     logged = mlflow_tracking.log_evaluation(
-        tracking.uri, tracking.run_id, metrics=_metrics(result), tags=_tags(result), files=files
+        tracking.uri, tracking.run_id, metrics=_metrics(plan, result), tags=_tags(plan, result), files=files
     )
     if not logged:
         print(
@@ -136,13 +138,12 @@ def _paper(plan: Plan) -> PaperEntry:
     return _AUTOLORA if config is not None and config.method.name == "autolora" else _UNPUBLISHED
 
 
-def _prefix(result: dict[str, Any]) -> str:
-    whole = result["test_images"] == result["test_images_available"]
-    return "evaluation" if whole else f"evaluation_{result['test_images']}_images"
+def _prefix(plan: Plan) -> str:
+    return f"evaluation{plan.variant.replace('-', '_')}"
 
 
-def _metrics(result: dict[str, Any]) -> dict[str, float]:
-    prefix = _prefix(result)
+def _metrics(plan: Plan, result: dict[str, Any]) -> dict[str, float]:
+    prefix = _prefix(plan)
     metrics = {f"{prefix}/{name}": count["correct"] / count["total"] for name, count in result["accuracies"].items()}
     metrics |= {f"{prefix}/seconds/{name}": float(seconds) for name, seconds in result["seconds"].items()}
     for status in ("PASS", "WARN", "FAIL"):
@@ -154,8 +155,8 @@ def _metrics(result: dict[str, Any]) -> dict[str, float]:
     return metrics
 
 
-def _tags(result: dict[str, Any]) -> dict[str, str]:
-    prefix = _prefix(result)
+def _tags(plan: Plan, result: dict[str, Any]) -> dict[str, str]:
+    prefix = _prefix(plan)
     tags = {f"{prefix}.{name.removeprefix('robust_accuracy/')}": text for name, text in result["labels"].items()}
     tags[f"{prefix}.epsilon"] = f"{result['threat_model']['epsilon']:.6g}"
     tags[f"{prefix}.package_versions"] = json.dumps(result["package_versions"])
@@ -170,9 +171,9 @@ def _register(plan: Plan, name: str, result: dict[str, Any], tracking: Tracking)
     import torch
 
     if plan.found.run is None:
-        example = torch.cat([batch[:1] for batch in plan.batches(1)][:2])
+        example = next(plan.batches(2))
         mlflow_tracking.log_model(tracking.uri, tracking.run_id, plan.found.model.build(), torch.cat([example] * 2))
-    tags = {key: f"{value:.4f}" for key, value in _metrics(result).items() if "accuracy" in key}
-    tags = {key.replace("/", "."): text for key, text in (tags | _tags(result)).items()}
+    tags = {key: f"{value:.4f}" for key, value in _metrics(plan, result).items() if "accuracy" in key}
+    tags = {key.replace("/", "."): text for key, text in (tags | _tags(plan, result)).items()}
     version = mlflow_tracking.register_model(tracking.uri, tracking.run_id, name, tags)
     print(f"Registered in MLflow as models:/{name}/{version} ({mlflow_tracking.masked(tracking.uri)}).")

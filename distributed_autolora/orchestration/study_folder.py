@@ -84,7 +84,18 @@ class StudyFolder:
                 raise UserError(
                     f'Study "{self.name}" was begun with other {what}{shown}. Give another --name, or the same flags.'
                 )
+        dropped = [seed for seed in before.get("seeds", []) if seed not in description["seeds"]]
+        if dropped and any(entry["phase"] == "final" and entry["seed"] in dropped for entry in self._begun()):
+            raise UserError(
+                f'Study "{self.name}" has runs on {len(before["seeds"])} seeds, and a report tells of all: give '
+                f"--seeds {len(before['seeds'])} or more, or another --name."
+            )
         write_json(self.path / "study.json", {**before, **description})
+
+    def _begun(self) -> list[dict[str, Any]]:
+        """Returns the entries of runs.json that have a folder."""
+        entries = self._read("runs.json") or []
+        return [entry for entry in entries if entry["run"] and RunFolder(self.path / "runs" / entry["run"]).exists()]
 
     def plan(self, study: Study, seeds: Sequence[int]) -> None:
         """Plans all runs anew, and gives them the status that they have on disk; writes nothing.
@@ -144,7 +155,10 @@ class StudyFolder:
     def _read(self, name: str) -> Any:
         """Returns the content of one of the folder's JSON files, None where there is none."""
         file = self.path / name
-        return RunFolder(self.path).read(name) if file.is_file() else None
+        try:
+            return json.loads(file.read_text()) if file.is_file() else None
+        except (OSError, ValueError) as error:
+            raise UserError(f"{file} cannot be read ({error}). Restore the file, or give another --name.") from None
 
 
 def describe_study(request: StudyRequest) -> dict[str, Any]:

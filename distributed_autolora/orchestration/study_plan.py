@@ -59,7 +59,7 @@ def plan_final(study: Study, seeds: Sequence[int], winners: dict[str, Settings])
 
 def planned(arm: str, phase: Phase, seed: int, settings: Settings) -> PlannedRun:
     """Returns a pending run with its name."""
-    words = " ".join(filter(None, [phase, arm, settings_text(settings)])).replace("=", "")
+    words = " ".join(filter(None, [phase, arm, settings_text(settings)])).replace("=", "").replace("+", "")
     name = re.sub(r"[^A-Za-z0-9.]+", "-", words)[:_LONGEST_NAME].strip("-.")
     return PlannedRun(arm, phase, seed, dict(settings), f"{name}-seed{seed}")
 

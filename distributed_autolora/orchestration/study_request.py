@@ -94,6 +94,10 @@ def study_request(flags: CompareFlags, command: str) -> StudyRequest:
     for flag, value in (("seeds", flags.seeds), ("num-workers", flags.num_workers)):
         if value < 1:
             raise UserError(f"--{flag} is {value}: it must be at least 1.")
+    if flags.attacks != OWN_ATTACK:
+        from distributed_autolora.evaluation.attacks import parse
+
+        parse(flags.attacks)
     return StudyRequest(
         study=study(flags.study, _base(flags)),
         name=study_name(flags),

@@ -11,6 +11,7 @@ import logging
 import os
 import shutil
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,6 +26,7 @@ from distributed_autolora.orchestration.train_run import train_run
 
 _MERIT, _EPOCH, _OUTCOME, _ERROR = "best_robust_accuracy", "epoch", "outcome", "error"
 _REDUCTION = 3
+_LONGEST_WAIT_S = 8 * 3600.0
 # A whole CPU for a driver would leave none for its workers; the head node has one of these.
 _DRIVER = {"node:__internal_head__": 0.001}
 
@@ -137,6 +139,8 @@ def _trial(point: dict[str, Any], payload: dict[str, dict[str, Any]]) -> dict[st
     job = payload[point["run"]]
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     config = ExperimentConfig.from_dict(job["config"])
+    # One run fitted when the study began. Where nodes were lost since, a trial waits for the others to end.
+    config = replace(config, scaling=replace(config.scaling, wait_for_resources_s=_LONGEST_WAIT_S))
     try:
         train_run(config, checked=True, tags=job["tags"], callbacks=[MeritReport()] if job["reports"] else [])
     except UserError as error:

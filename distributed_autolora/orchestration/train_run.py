@@ -8,7 +8,9 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, Literal
 
 from distributed_autolora.config import ExperimentConfig, output_home
+from distributed_autolora.errors import UserError
 from distributed_autolora.orchestration.preflight import Inputs, check_inputs, find_inputs
+from distributed_autolora.orchestration.processes import uninterrupted
 from distributed_autolora.orchestration.run_folder import (
     RunFolder,
     check_writable,
@@ -99,10 +101,7 @@ def _train(
     from distributed_autolora.orchestration.ray_training import ProgressCallback, train_on_ray
 
     _announce(config, folder)
-    with ThreadPoolExecutor(1) as background:
-        opening = background.submit(_open_tracking, config, folder, tags)
-        cluster.connect(config.scaling)
-        mlflow = opening.result()
+    mlflow = _connect(config, folder, tags)
     payload = {"config": config.to_dict(), "data_folder": inputs.data_folder, "weights": inputs.weights}
     callback = ProgressCallback(folder.path, **mlflow)
     status: Literal["FAILED", "KILLED"] | None = "FAILED"
@@ -117,8 +116,25 @@ def _train(
         raise
     finally:
         if status is not None:
-            mlflow_tracking.finish_run(**mlflow, status=status)
+            with uninterrupted():
+                mlflow_tracking.finish_run(**mlflow, status=status)
     return finished
+
+
+def _connect(config: ExperimentConfig, folder: RunFolder, tags: dict[str, str]) -> dict[str, str]:
+    """Connects to Ray and opens the run's MLflow run, at the same time: either takes seconds."""
+    from distributed_autolora.orchestration import cluster, mlflow_tracking
+
+    with ThreadPoolExecutor(1) as background:
+        opening = background.submit(_open_tracking, config, folder, tags)
+        try:
+            cluster.connect(config.scaling)
+        except (UserError, KeyboardInterrupt) as error:
+            with uninterrupted():
+                is_stop = isinstance(error, KeyboardInterrupt)
+                mlflow_tracking.finish_run(**opening.result(), status="KILLED" if is_stop else "FAILED")
+            raise
+        return opening.result()
 
 
 def _announce(config: ExperimentConfig, folder: RunFolder) -> None:

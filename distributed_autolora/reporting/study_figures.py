@@ -91,7 +91,7 @@ def search_figure(study: Study) -> Figure | None:
         if axes is panels[0]:
             axes.set_ylabel(f"best {attack_label(attack)} validation accuracy (%)")
         axes.margins(x=0.15, y=0.12)
-        axes.grid(True, alpha=0.25)
+        axes.grid(True, axis="y", alpha=0.25)
         _legend_below(axes)
     return figure
 
@@ -188,6 +188,8 @@ def _draw_search(axes: Axes, study: Study, arm: Arm) -> None:
         for run in runs:
             _draw_trial(axes, run, ticks.get(run.settings.get(first), 0) + shift, marker, style, run.settings in chosen)
     axes.set_xticks(list(ticks.values()), [number(value) for value in ticks])
+    for place in list(ticks.values())[1:]:
+        axes.axvline(place - 0.5, color="black", linewidth=0.8, alpha=0.25)
     axes.set_xlabel(first.split(".")[-1].replace("lr", "learning rate"))
     own = [r for r in study.of(arm.reference or "", "final") if r.seed == study["search_seed"]]
     if own and own[0].validation_accuracy is not None and not study.of(arm.reference or "", "search"):

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import statistics
 from typing import Any
 
 from distributed_autolora.reporting.history import compact, duration, series, value
-from distributed_autolora.reporting.markdown import NONE, counted, per_cent, table
-from distributed_autolora.reporting.study import Arm, Settings, Study, StudyRun
+from distributed_autolora.reporting.markdown import NONE, counted, table
+from distributed_autolora.reporting.study import Settings, Study, StudyRun
 from distributed_autolora.reporting.study_costs import Cost, mean_final_cost, search_cost
 
 _SIMILARITY = "gradient_similarity"
@@ -33,7 +33,9 @@ def cost_table(study: Study) -> str:
         search, final = search_cost(study, arm.name), mean_final_cost(study, arm.name)
         trials, judged = study.of(arm.name, "search"), study.judged(arm.name)
         if trials:
-            rows.append([arm.label, f"search, {counted(len(trials), 'trial')}", *_cost_cells(search, None)])
+            begun = sum(bool(run.history) for run in trials)
+            of = "" if begun == len(trials) else f"{begun} of "
+            rows.append([arm.label, f"search, {of}{counted(len(trials), 'trial')}", *_cost_cells(search, base)])
         if final:
             rows.append([arm.label, f"one final run, mean of {len(judged)}", *_cost_cells(final, base)])
         if trials and final:
@@ -43,46 +45,14 @@ def cost_table(study: Study) -> str:
     return table(header, rows)
 
 
-def schedule_table(study: Study) -> str:
-    """Returns what the schedules did in every final run that has at least one epoch."""
+def schedule_table(study: Study) -> str | None:
+    """Returns what the schedules did in every final run that has at least one epoch, None without any."""
     rows = []
     for arm in study.arms:
         for run in study.of(arm.name, "final"):
             rows += [[arm.label, str(run.seed), *_schedule_cells(run.history)]] if run.history else []
-    return table(["method", "seed", "epochs", "best", "learning rate", "after epoch", "lambda1", "lambda2"], rows)
-
-
-def search_table(study: Study, arm: Arm) -> str:
-    """Returns every trial of an arm's search with its validation accuracy, or why it has none."""
-    chosen = [run.settings for run in study.of(arm.name, "final")]
-    rows = []
-    for run in study.of(arm.name, "search"):
-        accuracy = run.validation_accuracy
-        text = per_cent(accuracy) if accuracy is not None and run.status in ("finished", "stopped_early") else NONE
-        mark = "**chosen**" if run.settings in chosen else ""
-        rows.append([*(number(run.settings.get(key, "")) for key in arm.grid), text, _trial_note(run) or mark])
-    return table([*(key.split(".")[-1] for key in arm.grid), "validation, %", ""], rows)
-
-
-def search_summary(study: Study, arm: Arm) -> str:
-    """Returns one sentence: how far the arm's accuracy moves with its settings."""
-    trials = study.of(arm.name, "search")
-    finished = [run for run in trials if run.status == "finished" and run.validation_accuracy is not None]
-    parts = [f"{counted(len(trials), 'trial')}, {len(finished)} finished"]
-    for status, word in (("stopped_early", "stopped early"), ("failed", "failed"), ("running", "running")):
-        count = sum(run.status == status for run in trials)
-        parts += [f"{count} {word}"] if count else []
-    if finished:
-        ordered = sorted(finished, key=lambda run: run.validation_accuracy or 0.0)
-        low, high = ordered[0].validation_accuracy or 0.0, ordered[-1].validation_accuracy or 0.0
-        parts.append(
-            f"validation accuracy from {per_cent(low)} % ({settings_text(ordered[0].settings)}) to {per_cent(high)} % "
-            f"({settings_text(ordered[-1].settings)}), a range of {100 * (high - low):.1f} points"
-        )
-        chosen = [run.settings for run in study.of(arm.name, "final") if run.settings]
-        if chosen and ordered[-1].settings not in chosen:
-            parts.append(f"**but the final runs use {settings_text(chosen[0])}**")
-    return f"**{arm.label}**: {', '.join(parts)}."
+    header = ["method", "seed", "epochs", "best", "learning rate", "after epoch", "lambda1", "lambda2"]
+    return table(header, rows) if rows else None
 
 
 def similarity_table(study: Study) -> str | None:
@@ -105,18 +75,30 @@ def missing(study: Study) -> list[str]:
         name = f"{study.arm(run.arm).label}, {run.phase}, seed {run.seed}"
         name += f", {settings_text(run.settings)}" if run.settings else ""
         if run.status == "failed":
-            lines.append(f"failed: {name}: `{_error(run)}`")
+            lines.append(f"failed: {name}: `{error_text(run)}`")
         elif run.status == "finished" and run.result is None:
             lines.append(f"said to be finished, but without a result.json: {name}")
-        elif run.status in ("pending", "running"):
+        elif run.status == "running" or (run.status == "pending" and run.history):
             after = f" (after {counted(len(run.history), 'epoch')})" if run.history else ""
             lines.append(f"{run.status}{after}: {name}")
     for arm in study.arms:
+        for phase in ("search", "final"):
+            runs = study.of(arm.name, phase)
+            pending = sum(run.status == "pending" and not run.history for run in runs)
+            lines += [f"pending: {arm.label}, {phase}, {pending} of {counted(len(runs), 'run')}"] if pending else []
         seeds = {run.seed for run in study.of(arm.name, "final")}
         absent = [str(seed) for seed in study["seeds"] or [] if seed not in seeds]
         lines += [f"not started: {arm.label}, final, seed {', '.join(absent)}"] if absent else []
         lines += [f"not started: {arm.label}, search"] if arm.searched and not study.of(arm.name, "search") else []
     return lines
+
+
+def is_unfinished(study: Study) -> bool:
+    """Tells whether some final run has no accuracy yet, or some trial is still to end; failed trials do not count."""
+    seeds = study["seeds"] or sorted({run.seed for run in study.runs if run.phase == "final"})
+    judged = all({run.seed for run in study.judged(arm.name)} >= set(seeds) for arm in study.arms)
+    waiting = any(run.status in ("pending", "running") for run in study.runs)
+    return waiting or not judged
 
 
 def chosen_settings(study: Study) -> str:
@@ -146,11 +128,18 @@ def _schedule_cells(history: list[dict[str, Any]]) -> list[str]:
     return [
         str(len(history)),
         str(history[-1].get("best_epoch", NONE)),
-        f"{compact(rates[0])} to {compact(rates[-1])}",
+        _rates(rates),
         _events(history) or "nothing",
         _from_to(history, "natural_weight"),
         _from_to(history, "kl_weight"),
     ]
+
+
+def _rates(rates: list[float]) -> str:
+    """Returns "0.01 to 1e-4, mean 0.00531": how much a run could learn in all; "0.01" where nothing changed."""
+    if len(set(rates)) == 1:
+        return compact(rates[0])
+    return f"{compact(rates[0])} to {compact(rates[-1])}, mean {compact(statistics.fmean(rates))}"
 
 
 def _events(history: list[dict[str, Any]]) -> str:
@@ -173,16 +162,7 @@ def _from_to(history: list[dict[str, Any]], key: str) -> str:
     return NONE if first is None or last is None else f"{first:.2f} to {last:.2f}"
 
 
-def _trial_note(run: StudyRun) -> str:
-    notes: dict[str, Callable[[], str]] = {
-        "failed": lambda: f"failed: {_error(run)}",
-        "stopped_early": lambda: f"stopped after epoch {len(run.history)}",
-        "running": lambda: "running",
-        "pending": lambda: "pending",
-    }
-    return notes.get(run.status, str)()
-
-
-def _error(run: StudyRun) -> str:
+def error_text(run: StudyRun) -> str:
+    """Returns why a run failed, in at most 160 characters of one line."""
     text = " ".join((run.error or "no error was recorded").split()).replace("`", "'")
     return text if len(text) <= 160 else f"{text[:157]}..."

@@ -38,8 +38,8 @@ class Comparison:
 
     @property
     def difference(self) -> float:
-        """Mean of the reference less mean of the baseline, a fraction."""
-        return statistics.fmean(self.reference_values) - statistics.fmean(self.baseline_values)
+        """Mean of the reference less mean of the baseline, a fraction; equal means differ by exactly 0."""
+        return round(statistics.fmean(self.reference_values) - statistics.fmean(self.baseline_values), 12)
 
     @property
     def can_be_claimed(self) -> bool:

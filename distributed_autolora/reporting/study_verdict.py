@@ -5,9 +5,8 @@ from __future__ import annotations
 import statistics
 from collections.abc import Sequence
 
-from distributed_autolora.reporting.history import compact, value
 from distributed_autolora.reporting.markdown import counted, listed, p_value, per_cent, points
-from distributed_autolora.reporting.study import AUTOATTACK, NATURAL, Study, StudyRun
+from distributed_autolora.reporting.study import AUTOATTACK, NATURAL, Study
 from distributed_autolora.reporting.study_costs import mean_final_cost, search_cost
 from distributed_autolora.reporting.study_statistics import Comparison
 from distributed_autolora.reporting.study_tables import metric_label
@@ -23,18 +22,6 @@ def verdict(study: Study, comparisons: Sequence[Comparison]) -> str:
     if len(study.references) == 1:
         return _of_reference(study, study.references[0], comparisons)
     return _of_several(study, comparisons)
-
-
-def reasons(study: Study, comparisons: Sequence[Comparison]) -> list[str]:
-    """Returns what the runs' records say about the reference where it does not win, one sentence each."""
-    losers = [name for name in study.references[:1] if _loses(study, name, comparisons)]
-    if len(study.references) > 1:
-        return []
-    sentences = []
-    for name in losers:
-        sentences += [f"{study.arm(name).label}, seed {run.seed}: {_course(run)}." for run in study.judged(name)]
-        sentences += [text for text, better in better_trials(study, name).values() if better]
-    return sentences
 
 
 def deciding_metric(study: Study, cells: Sequence[Comparison]) -> str:
@@ -62,12 +49,16 @@ def _of_reference(study: Study, name: str, comparisons: Sequence[Comparison]) ->
     if waiting:
         notes.append(f"Not in this verdict for want of a finished final run: {listed(waiting)}.")
     lines = [f"- {note}" for note in (*filter(None, notes), *_price(study, name, cells))]
-    return "\n\n".join([f"{_headline(study, label, cells)} {_claims(study, cells)}", "\n".join(lines)])
+    sure = all(cell.can_be_claimed for cell in cells) and not any(
+        cell.difference < 0 for cell in mine if cell.metric != NATURAL
+    )
+    return "\n\n".join([f"{_headline(study, label, cells, sure=sure)} {_claims(study, cells)}", "\n".join(lines)])
 
 
 def _of_several(study: Study, comparisons: Sequence[Comparison]) -> str:
     """One line a reference, after how many of the comparisons it leads in all."""
-    lines, leads, claimed, total = [], 0, 0, 0
+    lines: list[str] = []
+    counted_cells: list[Comparison] = []
     for name in study.references:
         mine = [cell for cell in comparisons if cell.reference == name]
         if not mine:
@@ -75,26 +66,33 @@ def _of_several(study: Study, comparisons: Sequence[Comparison]) -> str:
             continue
         cells = [cell for cell in mine if cell.metric == deciding_metric(study, mine)]
         cells.sort(key=lambda cell: cell.difference)
-        total += len(cells)
-        leads += sum(cell.difference > 0 for cell in cells)
-        claimed += sum(cell.can_be_claimed for cell in cells)
-        sure = sum(cell.can_be_claimed for cell in cells)
-        lines.append(f"- {_headline(study, study.arm(name).label, cells)} {sure} of {len(cells)} can be claimed.")
+        counted_cells += cells
+        claimed = sum(cell.can_be_claimed for cell in cells)
+        text = _headline(study, study.arm(name).label, cells, sure=claimed == len(cells))
+        lines.append(f"- {text} {claimed} of {len(cells)} can be claimed.")
+    if not counted_cells:
+        return "\n".join(lines)
+    leads = [cell for cell in counted_cells if cell.difference > 0]
+    behind = [cell for cell in counted_cells if cell.difference < 0]
+    sure_leads, sure_behind = (sum(cell.can_be_claimed for cell in part) for part in (leads, behind))
     first = (
-        f"**The reference is ahead in {leads} of {total} comparisons of robust accuracy; {claimed} of the {total} "
-        "differences can be claimed**, after Holm's correction over all cells of the study."
+        f"**The reference is ahead in {len(leads)} of {len(counted_cells)} comparisons of robust accuracy, of which "
+        f"{sure_leads} can be claimed, and behind in {len(behind)}, of which {sure_behind} can be claimed**, after "
+        "Holm's correction over all cells of the study."
     )
-    return "\n\n".join([first, "\n".join(lines)]) if total else "\n".join(lines)
+    return "\n\n".join([first, "\n".join(lines)])
 
 
-def _headline(study: Study, label: str, cells: Sequence[Comparison]) -> str:
-    """Cells by difference, smallest first: the first baseline is the strongest."""
+def _headline(study: Study, label: str, cells: Sequence[Comparison], *, sure: bool) -> str:
+    """Cells by difference, smallest first: the first baseline is the strongest.
+
+    Sure is a lead only where every difference can be claimed and no other robust accuracy contradicts it.
+    """
     accuracy = f"{metric_label(cells[0].metric)} accuracy"
     own = f"{per_cent(statistics.fmean(cells[0].reference_values))} %"
     strongest = cells[0]
     if strongest.difference > 0:
         over = listed([f"{study.arm(c.baseline).label} ({points(c.difference)} points)" for c in cells])
-        sure = all(cell.can_be_claimed for cell in cells)
         first = (
             f"**{label} wins**" if sure else f"**{label} has the highest mean, which does not yet show that it wins**"
         )
@@ -112,16 +110,19 @@ def _headline(study: Study, label: str, cells: Sequence[Comparison]) -> str:
 
 
 def _claims(study: Study, cells: Sequence[Comparison]) -> str:
+    """What can be said of every difference, its direction included."""
     texts = []
     for cell in cells:
-        pair = f"the difference to {study.arm(cell.baseline).label}"
-        if cell.student is None:
+        other = study.arm(cell.baseline).label
+        pair = f"that it is {'ahead of' if cell.difference > 0 else 'behind'} {other}"
+        if cell.difference == 0:
+            texts.append(f"its mean and that of {other} are the same")
+        elif cell.student is None:
             texts.append(f"{pair} cannot be tested ({cell.remark.removeprefix('undefined: ')})")
-        elif cell.can_be_claimed:
-            texts.append(f"{pair} can be claimed (p = {p_value(cell.student_holm)} after Holm's correction)")
         else:
             larger = max(cell.student_holm or 0.0, cell.welch_holm or 0.0)
-            texts.append(f"{pair} cannot be claimed: {cell.remark} (p = {p_value(larger)} after Holm's correction)")
+            said = "can be claimed" if cell.can_be_claimed else f"cannot be claimed: {cell.remark}"
+            texts.append(f"{pair} {said} (p = {p_value(larger)} after Holm's correction)")
     text = "; ".join(texts)
     return f"{text[0].upper()}{text[1:]}."
 
@@ -140,69 +141,20 @@ def _other(study: Study, label: str, metric: str, cells: Sequence[Comparison]) -
 
 
 def _price(study: Study, name: str, cells: Sequence[Comparison]) -> list[str]:
+    """What each search cost in runs of the reference; the winner is one of its trials, so no final run is added."""
     base = mean_final_cost(study, name)
     sentences = []
     for cell in cells:
-        search, final = search_cost(study, cell.baseline), mean_final_cost(study, cell.baseline)
-        trials = study.of(cell.baseline, "search")
-        if not trials or base is None or final is None or study.of(name, "search"):
+        trials, label = study.of(cell.baseline, "search"), study.arm(cell.baseline).label
+        if not trials or base is None or study.of(name, "search"):
             continue
-        cost, unit = search + final, "image passes"
-        ratio = cost.passes / base.passes if cost.passes and base.passes else None
+        search, unit = search_cost(study, cell.baseline), "image passes"
+        ratio = search.passes / base.passes if search.passes and base.passes else None
         if ratio is None and base.worker_seconds > 0:
-            ratio, unit = cost.worker_seconds / base.worker_seconds, "worker time"
+            ratio, unit = search.worker_seconds / base.worker_seconds, "worker time"
         if ratio is not None:
             sentences.append(
-                f"A searched {study.arm(cell.baseline).label} ({counted(len(trials), 'trial')} and one final run) took "
+                f"The search for the settings of {label} ({counted(len(trials), 'trial')}, the winner among them) took "
                 f"{ratio:.1f} times the {unit} of one {study.arm(name).label} run."
             )
     return sentences
-
-
-def _loses(study: Study, name: str, comparisons: Sequence[Comparison]) -> bool:
-    mine = [cell for cell in comparisons if cell.reference == name]
-    if not mine:
-        return False
-    metric = deciding_metric(study, mine)
-    return any(cell.difference <= 0 for cell in mine if cell.metric == metric)
-
-
-def _course(run: StudyRun) -> str:
-    """Returns how a run went, as far as its records can hint at a cause."""
-    if not run.history:
-        return "no history was kept"
-    last, halvings = run.history[-1], sum(bool(record.get("halved")) for record in run.history)
-    epochs, best = len(run.history), last.get("best_epoch")
-    text = f"{halvings} halvings took the learning rate to {compact(last['lr'])} in {epochs} epochs"
-    if best is not None:
-        rising = ", so it may still have been rising" if best > 0.9 * epochs else ""
-        text += f"; the best epoch on validation was {best}{rising}"
-    natural, robust = value(last, "natural_branch_accuracy"), run.validation_accuracy
-    if natural is not None:
-        text += f"; the low-rank branch ended at {per_cent(natural)} % natural training accuracy"
-    if robust is not None and len(run.counts) > 1:
-        gap = robust - next(c.accuracy for name, c in run.counts.items() if name.endswith(f"/{run.attack}"))
-        text += f"; validation accuracy was {per_cent(gap)} points above test" if gap >= 0 else ""
-    return text
-
-
-def better_trials(study: Study, name: str) -> dict[str, tuple[str, int]]:
-    """Returns {arm: (sentence, trials)}: how many finished trials of an arm were better than its reference unsearched.
-
-    Empty where the reference has no finished run on the search seed, or was searched itself.
-    """
-    own = [run.validation_accuracy for run in study.judged(name) if run.seed == study["search_seed"]]
-    if not own or own[0] is None or study.of(name, "search"):
-        return {}
-    found = {}
-    for arm in study.arms:
-        trials = [r.validation_accuracy for r in study.of(arm.name, "search") if r.status == "finished"]
-        better = sum(accuracy > own[0] for accuracy in trials if accuracy is not None)
-        if arm.reference == name and trials:
-            found[arm.name] = (
-                f"{better} of {len(trials)} finished trials of {arm.label} reached a higher validation accuracy than "
-                f"{study.arm(name).label} without a search on the same seed and validation images "
-                f"({per_cent(own[0])} %).",
-                better,
-            )
-    return found

@@ -45,9 +45,8 @@ def total_cost(history: list[dict[str, Any]]) -> dict[str, Any]:
         history: one record an epoch.
 
     Returns:
-        "worker_seconds" (the wall-clock seconds of every epoch times its workers; neither start-up nor the accuracy
-        before the first epoch is in an epoch, but a measurement of gradient similarity is), "forward_passes" and
-        "backward_passes".
+        "worker_seconds" (the wall-clock seconds of every epoch times its workers; start-up is not in an epoch, but a
+        measurement of gradient similarity is), "forward_passes" and "backward_passes".
     """
     return {
         "worker_seconds": sum(record["seconds/epoch"] * record["num_workers"] for record in history),

@@ -11,8 +11,8 @@ from torch import Tensor
 from distributed_autolora.core.attack_network import AttackNetwork
 from distributed_autolora.core.attacks import eval_mode
 from distributed_autolora.training.evaluation import fit_linear_head, natural_and_robust_predictions
-from distributed_autolora.training.methods import attack_dtype, attack_name
-from distributed_autolora.training.trainer import Trainer, fresh_classifier
+from distributed_autolora.training.methods import attack_dtype, attack_name, fresh_classifier
+from distributed_autolora.training.trainer import Trainer
 
 if TYPE_CHECKING:
     from distributed_autolora.models import Classifier

@@ -1,4 +1,4 @@
-"""From a config's words to objectives, schedules and attacks. `METHODS` is where a method is registered."""
+"""From a config's words to networks, objectives, schedules and attacks. `METHODS` is where a method is registered."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from distributed_autolora.core.schedules import LossWeights, RobustAccuracyHalvi
 from distributed_autolora.core.threat_model import ThreatModel
 from distributed_autolora.core.twins import Twins
 from distributed_autolora.errors import UserError
-from distributed_autolora.models import Classifier
+from distributed_autolora.models import Classifier, build
 
 Attack = Callable[..., Tensor]
 Schedule = RobustAccuracyHalving | StepDecay
@@ -96,6 +96,22 @@ def method_of(config: ExperimentConfig) -> Method:
             f"similarity is not defined for {name}: set it to 0, or choose one of: {', '.join(able)}."
         )
     return method
+
+
+def fresh_classifier(config: ExperimentConfig, num_classes: int, weights: str | None) -> Classifier:
+    """Returns the pre-trained backbone with a head drawn from the seed; the same on every worker."""
+    torch.manual_seed(config.seed)
+    model = config.model
+    return build(
+        model.backbone,
+        num_classes,
+        weights,
+        mean=model.mean,
+        std=model.std,
+        input_size=model.input_size,
+        weights_digest=model.weights_digest,
+        allow_pickle=model.allow_pickle,
+    )
 
 
 def build_objective(config: ExperimentConfig, backbone: Classifier) -> nn.Module:

@@ -14,7 +14,6 @@ from distributed_autolora.core.schedules import Decision
 from distributed_autolora.data.keyed import keyed_uniform
 from distributed_autolora.data.sampler import global_batches, worker_share
 from distributed_autolora.errors import TrainingDivergedError, UserError
-from distributed_autolora.models import Classifier, build
 from distributed_autolora.training import distributed
 from distributed_autolora.training.checkpoint import TrainingState, momentum_buffers, restore_momentum, snapshot
 from distributed_autolora.training.epoch import LossSums, PhaseSeconds
@@ -31,26 +30,11 @@ from distributed_autolora.training.methods import (
     build_attack,
     build_objective,
     build_schedule,
+    fresh_classifier,
     method_of,
 )
 from distributed_autolora.training.similarity import measure_similarity, similarity_rows
 from distributed_autolora.training.task_data import TaskData
-
-
-def fresh_classifier(config: ExperimentConfig, num_classes: int, weights: str | None) -> Classifier:
-    """Returns the pre-trained backbone with a head drawn from the seed; the same on every worker."""
-    torch.manual_seed(config.seed)
-    model = config.model
-    return build(
-        model.backbone,
-        num_classes,
-        weights,
-        mean=model.mean,
-        std=model.std,
-        input_size=model.input_size,
-        weights_digest=model.weights_digest,
-        allow_pickle=model.allow_pickle,
-    )
 
 
 class Trainer:

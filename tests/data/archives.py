@@ -24,15 +24,15 @@ def jpeg(folder: Path, name: str, number: int, size: tuple[int, int] = (40, 32))
     (folder / name).write_bytes(encode(picture(number, size), "JPEG"))
 
 
-def cifar(folder: Path, *, classes: int = 10, per_batch: int = 20) -> None:
-    """Writes the Python version of CIFAR-10 or, with 100 classes, CIFAR-100."""
+def cifar(folder: Path, *, classes: int = 10, per_batch: int = 20, used: int | None = None) -> None:
+    """Writes the Python version of CIFAR-10 or, with 100 classes, CIFAR-100; images of the first `used` classes."""
     ten = classes == 10
     base = folder / ("cifar-10-batches-py" if ten else "cifar-100-python")
     base.mkdir(parents=True)
     batches = [*(f"data_batch_{n}" for n in range(1, 6)), "test_batch"] if ten else ["train", "test"]
     for number, name in enumerate(batches):
         pixels = np.random.default_rng(number).integers(0, 256, (per_batch, 3072), dtype=np.uint8)
-        labels = [n % classes for n in range(per_batch)]
+        labels = [n % (used or classes) for n in range(per_batch)]
         (base / name).write_bytes(pickle.dumps({"data": pixels, "labels" if ten else "fine_labels": labels}))
     key, file = ("label_names", "batches.meta") if ten else ("fine_label_names", "meta")
     (base / file).write_bytes(pickle.dumps({key: [f"class {n}" for n in range(classes)]}))

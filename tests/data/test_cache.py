@@ -3,6 +3,7 @@
 import multiprocessing
 import resource
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -135,3 +136,13 @@ def test_many_at_once_write_one_file_and_all_read_it(task: str) -> None:
     assert [table.encoded(279) for table in tables] == [IMAGES[279]] * 6
     assert len({table.encoded_images._images.chunk(0).buffers()[2].size for table in tables}) == 1
     assert len(list((Path(task).parent / "cache").glob("*"))) == 2
+
+
+def test_labels_of_other_files_are_not_given_to_cached_images(task: str) -> None:
+    digest = data_digest(task)
+    cache = str(Path(task).parent / "cache")
+    mapped_images(task, "test", digest=digest, cache=cache)
+    turned = [replace(row, label=1 - row.label) for row in rows_of(IMAGES[280:])]
+    write(Path(task), "test.parquet", turned)
+    with pytest.raises(UserError, match="are not those that the run was created with"):
+        mapped_images(task, "test", digest=digest, cache=cache)

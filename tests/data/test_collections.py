@@ -174,7 +174,7 @@ def test_a_list_names_images_labels_and_splits(tmp_path: Path) -> None:
     table = read_images(str(tmp_path / "out"), "train")
     assert (table.task, table.class_names) == ("list", ("9", "10"))
     assert table.labels.tolist() == [1, 0, 1, 0, 1, 0]
-    (tmp_path / "list.csv").write_text("\n".join(line.rpartition(",")[0] for line in lines))
+    (tmp_path / "list.csv").write_text("\n".join(line.rpartition(",")[0].replace(",9", ", 9 ") for line in lines))
     prepare_list(source=tmp_path / "list.csv", output=str(tmp_path / "out"), **make)  # type: ignore[arg-type]
     assert read_images(str(tmp_path / "out"), "test").labels.tolist() == [0, 1]
 
@@ -187,6 +187,7 @@ LISTS = {
     "another split": ("path,label,split\na.jpg,x,val\n", 'line 2: split is "val"'),
     "no test": ("path,label,split\na.jpg,x,train\nb.jpg,y,train\n", "has no test image"),
     "a path twice": ("path,label\na.jpg,x\na.jpg,y\n", r'line 3: "a\.jpg" is there twice'),
+    "a comma in a path": ("path,label\na.jpg,x\nb,c.jpg,y\n", "line 3: it has more values than the first line"),
     "a missing file": ("path,label,split\na.jpg,x,train\nb.jpg,y,test\n", "2 images cannot be decoded: .*b.jpg: "),
 }
 
@@ -225,6 +226,11 @@ def test_archives_that_are_incomplete_are_refused(tmp_path: Path) -> None:
     archives.cub(tmp_path / "in")
     (tmp_path / "in" / "CUB_200_2011" / "classes.txt").write_text("1 001.Only\n")
     with pytest.raises(UserError, match="class 2 of image 6 has no name"):
+        prepared("cub", tmp_path)
+    split = tmp_path / "in" / "CUB_200_2011" / "train_test_split.txt"
+    archives.cub(tmp_path / "in")
+    split.write_text(split.read_text().replace("4 1", "4 x"))
+    with pytest.raises(UserError, match="image 4 has x, not 0 or 1"):
         prepared("cub", tmp_path)
     with pytest.raises(UserError, match="is not a folder"):
         prepared("cub", tmp_path / "nowhere")

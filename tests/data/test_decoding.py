@@ -84,8 +84,9 @@ def damaged_png() -> bytes:
         (encode(Image.fromarray(np.full((2, 2), 70_000, np.int32)), "TIFF"), "16 bits"),
         # A header that promises 60,000 x 60,000 pixels.
         (encode(picture(0)).replace(struct.pack(">II", 8, 8), struct.pack(">II", 60_000, 60_000)), "."),
+        (encode(picture(0), "AVIF").replace(b"av01", b"av02"), "decode"),
     ],
-    ids=["empty", "text", "cut JPEG", "cut PNG", "damaged PNG", "float", "32 bits", "huge"],
+    ids=["empty", "text", "cut JPEG", "cut PNG", "damaged PNG", "float", "32 bits", "huge", "damaged AVIF"],
 )
 def test_what_cannot_be_decoded_is_refused_with_a_reason(encoded: bytes, reason: str) -> None:
     with pytest.raises(ImageDecodeError, match=reason) as caught:
@@ -95,7 +96,10 @@ def test_what_cannot_be_decoded_is_refused_with_a_reason(encoded: bytes, reason:
 
 def test_one_error_lists_ten_damaged_images_and_counts_the_others() -> None:
     refuse_undecodable([])
-    with pytest.raises(UserError, match=r"^12 images cannot be decoded: p0: r; .*p9: r; and 2 more\. "):
-        refuse_undecodable([f"p{number}: r" for number in range(12)])
+    failures = [f"p{number}: r" for number in range(12)]
+    with pytest.raises(UserError, match=r"^12 images cannot .*: p0: r; .*p9: r; and 2 more, which .* check lists\. "):
+        refuse_undecodable(failures)
+    with pytest.raises(UserError, match=r"p9: r; p10: r; p11: r\. Replace"):
+        refuse_undecodable(failures, shown=None)
     with pytest.raises(UserError, match=r"^an image cannot be decoded: p: r\. "):
         refuse_undecodable(["p: r"])

@@ -140,3 +140,10 @@ def test_the_program_lists_and_refuses(tmp_path: Path) -> None:
     assert "cannot be decoded: " in done.stdout
     assert done.stderr.startswith("error: an image cannot be decoded: ")
     assert done.stderr.count("\n") == 1
+
+
+def test_training_and_test_images_of_two_sizes_are_refused_where_none_is_chosen(tmp_path: Path) -> None:
+    folder = task(tmp_path, IMAGES[:20], [encode(picture(number, size=(10, 8))) for number in range(50, 54)])
+    assert check_task(folder).warnings == ()
+    with pytest.raises(UserError, match=r"\(test\) has images of 10 x 8 pixels, but .*\(train\) of 8 x 8: give --data"):
+        check_task(folder, one_size=True)

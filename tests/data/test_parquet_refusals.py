@@ -109,3 +109,17 @@ def test_files_of_other_programs_may_order_and_store_the_columns_in_their_way(tm
     assert table.labels.tolist() == [1, 0, 0]
     assert [table.encoded(row) for row in range(3)] == [b"x", b"y", b"z"]
     assert table.row_ids == ("a", "b", "id-0")
+
+
+def test_one_of_several_numbered_files_must_not_be_missing_or_old(tmp_path: Path) -> None:
+    rows = rows_of([encode(picture(number)) for number in range(6)])
+    for number in range(3):
+        write(tmp_path, f"train-{number:05d}-of-00003.parquet", rows[2 * number : 2 * number + 2])
+    assert len(read_images(str(tmp_path), "train")) == 6
+    write(tmp_path, "train.parquet", rows)
+    with pytest.raises(UserError, match="holds two versions of train: train-00000-of-00003"):
+        read_images(str(tmp_path), "train")
+    (tmp_path / "train.parquet").unlink()
+    (tmp_path / "train-00002-of-00003.parquet").unlink()
+    with pytest.raises(UserError, match=r"lacks train-00002-of-00003\.parquet: copy all 3 files"):
+        read_images(str(tmp_path), "train")

@@ -59,7 +59,7 @@ def test_ones_own_folder_becomes_a_task_that_trains(pets: Path, tmp_path: Path) 
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
     assert done.stdout.splitlines()[1].split()[:3] == ["train", "16", "2"]
-    assert "not used, because they are no images: 1 files" in done.stdout
+    assert "not used, because of their endings: 1 files (1 .txt)" in done.stdout
     assert done.stdout.splitlines()[-1].startswith(
         "Next: python jobs/finetune.py --recipe custom --model.weights WEIGHTS"
     )
@@ -74,13 +74,15 @@ def test_ones_own_folder_becomes_a_task_that_trains(pets: Path, tmp_path: Path) 
 
 
 def test_a_refusal_is_one_line_and_exit_status_2(pets: Path, tmp_path: Path) -> None:
-    (pets / "dogs" / "bad.jpg").write_bytes(b"no image")
+    for name in ("bad.jpg", *(f"worse-{number}.jpg" for number in range(12))):
+        (pets / "dogs" / name).write_bytes(b"no image")
     done = run("folder", "--source", pets, "--output", tmp_path / "out")
     assert done.returncode == 2
     assert done.stdout == ""
     assert done.stderr.count("\n") == 1
-    assert done.stderr.startswith("error: an image cannot be decoded: ")
+    assert done.stderr.startswith("error: 13 images cannot be decoded: ")
     assert "dogs/bad.jpg: not an image" in done.stderr
+    assert all(f"dogs/worse-{number}.jpg: not an image" in done.stderr for number in range(12)), "all are named"
     assert not list((tmp_path / "out").glob("*"))
 
 

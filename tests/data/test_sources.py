@@ -131,7 +131,7 @@ def test_hidden_files_are_passed_over_and_others_counted(tmp_path: Path) -> None
     add(tmp_path / "__MACOSX", "1.jpg")
     images = image_folder(tmp_path, test_fraction=0.5, seed=0)
     assert len(images.files["train"]) + len(images.files["test"]) == 4
-    assert images.notes == ("not used, because they are no images: 3 files",)
+    assert images.notes == ("not used, because of their endings: 3 files (2 .db, 1 .md)",)
 
 
 def test_a_class_without_a_test_image_is_mentioned(tmp_path: Path) -> None:
@@ -157,6 +157,10 @@ FOLDERS: dict[str, tuple[Callable[[Path], object], str]] = {
     "validation only": (
         lambda folder: (add(folder / "train" / "a", "1.jpg"), add(folder / "val" / "a", "1.jpg")),
         "has train, val but not both",
+    ),
+    "capital splits": (
+        lambda folder: (add(folder / "Train" / "a", "1.jpg"), add(folder / "Test" / "a", "1.jpg")),
+        "has Test, Train but not both train and test: add or rename them",
     ),
     "classes differ": (bad_train_and_test, 'class "b" is in train but not in test'),
     "too few": (lambda folder: (add(folder / "a", "1.jpg"), add(folder / "b", "1.jpg")), "2 images: too few"),

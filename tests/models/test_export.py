@@ -70,7 +70,7 @@ def test_an_export_that_computes_something_else_is_refused() -> None:
     moved = replace(other, weights={**other.weights, "fc.bias": bias})
     assert moved.digest() != model.digest()
     with pytest.raises(RunFailedError, match="is not published"):
-        largest_difference(model.build(), moved.build(), [images(2)], Path("model.pt2"))
+        largest_difference(model.build(), moved.build(), images(2), Path("model.pt2"))
 
 
 def test_a_model_that_computes_differently_in_every_call_leaves_no_file(tmp_path: Path) -> None:

@@ -127,6 +127,7 @@ def test_the_log_has_a_line_for_each_run_and_nothing_of_tunes_own(compared: Path
 
 
 @pytest.mark.long
+@pytest.mark.timeout(900)
 def test_a_stopped_comparison_ends_with_130_and_the_same_command_continues_it(tmp_path: Path) -> None:
     write_task(tmp_path / "task", train=140)
     with comparison(tmp_path) as process:
@@ -139,7 +140,7 @@ def test_a_stopped_comparison_ends_with_130_and_the_same_command_continues_it(tm
     assert {run.info.status for run in begun.values()} == {"KILLED"}
     assert {run["status"] for run in entries(tmp_path)} == {"pending"}
     with comparison(tmp_path) as process:
-        process.wait(200)
+        process.wait(400)
     assert process.returncode == 0, (tmp_path / "log.txt").read_text()
     assert [run["status"] for run in entries(tmp_path)] == ["finished"] * 3
     ended = tracked(tmp_path)
@@ -148,10 +149,11 @@ def test_a_stopped_comparison_ends_with_130_and_the_same_command_continues_it(tm
 
 
 @pytest.mark.long
+@pytest.mark.timeout(900)
 def test_a_trial_that_fails_is_no_number_and_does_not_end_the_others(tmp_path: Path) -> None:
     write_task(tmp_path / "task", train=140)
     with comparison(tmp_path, 1e8, 0.05) as process:
-        process.wait(200)
+        process.wait(400)
     log = (tmp_path / "log.txt").read_text()
     assert process.returncode == 1, log
     runs = entries(tmp_path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -17,7 +18,7 @@ import torch
 from mlflow import MlflowClient
 
 from distributed_autolora.core.threat_model import ThreatModel
-from distributed_autolora.errors import UserError
+from distributed_autolora.errors import RunFailedError, UserError
 from distributed_autolora.evaluation.attacks import parse
 from distributed_autolora.evaluation.chunks import cut, evaluate_chunk
 from distributed_autolora.models import read_weights
@@ -27,6 +28,7 @@ from distributed_autolora.orchestration.evaluation_folder import EvaluationFolde
 from distributed_autolora.orchestration.evaluation_plan import make_plan
 from distributed_autolora.orchestration.evaluation_pool import Pool
 from tests.orchestration.evaluations import DESCRIPTION, TEST_IMAGES, Material, outcomes, result, write_material
+from tests.training.tasks import write_task
 
 ROOT = Path(__file__).parent.parent.parent
 CHUNKS = 4
@@ -64,6 +66,13 @@ def judge_processes() -> list[int]:
         below |= more
     titles = {pid: Path(f"/proc/{pid}/cmdline") for pid in below}
     return [pid for pid, file in titles.items() if file.exists() and file.read_bytes().startswith(b"ray::Judge")]
+
+
+def tracking_status(output: Path) -> str:
+    """Returns the status of the MLflow run that the evaluation in a folder opened."""
+    (note,) = output.glob("chunks/*/mlflow.json")
+    known = json.loads(note.read_text())
+    return str(MlflowClient(known["uri"]).get_run(known["run_id"]).info.status)
 
 
 def test_workers_leave_what_a_plain_loop_over_the_chunks_leaves(material: Material, judged: Path) -> None:
@@ -132,11 +141,13 @@ def test_a_terminated_evaluation_continues_from_its_finished_chunks(
     _, said = process.communicate(timeout=60)
     assert process.returncode == 130, said
     assert "Finished chunks are kept" in said
+    assert tracking_status(tmp_path) == "KILLED"
     assert not (tmp_path / "evaluation.json").exists(), "it must be stopped before its end"
     written = {file: file.stat().st_mtime_ns for file in kept}
     evaluate(material.request(tmp_path))
     assert outcomes(tmp_path) == outcomes(judged)
     assert {file: file.stat().st_mtime_ns for file in written} == written
+    assert tracking_status(tmp_path) == "FINISHED"
 
 
 def test_a_damaged_chunk_is_judged_again(material: Material, judged: Path, tmp_path: Path) -> None:
@@ -167,14 +178,35 @@ def test_a_lost_worker_costs_only_its_chunk(material: Material, judged: Path, tm
     assert {name: values.tolist() for name, values in found.items()} == outcomes(judged)
 
 
+def test_a_worker_that_finds_no_room_does_not_hold_up_the_others(material: Material, tmp_path: Path) -> None:
+    plan = make_plan(material.request(tmp_path, attacks="fgsm"))
+    room = int(ray.cluster_resources()["CPU"])
+    with Pool(plan.assignment, num_workers=room + 1, use_gpu=False) as pool:
+        tasks = [(chunk.index, "chunk", chunk) for chunk in plan.chunks()]
+        assert {index for index, _ in pool.work_off(tasks)} == set(range(CHUNKS))
+
+
+def test_without_any_worker_the_evaluation_ends_and_says_so(material: Material, tmp_path: Path) -> None:
+    plan = make_plan(material.request(tmp_path))
+    with (
+        Pool(plan.assignment, num_workers=1, use_gpu=True, start_timeout_s=1.0) as pool,
+        pytest.raises(RunFailedError, match="No worker could be started within 1 s"),
+    ):
+        list(pool.work_off([(0, "chunk", plan.chunks()[0])]))
+
+
 def test_what_a_worker_refuses_is_one_line(material: Material, tmp_path: Path) -> None:
     plan = make_plan(material.request(tmp_path))
     Path(material.task, "test.parquet").rename(tmp_path / "test.parquet")
     try:
         with Pool(plan.assignment, num_workers=1, use_gpu=False) as pool, pytest.raises(UserError, match="test"):
             list(pool.work_off([(0, "chunk", plan.chunks()[0])]))
+        write_task(Path(material.task), train=60, test=TEST_IMAGES, seed=1)
+        with Pool(plan.assignment, num_workers=1, use_gpu=False) as pool, pytest.raises(UserError, match="same files"):
+            list(pool.work_off([(0, "chunk", plan.chunks()[0])]))
     finally:
-        (tmp_path / "test.parquet").rename(Path(material.task, "test.parquet"))
+        write_task(Path(material.task), train=60, test=TEST_IMAGES)
+        assert (tmp_path / "test.parquet").read_bytes() == Path(material.task, "test.parquet").read_bytes()
 
 
 def test_a_subset_is_labelled_and_keeps_the_earlier_result(material: Material, tmp_path: Path) -> None:
@@ -215,7 +247,7 @@ def test_a_model_is_registered_once_whatever_store_mlflow_was_last_told_of(
     mlflow.set_tracking_uri(f"sqlite:///{tmp_path / 'other.db'}")
     evaluate(material.request(judged, num_workers=2, sanity=True, curve=True, register="halves"))
     client = MlflowClient(f"sqlite:///{home / 'mlflow.db'}")
-    assert [version.version for version in client.search_model_versions("name = 'halves'")] == ["1"]
+    assert [str(version.version) for version in client.search_model_versions("name = 'halves'")] == ["1"]
 
 
 def test_a_registered_model_is_judged_by_its_uri(material: Material, judged: Path, tmp_path: Path) -> None:

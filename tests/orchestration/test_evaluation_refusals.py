@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torchvision
 
-from distributed_autolora.cli import parse_flags
+from distributed_autolora.cli import in_flags_of, parse_flags
 from distributed_autolora.errors import UserError
 from distributed_autolora.models import read_weights, save_weights
+from distributed_autolora.orchestration.evaluation_folder import EvaluationFolder
 from distributed_autolora.orchestration.evaluation_plan import make_plan
 from distributed_autolora.orchestration.evaluation_request import EvaluationRequest
+from distributed_autolora.orchestration.preflight import find_inputs
+from distributed_autolora.orchestration.run_folder import RunFolder, write_json
+from distributed_autolora.orchestration.study_request import CompareFlags
 from tests.orchestration.evaluations import Material, write_material
+from tests.training.tasks import small_config, write_task
 
 
 @pytest.fixture(scope="module")
@@ -94,6 +101,55 @@ def test_what_determines_the_outcome_determines_the_folder_of_the_chunks(materia
         {"images": 19},
     ]
     assert len({same, *(digest(**values) for values in others)}) == 1 + len(others)
+
+
+def test_another_threat_model_or_other_images_never_replace_a_runs_own_evaluation(
+    material: Material, tmp_path: Path
+) -> None:
+    config, _ = find_inputs(small_config(material.task))
+    run = RunFolder(tmp_path / "run")
+    run.path.mkdir()
+    run.create(config)
+    (run.path / "model.safetensors").write_bytes(material.weights.read_bytes())
+    write_json(run.path / "result.json", {"num_classes": 3})
+    other = write_task(tmp_path / "other", train=60, test=21)
+
+    def place(**values: Any) -> str:
+        values = {"model": str(run.path), "epsilon": None, "data": None, "output": None, **values}
+        return make_plan(replace(material.request(tmp_path), **values)).folder.path.name
+
+    assert place() == place(epsilon=0.05, data=material.task) == "evaluation"
+    assert place(images=9) == "evaluation-9-images"
+    assert place(epsilon=0.1, images=9) == "evaluation-epsilon-0.1-9-images"
+    assert place(data=other) == "evaluation-on-halves"
+
+
+def test_a_result_without_its_outcomes_is_none(tmp_path: Path) -> None:
+    folder = EvaluationFolder(tmp_path, "a")
+    folder.write_result({"test_images": 1}, {"row": np.zeros(1)})
+    assert folder.result() == {"test_images": 1, "digest": "a"}
+    (tmp_path / "outcomes.parquet").unlink()
+    assert folder.result() is None
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (EvaluationRequest, "Lower --num-workers, give --no-use-gpu, or raise --wait-for-resources-s in /a/run.name."),
+        (
+            CompareFlags,
+            "Lower --num-workers, give --no-use-gpu, or raise scaling.wait_for_resources_s in the file of --config in "
+            "/a/run.name.",
+        ),
+    ],
+)
+def test_a_refusal_names_the_flags_of_the_program_that_was_started(flags: type[Any], said: str) -> None:
+    message = (
+        "Lower --scaling.num-workers, give --scaling.no-use-gpu, or raise --scaling.wait-for-resources-s in "
+        "/a/run.name."
+    )
+    assert in_flags_of(flags, message) == said
+    assert in_flags_of(None, message) == message
 
 
 def test_flags_are_read_with_fractions() -> None:

@@ -9,13 +9,22 @@ import subprocess
 import sys
 import time
 import urllib.request
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from distributed_autolora.errors import UserError
 from distributed_autolora.orchestration.local_cluster import LocalCluster
-from distributed_autolora.orchestration.processes import end_family, stop_signals_interrupt, uninterrupted
+from distributed_autolora.orchestration.processes import (
+    end_family,
+    end_orphans,
+    started_at,
+    stop_signals_interrupt,
+    uninterrupted,
+)
+
+ROOT = Path(__file__).parent.parent.parent
 
 # A head with a child that heeds no SIGTERM and has a child in a session of its own, as the driver of a Ray job is.
 STUBBORN = """
@@ -94,6 +103,33 @@ def assert_gone(cluster: LocalCluster, pids: set[int]) -> None:
     assert not cluster.folder.exists()
 
 
+# A program that gives its cluster, here a stubborn family in a session of its own, to a caretaker.
+PROGRAM = """
+import subprocess, sys, time
+from pathlib import Path
+from distributed_autolora.orchestration.caretaker import start_caretaker
+
+head = subprocess.Popen([sys.executable, "-c", sys.argv[1]], start_new_session=True)
+print(head.pid, start_caretaker(head.pid, Path(sys.argv[2])).pid, flush=True)
+time.sleep(600)
+"""
+CLUSTER = """
+import sys, time
+from distributed_autolora.orchestration.local_cluster import LocalCluster
+
+with LocalCluster() as cluster:
+    print(cluster.folder, cluster.address, flush=True)
+    time.sleep(600)
+"""
+
+
+def wait_until(condition: Callable[[], bool], seconds: float) -> bool:
+    deadline = time.monotonic() + seconds
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return condition()
+
+
 class DeliberateError(Exception):
     """Raised inside a cluster."""
 
@@ -164,6 +200,45 @@ def test_a_child_in_another_session_is_ended_too() -> None:
     end_family(head)
     assert head.returncode == -signal.SIGTERM
     assert not alive(child)
+
+
+def test_what_a_killed_program_started_is_ended_by_its_caretaker(tmp_path: Path) -> None:
+    folder = tmp_path / "cluster"
+    folder.mkdir()
+    program = subprocess.Popen(
+        [sys.executable, "-c", PROGRAM, HEAD, str(folder)], stdout=subprocess.PIPE, text=True, cwd=ROOT
+    )
+    assert program.stdout is not None
+    pids = {int(word) for _ in range(2) for word in program.stdout.readline().split()}
+    assert len(pids) == 3
+    assert all(map(alive, pids))
+    program.kill()
+    program.communicate()
+    assert wait_until(lambda: not any(map(alive, pids)) and not folder.exists(), 30), (
+        "head, its child and the caretaker"
+    )
+
+
+def test_a_caretaker_lets_the_session_of_another_process_alone() -> None:
+    other = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], start_new_session=True)
+    try:
+        started = started_at(other.pid)
+        assert started is not None
+        end_orphans(other.pid, started - 1)
+        assert other.poll() is None
+    finally:
+        other.kill()
+        other.wait()
+
+
+@pytest.mark.long
+def test_a_killed_program_leaves_no_cluster() -> None:
+    program = subprocess.Popen([sys.executable, "-c", CLUSTER], stdout=subprocess.PIPE, text=True, cwd=ROOT)
+    assert program.stdout is not None
+    folder, address = program.stdout.readline().split()
+    program.kill()
+    program.communicate()
+    assert wait_until(lambda: not Path(folder).exists() and is_free(address), 60)
 
 
 def signal_twice(number: signal.Signals, steps: list[str]) -> None:

@@ -11,11 +11,20 @@ import pytest
 
 from distributed_autolora.config import ExperimentConfig
 from distributed_autolora.errors import UserError
+from distributed_autolora.orchestration.after_training import check_attacks
 from distributed_autolora.orchestration.study_folder import StudyFolder, describe_study
-from distributed_autolora.orchestration.study_plan import PlannedRun, plan_final, plan_search, run_config, winner
+from distributed_autolora.orchestration.study_plan import (
+    PlannedRun,
+    plan_final,
+    plan_search,
+    planned,
+    run_config,
+    winner,
+)
 from distributed_autolora.orchestration.study_progress import StudyProgress
 from distributed_autolora.orchestration.study_request import CompareFlags, StudyRequest, study_request
 from distributed_autolora.studies import Arm, Study, with_settings
+from tests.training.tasks import write_task
 
 LR = "optimization.lr"
 
@@ -63,6 +72,7 @@ def test_a_search_has_every_point_of_the_grid_on_one_seed_and_the_finals_every_s
     assert final[2].settings == search[2].settings
     names = [str(run.run) for run in [*search, *final]]
     assert len(set(names)) == len(names)
+    assert planned("A", "search", 0, {LR: 1e8}).run != planned("A", "search", 0, {LR: 1e-8}).run
     assert all(len(name) <= 100 and not set(name) & set("/ ,=") for name in names)
 
 
@@ -135,6 +145,30 @@ def test_a_study_is_not_continued_as_another_one_but_takes_more_seeds(tmp_path: 
     arms = (replace(tiny_study().arms[0], config=other), tiny_study().arms[1])
     with pytest.raises(UserError, match="values in an arm's config"):
         folder.describe(describe_study(request(tmp_path, study=tiny_study(arms=arms))))
+
+
+def test_seeds_that_have_runs_are_not_left_out_of_the_report(tmp_path: Path) -> None:
+    folder = held(tmp_path)
+    folder.describe(describe_study(request(tmp_path, seeds=(0, 1, 2))))
+    folder.plan(tiny_study(), (0, 1, 2))
+    folder.save()
+    folder.describe(describe_study(request(tmp_path, seeds=(0, 1))))
+    folder.describe(describe_study(request(tmp_path, seeds=(0, 1, 2))))
+    last = next(run for run in folder.runs if run.phase == "final" and run.seed == 2)
+    folder.folder(last).path.mkdir(parents=True)
+    folder.folder(last).create(ExperimentConfig())
+    with pytest.raises(UserError, match="give --seeds 3 or more, or another --name"):
+        folder.describe(describe_study(request(tmp_path, seeds=(0, 1))))
+    assert folder.description()["seeds"] == [0, 1, 2]
+
+
+def test_an_attack_that_cannot_judge_the_final_runs_is_refused_before_the_first(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match='Did you mean "autoattack"'):
+        study_request(CompareFlags(attacks="pgd10,autoatack", output=str(tmp_path)), "")
+    few = write_task(tmp_path / "task", train=6, test=3)
+    with pytest.raises(UserError, match="needs at least 4 classes"):
+        check_attacks("apgd-t", few)
+    check_attacks("pgd10,autoattack", few)
 
 
 def test_a_study_is_held_by_one_process_at_a_time(tmp_path: Path) -> None:

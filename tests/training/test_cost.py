@@ -47,7 +47,6 @@ def test_the_ledger_of_an_epoch_is_what_hooks_on_the_network_count(tmp_path: Pat
     network = trainer.attack_network.network
     assert isinstance(trainer.attack_network, AttackNetwork)
     counts = count_passes([trainer.backbone.backbone, network.get_submodule("backbone")])
-    trainer.set_loss_weights(trainer.natural_branch_accuracy(epoch=0))
     for epoch in (1, 2):
         run_epoch(trainer, epoch)
         record = trainer.history[-1]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 import torch
 
 from distributed_autolora.core.twins import Twins
@@ -40,6 +41,7 @@ def trajectory(gamma: float) -> dict[str, Any]:
     return {"gradients": gradients, "losses": losses, "state": dict(twins.state_dict())}
 
 
+@pytest.mark.long  # the default tests hold the same law through the trainer: test_workers_equal_one
 def test_two_workers_give_the_trajectory_of_one() -> None:
     alone = trajectory(3.0)
     start = Twins(build(BASIC)).state_dict()

@@ -126,7 +126,7 @@ def _experiment_id(client: MlflowClient, uri: str, name: str, home: Path) -> str
 def _known_run(client: MlflowClient, uri: str, run_id: str) -> Run:
     from mlflow.exceptions import MlflowException
 
-    hint = "start afresh with --fresh, or point run.mlflow_uri to the server that has it."
+    hint = "point run.mlflow_uri to the server that has it, or start afresh (a run: --fresh, a study: another --name)."
     try:
         run = client.get_run(run_id)
     except MlflowException as error:

@@ -1,0 +1,105 @@
+"""What the records of a study hint at about why its reference does not win."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Sequence
+
+from distributed_autolora.reporting.history import attack_label, compact, value
+from distributed_autolora.reporting.markdown import counted, per_cent, points
+from distributed_autolora.reporting.study import ROBUST, Study, StudyRun
+from distributed_autolora.reporting.study_statistics import Comparison
+from distributed_autolora.reporting.study_verdict import deciding_metric
+
+
+def reasons(study: Study, comparisons: Sequence[Comparison]) -> list[str]:
+    """Returns one sentence for each hint where the only reference is behind in the deciding accuracy, else none."""
+    if len(study.references) != 1 or not _loses(study, study.references[0], comparisons):
+        return []
+    name = study.references[0]
+    sentences = [f"{study.arm(name).label}, seed {run.seed}: {_course(run)}." for run in study.judged(name)]
+    sentences += [text for text, better in better_trials(study, name).values() if better]
+    return [*sentences, *_optimism(study), *_noise(study, name)]
+
+
+def better_trials(study: Study, name: str) -> dict[str, tuple[str, int]]:
+    """Returns {arm: (sentence, trials)}: how many finished trials of an arm were better than its reference unsearched.
+
+    Empty where the reference has no finished run on the search seed, or was searched itself.
+    """
+    own = [run.validation_accuracy for run in study.judged(name) if run.seed == study["search_seed"]]
+    if not own or own[0] is None or study.of(name, "search"):
+        return {}
+    found = {}
+    for arm in study.arms:
+        trials = [r.validation_accuracy for r in study.of(arm.name, "search") if r.status == "finished"]
+        better = sum(accuracy > own[0] for accuracy in trials if accuracy is not None)
+        if arm.reference == name and trials:
+            found[arm.name] = (
+                f"{better} of {len(trials)} finished trials of {arm.label} reached a higher validation accuracy than "
+                f"{study.arm(name).label} without a search on the same seed and validation images "
+                f"({per_cent(own[0])} %).",
+                better,
+            )
+    return found
+
+
+def standard_error(accuracy: float, images: int) -> float:
+    """Returns the binomial standard error of an accuracy on so many images, a fraction."""
+    return math.sqrt(accuracy * (1 - accuracy) / images)
+
+
+def validation_images(study: Study) -> int | None:
+    """Returns the size of the validation split, None before the first result."""
+    return next((run.result["val_images"] for run in study.runs if run.result), None)
+
+
+def _loses(study: Study, name: str, comparisons: Sequence[Comparison]) -> bool:
+    mine = [cell for cell in comparisons if cell.reference == name]
+    if not mine:
+        return False
+    metric = deciding_metric(study, mine)
+    return any(cell.difference <= 0 for cell in mine if cell.metric == metric)
+
+
+def _course(run: StudyRun) -> str:
+    """Returns how a run went, as far as its records can hint at a cause."""
+    if not run.history:
+        return "no history was kept"
+    first, last, epochs = run.history[0], run.history[-1], len(run.history)
+    # What is decided after the last epoch changes no epoch.
+    halvings = sum(bool(record.get("halved")) for record in run.history[:-1])
+    text = f"the learning rate went from {compact(first['lr'])} to {compact(last['lr'])} in {counted(epochs, 'epoch')}"
+    text += f" ({counted(halvings, 'halving')})" if halvings else ""
+    best = last.get("best_epoch")
+    if best is not None:
+        rising = ", so it may still have been rising" if best > 0.9 * epochs else ""
+        text += f"; the best epoch on validation was {best}{rising}"
+    natural = value(last, "natural_branch_accuracy")
+    if natural is not None:
+        text += f"; the low-rank branch ended at {per_cent(natural)} % natural training accuracy"
+    return text
+
+
+def _optimism(study: Study) -> list[str]:
+    """Returns by how much validation, which chose the epoch, flatters each arm."""
+    gaps = []
+    for arm in study.arms:
+        pairs = [(run.validation_accuracy, run.counts.get(f"{ROBUST}{run.attack}")) for run in study.judged(arm.name)]
+        known = [best - test.accuracy for best, test in pairs if best is not None and test is not None]
+        gaps += [f"{arm.label} {points(statistics.fmean(known))} points"] if known else []
+    return [f"Validation accuracy of the chosen epoch less test accuracy, mean over seeds: {', '.join(gaps)}."]
+
+
+def _noise(study: Study, name: str) -> list[str]:
+    """Returns how noisy the accuracy is that the reference's automatic learning rate follows; none for a fixed one."""
+    images = validation_images(study)
+    runs = [run for run in study.judged(name) if (run.config().get("schedule") or {}).get("name") == "automatic"]
+    if images is None or not runs or runs[0].validation_accuracy is None:
+        return []
+    error = 100 * standard_error(runs[0].validation_accuracy, images)
+    return [
+        f"The automatic learning rate of {study.arm(name).label} follows an accuracy on {images:,} validation images; "
+        f"its standard error, {attack_label(runs[0].attack or '')}, is {error:.1f} points."
+    ]

@@ -1,0 +1,115 @@
+"""The programs, from a collection's own files to a robust model at 224 pixels on a published kind of checkpoint."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torchvision
+import yaml
+
+from distributed_autolora.data.parquet_reading import read_texts
+from distributed_autolora.data.prepare_flags import Check, read_flags
+from tests.data.formats import FORMATS, words, write_folder, write_source
+from tests.models.checkpoints import write_robust_imagenet
+
+ROOT = Path(__file__).parent.parent
+# What a run on two processor cores needs instead of the paper's GPU, and two epochs of short attacks.
+SHORT = ["--scaling.no-use-gpu", "--scaling.num-workers", "1", "--scaling.cpus-per-worker", "1"]
+SHORT += ["--optimization.epochs", "2", "--optimization.global-batch-size", "16", "--train-attack.num-steps", "1"]
+SHORT += ["--eval-attack.num-steps", "1", "--evaluation.no-linear-head", "--evaluate", "none"]
+SHORT += ["--run.name", "mine"]
+
+
+def program(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, *arguments]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+
+
+@pytest.fixture(scope="session")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A ResNet-18 with random weights in the layout of the robust ImageNet checkpoints."""
+    torch.manual_seed(0)
+    network = torchvision.models.resnet18(weights=None)
+    return write_robust_imagenet(tmp_path_factory.mktemp("weights") / "resnet18.ckpt", network)
+
+
+def check_finished(done: subprocess.CompletedProcess[str], home: Path, data: Path, weights: Path) -> dict[str, Any]:
+    """Checks what a run of two epochs left, and returns its config."""
+    assert done.returncode == 0, done.stderr
+    run = home / "runs" / "mine"
+    config: dict[str, Any] = yaml.safe_load((run / "config.yaml").read_text())
+    assert config["model"]["backbone"] == "resnet18"
+    assert config["model"]["weights_digest"] == hashlib.sha256(weights.read_bytes()).hexdigest()
+    assert 224 in (config["data"]["image_size"], config["model"]["input_size"])
+    assert [record["epoch"] for record in json.loads((run / "history.json").read_text())] == [1, 2]
+    result, card = json.loads((run / "result.json").read_text()), read_texts(str(data), "test")["card"]
+    assert result["test_images"] == card["images"]["test"]
+    assert result["task_card"] == card
+    assert result["num_classes"] == card["classes"]
+    assert (run / "model.safetensors").stat().st_size > 40e6
+    return config
+
+
+@pytest.mark.long
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("task", [task for task in FORMATS if task != "folder"])
+def test_a_collection_is_prepared_checked_and_trained_on(task: str, weights: Path, tmp_path: Path) -> None:
+    data, home = tmp_path / "data", tmp_path / "home"
+    prepare = words(task, write_source(task, tmp_path / "in"), data)
+    flags = read_flags("", prepare)
+    assert not isinstance(flags, Check)
+    for arguments in (prepare, ["check", str(data)]):
+        done = program("jobs/prepare_data.py", *arguments)
+        assert (done.returncode, done.stderr) == (0, ""), done.stdout
+    places = ["--data.path", str(data), "--model.weights", str(weights), "--run.output", str(home)]
+    done = program("jobs/finetune.py", "--recipe", flags.recipe, *places, *SHORT)
+    config = check_finished(done, home, data, weights)
+    assert config["recipe"] == flags.recipe
+
+
+def readme_commands(**places: Path) -> list[list[str]]:
+    """Returns the commands of the README for one's own images, with these in the places of its capital words."""
+    section = (ROOT / "README.md").read_text().partition("## Your own images")[2].partition("\n## ")[0]
+    lines = [line.split() for line in section.splitlines() if line.startswith("    python ")]
+    return [[str(places.get(word, word)) for word in line[1:]] for line in lines]
+
+
+@pytest.mark.long
+@pytest.mark.timeout(900)
+def test_ones_own_images_are_trained_on_in_the_words_of_the_readme(weights: Path, tmp_path: Path) -> None:
+    write_folder(tmp_path / "my images")
+    data, home = tmp_path / "my data", tmp_path / "home"
+    prepare, check, finetune = readme_commands(IMAGES=tmp_path / "my images", DATA=data, WEIGHTS=weights)
+    damaged = tmp_path / "my images" / "bees" / "3.jpg"
+    sound = damaged.read_bytes()
+    damaged.write_bytes(sound[: len(sound) // 2])
+    done = program(*prepare)
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"error: an image cannot be decoded: {damaged}: ")
+    assert not list(data.iterdir())
+    damaged.write_bytes(sound)
+    done = program(*prepare)
+    assert done.returncode == 0, done.stderr
+    assert f"--data.path {shlex.quote(str(data))}" in done.stdout
+    assert program(*check).returncode == 0
+    done = program(*finetune, "--run.output", str(home), *SHORT)
+    check_finished(done, home, data, weights)
+
+
+def test_the_readme_prepares_checks_and_trains() -> None:
+    commands = readme_commands()
+    assert [command[:2] for command in commands] == [
+        ["jobs/prepare_data.py", "folder"],
+        ["jobs/prepare_data.py", "check"],
+        ["jobs/finetune.py", "--recipe"],
+    ]
