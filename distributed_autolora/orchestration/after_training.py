@@ -6,7 +6,7 @@ from distributed_autolora.errors import UserError
 from distributed_autolora.orchestration.run_folder import RunFolder
 
 QUICK, NOTHING = "quick", "none"
-_QUICK_IMAGES = 64
+_QUICK_IMAGES = 32
 
 
 def evaluate_finished(folder: RunFolder, attacks: str) -> None:

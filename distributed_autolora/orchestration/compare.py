@@ -162,7 +162,7 @@ class Comparison:
             run.status, run.error = outcome.status, outcome.error
             self._folder.save()
             if outcome.status != "finished":
-                self._close(run, "FAILED" if outcome.status == "failed" else "KILLED")
+                self._close(run, "KILLED" if outcome.status == "stopped_early" else "FAILED")
             if self._progress is not None:
                 self._progress.ended(run, self._folder.folder(run).history())
 
@@ -233,7 +233,9 @@ class Comparison:
             mlflow_tracking.finish_run(**folder.read("run.json")["mlflow"], status=status)
 
     def _failed(self) -> list[PlannedRun]:
-        return [run for run in self._folder.runs if run.status == "failed"]
+        """Returns the runs that a number is missing for; a trial of a search may diverge, and only loses."""
+        ended = [run for run in self._folder.runs if run.status in ("failed", "diverged")]
+        return [run for run in ended if run.status == "failed" or run.phase == "final"]
 
     def _raise_failures(self, report: Path) -> None:
         failed = self._failed()

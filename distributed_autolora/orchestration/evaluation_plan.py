@@ -19,6 +19,7 @@ from distributed_autolora.data.augmentation import to_unit_interval
 from distributed_autolora.data.catalog import EMBEDDED_TASK, data_folder
 from distributed_autolora.data.images import ImageSource
 from distributed_autolora.data.parquet import ImageTable
+from distributed_autolora.data.parquet_reading import with_protocol
 from distributed_autolora.data.splits import stratified_subset
 from distributed_autolora.data.storage import data_digest, is_uri
 from distributed_autolora.errors import UserError
@@ -54,6 +55,11 @@ class Plan:
     def table(self) -> ImageTable:
         """The test images."""
         return self.images.table
+
+    @property
+    def task(self) -> str:
+        """Name of the task, with the protocol of its files unless that is "clean"."""
+        return labelled(self.table)
 
     @property
     def place(self) -> str:
@@ -209,12 +215,17 @@ def _check_run_data(request: EvaluationRequest, config: ExperimentConfig | None,
         )
 
 
+def labelled(table: ImageTable) -> str:
+    """Returns the name of a table's task, with its protocol unless that is "clean"."""
+    return with_protocol(table.task, table.protocol)
+
+
 def _variant(assignment: Assignment, config: ExperimentConfig | None, table: ImageTable) -> str:
     """Returns what keeps this evaluation apart from that of all images under a run's own threat model."""
     parts = []
     if config is not None:
         if config.data.digest not in (None, assignment.data_digest):
-            parts.append(f"on-{table.task or assignment.data_digest[:8]}")
+            parts.append(f"on-{labelled(table) or assignment.data_digest[:8]}")
         if assignment.epsilon != config.threat_model.epsilon:
             parts.append(f"epsilon-{assignment.epsilon:.4g}")
     if len(assignment.rows) < len(table):
@@ -227,5 +238,5 @@ def _output(request: EvaluationRequest, found: FoundModel, table: ImageTable, va
         return Path(request.output).expanduser().absolute()
     if found.run is not None:
         return found.run.path / f"evaluation{variant}"
-    task = f"-on-{table.task}" if table.task else ""
+    task = f"-on-{labelled(table)}" if table.task else ""
     return request.home() / "evaluations" / f"{found.name}-{found.model.digest()[:8]}{task}{variant}"

@@ -64,7 +64,8 @@ def describe(
     result = {
         "model": plan.found.name,
         "data": assignment.data_folder,
-        "task": table.task,
+        "task": plan.task,
+        "protocol": table.protocol,
         "threat_model": {"norm": "linf", "epsilon": assignment.epsilon},
         "test_images": len(assignment.rows),
         "test_images_available": len(table),

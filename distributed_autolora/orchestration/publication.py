@@ -57,7 +57,7 @@ class Tracking:
             experiment=RunConfig().mlflow_experiment,
             run_name=f"evaluation of {found.name}",
             params={"model": request.model, "data": self._plan.assignment.data_folder, "attacks": request.attacks},
-            tags={"task": self._plan.table.task, "kind": "evaluation"},
+            tags={"task": self._plan.task, "kind": "evaluation"},
             run_id=known.get("run_id") if self.uri == known.get("uri") else None,
             home=request.home(),
         )

@@ -17,7 +17,7 @@ from distributed_autolora.orchestration.study_plan import PlannedRun, merit, pla
 from distributed_autolora.orchestration.study_request import StudyRequest
 from distributed_autolora.studies import Settings, Study
 
-DONE = ("finished", "stopped_early")
+DONE = ("finished", "diverged", "stopped_early")
 """Status of runs that need no work any more."""
 
 _SAME = ("study", "task", "epsilon", "search_seed", "scheduler", "arms", "arm_digests")
@@ -100,7 +100,7 @@ class StudyFolder:
     def plan(self, study: Study, seeds: Sequence[int]) -> None:
         """Plans all runs anew, and gives them the status that they have on disk; writes nothing.
 
-        What failed or was cut off is to be done again. While a search is not complete, the final runs of its arm have
+        What failed or was cut off is to be done again, but not what diverged. While a search is not complete, the final runs of its arm have
         no settings and no name.
 
         Args:
@@ -126,12 +126,12 @@ class StudyFolder:
 
     def _known(self, runs: list[PlannedRun]) -> list[PlannedRun]:
         """Sets what is on disk already."""
-        known = {entry["run"]: entry["status"] for entry in self._read("runs.json") or []}
+        known = {entry["run"]: entry for entry in self._read("runs.json") or []}
         for run in runs:
             if run.run is not None and self.folder(run).is_finished():
                 run.status = "finished"
-            elif run.run is not None and known.get(run.run) == "stopped_early":
-                run.status = "stopped_early"
+            elif run.run in known and known[run.run]["status"] in ("diverged", "stopped_early"):
+                run.status, run.error = known[run.run]["status"], known[run.run]["error"]
         return runs
 
     def save(self) -> None:

@@ -11,7 +11,8 @@ from distributed_autolora.config import ExperimentConfig
 from distributed_autolora.studies import Arm, Settings, Study, settings_text, with_settings
 
 Phase = Literal["search", "final"]
-Status = Literal["pending", "running", "finished", "failed", "stopped_early"]
+Status = Literal["pending", "running", "finished", "failed", "diverged", "stopped_early"]
+"""A failed run may succeed at another attempt; a diverged one would diverge again."""
 _LONGEST_NAME = 90
 
 

@@ -66,8 +66,8 @@ class StudyProgress:
 
 def outcome_text(run: PlannedRun, history: Sequence[dict[str, Any]]) -> str:
     """Returns "val PGD-10 78.4 %", or how the run ended otherwise."""
-    if run.status == "failed":
-        return f"FAILED ({run.error})"
+    if run.status in ("failed", "diverged"):
+        return f"{run.status.upper()} ({run.error})"
     keys = [key for key in (history[-1] if history else {}) if key.startswith("best_val/robust_accuracy/")]
     if not keys:
         return run.status.replace("_", " ")

@@ -20,7 +20,7 @@ from ray.tune.integration.ray_train import TuneReportCallback
 from ray.tune.schedulers import ASHAScheduler, TrialScheduler
 
 from distributed_autolora.config import ExperimentConfig
-from distributed_autolora.errors import UserError
+from distributed_autolora.errors import TrainingDivergedError, UserError
 from distributed_autolora.orchestration.study_plan import Status, merit
 from distributed_autolora.orchestration.train_run import train_run
 
@@ -143,6 +143,8 @@ def _trial(point: dict[str, Any], payload: dict[str, dict[str, Any]]) -> dict[st
     config = replace(config, scaling=replace(config.scaling, wait_for_resources_s=_LONGEST_WAIT_S))
     try:
         train_run(config, checked=True, tags=job["tags"], callbacks=[MeritReport()] if job["reports"] else [])
+    except TrainingDivergedError as error:
+        return {_OUTCOME: "diverged", _ERROR: str(error)}
     except UserError as error:
         return {_OUTCOME: "failed", _ERROR: str(error)}
     return {_OUTCOME: "finished", _ERROR: None}

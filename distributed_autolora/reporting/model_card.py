@@ -102,12 +102,18 @@ def _data(result: Mapping[str, Any], facts: ModelFacts) -> str:
     if training is not None:
         lines.append(
             f"Trained on {training['train_images']:,} images and chosen on {training['val_images']:,} others "
-            f"(epoch {training['best_epoch']} of {training['stopped_epoch']}); the test images took part in neither."
+            f"(epoch {training['best_epoch']} of {training['stopped_epoch']}); {_apart(result)}."
         )
     images, available = result["test_images"], result["test_images_available"]
     subset = "" if images == available else f", a stratified subset of {available:,}"
     lines.append(f"Judged on {images:,} test images{subset}. SHA-256 of the files: `{result['data_digest']}`.")
     return "## Data\n\n" + "\n".join(lines)
+
+
+def _apart(result: Mapping[str, Any]) -> str:
+    if result.get("protocol") == "released":
+        return "the splits are the released ones, faults included, and may have test images among the training images"
+    return "the test images took part in neither"
 
 
 def _protocol(result: Mapping[str, Any]) -> str:

@@ -161,7 +161,7 @@ def _run(folder: Path, entry: dict[str, Any]) -> StudyRun:
         seed=entry["seed"],
         settings=entry.get("settings") or {},
         name=entry.get("run"),
-        status=entry["status"],
+        status="failed" if entry["status"] == "diverged" else entry["status"],
         error=entry.get("error"),
         folder=home,
         history=(_read(home / "history.json") if home else None) or [],

@@ -17,12 +17,14 @@ import ray
 import torch
 from mlflow import MlflowClient
 
+from distributed_autolora.config import ScalingConfig
 from distributed_autolora.core.threat_model import ThreatModel
 from distributed_autolora.errors import RunFailedError, UserError
 from distributed_autolora.evaluation.attacks import parse
 from distributed_autolora.evaluation.chunks import cut, evaluate_chunk
 from distributed_autolora.models import read_weights
 from distributed_autolora.models.portable import load_strictly
+from distributed_autolora.orchestration import cluster
 from distributed_autolora.orchestration.evaluate import evaluate
 from distributed_autolora.orchestration.evaluation_folder import EvaluationFolder, joined
 from distributed_autolora.orchestration.evaluation_plan import make_plan
@@ -41,6 +43,7 @@ def material(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Material]:
     with pytest.MonkeyPatch.context() as environment:
         environment.setenv("DISTRIBUTED_AUTOLORA_HOME", str(folder / "home"))
         environment.delenv("RAY_ADDRESS", raising=False)
+        cluster.connect(ScalingConfig(num_workers=2))
         yield write_material(folder)
     ray.shutdown()
 
@@ -259,3 +262,5 @@ def test_a_registered_model_is_judged_by_its_uri(material: Material, judged: Pat
     with torch.no_grad():
         difference = (plan.found.model.build()(x) - model.eval()(x)).abs().max()
     assert difference <= 1e-5
+    with pytest.raises(UserError, match="has no model models:/nothing/1"):
+        make_plan(material.request(tmp_path, model="models:/nothing/1"))

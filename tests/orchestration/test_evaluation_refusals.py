@@ -61,7 +61,6 @@ SMALL = {"backbone": "small_resnet", "mean": (0.5,), "std": (0.25,)}
         ({"attacks": "apgd-t"}, "needs at least 4 classes"),
         ({"images": 21}, "21"),
         ({"chunk_size": 0}, "--chunk-size is 0"),
-        ({"model": "models:/nothing/1"}, "has no model models:/nothing/1"),
     ],
 )
 def test_bad_input_is_refused_in_one_line(

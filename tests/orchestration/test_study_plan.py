@@ -126,6 +126,18 @@ def test_a_continued_study_keeps_what_is_done_and_does_the_rest_again(tmp_path: 
     assert json.loads((folder.path / "runs.json").read_text())[3]["error"] == "out of memory"
 
 
+def test_a_trial_that_diverged_is_not_tried_again_and_keeps_its_reason(tmp_path: Path) -> None:
+    folder = held(tmp_path)
+    folder.plan(tiny_study(), (0, 1))
+    folder.runs[0].status, folder.runs[0].error = "diverged", "the loss is no longer finite"
+    folder.save()
+
+    again = StudyFolder(folder.path)
+    again.plan(tiny_study(), (0, 1))
+    assert (again.runs[0].status, again.runs[0].error) == ("diverged", "the loss is no longer finite")
+    assert {run.status for run in again.runs[1:]} == {"pending"}
+
+
 def test_an_arm_whose_trials_all_failed_has_failed_finals_and_no_number(tmp_path: Path) -> None:
     folder = held(tmp_path)
     folder.plan(tiny_study(), (0,))

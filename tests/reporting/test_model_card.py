@@ -100,6 +100,14 @@ def test_the_card_states_accuracies_with_their_intervals_licences_and_sanity() -
     assert "a stratified subset of 2,000" in model_card(example(test_images_available=2000), facts())
 
 
+def test_the_card_claims_no_separate_test_images_where_the_released_splits_do_not_keep_them_apart() -> None:
+    run = {"train_images": 90, "val_images": 10, "best_epoch": 1, "stopped_epoch": 2, "config_digest": "c", "seed": 0}
+    assert "the test images took part in neither" in model_card(example(), facts(training=run))
+    released = model_card(example(protocol="released"), facts(training=run))
+    assert "took part in neither" not in released
+    assert "may have test images among the training images" in released
+
+
 def test_the_table_fits_80_columns_and_says_what_autoattack_was() -> None:
     table = evaluation_table(example())
     assert max(map(len, table.splitlines())) <= 80
