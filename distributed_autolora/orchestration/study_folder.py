@@ -100,8 +100,8 @@ class StudyFolder:
     def plan(self, study: Study, seeds: Sequence[int]) -> None:
         """Plans all runs anew, and gives them the status that they have on disk; writes nothing.
 
-        What failed or was cut off is to be done again, but not what diverged. While a search is not complete, the final runs of its arm have
-        no settings and no name.
+        What failed or was cut off is to be done again, but not what diverged. While a search is not complete, the final
+        runs of its arm have no settings and no name.
 
         Args:
             study: the study.
