@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+from distributed_autolora.config import ExperimentConfig
 from distributed_autolora.errors import UserError
 from distributed_autolora.orchestration.run_folder import RunFolder
 
 QUICK, NOTHING = "quick", "none"
 _QUICK_IMAGES = 32
+_FEWEST_IMAGES = 16
+_QUICK_SECONDS = 120.0
+# Measured on the shipped network: the checks of one image take as long as so many of its attack steps in training.
+_STEPS_PER_IMAGE = 1200
 
 
 def evaluate_finished(folder: RunFolder, attacks: str) -> None:
@@ -17,7 +24,7 @@ def evaluate_finished(folder: RunFolder, attacks: str) -> None:
     Args:
         folder: the run.
         attacks: names separated by commas; "quick": the sanity checks on a few test images, which say whether the
-            result that the run ended with can be believed; "none": nothing.
+            result that the run ended with can be believed, if they take two minutes at most; "none": nothing.
 
     Raises:
         UserError: for an unknown attack.
@@ -31,6 +38,14 @@ def evaluate_finished(folder: RunFolder, attacks: str) -> None:
     from distributed_autolora.orchestration.evaluate import evaluate_run
 
     is_quick = attacks == QUICK
+    images = quick_images(folder.config(), folder.history(), result) if is_quick else None
+    if images == 0:
+        print(
+            f"The checks of the attacks would take more than {_QUICK_SECONDS / 60:g} minutes on these workers and were "
+            f"left out: python jobs/evaluate.py --model {folder.path} makes them.",
+            flush=True,
+        )
+        return
     print(flush=True)
     try:
         evaluate_run(
@@ -39,13 +54,28 @@ def evaluate_finished(folder: RunFolder, attacks: str) -> None:
             num_workers=scaling.num_workers,
             use_gpu=scaling.use_gpu,
             sanity=True,
-            images=min(_QUICK_IMAGES, result["test_images"]) if is_quick else None,
+            images=images,
         )
     except UserError as error:
         raise type(error)(
             f"{error} The run itself is finished; the same command, or python jobs/evaluate.py --model {folder.path}, "
             "judges it."
         ) from error
+
+
+def quick_images(config: ExperimentConfig, history: list[dict[str, Any]], result: dict[str, Any]) -> int:
+    """Returns how many test images the quick checks take, 0 where even a few would take minutes.
+
+    Args:
+        config: the run's config.
+        history: the run's history, which tells how fast its attacks were.
+        result: the run's result.
+    """
+    steps = config.train_attack.num_steps * result["train_images"] / history[-1]["num_workers"]
+    seconds_of_an_image = _STEPS_PER_IMAGE * history[-1]["seconds/attack"] / max(steps, 1)
+    affordable = int(_QUICK_SECONDS / max(seconds_of_an_image, 1e-9))
+    wanted = min(_QUICK_IMAGES, result["test_images"])
+    return min(wanted, affordable) if affordable >= min(_FEWEST_IMAGES, wanted) else 0
 
 
 def check_attacks(attacks: str, data_folder: str | None = None) -> None:
