@@ -94,12 +94,28 @@ def initialize(address: str, own: dict[str, Any]) -> None:
     # Ray's own handler would end this process at once, with a status that says nothing.
     on_sigterm = signal.getsignal(signal.SIGTERM)
     try:
-        ray.init(address=address, log_to_driver=False, logging_level="warning", **own)
+        with _StartInTime():
+            ray.init(address=address, log_to_driver=False, logging_level="warning", **own)
     except (ConnectionError, RuntimeError, ValueError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UserError(f"Ray at {address} does not answer ({reason}). Check RAY_ADDRESS and RAY_AUTH_MODE.") from None
     finally:
         signal.signal(signal.SIGTERM, on_sigterm)
+
+
+class _StartInTime:
+    """Ray raises a bare `Exception`, and nothing else that is one, when its own processes take over half a minute."""
+
+    def __enter__(self) -> None:
+        """Begins."""
+
+    def __exit__(self, kind: type[BaseException] | None, error: object, traceback: object) -> None:
+        """Turns that error into one for people."""
+        if kind is Exception:
+            raise UserError(
+                f"Ray could not start on this machine in time ({str(error).split('.', maxsplit=1)[0]}). It may be "
+                "overloaded: the same command tries again."
+            ) from None
 
 
 def wait_for_resources(scaling: ScalingConfig) -> None:
