@@ -70,7 +70,8 @@ def _course(run: StudyRun) -> str:
     first, last, epochs = run.history[0], run.history[-1], len(run.history)
     # What is decided after the last epoch changes no epoch.
     halvings = sum(bool(record.get("halved")) for record in run.history[:-1])
-    text = f"the learning rate went from {compact(first['lr'])} to {compact(last['lr'])} in {counted(epochs, 'epoch')}"
+    path = f"went from {compact(first['lr'])} to" if first["lr"] != last["lr"] else "stayed at"
+    text = f"the learning rate {path} {compact(last['lr'])} in {counted(epochs, 'epoch')}"
     text += f" ({counted(halvings, 'halving')})" if halvings else ""
     best = last.get("best_epoch")
     if best is not None:

@@ -11,12 +11,13 @@ from distributed_autolora.reporting import study_tables as tables
 from distributed_autolora.reporting.history import duration, pixel_fraction
 from distributed_autolora.reporting.markdown import counted
 from distributed_autolora.reporting.paper_results import TASKS
-from distributed_autolora.reporting.study import Study
+from distributed_autolora.reporting.study import Arm, Study
 from distributed_autolora.reporting.study_costs import total
 from distributed_autolora.reporting.study_provenance import reproduction, warnings
 from distributed_autolora.reporting.study_reasons import better_trials, reasons
 from distributed_autolora.reporting.study_statistics import Comparison, McNemar, compare, mcnemar_tests
 from distributed_autolora.reporting.study_verdict import verdict
+from distributed_autolora.studies.tables import GRID
 
 _ONE_MODEL = (
     "The final run of a winner on the search seed is its trial once more, same settings and same seed, because no "
@@ -186,6 +187,13 @@ def _schedules(study: Study) -> str:
     )
 
 
+def _origin_of_grid(searched: Sequence[Arm]) -> str:
+    published = {(key, value) for key, values in GRID.items() for value in values}
+    if all((key, value) in published for arm in searched for key, values in arm.grid.items() for value in values):
+        return "The grid holds values of the paper's appendix and of the released scripts"
+    return "The grid is this study's own: it goes beyond the values of the paper's appendix and of the released scripts"
+
+
 def _search(study: Study, figures: Sequence[str]) -> str:
     searched = [arm for arm in study.arms if arm.grid]
     if not searched:
@@ -193,8 +201,8 @@ def _search(study: Study, figures: Sequence[str]) -> str:
     parts = [
         "## How much the baselines depend on their settings\n\n"
         f"Search on seed {study['search_seed']} ({study['scheduler']}), selected by robust validation accuracy; no "
-        "trial opened the test images. The grid holds the values of the paper's appendix and of the released scripts; "
-        "the grid that its authors searched is not published."
+        f"trial opened the test images. {_origin_of_grid(searched)}; the grid that its authors searched is not "
+        "published."
         + search.chance(study)
         + _picture("search.png", "Validation accuracy of every trial", figures),
     ]
