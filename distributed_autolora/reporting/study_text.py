@@ -202,9 +202,7 @@ def _search(study: Study, figures: Sequence[str]) -> str:
         "## How much the baselines depend on their settings\n\n"
         f"Search on seed {study['search_seed']} ({study['scheduler']}), selected by robust validation accuracy; no "
         f"trial opened the test images. {_origin_of_grid(searched)}; the grid that its authors searched is not "
-        "published."
-        + search.chance(study)
-        + _picture("search.png", "Validation accuracy of every trial", figures),
+        "published." + search.chance(study) + _picture("search.png", "Validation accuracy of every trial", figures),
     ]
     for arm in searched:
         better = better_trials(study, arm.reference or "").get(arm.name)
