@@ -40,7 +40,7 @@ def test_the_newest_run_alike_on_this_machine_says_how_fast_a_worker_is(tmp_path
     assert speed is not None
     assert speed.images_per_s == 300 / (3.0 * 2)
     assert '"mine"' in speed.origin
-    assert speed.worker_hours(BASE, 1000) == 20 * 1000 / 50 / 3600
+    assert speed.worker_hours(BASE, 1000) == BASE.optimization.epochs * 1000 / 50 / 3600
 
 
 def test_without_a_run_the_shipped_measurement_counts_for_its_network_alone(tmp_path: Path) -> None:
@@ -56,8 +56,8 @@ def test_a_dry_run_names_every_run_with_its_hours_and_where_they_come_from(tmp_p
     lines = text.splitlines()
     runs = [line for line in lines if line.startswith("  ")]
     assert [sum(line.strip().startswith(phase) for line in runs) for phase in ("search", "final")] == [12, 6]
-    assert all("0.11 worker-hours" in line for line in runs)
-    assert "In all 2.0 worker-hours." in lines
+    assert all("0.07 worker-hours" in line for line in runs)
+    assert "In all 1.2 worker-hours." in lines
     assert '50 training images a second and worker: run "mine" on this machine.' in lines
     assert not (tmp_path / "studies").exists()
 
