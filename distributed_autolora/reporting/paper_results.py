@@ -14,15 +14,9 @@ import re
 from collections.abc import Iterator
 from functools import cache
 
-TASKS = {
-    "cifar10": "CIFAR-10",
-    "cifar100": "CIFAR-100",
-    "dtd": "DTD-57",
-    "dogs": "DOG-120",
-    "cub": "CUB-200",
-    "caltech256": "Caltech-256",
-}
-"""This package's names of tasks, and the paper's."""
+from distributed_autolora.studies.hyperparameters import PAPER_TASK_NAMES
+
+TASKS = PAPER_TASK_NAMES
 BACKBONES = {"resnet18": "ResNet-18", "resnet50": "ResNet-50"}
 METHODS = (VANILLA, TWINS, AUTOLORA) = ("vanilla rft", "twins", "autolora")
 METRICS = {"SA": "natural_accuracy", "PGD-10": "robust_accuracy/pgd10", "AA": "robust_accuracy/autoattack"}

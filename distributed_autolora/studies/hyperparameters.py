@@ -5,7 +5,7 @@ from __future__ import annotations
 from distributed_autolora.recipes import PAPER_HYPERPARAMETERS, Hyperparameters
 from distributed_autolora.studies.definition import Settings
 
-_PAPER_NAMES = {
+PAPER_TASK_NAMES = {
     "cifar10": "CIFAR-10",
     "cifar100": "CIFAR-100",
     "dtd": "DTD-57",
@@ -13,6 +13,7 @@ _PAPER_NAMES = {
     "cub": "CUB-200",
     "caltech256": "Caltech-256",
 }
+"""This package's names of tasks, and the paper's."""
 _ELSEWHERE = Hyperparameters(1e-2)
 
 
@@ -30,7 +31,7 @@ def hyperparameters_page() -> str:
 
 def _row(task: str) -> str:
     vanilla, twins = (PAPER_HYPERPARAMETERS[task][method] for method in ("vanilla", "twins"))
-    cells = [_PAPER_NAMES[task], f"`{task}`", f"{vanilla.lr:g}", f"{vanilla.weight_decay:g}"]
+    cells = [PAPER_TASK_NAMES[task], f"`{task}`", f"{vanilla.lr:g}", f"{vanilla.weight_decay:g}"]
     cells += [f"{twins.lr:g}", f"{twins.weight_decay:g}", f"{twins.twins_gamma:g}"]
     return f"| {' | '.join(cells)} |"
 
