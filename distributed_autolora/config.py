@@ -168,8 +168,8 @@ class ComputeConfig:
 
     attack_precision: Precision = "auto"
     """Format of the network that attacks search on; auto: bfloat16 where the hardware computes it natively."""
-    train_precision: Literal["float32", "bfloat16"] = "float32"
-    """Format of the training step's matrix products (bfloat16: autocast with float32 master weights)."""
+    train_precision: Precision = "auto"
+    """Format of the matrix products of a training step (bfloat16: weights and losses stay float32); auto: as above."""
 
 
 @dataclass(frozen=True, kw_only=True)

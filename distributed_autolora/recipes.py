@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from distributed_autolora.config import (
     AttackConfig,
+    ComputeConfig,
     DataConfig,
     EvaluationConfig,
     ExperimentConfig,
@@ -75,6 +76,7 @@ def pretrain_fashion_mnist() -> ExperimentConfig:
         train_attack=replace(full.train_attack, num_steps=7),
         optimization=OptimizationConfig(epochs=6, global_batch_size=128, lr=0.05, weight_decay=5e-4),
         evaluation=EvaluationConfig(linear_head=False),
+        compute=ComputeConfig(train_precision="float32"),
     )
 
 
@@ -125,7 +127,8 @@ def paper(task: str, backbone: str = "resnet18", method: str = "autolora") -> Ex
     """One of the paper's experiments (section 5 and Appendix A.1); model.weights is the user's to give.
 
     CIFAR is perturbed at 32 x 32 pixels and up-sampled to 224 inside the model; the other tasks are cropped to 224.
-    AutoLoRa moves its learning rate by the robust validation accuracy, the other methods at fixed epochs.
+    AutoLoRa moves its learning rate by the robust validation accuracy, the other methods at fixed epochs. The training
+    step is the paper's, in float32.
 
     Args:
         task: a key of `PAPER_HYPERPARAMETERS`; DTD-57 is "dtd" with its real 47 classes, DOG-120 is "dogs".
@@ -143,6 +146,7 @@ def paper(task: str, backbone: str = "resnet18", method: str = "autolora") -> Ex
         schedule=ScheduleConfig(name="automatic" if method == "autolora" else "step_decay"),
         optimization=OptimizationConfig(lr=values.lr, weight_decay=values.weight_decay),
         evaluation=EvaluationConfig(linear_head=False),
+        compute=ComputeConfig(train_precision="float32"),
         scaling=ScalingConfig(num_workers=1, use_gpu=True, cpus_per_worker=8),
     )
 

@@ -72,7 +72,7 @@ def shrunken(config: ExperimentConfig, folder: str, backbone: str) -> Experiment
         data=replace(config.data, path=folder, image_size=small, val_fraction=0.25),
         model=replace(config.model, backbone=backbone, input_size=config.model.input_size and 32),
         train_attack=replace(config.train_attack, num_steps=1),
-        compute=ComputeConfig(attack_precision="float32"),
+        compute=ComputeConfig(attack_precision="float32", train_precision="float32"),
     )
 
 

@@ -14,6 +14,9 @@ from torch import Tensor, fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from distributed_autolora.core.attacks import eval_mode
+from distributed_autolora.core.fused_convolution import FusedConvolution, fuse, is_available
+
+_UNTRACEABLE = (fx.proxy.TraceError, TypeError, RuntimeError, NameError, AttributeError)
 
 
 class _LayerTracer(fx.Tracer):
@@ -32,7 +35,7 @@ def foldable_batch_norms(model: nn.Module) -> dict[str, str]:
     try:
         with eval_mode(model):
             nodes = list(_LayerTracer().trace(model).nodes)
-    except (fx.proxy.TraceError, TypeError, RuntimeError, NameError, AttributeError):
+    except _UNTRACEABLE:
         return {}
     modules = dict(model.named_modules())
     calls = [node.target for node in nodes if node.op == "call_module"]
@@ -88,9 +91,8 @@ class AttackNetwork(nn.Module):
         first = next(network.parameters(), None)
         self._input_dtype = torch.float32 if first is None else first.dtype
         self._dtype = self._input_dtype if self._input_dtype == torch.float64 else precision
-        network = network.to(dtype=self._dtype)
-        self.network: nn.Module = network.to(memory_format=torch.channels_last)
-        self.network.eval().requires_grad_(False)
+        network = network.to(dtype=self._dtype).to(memory_format=torch.channels_last)
+        self.network: nn.Module = _fused(network.eval().requires_grad_(False))
         self.refresh()
 
     @torch.no_grad()
@@ -105,6 +107,9 @@ class AttackNetwork(nn.Module):
         targets = dict(self.network.named_parameters()) | dict(self.network.named_buffers())
         for name, target in targets.items():
             target.copy_(folded[name] if name in folded else weights[name])
+        for layer in self.network.modules():
+            if isinstance(layer, FusedConvolution):
+                layer.refresh()
 
     def forward(self, x: Tensor) -> Tensor:
         """Returns [n, classes] logits of [n, C, H, W] images."""
@@ -115,6 +120,16 @@ class AttackNetwork(nn.Module):
     def train(self, mode: bool = True) -> AttackNetwork:
         """Stays in eval mode: its batch norms no longer exist."""
         return super().train(False)
+
+
+def _fused(network: nn.Module) -> nn.Module:
+    """Returns the network with fused convolutions where oneDNN computes and torch.fx can follow; else as it is."""
+    if not all(is_available(parameter) for parameter in network.parameters()):
+        return network
+    try:
+        return fuse(network, _LayerTracer())
+    except _UNTRACEABLE:
+        return network
 
 
 def _behind(batch_norm: nn.Module) -> nn.Module:

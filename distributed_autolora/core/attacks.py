@@ -77,10 +77,11 @@ def pgd(
     x_adv = threat_model.start(x, noise if random_start else None)
     if len(x) == 0:
         return x_adv
+    lowest, highest = threat_model.box(x)
     with eval_mode(model):
         for _ in range(num_steps):
             gradient = input_gradient(model, x_adv, y)
-            x_adv = threat_model.project(threat_model.ascend(x_adv, gradient, step_size), x)
+            x_adv = threat_model.ascend(x_adv, gradient, step_size).clamp_(lowest, highest)
     return x_adv.detach()
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 _ROUNDING = 1e-6
@@ -51,10 +50,13 @@ class ThreatModel:
         """Returns `x_adv` after one step of steepest ascent in this norm."""
         return x_adv.add(gradient.sign(), alpha=step_size)
 
+    def box(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns the least and the largest value that each pixel around `x` may have, both shaped like `x`."""
+        return (x - self.epsilon).clamp_(*self.bounds), (x + self.epsilon).clamp_(*self.bounds)
+
     def project(self, x_adv: Tensor, x: Tensor) -> Tensor:
         """Returns the point of the threat model around `x` nearest to `x_adv`."""
-        near = torch.minimum(torch.maximum(x_adv, x - self.epsilon), x + self.epsilon)
-        return near.clamp_(*self.bounds)
+        return x_adv.clamp(*self.box(x))
 
     def contains(self, x_adv: Tensor, x: Tensor) -> Tensor:
         """Returns for every row whether `x_adv` is allowed around `x`, up to float32 rounding; [n] bool."""

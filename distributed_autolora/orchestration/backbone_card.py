@@ -66,7 +66,7 @@ def _card(
         f"Test robust accuracy (PGD, {eval_attack.num_steps} steps of {eval_attack.step_size:g})": _accuracy(
             test.get(f"robust_accuracy/{result['attack']}")
         ),
-        "Attack precision": config.compute.attack_precision,
+        "Precision": f"attack {config.compute.attack_precision}, training step {config.compute.train_precision}",
         "Config digest": f"`{config.digest()}`",
         "SHA-256": f"`{digest}`",
         "Command": f"`{command}`",

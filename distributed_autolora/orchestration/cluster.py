@@ -15,10 +15,10 @@ from ray.autoscaler.sdk import request_resources
 
 from distributed_autolora.config import ExperimentConfig, ScalingConfig
 from distributed_autolora.errors import UserError
+from distributed_autolora.training.precision import cpu_precision, gpu_precision
 
 _POLL_S = 1.0
 _GRACE_S = 3.0
-_NATIVE_BFLOAT16 = {"amx_bf16", "avx512_bf16", "bf16"}
 
 
 def connect(scaling: ScalingConfig) -> None:
@@ -164,9 +164,9 @@ def hardware_precision(config: ExperimentConfig) -> str:
     scaling = config.scaling
     alive = [node for node in ray.nodes() if node["Alive"]]
     if not scaling.use_gpu and len(alive) == 1:
-        return _cpu_precision()
+        return cpu_precision()
     probe = ray.remote(num_cpus=scaling.cpus_per_worker, num_gpus=1 if scaling.use_gpu else 0)(
-        _gpu_precision if scaling.use_gpu else _cpu_precision
+        gpu_precision if scaling.use_gpu else cpu_precision
     )
     try:
         return str(ray.get(probe.remote(), timeout=scaling.wait_for_resources_s))
@@ -175,18 +175,3 @@ def hardware_precision(config: ExperimentConfig) -> str:
             f"No worker could be started within {scaling.wait_for_resources_s:g} s. Check that one node has "
             f"{scaling.cpus_per_worker} CPUs{' and a GPU' if scaling.use_gpu else ''} free."
         ) from None
-
-
-def _cpu_precision() -> str:
-    try:
-        with open("/proc/cpuinfo") as file:
-            words = set(file.read().split())
-    except OSError:
-        return "float32"
-    return "bfloat16" if words & _NATIVE_BFLOAT16 else "float32"
-
-
-def _gpu_precision() -> str:
-    import torch
-
-    return "bfloat16" if torch.cuda.is_available() and torch.cuda.get_device_capability()[0] >= 8 else "float32"

@@ -130,20 +130,16 @@ class Comparison:
         self._attack([run for run in final if run.status == "finished"], at_a_time)
 
     def _fix_precision(self) -> None:
-        """Chooses the number format of the attacks once for the whole study."""
+        """Chooses the number format once for the whole study."""
         from distributed_autolora.orchestration.cluster import hardware_precision
 
         description = self._folder.description()
-        if "attack_precision" not in description:
-            description["attack_precision"] = hardware_precision(self._study.arms[0].config)
+        if "precision" not in description:
+            description["precision"] = hardware_precision(self._study.arms[0].config)
             self._folder.describe(description)
-        arms = [replace(arm, config=self._precise(arm.config, description)) for arm in self._study.arms]
+        precision = description["precision"]
+        arms = [replace(arm, config=with_precision(arm.config, precision)) for arm in self._study.arms]
         self._study = replace(self._study, arms=tuple(arms))
-
-    @staticmethod
-    def _precise(config: ExperimentConfig, description: dict[str, str]) -> ExperimentConfig:
-        chosen = config.compute.attack_precision != "auto"
-        return config if chosen else with_precision(config, description["attack_precision"])
 
     def _run(self, runs: Sequence[PlannedRun], at_a_time: int, *, early_stopping: bool) -> None:
         """Makes those runs of a phase that are pending."""

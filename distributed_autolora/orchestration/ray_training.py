@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import signal
 import tempfile
 import threading
@@ -28,10 +29,12 @@ from distributed_autolora.config import ExperimentConfig
 from distributed_autolora.errors import RunFailedError, TrainingDivergedError, UserError
 from distributed_autolora.orchestration.run_folder import RunFolder, write_json, write_text
 from distributed_autolora.orchestration.snapshot import copy_snapshot, mend_snapshot
-from distributed_autolora.training.checkpoint import TrainingState
 
 if TYPE_CHECKING:
     from distributed_autolora.orchestration.mlflow_tracking import MetricWriter
+    from distributed_autolora.training.checkpoint import TrainingState
+
+_log = logging.getLogger(__name__)
 
 
 class RayReporter:
@@ -39,6 +42,9 @@ class RayReporter:
 
     def latest(self) -> TrainingState | None:
         """Returns the newest registered checkpoint."""
+        # Ray Train's controller imports this module too, and nothing starts before it; torchvision takes seconds.
+        from distributed_autolora.training.checkpoint import TrainingState
+
         checkpoint = ray.train.get_checkpoint()
         if checkpoint is None:
             return None
@@ -93,14 +99,18 @@ def train_worker(payload: dict[str, Any]) -> dict[str, Any] | None:
     A diverged loss is the same on every worker and would be so again: it is returned, not raised, so
     that the group is not restarted for it.
     """
+    _log.info("Importing what trains.")
     import torch
 
+    from distributed_autolora.core.float32 import exact_float32
     from distributed_autolora.training.loop import fit
     from distributed_autolora.training.task_data import TaskData
 
     config = ExperimentConfig.from_dict(payload["config"])
     torch.set_num_threads(config.scaling.cpus_per_worker)
+    exact_float32()  # what is judged; attacks and steps lift it for themselves
     device = ray.train.torch.get_device()
+    _log.info("Opening the data.")
     data = TaskData(config, payload["data_folder"], device)
     try:
         result = fit(config, data, payload["weights"], RayReporter(), device=device)

@@ -198,7 +198,7 @@ def find_run(config: ExperimentConfig) -> tuple[ExperimentConfig, RunFolder] | N
         UserError: when the run was created with another config.
     """
     home = output_home(config.run)
-    choices = _PRECISIONS if config.compute.attack_precision == "auto" else (config.compute.attack_precision,)
+    choices = _PRECISIONS if is_precision_open(config) else (config.compute.attack_precision,)
     folder = None
     for precision in choices:
         chosen = with_precision(config, precision)
@@ -216,10 +216,16 @@ def find_run(config: ExperimentConfig) -> tuple[ExperimentConfig, RunFolder] | N
     return None
 
 
+def is_precision_open(config: ExperimentConfig) -> bool:
+    """Tells whether a number format is still to be chosen for the hardware."""
+    return "auto" in (config.compute.attack_precision, config.compute.train_precision)
+
+
 def with_precision(config: ExperimentConfig, precision: str) -> ExperimentConfig:
-    """Returns the config with its attack precision chosen."""
+    """Returns the config with this number format wherever it leaves the choice to the hardware."""
     values = config.to_dict()
-    values["compute"]["attack_precision"] = precision
+    compute = values["compute"]
+    values["compute"] = {name: precision if value == "auto" else value for name, value in compute.items()}
     return type(config).from_dict(values)
 
 

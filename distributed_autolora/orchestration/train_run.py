@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -15,6 +16,7 @@ from distributed_autolora.orchestration.run_folder import (
     RunFolder,
     check_writable,
     find_run,
+    is_precision_open,
     next_run,
     run_name,
     with_name,
@@ -25,6 +27,8 @@ from distributed_autolora.reporting.terminal import result_table
 
 if TYPE_CHECKING:
     from distributed_autolora.orchestration.finish import FinishedRun
+
+_log = logging.getLogger(__name__)
 
 
 def train_run(
@@ -47,6 +51,7 @@ def train_run(
     Raises:
         UserError: for bad input, before any work starts wherever it can be known.
     """
+    _log.info("Finding the inputs.")
     config, inputs = find_inputs(config)
     existing = None if fresh else find_run(config)
     if existing is not None and existing[1].is_finished():
@@ -66,15 +71,22 @@ def train_run(
 
 def _new_run(config: ExperimentConfig, inputs: Inputs, checked: bool) -> tuple[ExperimentConfig, RunFolder]:
     """Checks all inputs and chooses precision and folder."""
+    from distributed_autolora.orchestration import mlflow_tracking
     from distributed_autolora.orchestration.cluster import connect, hardware_precision, wait_for_resources
 
+    _log.info("Checking the inputs.")
     home = output_home(config.run)
     check_writable(home / "runs")
     for warning in [] if checked else check_inputs(config, inputs):
         print(f"warning: {warning}", file=sys.stderr)
-    connect(config.scaling)
-    wait_for_resources(config.scaling)
-    if config.compute.attack_precision == "auto":
+    _log.info("Connecting to Ray.")
+    with ThreadPoolExecutor(1) as background:
+        # Importing MLflow and making its store takes as long; what is wrong with it is told when the run is opened.
+        background.submit(mlflow_tracking.connect, _tracking_uri(config))
+        connect(config.scaling)
+        _log.info("Waiting for resources.")
+        wait_for_resources(config.scaling)
+    if is_precision_open(config):
         config = with_precision(config, hardware_precision(config))
     return config, next_run(home, run_name(config))
 
@@ -101,12 +113,14 @@ def _train(
     from distributed_autolora.orchestration.ray_training import ProgressCallback, train_on_ray
 
     _announce(config, folder)
+    _log.info("Opening the MLflow run.")
     mlflow = _connect(config, folder, tags)
     payload = {"config": config.to_dict(), "data_folder": inputs.data_folder, "weights": inputs.weights}
     callback = ProgressCallback(folder.path, **mlflow)
     status: Literal["FAILED", "KILLED"] | None = "FAILED"
     try:
         cluster.wait_for_resources(config.scaling)
+        _log.info("Handing over to Ray Train.")
         with epoch_lines(folder, config.optimization.epochs):
             returned = train_on_ray(config, folder, payload, [callback, *callbacks])
         finished = finish(config, folder, returned, mlflow)
@@ -143,6 +157,12 @@ def _announce(config: ExperimentConfig, folder: RunFolder) -> None:
     print(f'Run "{folder.name}" {verb}: {config.method.name} on {config.data.task}, in {folder.path}', flush=True)
 
 
+def _tracking_uri(config: ExperimentConfig) -> str:
+    from distributed_autolora.orchestration import mlflow_tracking
+
+    return config.run.mlflow_uri or mlflow_tracking.default_tracking_uri(output_home(config.run))
+
+
 def _open_tracking(config: ExperimentConfig, folder: RunFolder, tags: dict[str, str]) -> dict[str, str]:
     """Opens the run's MLflow run, and remembers it beside the run."""
     from distributed_autolora.orchestration import mlflow_tracking
@@ -150,7 +170,7 @@ def _open_tracking(config: ExperimentConfig, folder: RunFolder, tags: dict[str, 
     home = output_home(config.run)
     identity = folder.read("run.json")
     known = identity.get("mlflow", {})
-    uri = known.get("uri") or config.run.mlflow_uri or mlflow_tracking.default_tracking_uri(home)
+    uri = known.get("uri") or _tracking_uri(config)
     own = {"recipe": config.recipe, "method": config.method.name, "task": config.data.task, "seed": str(config.seed)}
     run_id = mlflow_tracking.open_run(
         uri=uri,

@@ -11,7 +11,8 @@ from torch import Tensor
 from distributed_autolora.core.attack_network import AttackNetwork
 from distributed_autolora.core.attacks import eval_mode
 from distributed_autolora.training.evaluation import fit_linear_head, natural_and_robust_predictions
-from distributed_autolora.training.methods import attack_dtype, attack_name, fresh_classifier
+from distributed_autolora.training.methods import attack_name, fresh_classifier
+from distributed_autolora.training.precision import dtype_of
 from distributed_autolora.training.trainer import Trainer
 
 if TYPE_CHECKING:
@@ -82,7 +83,7 @@ def _linear_head(trainer: Trainer, weights: str) -> tuple[Classifier, AttackNetw
     classifier = fresh_classifier(trainer.config, trainer.data.num_classes, weights).to(trainer.device, dtype)
     batch_size = trainer.config.evaluation.batch_size_per_worker
     fit_linear_head(classifier, trainer.data.plain_batch, trainer.data.split.train, batch_size)
-    return classifier, AttackNetwork(classifier, attack_dtype(trainer.config))
+    return classifier, AttackNetwork(classifier, dtype_of(trainer.config.compute.attack_precision))
 
 
 def _predictions(trainer: Trainer, model: Classifier, network: AttackNetwork) -> Tensor:

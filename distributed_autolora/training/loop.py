@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,6 +21,8 @@ from distributed_autolora.training.epoch import PhaseSeconds
 from distributed_autolora.training.judgement import judge
 from distributed_autolora.training.task_data import TaskData
 from distributed_autolora.training.trainer import Trainer
+
+_log = logging.getLogger(__name__)
 
 
 class Reporter(Protocol):
@@ -76,6 +79,7 @@ def fit(
     Raises:
         UserError: for weights that do not fit, a corrupt checkpoint, or a loss that is not finite.
     """
+    _log.info("Building the network.")
     trainer = Trainer(config, data, weights, device or torch.device("cpu"), dtype)
     latest = reporter.latest()
     if latest is not None:
@@ -100,11 +104,13 @@ def run_epoch(trainer: Trainer, epoch: int) -> None:
 
     The first one measures the natural-branch accuracy that it begins with, too.
     """
+    _log.info("Epoch %d begins.", epoch)
     start, timer = time.perf_counter(), PhaseSeconds()
     if epoch == 1:
         with timer.phase("validation"):
             trainer.set_loss_weights(trainer.natural_branch_accuracy(epoch=0))
     ready = time.perf_counter()
+    _log.info("Epoch %d: steps begin.", epoch)
     used = {"lr": trainer.optimizer.param_groups[0]["lr"], **trainer.loss_weights()}
     losses = trainer.train_epoch(epoch, timer)
     trained = time.perf_counter()

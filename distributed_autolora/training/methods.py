@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from distributed_autolora.config import AttackConfig, ExperimentConfig
 from distributed_autolora.config_reading import nearest
 from distributed_autolora.core.attacks import pgd
+from distributed_autolora.core.captured_attack import CapturedAttack, CudaGraphs
+from distributed_autolora.core.float32 import tensor_float32
 from distributed_autolora.core.lora import LowRankBranch
 from distributed_autolora.core.objectives import AutoLoRa, VanillaRFT
 from distributed_autolora.core.schedules import LossWeights, RobustAccuracyHalving, StepDecay
@@ -143,31 +145,36 @@ def build_attack(config: ExperimentConfig, attack: AttackConfig) -> Attack:
     threat_model = ThreatModel(config.threat_model.norm, config.threat_model.epsilon)
 
     def search(model: nn.Module, x: Tensor, y: Tensor, *, noise: Tensor | None = None) -> Tensor:
-        return pgd(
-            model,
-            x,
-            y,
-            threat_model=threat_model,
-            num_steps=attack.num_steps,
-            step_size=attack.step_size,
-            random_start=attack.random_start,
-            noise=noise,
-        )
+        with tensor_float32(x.device):
+            return pgd(
+                model,
+                x,
+                y,
+                threat_model=threat_model,
+                num_steps=attack.num_steps,
+                step_size=attack.step_size,
+                random_start=attack.random_start,
+                noise=noise,
+            )
 
     return search
+
+
+def build_attacks(config: ExperimentConfig, network: nn.Module, device: torch.device) -> tuple[Attack, Attack]:
+    """Returns the training and the evaluation attack, as `build_attack` does; on a GPU `network` is attacked by replay.
+
+    Args:
+        config: the experiment.
+        network: the attack network; its storage stays where it is.
+        device: where it is.
+    """
+    train, evaluate = build_attack(config, config.train_attack), build_attack(config, config.eval_attack)
+    if device.type != "cuda":
+        return train, evaluate
+    capture = CudaGraphs(device)
+    return CapturedAttack(train, network, capture), CapturedAttack(evaluate, network, capture)
 
 
 def attack_name(attack: AttackConfig) -> str:
     """Returns the name that accuracies under this attack are logged under."""
     return f"pgd{attack.num_steps}"
-
-
-def attack_dtype(config: ExperimentConfig) -> torch.dtype:
-    """Returns the number format of the attack network, chosen when the run was created.
-
-    Raises:
-        ValueError: while it is still "auto".
-    """
-    if config.compute.attack_precision == "auto":
-        raise ValueError("compute.attack_precision must be chosen before training starts")
-    return torch.bfloat16 if config.compute.attack_precision == "bfloat16" else torch.float32

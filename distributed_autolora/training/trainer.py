@@ -9,6 +9,7 @@ from torch import Tensor
 
 from distributed_autolora.config import ExperimentConfig
 from distributed_autolora.core.attack_network import AttackNetwork
+from distributed_autolora.core.float32 import tensor_float32
 from distributed_autolora.core.metrics import AccuracyCount
 from distributed_autolora.core.schedules import Decision
 from distributed_autolora.data.keyed import keyed_uniform
@@ -25,14 +26,14 @@ from distributed_autolora.training.loss_weights import (
     weights_record,
 )
 from distributed_autolora.training.methods import (
-    attack_dtype,
     attack_name,
-    build_attack,
+    build_attacks,
     build_objective,
     build_schedule,
     fresh_classifier,
     method_of,
 )
+from distributed_autolora.training.precision import dtype_of
 from distributed_autolora.training.similarity import measure_similarity, similarity_rows
 from distributed_autolora.training.task_data import TaskData
 
@@ -66,16 +67,16 @@ class Trainer:
         self.objective.to(memory_format=torch.channels_last)
         distributed.globalize_batch_norm(self.objective)
         self.wrapped = distributed.data_parallel(self.objective, device)
-        self.attack_network = AttackNetwork(self.backbone, attack_dtype(config))
+        self.attack_network = AttackNetwork(self.backbone, dtype_of(config.compute.attack_precision))
         self.optimizer = torch.optim.SGD(
             self.objective.parameters(),
             lr=config.optimization.lr,
             momentum=config.optimization.momentum,
             weight_decay=config.optimization.weight_decay,
+            fused=device.type == "cuda",
         )
         self.schedule = build_schedule(config)
-        self.train_attack = build_attack(config, config.train_attack)
-        self.eval_attack = build_attack(config, config.eval_attack)
+        self.train_attack, self.eval_attack = build_attacks(config, self.attack_network, device)
         self.history: list[dict[str, Any]] = []
         self.best = snapshot(self.objective)
         x, y = data.plain_batch(data.split.train[:2])
@@ -175,30 +176,35 @@ class Trainer:
             noise = keyed_uniform(self.config.seed, "attack", epoch, rows.to(self.device), tuple(x.shape[1:]))
             self.attack_network.refresh()
             x_adv = self.train_attack(self.attack_network, x, y, noise=noise)
-        with timer.phase("step"):
-            with torch.autocast(self.device.type, torch.bfloat16, enabled=self._autocast):
+        with timer.phase("step"), tensor_float32(self.device):
+            with self.autocast():
                 terms = self.wrapped(x, x_adv, y, denominator=denominator, **further)
             self.optimizer.zero_grad(set_to_none=True)
             terms.total.backward()
             self.optimizer.step()
             sums.add(terms, denominator, len(batch))
 
-    @property
-    def _autocast(self) -> bool:
-        return self.config.compute.train_precision == "bfloat16"
+    def autocast(self) -> torch.autocast:
+        """Matrix products in the training step's format, on float32 weights; losses are float32 in either."""
+        low = dtype_of(self.config.compute.train_precision) == torch.bfloat16
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=low)
 
     def natural_branch_accuracy(self, epoch: int) -> float | None:
-        """Returns the accuracy of backbone + low-rank branch on the augmented training images; None: not needed."""
+        """Returns the accuracy of backbone + low-rank branch on the augmented training images; None: not needed.
+
+        It is measured in the format that the branch is trained in.
+        """
         if not follows_accuracy(self.config):
             return None
         assert isinstance(self.objective, AdaptsLossWeights)
-        count = natural_accuracy(
-            self.objective.natural_logits,
-            self.objective,
-            lambda batches: self.data.prefetch(batches, epoch, "natural_accuracy"),
-            self.data.split.train,
-            self.config.evaluation.batch_size_per_worker,
-        )
+        with self.autocast():
+            count = natural_accuracy(
+                self.objective.natural_logits,
+                self.objective,
+                lambda batches: self.data.prefetch(batches, epoch, "natural_accuracy"),
+                self.data.split.train,
+                self.config.evaluation.batch_size_per_worker,
+            )
         return count.accuracy
 
     def validate(self) -> tuple[AccuracyCount, AccuracyCount]:

@@ -49,7 +49,7 @@ def shrunken(config: ExperimentConfig, folder: str) -> ExperimentConfig:
         train_attack=replace(config.train_attack, num_steps=1),
         eval_attack=replace(config.eval_attack, num_steps=1),
         optimization=replace(config.optimization, epochs=2, global_batch_size=8),
-        compute=ComputeConfig(attack_precision="float32"),
+        compute=ComputeConfig(attack_precision="float32", train_precision="float32"),
         scaling=replace(config.scaling, cache=str(Path(folder).parent / "cache")),
     )
 

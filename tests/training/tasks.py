@@ -62,7 +62,7 @@ def small_config(
         schedule=ScheduleConfig(interval=1),
         optimization=OptimizationConfig(epochs=epochs, global_batch_size=global_batch_size, lr=0.05),
         evaluation=EvaluationConfig(batch_size_per_worker=32, linear_head=False),
-        compute=ComputeConfig(attack_precision="float32"),
+        compute=ComputeConfig(attack_precision="float32", train_precision="float32"),
     )
     return replace(config, method=replace(config.method, name=method))
 

@@ -3,7 +3,7 @@
 Importing mlflow takes seconds, so every function imports it when it is first needed.
 """
 
-from distributed_autolora.orchestration.mlflow_tracking.connection import default_tracking_uri, masked
+from distributed_autolora.orchestration.mlflow_tracking.connection import connect, default_tracking_uri, masked
 from distributed_autolora.orchestration.mlflow_tracking.metrics import MetricWriter
 from distributed_autolora.orchestration.mlflow_tracking.registry import download_graph, log_evaluation, register_model
 from distributed_autolora.orchestration.mlflow_tracking.results import log_model, log_result
@@ -13,6 +13,7 @@ from distributed_autolora.orchestration.mlflow_tracking.studies import PARENT, l
 __all__ = [
     "PARENT",
     "MetricWriter",
+    "connect",
     "default_tracking_uri",
     "download_graph",
     "finish_run",

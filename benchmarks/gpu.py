@@ -1,0 +1,202 @@
+"""Measures AutoLoRa's training step on a GPU by variant. It needs torch and torchvision, and nothing else.
+
+    python benchmarks/gpu.py                              # ResNet-18 and ResNet-50, 224 pixels, batch 128, PGD-10
+    python benchmarks/gpu.py --networks resnet18 --no-compile
+    python benchmarks/gpu.py --device cpu --networks resnet18 --side 32 --batch 4 --steps 2 --rounds 1 --no-compile
+
+Variants take turns, so that their ratios hold on a device that others use too. Prints tables and writes JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import statistics
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch.nn.parallel import DistributedDataParallel
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a plain checkout has no package "benchmarks"
+
+from benchmarks.gpu_hours import gpu_hours
+from benchmarks.gpu_tables import show_hours, show_network
+from benchmarks.gpu_variants import EAGER, PLAIN, Trained, Variant, Work, builders, first_run, run_again, training_steps
+from benchmarks.timing import interleaved, ratio, write
+from distributed_autolora.core.attack_network import AttackNetwork
+from distributed_autolora.core.captured_attack import CapturedAttack, agreement
+from distributed_autolora.core.float32 import exact_float32
+
+_PEAK_FLOPS = (("H100 PCIe", 756e12), ("H100", 989e12), ("H200", 989e12), ("A100", 312e12))
+"""Dense bfloat16 products a second by the makers' data sheets; the first name that is part of the device's counts."""
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measures, prints and writes."""
+    flags = _parse(arguments)
+    device = torch.device(flags.device)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+        device = torch.device("cuda", torch.cuda.current_device())
+    exact_float32()
+    result: dict[str, Any] = {
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU",
+        "cuda": torch.version.cuda if device.type == "cuda" else None,
+        "peak_flops": _peak_flops(device),
+        "setting": {name: getattr(flags, name) for name in ("networks", "side", "batch", "steps", "rounds")},
+        "networks": {},
+    }
+    for network in flags.networks:
+        work = Work(network, device, flags.side, flags.batch, flags.steps)
+        result["networks"][network] = measured = _measure(work, flags.rounds, compile_too=not flags.no_compile)
+        show_network(network, measured, result["peak_flops"])
+        del work
+    best = {network: max(measured["images_per_second"].values()) for network, measured in result["networks"].items()}
+    result["gpu_hours"] = gpu_hours(best)
+    show_hours(result["gpu_hours"])
+    write(result, flags.output)
+
+
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    default = "cuda" if torch.cuda.is_available() else "cpu"
+    parser.add_argument("--device", default=default, help=f'"cuda", "cuda:1" or "cpu" (here: {default})')
+    parser.add_argument("--networks", nargs="+", default=["resnet18", "resnet50"], help="torchvision ResNets")
+    parser.add_argument("--side", type=int, default=224, help="of the square images, in pixels")
+    parser.add_argument("--batch", type=int, default=128, help="images of a step")
+    parser.add_argument("--steps", type=int, default=10, help="gradient steps of an attack")
+    parser.add_argument("--rounds", type=int, default=10, help="that are counted; one more before them is not")
+    parser.add_argument("--no-compile", action="store_true", help="leave torch.compile out: it takes minutes")
+    parser.add_argument("--output", type=Path, default=Path("gpu.json"), help="file to write the numbers to")
+    return parser.parse_args(arguments)
+
+
+def _measure(work: Work, rounds: int, *, compile_too: bool) -> dict[str, Any]:
+    """Returns everything about one network."""
+    steps = training_steps(work)
+    variants: dict[str, Variant] = {}
+    runs: dict[str, Any] = {}
+    for name, build in builders(work, compile_too=compile_too).items():
+        variant, runs[name] = first_run(build, work.device)
+        if variant is not None:
+            variants[name] = variant
+        elif name in (PLAIN, EAGER):
+            raise SystemExit(f"{work.network}: {name} failed ({runs[name]['failed']}). Lower --batch or --side.")
+    calls: dict[str, Callable[[], object]] = {f"step, {name}": step for name, step in steps.items()}
+    calls |= {f"attack, {name}": variant.attack for name, variant in variants.items()}
+    calls |= {f"whole, {name}": variant.whole for name, variant in variants.items()}
+    seconds = interleaved(calls, rounds, _wait(work.device))
+    with _Flops() as counter:
+        variants[EAGER].whole()
+    return {
+        "flops_of_a_step": counter.total,
+        "first_run": runs,
+        "seconds": {name: statistics.median(values) for name, values in seconds.items()},
+        "speed_up_over_plain": {
+            part: {name: 1 / ratio(seconds, f"{part}, {name}", f"{part}, {PLAIN}") for name in variants}
+            for part in ("attack", "whole")
+        },
+        "images_per_second": {name: work.batch / statistics.median(seconds[f"whole, {name}"]) for name in variants},
+        "captured_against_eager": _captured_against_eager(work),
+        "data_parallel": _data_parallel(work, rounds),
+    }
+
+
+class _Flops(TorchDispatchMode):
+    """Adds up the products and sums of what runs. PyTorch's own counter follows modules and refuses autograd.grad."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.total = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        count = flop_registry.get(func._overloadpacket)
+        self.total += 0 if count is None else count(*args, **(kwargs or {}), out_val=out)
+        return out
+
+
+def _captured_against_eager(work: Work) -> dict[str, Any]:
+    """Returns how near a replayed attack on new images is to the eager one, and what recorded it."""
+    on_gpu = work.device.type == "cuda"
+    network = AttackNetwork(work.fast.model, torch.bfloat16)
+    replayed = CapturedAttack(work.search, network, work.capture if on_gpu else run_again)
+    replayed(network, work.x, work.y, noise=work.noise)
+    x, y, noise = work.x.flip(0), work.y.flip(0), work.noise.flip(1)
+    eager = work.search(network, x, y, noise=noise)
+    judged = agreement(network, x, y, eager, replayed(network, x, y, noise=noise))
+    return {
+        "recorded_by": "CUDA graph" if on_gpu else "running again: no CUDA graph on this device",
+        "is_replayed": replayed.is_replaying,
+        "differing_pixels": judged.differing_pixels,
+        "loss_gap": judged.loss_gap,
+    }
+
+
+def _data_parallel(work: Work, rounds: int) -> dict[str, Any]:
+    """Returns what the two-branch step does under DistributedDataParallel in a group of one process."""
+    on_gpu = work.device.type == "cuda"
+    bare = Trained(copy.deepcopy(work.fast.model), fused=on_gpu)
+    inside = Trained(copy.deepcopy(work.fast.model), fused=on_gpu)
+    inside.objective.load_state_dict(bare.objective.state_dict())
+    with _group_of_one(work.device):
+        inside.wrapped = DistributedDataParallel(
+            inside.objective, device_ids=[work.device] if on_gpu else None, forward_sync_buffers=False
+        )
+        calls = {
+            "bare": lambda: bare.step(work.x, work.noise, work.y, bfloat16=True),
+            "wrapped": lambda: inside.step(work.x, work.noise, work.y, bfloat16=True),
+        }
+        seconds = interleaved(calls, rounds, _wait(work.device))
+        # The process group's own thread watches the device while a graph is recorded.
+        captured = _captured_against_eager(work)
+        backend = dist.get_backend()
+    return {
+        "backend": backend,
+        "time_against_bare_step": ratio(seconds, "wrapped", "bare"),
+        "largest_relative_gradient_difference": _largest_difference(bare.objective, inside.objective),
+        "captured_against_eager": captured,
+    }
+
+
+@contextmanager
+def _group_of_one(device: torch.device) -> Iterator[None]:
+    """Gives this process a process group of its own for the block."""
+    with tempfile.TemporaryDirectory() as folder:
+        backend, where = "nccl" if device.type == "cuda" else "gloo", f"file://{folder}/group"
+        dist.init_process_group(backend, init_method=where, rank=0, world_size=1)
+        try:
+            yield
+        finally:
+            dist.destroy_process_group()
+
+
+def _largest_difference(expected: torch.nn.Module, found: torch.nn.Module) -> float:
+    """Returns the largest distance between two gradients of a parameter, over the length of the first."""
+    distances = []
+    for one, other in zip(expected.parameters(), found.parameters(), strict=True):
+        assert one.grad is not None
+        assert other.grad is not None
+        distances.append(float((one.grad - other.grad).norm() / one.grad.norm().clamp_min(1e-12)))
+    return max(distances)
+
+
+def _wait(device: torch.device) -> Callable[[], None]:
+    return (lambda: torch.cuda.synchronize(device)) if device.type == "cuda" else (lambda: None)
+
+
+def _peak_flops(device: torch.device) -> float | None:
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else ""
+    return next((flops for part, flops in _PEAK_FLOPS if part in name), None)
+
+
+if __name__ == "__main__":
+    main()

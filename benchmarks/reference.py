@@ -1,0 +1,56 @@
+"""Adversarial training as the paper's algorithm reads, in plain PyTorch: what the benchmarks compare with."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+def plain_pgd(
+    model: nn.Module, x: Tensor, y: Tensor, *, epsilon: float, step_size: float, num_steps: int, noise: Tensor | None
+) -> Tensor:
+    """Returns adversarial images by `.backward()`, which computes the gradients of all weights too.
+
+    Args:
+        model: logits of images, attacked as it is.
+        x: [n, C, H, W] images in [0, 1].
+        y: [n] labels.
+        epsilon: radius of the L-infinity ball.
+        step_size: length of a step.
+        num_steps: gradient steps.
+        noise: [n, C, H, W] values in [0, 1) for a random start; None: start at `x`.
+    """
+    start = x if noise is None else x + epsilon * (2 * noise - 1)
+    x_adv = start.clamp(0, 1)
+    for _ in range(num_steps):
+        x_adv = x_adv.detach().requires_grad_()
+        F.cross_entropy(model(x_adv), y).backward()
+        assert x_adv.grad is not None
+        x_adv = x_adv.detach() + step_size * x_adv.grad.sign()
+        x_adv = torch.min(torch.max(x_adv, x - epsilon), x + epsilon).clamp(0, 1)
+    return x_adv.detach()
+
+
+def plain_step(
+    objective: nn.Module,
+    backbone: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    x: Tensor,
+    y: Tensor,
+    *,
+    epsilon: float,
+    step_size: float,
+    num_steps: int,
+    noise: Tensor,
+) -> None:
+    """Takes one training step: attack in eval mode, both forwards in train mode, one backward, one update.
+
+    Args: as `plain_pgd`, and an objective over `backbone` with the optimiser of its parameters.
+    """
+    backbone.eval()
+    x_adv = plain_pgd(backbone, x, y, epsilon=epsilon, step_size=step_size, num_steps=num_steps, noise=noise)
+    objective.train()
+    optimizer.zero_grad()
+    objective(x, x_adv, y).total.backward()
+    optimizer.step()
