@@ -35,17 +35,15 @@ class FusedConvolution(nn.Module):
         self.dilation, self.groups = list(convolution.dilation), convolution.groups
         reach = [d * (k - 1) for d, k in zip(self.dilation, self.weight.shape[2:], strict=True)]
         self._flipped_padding = [r - p for r, p in zip(reach, self.padding, strict=True)]
-        self._can_flip = self.stride == [1, 1] and self.groups == 1 and min(self._flipped_padding) >= 0
-        self.refresh()
+        self.packed, self._packed_flipped = self._pack()
 
     @torch.no_grad()
     def refresh(self) -> None:
-        """Brings what is made of the weight up to date: its packed copies, which spare each call the reordering."""
-        pack = torch.ops.mkldnn._reorder_convolution_weight
-        self.packed = pack(self.weight, self.padding, self.stride, self.dilation, self.groups, None)
-        if self._can_flip:
-            flipped = self.weight.flip(2, 3).transpose(0, 1).contiguous(memory_format=torch.channels_last)
-            self._packed_flipped = pack(flipped, self._flipped_padding, self.stride, self.dilation, 1, None)
+        """Brings the packed copies of the weight up to date, in place; packing spares each call the reordering."""
+        packed, flipped = self._pack()
+        self.packed.copy_(packed)
+        if self._packed_flipped is not None and flipped is not None:
+            self._packed_flipped.copy_(flipped)
 
     def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
         """Returns relu(convolution(x) + residual), [n, Cout, H', W'], differentiable in `x` and `residual` alone."""
@@ -56,7 +54,7 @@ class FusedConvolution(nn.Module):
 
     def input_gradient(self, gradient: Tensor, x: Tensor) -> Tensor:
         """Returns the gradient of `x` [n, Cin, H, W] for that of the convolution's output."""
-        if self._can_flip:
+        if self._packed_flipped is not None:
             geometry = (self._flipped_padding, self.stride, self.dilation, 1)
             return _kernel(gradient, self._packed_flipped, None, *geometry, "none", [], "")  # type: ignore[no-any-return]
         gradients = torch.ops.aten.convolution_backward(
@@ -73,6 +71,16 @@ class FusedConvolution(nn.Module):
             [True, False, False],
         )
         return gradients[0]  # type: ignore[no-any-return]
+
+    @torch.no_grad()
+    def _pack(self) -> tuple[Tensor, Tensor | None]:
+        """Returns the weight, and the one of the input gradient where that is a convolution, in oneDNN's layout."""
+        pack = torch.ops.mkldnn._reorder_convolution_weight
+        packed = pack(self.weight, self.padding, self.stride, self.dilation, self.groups, None)
+        if self.stride != [1, 1] or self.groups > 1 or min(self._flipped_padding) < 0:
+            return packed, None
+        flipped = self.weight.flip(2, 3).transpose(0, 1).contiguous(memory_format=torch.channels_last)
+        return packed, pack(flipped, self._flipped_padding, self.stride, self.dilation, 1, None)
 
     def _convolve(self, x: Tensor) -> Tensor:
         return F.conv2d(x, self.weight, self.bias, self.stride, self.padding, self.dilation, self.groups)
