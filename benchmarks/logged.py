@@ -8,11 +8,13 @@ from __future__ import annotations
 import logging
 import runpy
 import sys
+from pathlib import Path
 
 
 def main() -> None:
     """Runs the program in this process as if it had been called itself."""
     log, *sys.argv = sys.argv[1:]
+    sys.path[0] = str(Path(sys.argv[0]).parent)
     handler = logging.FileHandler(log)
     handler.setFormatter(logging.Formatter('{"asctime": "%(asctime)s", "message": "%(message)s"}'))
     logger = logging.getLogger("distributed_autolora")

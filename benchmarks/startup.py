@@ -120,7 +120,7 @@ def parts_of(typed: float, lines: Iterable[str]) -> dict[str, float]:
 def _start(way: Way) -> dict[str, float]:
     # Sockets live in there, and their paths may have 107 characters at most.
     with tempfile.TemporaryDirectory(prefix="dal-", dir="/tmp", ignore_cleanup_errors=True) as folder:
-        program = ["benchmarks/logged.py", f"{folder}/driver.log", "jobs/finetune.py", *_FLAGS]
+        program = [str(REPOSITORY / "benchmarks/logged.py"), f"{folder}/driver.log", "jobs/finetune.py", *_FLAGS]
         start = _start_directly if way == "direct" else _start_job
         typed, lines = start(Path(folder), program)
         lines += Path(folder, "driver.log").read_text().splitlines()

@@ -197,7 +197,7 @@ class Trainer:
         if not follows_accuracy(self.config):
             return None
         assert isinstance(self.objective, AdaptsLossWeights)
-        with self.autocast():
+        with tensor_float32(self.device), self.autocast():
             count = natural_accuracy(
                 self.objective.natural_logits,
                 self.objective,
