@@ -33,6 +33,8 @@ from distributed_autolora.training.methods import build_objective, fresh_classif
 from distributed_autolora.training.task_data import TaskData
 from distributed_autolora.training.trainer import Trainer
 
+NATURAL_BRANCH_ACCURACY = 0.9
+"""Sets the loss weights of AutoLoRa."""
 PLAIN = "plain step, float32"
 FORMATS: tuple[tuple[Precision, Precision], ...] = (
     ("float32", "float32"),
@@ -73,10 +75,10 @@ def measure(method: str, rows: int, rounds: int) -> dict[str, Any]:
     data = TaskData(config, embedded_folder(), torch.device("cpu"))
     batch = data.split.train[:rows]
     x, y = data.plain_batch(batch)
-    ours = {formats: _Ours(config, data, formats) for formats in FORMATS}
-    variants: dict[str, Callable[[], object]] = {PLAIN: _plain(config, data, batch, x, y)}
+    ours = {formats: Ours(config, data, formats) for formats in FORMATS}
+    variants: dict[str, Callable[[], object]] = {PLAIN: Plain(config, data, batch, x, y).take}
     for (attack, train), trainer in ours.items():
-        variants[f"attack {attack}, training {train}"] = _step(trainer, batch, x, y)
+        variants[f"attack {attack}, training {train}"] = take(trainer, batch, x, y)
     seconds = interleaved(variants, rounds)
     result: dict[str, Any] = {
         name: {"ms": 1000 * min(taken), "times_as_fast_as_plain": 1 / ratio(seconds, name, PLAIN)}
@@ -91,7 +93,7 @@ def measure(method: str, rows: int, rounds: int) -> dict[str, Any]:
     return result
 
 
-class _Ours:
+class Ours:
     """A trainer as a run has it, and the seconds of its phases."""
 
     def __init__(self, config: ExperimentConfig, data: TaskData, formats: tuple[Precision, Precision]) -> None:
@@ -99,41 +101,50 @@ class _Ours:
         device = torch.device("cpu")
         self.trainer = Trainer(replace(config, compute=compute), data, str(embedded_backbone()), device)
         self.trainer.objective.train()
-        self.trainer.set_loss_weights(0.9)
+        self.trainer.set_loss_weights(NATURAL_BRANCH_ACCURACY)
         self.timer, self.sums = PhaseSeconds(), LossSums(10**9, "the benchmark")
 
 
-def _step(ours: _Ours, batch: Tensor, x: Tensor, y: Tensor) -> Callable[[], None]:
+def take(ours: Ours, batch: Tensor, x: Tensor, y: Tensor) -> Callable[[], None]:
+    """Returns what takes one of our steps."""
     return lambda: ours.trainer.train_step(batch, x, y, 1, ours.sums, ours.timer)
 
 
-def _plain(config: ExperimentConfig, data: TaskData, batch: Tensor, x: Tensor, y: Tensor) -> Callable[[], None]:
-    backbone = fresh_classifier(config, data.num_classes, str(embedded_backbone()))
-    objective = build_objective(config, backbone)
-    if isinstance(objective, AutoLoRa):
-        objective.weights = LossWeights.from_natural_accuracy(0.9)
-    optimization, attack = config.optimization, config.train_attack
-    optimizer = torch.optim.SGD(
-        objective.parameters(),
-        lr=optimization.lr,
-        momentum=optimization.momentum,
-        weight_decay=optimization.weight_decay,
-    )
-    noise = keyed_uniform(0, "attack", 1, batch, tuple(x.shape[1:]))
-    return lambda: plain_step(
-        objective,
-        backbone,
-        optimizer,
-        x,
-        y,
-        epsilon=config.threat_model.epsilon,
-        step_size=attack.step_size,
-        num_steps=attack.num_steps,
-        noise=noise,
-    )
+class Plain:
+    """The reference: objective, optimiser and noise of one batch."""
+
+    def __init__(self, config: ExperimentConfig, data: TaskData, batch: Tensor, x: Tensor, y: Tensor) -> None:
+        self._config, self._x, self._y = config, x, y
+        self._backbone = fresh_classifier(config, data.num_classes, str(embedded_backbone()))
+        self.objective = build_objective(config, self._backbone)
+        if isinstance(self.objective, AutoLoRa):
+            self.objective.weights = LossWeights.from_natural_accuracy(NATURAL_BRANCH_ACCURACY)
+        optimization = config.optimization
+        self._optimizer = torch.optim.SGD(
+            self.objective.parameters(),
+            lr=optimization.lr,
+            momentum=optimization.momentum,
+            weight_decay=optimization.weight_decay,
+        )
+        self._noise = keyed_uniform(config.seed, "attack", 1, batch, tuple(x.shape[1:]))
+
+    def take(self) -> None:
+        """Takes one step."""
+        attack = self._config.train_attack
+        plain_step(
+            self.objective,
+            self._backbone,
+            self._optimizer,
+            self._x,
+            self._y,
+            epsilon=self._config.threat_model.epsilon,
+            step_size=attack.step_size,
+            num_steps=attack.num_steps,
+            noise=self._noise,
+        )
 
 
-def _natural_branch_share(ours: _Ours, batch: Tensor, x: Tensor, y: Tensor, rounds: int) -> float:
+def _natural_branch_share(ours: Ours, batch: Tensor, x: Tensor, y: Tensor, rounds: int) -> float:
     """Returns the time that a batch's natural-branch accuracy takes over that of its training step."""
     trainer = ours.trainer
     assert isinstance(trainer.objective, AutoLoRa)
@@ -145,7 +156,7 @@ def _natural_branch_share(ours: _Ours, batch: Tensor, x: Tensor, y: Tensor, roun
             natural_logits(x)
         trainer.objective.train()
 
-    seconds = interleaved({"pass": forward, "step": _step(ours, batch, x, y)}, rounds)
+    seconds = interleaved({"pass": forward, "step": take(ours, batch, x, y)}, rounds)
     return ratio(seconds, "pass", "step")
 
 
