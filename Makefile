@@ -9,7 +9,7 @@ PORT ?= 5000
 export OMP_NUM_THREADS = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo compare-demo test test-long check mlflow clean
+.PHONY: help demo compare-demo test test-long check bench mlflow clean
 
 help:  ## list what can be made
 	@sed -n 's/^\([a-z-]*\):.*  ## \(.*\)/  make \1	\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 20
@@ -31,6 +31,11 @@ check: $(INSTALLED)  ## check style, types and layers
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/python -m pytest tests/test_layers.py
+
+bench: $(INSTALLED)  ## measure speed on this machine: tables, and figures in bench/*.json; about 15 minutes on two cores
+	@mkdir -p bench; for name in attack step workers autoattack reading startup memory; do \
+	  echo; echo "== benchmarks/$$name.py"; \
+	  $(BIN)/python benchmarks/$$name.py --output bench/$$name.json || exit 1; done
 
 mlflow: $(INSTALLED)  ## show all runs at http://127.0.0.1:5000 (PORT=... for another port)
 	@home="$$($(BIN)/python -c 'from distributed_autolora import config; print(config.output_home(config.RunConfig()))')"; \

@@ -6,20 +6,17 @@
 
 The model is the shipped backbone under a linear head fitted to the training images of the shipped task, or a file's.
 A process is what a worker of an evaluation is, without Ray around it, and has one thread. In every round one process
-judges two chunks of test images, two processes judge a chunk each, and pyautoattack, called directly with the same
-settings and seeds, judges the same two: all have to find the same. Chunks are small, so that it does not take an hour;
-larger ones take less time an image. Prints a table and writes the same as JSON.
+judges two chunks of test images one after the other, two processes judge one of them each, and pyautoattack, called
+directly with the same settings and seed, judges the first: all have to find the same. Chunks are small, so that this
+does not take an hour; larger ones take less time an image. Prints a table and writes the same as JSON.
 """
 
 from __future__ import annotations
 
-import logging
-import multiprocessing
-import os
 import statistics
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,28 +27,27 @@ import tyro
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a plain checkout has no package "benchmarks"
 
+from benchmarks.autoattack_worker import Judged, is_ready, judge, judge_plainly, num_classes, worker_process
 from benchmarks.timing import ratio, table, write
-from distributed_autolora.data.augmentation import to_unit_interval
 from distributed_autolora.data.splits import stratified_subset
 from distributed_autolora.data.storage import data_digest
 from distributed_autolora.errors import UserError
-from distributed_autolora.evaluation.attacks import STANDARD_BUDGET, label, parse, parts_for
-from distributed_autolora.evaluation.autoattack import LOGGER, configured
+from distributed_autolora.evaluation.attacks import STANDARD_BUDGET, label, parse
 from distributed_autolora.evaluation.chunks import Chunk, cut
 from distributed_autolora.models import read_weights
 from distributed_autolora.models.portable import NetworkDescription, PortableModel, file_description
-from distributed_autolora.orchestration.evaluation_worker import Assignment, Judge, open_test_split, table_digest
+from distributed_autolora.orchestration.evaluation_worker import Assignment, open_test_split, table_digest
 from distributed_autolora.orchestration.preflight import find_inputs
 from distributed_autolora.recipes import demo
 from distributed_autolora.training.evaluation import fit_linear_head
 from distributed_autolora.training.methods import fresh_classifier
 from distributed_autolora.training.task_data import TaskData
 
+Pair = tuple[Chunk, Chunk]
 ONE, TWO, PLAIN = "one process", "two processes", "pyautoattack"
 _WORDS = {
     ONE: "1 process, two chunks one after the other",
     TWO: "2 processes, a chunk each",
-    PLAIN: "1 process, pyautoattack called directly",
 }
 
 
@@ -73,58 +69,6 @@ class Flags:
     """File to write the numbers to."""
 
 
-@dataclass(frozen=True)
-class Judged:
-    """What a process found out about a chunk."""
-
-    natural: int
-    """Images classified rightly as they are."""
-    robust: tuple[bool, ...]
-    """Which images withstood."""
-    seconds: float
-    """That the attacks took, in the process."""
-
-
-class _Worker:
-    """What a worker process holds: an evaluation's judge, and model and images to call pyautoattack on."""
-
-    def __init__(self, job: Assignment) -> None:
-        self._job, self._judge = job, Judge(job, use_gpu=False)
-        self._attack, self._classes = job.attacks[0], _num_classes(job)
-        self._model, self._images = job.model.build(), job.open_images()
-        self.judge(Chunk(-1, 0, 0, 0))  # the judge reads model and images with its first task
-        LOGGER.setLevel(logging.ERROR)  # it warns of fewer classes than ten, in every call
-
-    def judge(self, chunk: Chunk) -> Judged:
-        """Judges a chunk as a worker of an evaluation does."""
-        columns, seconds = self._judge.chunk(chunk)
-        natural = int((columns["natural_prediction"] == columns["label"]).sum())
-        return Judged(natural, tuple(columns[f"robust/{self._attack.name}"].tolist()), seconds)
-
-    def judge_plainly(self, chunk: Chunk) -> Judged:
-        """Judges a chunk by one call of pyautoattack with all parts."""
-        rows = torch.tensor(self._job.rows[chunk.start : chunk.stop])
-        x, y = to_unit_interval(self._images.images(rows)), self._images.table.labels[rows]
-        start = time.perf_counter()
-        attack = configured(
-            self._model,
-            parts=parts_for(self._attack, self._classes),
-            epsilon=self._job.epsilon,
-            num_classes=self._classes,
-            seed=chunk.seed,
-            budget=STANDARD_BUDGET,
-        )
-        _, predictions = attack.run_standard_evaluation(x, y, batch_size=len(x))
-        seconds = time.perf_counter() - start
-        with torch.no_grad():
-            natural = int((self._model(x).argmax(1) == y).sum())
-        return Judged(natural, tuple((predictions == y).tolist()), seconds)
-
-
-_worker: list[_Worker] = []
-"""The worker that this process is."""
-
-
 def main() -> None:
     """Measures, prints and writes."""
     flags = tyro.cli(Flags, description=__doc__)
@@ -142,15 +86,13 @@ def measure(flags: Flags) -> dict[str, Any]:
     """
     job = _assignment(flags)
     chunks = cut(len(job.rows), flags.chunk_size, flags.seed)
-    with _process(job) as first, _process(job) as second:
-        for worker in (first, second):
-            worker.submit(_is_ready).result()
+    with worker_process(job) as first, worker_process(job) as second:
+        for ready in [worker.submit(is_ready) for worker in (first, second)]:
+            ready.result()
         seconds, found = _rounds(first, second, list(zip(chunks[::2], chunks[1::2], strict=True)))
     judged = [found[ONE][chunk.index] for chunk in chunks]
-    by_chunk = {name: [found[name][chunk.index].seconds for chunk in chunks] for name in found}
-    busy = {name: [sum(pair) for pair in zip(taken[::2], taken[1::2], strict=True)] for name, taken in by_chunk.items()}
     return {
-        "attack": label(job.attacks[0], _num_classes(job), budget=STANDARD_BUDGET),
+        "attack": label(job.attacks[0], num_classes(job), budget=STANDARD_BUDGET),
         "model": "shipped backbone, linear head" if flags.model is None else str(flags.model),
         "images": len(job.rows),
         "chunk_size": flags.chunk_size,
@@ -158,16 +100,14 @@ def measure(flags: Flags) -> dict[str, Any]:
         "natural_correct": sum(one.natural for one in judged),
         "robust": sum(sum(one.robust) for one in judged),
         "same_outcomes": all(
-            [one.robust for one in judged] == [found[name][chunk.index].robust for chunk in chunks] for name in _WORDS
+            (one.natural, one.robust) == (found[ONE][index].natural, found[ONE][index].robust)
+            for own in found.values()
+            for index, one in own.items()
         ),
-        "images_per_second": {
-            name: 2 * flags.chunk_size / statistics.median(values) for name, values in seconds.items()
-        },
-        "speedup_of_two": ratio(seconds, ONE, TWO),
-        "speedup_of_two_if_chunks_took_the_same_time": 2 * ratio(busy, ONE, TWO),
-        "time_against_pyautoattack": ratio(seconds, ONE, PLAIN),
-        "seconds_by_round": seconds,
-        "seconds_by_chunk": by_chunk,
+        "images_per_second": {name: 2 * flags.chunk_size / statistics.median(seconds[name]) for name in (ONE, TWO)},
+        **_ratios(seconds, found),
+        "seconds_by_round": {name: seconds[name] for name in (ONE, TWO)},
+        "seconds_by_chunk": {name: {index: one.seconds for index, one in own.items()} for name, own in found.items()},
     }
 
 
@@ -176,39 +116,32 @@ def show(result: dict[str, Any]) -> None:
     print(f"{result['attack']} on {result['model']}: {result['images']} test images in chunks of", end=" ")
     print(f"{result['chunk_size']}, {result['natural_correct']} right as they are, {result['robust']} withstand\n")
     rates = result["images_per_second"]
-    print(table(["", "images/s"], [[words, f"{rates[name]:.3f}"] for name, words in _WORDS.items()]))
+    print(table(["", "images/s"], [[_WORDS[name], f"{rate:.3f}"] for name, rate in rates.items()]))
     rows = [
         ["2 processes, times as fast as 1", f"{result['speedup_of_two']:.2f}"],
-        [
-            "  if both chunks of a round took the same time",
-            f"{result['speedup_of_two_if_chunks_took_the_same_time']:.2f}",
-        ],
-        ["1 process, times as long as pyautoattack", f"{result['time_against_pyautoattack']:.2f}"],
+        ["  with the time that a process waits for the other left out", f"{result['speedup_of_two_while_busy']:.2f}"],
+        ["1 process, times as long as pyautoattack called directly", f"{result['time_against_pyautoattack']:.2f}"],
     ]
     print(f"\n{table(['', 'ratio'], rows)}\n")
-    print("All three find the same images robust." if result["same_outcomes"] else "They do NOT find the same images.")
-
-
-def _process(job: Assignment) -> ProcessPoolExecutor:
-    """Returns one worker process of one thread, not yet started."""
-    os.environ["OMP_NUM_THREADS"] = "1"  # before the new process imports torch
-    context = multiprocessing.get_context("spawn")
-    return ProcessPoolExecutor(1, context, initializer=_start, initargs=(job,))
+    print("All find the same images robust." if result["same_outcomes"] else "They do NOT find the same images.")
 
 
 def _rounds(
-    first: ProcessPoolExecutor, second: ProcessPoolExecutor, pairs: Sequence[tuple[Chunk, Chunk]]
+    first: ProcessPoolExecutor, second: ProcessPoolExecutor, pairs: Sequence[Pair]
 ) -> tuple[dict[str, list[float]], dict[str, dict[int, Judged]]]:
     """Returns the seconds of each variant by round, and what it found by chunk."""
 
-    def one(function: Callable[[Chunk], Judged], pair: tuple[Chunk, Chunk]) -> list[Judged]:
-        return [first.submit(function, chunk).result() for chunk in pair]
+    def one(pair: Pair) -> list[Judged]:
+        return [first.submit(judge, chunk).result() for chunk in pair]
 
-    def two(pair: tuple[Chunk, Chunk]) -> list[Judged]:
-        futures = [worker.submit(_judge, chunk) for worker, chunk in zip((first, second), pair, strict=True)]
+    def two(pair: Pair) -> list[Judged]:
+        futures = [worker.submit(judge, chunk) for worker, chunk in zip((first, second), pair, strict=True)]
         return [future.result() for future in futures]
 
-    variants = {ONE: lambda pair: one(_judge, pair), TWO: two, PLAIN: lambda pair: one(_judge_plainly, pair)}
+    def plain(pair: Pair) -> list[Judged]:
+        return [first.submit(judge_plainly, pair[0]).result()]
+
+    variants = {ONE: one, TWO: two, PLAIN: plain}
     seconds: dict[str, list[float]] = {name: [] for name in variants}
     found: dict[str, dict[int, Judged]] = {name: {} for name in variants}
     for pair in pairs:
@@ -216,25 +149,18 @@ def _rounds(
             start = time.perf_counter()
             judged = run(pair)
             seconds[name].append(time.perf_counter() - start)
-            found[name] |= {chunk.index: one for chunk, one in zip(pair, judged, strict=True)}
+            found[name] |= {chunk.index: own for chunk, own in zip(pair, judged, strict=False)}
     return seconds, found
 
 
-def _start(job: Assignment) -> None:
-    torch.set_num_threads(1)
-    _worker.append(_Worker(job))
-
-
-def _is_ready() -> bool:
-    return bool(_worker)
-
-
-def _judge(chunk: Chunk) -> Judged:
-    return _worker[0].judge(chunk)
-
-
-def _judge_plainly(chunk: Chunk) -> Judged:
-    return _worker[0].judge_plainly(chunk)
+def _ratios(seconds: dict[str, list[float]], found: dict[str, dict[int, Judged]]) -> dict[str, float]:
+    taken = {name: [own[index].seconds for index in sorted(own)] for name, own in found.items()}
+    busy = {name: [a + b for a, b in zip(taken[name][::2], taken[name][1::2], strict=True)] for name in (ONE, TWO)}
+    return {
+        "speedup_of_two": ratio(seconds, ONE, TWO),
+        "speedup_of_two_while_busy": 2 * ratio(busy, ONE, TWO),
+        "time_against_pyautoattack": ratio({ONE: taken[ONE][::2], PLAIN: taken[PLAIN]}, ONE, PLAIN),
+    }
 
 
 def _assignment(flags: Flags) -> Assignment:
@@ -282,11 +208,6 @@ def _model_of_file(path: Path) -> PortableModel:
     if description is None:
         raise UserError(f"{path} does not say which network it belongs to: give a run's model.safetensors.")
     return PortableModel(description, read_weights(path))
-
-
-def _num_classes(job: Assignment) -> int:
-    assert job.model.description is not None
-    return job.model.description.num_classes
 
 
 if __name__ == "__main__":

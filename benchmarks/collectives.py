@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -29,7 +30,7 @@ class Collective:
         phase: of the step.
         verb: "all_gather" or "all_reduce", or another of torch.distributed's.
         numbers: elements that this worker handed in.
-        seconds: from its call to its end.
+        seconds: from its call until the caller does something else.
     """
 
     phase: str
@@ -70,15 +71,18 @@ def profiled_traffic(trainer: Trainer, steps: int) -> Traffic:
     with profile(activities=[ProfilerActivity.CPU], record_shapes=True) as profiled:
         turn = take_steps(trainer, steps, timer=_MarkedPhases())
     events = profiled.events() or []
-    ranges = [(e.time_range, e.name) for e in events if e.name in PHASES]
+    ranges = [(event.time_range, event.name) for event in events if event.name in PHASES]
+    callers = {event.thread for event in events if event.name in PHASES}
+    begun = sorted(event.time_range.start for event in events if event.thread in callers)
     found = []
     for event in events:
-        # What gloo does for a call: it begins as the caller hands it over, and ends as the caller goes on.
         if event.name.startswith("gloo:"):
             span = event.time_range
             phase = next((name for own, name in ranges if own.start <= span.start <= own.end), "none")
             numbers = sum(prod(shape) for shape in event.input_shapes if shape)
-            found.append(Collective(phase, event.name.removeprefix("gloo:"), numbers, span.elapsed_us() / 1e6))
+            # The caller goes on some time after gloo is done: it must wake up first.
+            goes_on = begun[min(bisect_left(begun, span.end), len(begun) - 1)]
+            found.append(Collective(phase, event.name.removeprefix("gloo:"), numbers, (goes_on - span.start) / 1e6))
     return Traffic(steps, turn.seconds, found)
 
 

@@ -96,13 +96,22 @@ def show(result: dict[str, Any]) -> None:
         print(f"resnet18, 224 pixels, batch {computed[0]['batch']}: computed from the theory, not measured; MiB\n")
         rows = [[f"{one['method']}, step", *_mebibytes(one["theory"])] for one in computed]
         print(table(["", *columns, "theory"], rows))
+        if result["device"] == "cpu":
+            print(
+                "With a CPU's kernels: a GPU packs no weights of the attack network, but its kernels need workspaces."
+            )
 
 
 def _in_a_fresh_process(case: Case, device: str) -> dict[str, Any]:
     """Returns `account` of a case; the process's allocator gives every larger block back when it is freed."""
+    before = dict(os.environ)
     os.environ.update(OMP_NUM_THREADS="1", MALLOC_MMAP_THRESHOLD_="65536", MALLOC_TRIM_THRESHOLD_="65536")
-    with tempfile.TemporaryDirectory() as folder, multiprocessing.get_context("spawn").Pool(1) as pool:
-        return pool.apply(account, (case, folder, device))
+    try:
+        with tempfile.TemporaryDirectory() as folder, multiprocessing.get_context("spawn").Pool(1) as pool:
+            return pool.apply(account, (case, folder, device))
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
 
 
 def _computed(case: dict[str, Any], batch: int) -> dict[str, Any]:

@@ -107,9 +107,9 @@ def account(case: Case, folder: str, device_name: str) -> dict[str, Any]:
     data = drawn_task(case, Path(folder), device)
     meter: _Meter = _CudaMeter() if device.type == "cuda" else _CpuMeter()
     # Libraries load their code and compile their kernels for the first step of a process; that is not counted.
-    _Step(case, folder, data, device).take()
+    Step(case, folder, data, device).take()
     meter.begin()
-    step = _Step(case, folder, data, device)
+    step = Step(case, folder, data, device)
     step.take()  # gradients and momentum are there from the second step on
     measured = {"attack": meter.peak(step.attack), "step": meter.peak(step.take)}
     theory = {
@@ -154,7 +154,7 @@ def drawn_task(case: Case, folder: Path, device: torch.device) -> TaskData:
     return TaskData(_config(case, str(folder)), str(folder), device)
 
 
-class _Step:
+class Step:
     """A trainer and one batch of it."""
 
     def __init__(self, case: Case, folder: str, data: TaskData, device: torch.device) -> None:

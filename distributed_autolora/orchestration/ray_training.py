@@ -1,19 +1,18 @@
-"""The training function on Ray Train's workers, and what the controller does with their reports."""
+"""Training on a connected cluster, and what Ray Train's controller does with the workers' reports.
+
+The controller imports this module before it can start any worker: nothing here imports what only workers need.
+"""
 
 from __future__ import annotations
 
 import json
-import logging
 import signal
-import tempfile
 import threading
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import ray.train
-import ray.train.torch
 from ray.train import (
     Checkpoint,
     CheckpointConfig,
@@ -32,38 +31,6 @@ from distributed_autolora.orchestration.snapshot import copy_snapshot, mend_snap
 
 if TYPE_CHECKING:
     from distributed_autolora.orchestration.mlflow_tracking import MetricWriter
-    from distributed_autolora.training.checkpoint import TrainingState
-
-_log = logging.getLogger(__name__)
-
-
-class RayReporter:
-    """Sends records to Ray Train, and checkpoints from the first worker."""
-
-    def latest(self) -> TrainingState | None:
-        """Returns the newest registered checkpoint."""
-        # Ray Train's controller imports this module too, and nothing starts before it; torchvision takes seconds.
-        from distributed_autolora.training.checkpoint import TrainingState
-
-        checkpoint = ray.train.get_checkpoint()
-        if checkpoint is None:
-            return None
-        with checkpoint.as_directory() as folder:
-            return TrainingState.load(Path(folder))
-
-    def report(self, history: list[dict[str, Any]], write: Callable[[Path], None]) -> None:
-        """Reports all records so far; a barrier over the workers."""
-        metrics = {"epoch": len(history), "history": json.dumps(history)}
-        if ray.train.get_context().get_world_rank() > 0:
-            ray.train.report(metrics, checkpoint=None)
-            return
-        with tempfile.TemporaryDirectory() as folder:
-            write(Path(folder))
-            ray.train.report(
-                metrics,
-                checkpoint=Checkpoint.from_directory(folder),
-                checkpoint_dir_name=f"checkpoint_{len(history):06d}",
-            )
 
 
 class ProgressCallback(UserCallback):  # type: ignore[misc]
@@ -93,42 +60,6 @@ class ProgressCallback(UserCallback):  # type: ignore[misc]
         self._writer.write(history)
 
 
-def train_worker(payload: dict[str, Any]) -> dict[str, Any] | None:
-    """Runs one worker; the first returns the result.
-
-    A diverged loss is the same on every worker and would be so again: it is returned, not raised, so
-    that the group is not restarted for it.
-    """
-    _log.info("Importing what trains.")
-    import torch
-
-    from distributed_autolora.core.float32 import exact_float32
-    from distributed_autolora.training.loop import fit
-    from distributed_autolora.training.task_data import TaskData
-
-    config = ExperimentConfig.from_dict(payload["config"])
-    torch.set_num_threads(config.scaling.cpus_per_worker)
-    exact_float32()  # what is judged; attacks and steps lift it for themselves
-    device = ray.train.torch.get_device()
-    _log.info("Opening the data.")
-    data = TaskData(config, payload["data_folder"], device)
-    try:
-        result = fit(config, data, payload["weights"], RayReporter(), device=device)
-    except TrainingDivergedError as error:
-        return {"diverged": str(error)}
-    if ray.train.get_context().get_world_rank() > 0:
-        return None
-    weights = {name: value.cpu().numpy() for name, value in result.weights.items()}
-    return {
-        "summary": result.summary,
-        "history": result.history,
-        "weights": weights,
-        "samples": result.samples,
-        "outcomes": result.outcomes,
-        "row_ids": None if result.outcomes is None else data.test_row_ids,
-    }
-
-
 def train_on_ray(
     config: ExperimentConfig, folder: RunFolder, payload: dict[str, Any], callbacks: Sequence[UserCallback]
 ) -> dict[str, Any]:
@@ -140,6 +71,8 @@ def train_on_ray(
             run's folder.
         KeyboardInterrupt: on Ctrl-C, after the workers were stopped.
     """
+    from distributed_autolora.orchestration.ray_worker import train_worker
+
     scaling = config.scaling
     trainer = TorchTrainer(
         train_worker,
