@@ -108,8 +108,9 @@ class _NormalizeOverWorkers(torch.autograd.Function):
         channels, wide = x.shape[1], weight.dtype
         own = torch.zeros(2 * channels + 1, dtype=wide, device=x.device)
         if x.numel():
-            # On a CPU, statistics of a bfloat16 batch would come back rounded to bfloat16.
-            own[:channels], own[channels:-1] = torch.batch_norm_update_stats(x.to(wide), None, None, 0.0)
+            # Without running statistics of their own, those of a bfloat16 batch would come back rounded to bfloat16.
+            unused = own.new_zeros(channels), own.new_ones(channels)
+            own[:channels], own[channels:-1] = torch.batch_norm_update_stats(x, *unused, 0.0)
             own[-1] = x.numel() // channels
         shards = _gather(own)
         counts, total = shards[:, -1:], shards[:, -1].sum()
@@ -137,8 +138,8 @@ class _NormalizeOverWorkers(torch.autograd.Function):
             inverse_std = torch.rsqrt(variance + ctx.eps)
             slope = weight * inverse_std**2 * weight_sum / total
             offset = weight * inverse_std * bias_sum / total - slope * mean
-            shape = [1, -1] + [1] * (x.dim() - 2)
-            d_x = d_x - torch.addcmul(offset.view(shape), x, slope.view(shape)).to(x.dtype)
+            # slope * x + offset in one pass, whatever the format of x
+            d_x = d_x - F.batch_norm(x, torch.zeros_like(mean), torch.ones_like(mean), slope, offset, eps=0.0)
         return d_x, d_weight, d_bias, None
 
 
