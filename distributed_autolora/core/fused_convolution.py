@@ -135,6 +135,10 @@ def fuse(network: nn.Module, tracer: fx.Tracer) -> nn.Module:
     """
     graph = tracer.trace(network)
     modules = dict(network.named_modules())
+    tensors = [*network.named_parameters(remove_duplicate=False)]
+    is_tied = len(tensors) > len(list(network.parameters()))
+    if is_tied or any(node.op == "get_attr" or (node.kwargs and node.op == "call_module") for node in graph.nodes):
+        return network  # tracing would rename or bake in tensors that are refreshed by name
     for node in list(graph.nodes):
         if node.op == "call_module" and type(modules[node.target]) is nn.Identity:
             node.replace_all_uses_with(node.args[0])
@@ -160,14 +164,14 @@ def fuse(network: nn.Module, tracer: fx.Tracer) -> nn.Module:
 
 def _fusible(node: fx.Node, modules: dict[str, nn.Module], calls: list[Any]) -> tuple[fx.Node, fx.Node | None] | None:
     """Returns the convolution and the residual that this node is the ReLU of, or None."""
-    if not _is_relu(node, modules) or not isinstance(before := node.args[0], fx.Node) or len(before.users) > 1:
+    if not node.args or not _is_relu(node, modules) or not isinstance(before := node.args[0], fx.Node) or len(before.users) > 1:
         return None
     if _is_plain_convolution(before, modules, calls):
         return before, None
     if before.target not in _ADDITIONS or before.kwargs or len(before.args) != 2:
         return None
     operands = [operand for operand in before.args if isinstance(operand, fx.Node)]
-    for operand in operands if len(operands) == 2 else []:
+    for operand in operands if len(set(operands)) == 2 else []:
         if len(operand.users) == 1 and _is_plain_convolution(operand, modules, calls):
             return operand, operands[1 - operands.index(operand)]
     return None
