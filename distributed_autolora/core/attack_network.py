@@ -7,6 +7,7 @@ convolution is one more linear map of its output and folds into the convolution'
 from __future__ import annotations
 
 import copy
+import operator
 from typing import Any
 
 import torch
@@ -14,13 +15,33 @@ from torch import Tensor, fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from distributed_autolora.core.attacks import eval_mode
-from distributed_autolora.core.fused_convolution import FusedConvolution, fuse, is_available
+from distributed_autolora.core.fused_convolution import FusedConvolution, is_available
+from distributed_autolora.core.fusion import fuse, has_hooks
 
 _UNTRACEABLE = (fx.proxy.TraceError, TypeError, RuntimeError, NameError, AttributeError)
 
 
-class _LayerTracer(fx.Tracer):
-    """Keeps every batch norm whole, subclasses included, so that it can be folded."""
+class _Value(fx.Proxy):
+    """A traced value; torch.fx alone would trace `a += b` as `a = a + b`, which other readers of `a` do not see."""
+
+    def __iadd__(self, other: object) -> fx.Proxy:
+        return self.tracer.create_proxy("call_function", operator.iadd, (self, other), {})
+
+    def __isub__(self, other: object) -> fx.Proxy:
+        return self.tracer.create_proxy("call_function", operator.isub, (self, other), {})
+
+    def __imul__(self, other: object) -> fx.Proxy:
+        return self.tracer.create_proxy("call_function", operator.imul, (self, other), {})
+
+    def __itruediv__(self, other: object) -> fx.Proxy:
+        return self.tracer.create_proxy("call_function", operator.itruediv, (self, other), {})
+
+
+class LayerTracer(fx.Tracer):
+    """Follows a network as PyTorch runs it; keeps every batch norm whole, subclasses included, so that it can fold."""
+
+    def proxy(self, node: fx.Node) -> fx.Proxy:
+        return _Value(node, self)
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         return isinstance(m, _BatchNorm) or super().is_leaf_module(m, module_qualified_name)
@@ -32,11 +53,8 @@ def foldable_batch_norms(model: nn.Module) -> dict[str, str]:
     A pair folds when the batch norm is the only reader of the convolution, each is used once, and both compute
     what PyTorch's own do. A model that torch.fx cannot trace has no pairs: its attacks are slower, not different.
     """
-    try:
-        with eval_mode(model):
-            nodes = list(_LayerTracer().trace(model).nodes)
-    except _UNTRACEABLE:
-        return {}
+    graph = _traced(model)
+    nodes = [] if graph is None else list(graph.nodes)
     modules = dict(model.named_modules())
     calls = [node.target for node in nodes if node.op == "call_module"]
     pairs = {}
@@ -58,11 +76,11 @@ def _owns_weight(model: nn.Module, name: str) -> bool:
     owners = [p for _, p in model.named_parameters(remove_duplicate=False) if p is getattr(layer, "weight", None)]
     # Subclasses that compute their weight, as weight standardisation does, cannot take a scale into it.
     plain = all(getattr(type(layer), one, 0) is getattr(nn.Conv2d, one) for one in ("forward", "_conv_forward"))
-    return isinstance(layer, nn.Conv2d) and plain and len(owners) == 1
+    return isinstance(layer, nn.Conv2d) and plain and len(owners) == 1 and not has_hooks(layer)
 
 
 def _has_statistics(batch_norm: nn.Module) -> bool:
-    return isinstance(batch_norm, _BatchNorm) and batch_norm.running_mean is not None
+    return isinstance(batch_norm, _BatchNorm) and batch_norm.running_mean is not None and not has_hooks(batch_norm)
 
 
 class AttackNetwork(nn.Module):
@@ -126,10 +144,17 @@ def _fused(network: nn.Module) -> nn.Module:
     """Returns the network with fused convolutions where oneDNN computes and torch.fx can follow; else as it is."""
     if not all(is_available(parameter) for parameter in network.parameters()):
         return network
+    graph = _traced(network)
+    return network if graph is None else fuse(network, graph)
+
+
+def _traced(model: nn.Module) -> fx.Graph | None:
+    """Returns the graph of the model's forward in eval mode, or None for a model that torch.fx cannot follow."""
     try:
-        return fuse(network, _LayerTracer())
+        with eval_mode(model):
+            return LayerTracer().trace(model)
     except _UNTRACEABLE:
-        return network
+        return None
 
 
 def _behind(batch_norm: nn.Module) -> nn.Module:

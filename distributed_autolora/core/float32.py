@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Literal
 
 import torch
 
@@ -18,7 +17,7 @@ def exact_float32() -> None:
 
     `tensor_float32` lifts the first half for a block.
     """
-    _set_precision("ieee")
+    _allow(matmul=False, cudnn=False)
     # Not `benchmark`: it takes the kernels that were fastest in this process, and those of a resumed run may be
     # others that round differently. For the same reason none that add up in the order in which threads come.
     torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic = False, True
@@ -34,20 +33,14 @@ def tensor_float32(device: torch.device) -> Iterator[None]:
     if device.type != "cuda":
         yield
         return
-    before = [operator.fp32_precision for operator in _operators()]
-    _set_precision("tf32")
+    before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+    _allow(matmul=True, cudnn=True)
     try:
         yield
     finally:
-        for operator, precision in zip(_operators(), before, strict=True):
-            operator.fp32_precision = precision
+        _allow(*before)
 
 
-def _operators() -> list[Any]:
-    backends: Any = torch.backends
-    return [backends.cuda.matmul, backends.cudnn.conv]
-
-
-def _set_precision(precision: Literal["ieee", "tf32"]) -> None:
-    for operator in _operators():
-        operator.fp32_precision = precision
+def _allow(matmul: bool, cudnn: bool) -> None:
+    # These switches set PyTorch's newer ones, `fp32_precision`, as well; set alone, those make these raise when read.
+    torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = matmul, cudnn

@@ -6,22 +6,20 @@ with the flipped and transposed weight, and oneDNN computes it faster than the b
 
 from __future__ import annotations
 
-import operator
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 
 _kernel = torch.ops.mkldnn._convolution_pointwise
-_ADDITIONS = (operator.add, operator.iadd, torch.add, "add", "add_")
-_RELUS = (F.relu, torch.relu, torch.relu_, "relu", "relu_")
 
 
 class FusedConvolution(nn.Module):
     """A frozen convolution, the addition of a residual behind it if there is one, and a ReLU.
 
-    Its weight and bias keep the convolution's names; `refresh` must follow every change of them.
+    Its weight and bias keep the convolution's names; `refresh` must follow every change of them. It cannot be
+    copied or pickled: oneDNN's packed weights have no storage of PyTorch's.
 
     Args:
         convolution: of two dimensions, with a bias and padding by zeros.
@@ -121,75 +119,3 @@ def is_available(weight: Tensor) -> bool:
         return False
     bfloat16 = weight.dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported()
     return weight.dtype == torch.float32 or bool(bfloat16)
-
-
-def fuse(network: nn.Module, tracer: fx.Tracer) -> nn.Module:
-    """Returns `network` with each convolution that only an (addition and a) ReLU reads replaced by a fused one.
-
-    Args:
-        network: frozen, in eval mode, without batch norms behind its convolutions; its layers are used, not copied.
-        tracer: follows its forward.
-
-    Raises:
-        Exceptions of the tracer, for a network that it cannot follow.
-    """
-    graph = tracer.trace(network)
-    modules = dict(network.named_modules())
-    tensors = [*network.named_parameters(remove_duplicate=False)]
-    is_tied = len(tensors) > len(list(network.parameters()))
-    if is_tied or any(node.op == "get_attr" or (node.kwargs and node.op == "call_module") for node in graph.nodes):
-        return network  # tracing would rename or bake in tensors that are refreshed by name
-    for node in list(graph.nodes):
-        if node.op == "call_module" and type(modules[node.target]) is nn.Identity:
-            node.replace_all_uses_with(node.args[0])
-            graph.erase_node(node)
-    calls = [node.target for node in graph.nodes if node.op == "call_module"]
-    for node in list(graph.nodes):
-        found = _fusible(node, modules, calls)
-        if found is None:
-            continue
-        convolution, residual = found
-        name = str(convolution.target)
-        layer = modules[name]
-        assert isinstance(layer, nn.Conv2d)
-        network.set_submodule(name, FusedConvolution(layer))
-        with graph.inserting_before(node):
-            fused = graph.call_module(name, (convolution.args[0], *([] if residual is None else [residual])))
-        node.replace_all_uses_with(fused)
-        for replaced in (node, node.args[0], convolution):
-            if replaced in graph.nodes:
-                graph.erase_node(replaced)
-    return fx.GraphModule(network, graph)
-
-
-def _fusible(node: fx.Node, modules: dict[str, nn.Module], calls: list[Any]) -> tuple[fx.Node, fx.Node | None] | None:
-    """Returns the convolution and the residual that this node is the ReLU of, or None."""
-    if not node.args or not _is_relu(node, modules) or not isinstance(before := node.args[0], fx.Node) or len(before.users) > 1:
-        return None
-    if _is_plain_convolution(before, modules, calls):
-        return before, None
-    if before.target not in _ADDITIONS or before.kwargs or len(before.args) != 2:
-        return None
-    operands = [operand for operand in before.args if isinstance(operand, fx.Node)]
-    for operand in operands if len(set(operands)) == 2 else []:
-        if len(operand.users) == 1 and _is_plain_convolution(operand, modules, calls):
-            return operand, operands[1 - operands.index(operand)]
-    return None
-
-
-def _is_relu(node: fx.Node, modules: dict[str, nn.Module]) -> bool:
-    if node.op == "call_module":
-        return type(modules[str(node.target)]) is nn.ReLU
-    return node.op in ("call_function", "call_method") and node.target in _RELUS
-
-
-def _is_plain_convolution(node: fx.Node, modules: dict[str, nn.Module], calls: list[Any]) -> bool:
-    if node.op != "call_module" or calls.count(node.target) > 1:
-        return False
-    layer = modules[str(node.target)]
-    return (
-        type(layer) is nn.Conv2d
-        and layer.padding_mode == "zeros"
-        and not isinstance(layer.padding, str)
-        and layer.bias is not None
-    )

@@ -237,11 +237,13 @@ def with_name(config: ExperimentConfig, folder: RunFolder) -> ExperimentConfig:
 def _differences(there: ExperimentConfig, here: ExperimentConfig) -> str:
     old, new = there.flat(), here.flat()
     changed = [
-        f"{key} is {old[key]} there and {new[key]} here"
+        key
         for key in new
         if old[key] != new[key]
         and not key.startswith(("run.", "scaling.", "recipe"))
         and key not in ("data.path", "data.task", "model.weights", "model.allow_pickle")
-        and new[key] != "auto"
     ]
-    return "; ".join(changed[:4]) + (f" and {len(changed) - 4} more" if len(changed) > 4 else "")
+    # A format left to the hardware is the difference only where nothing else is.
+    changed = [key for key in changed if new[key] != "auto"] or changed
+    named = [f"{key} is {old[key]} there and {new[key]} here" for key in changed[:4]]
+    return "; ".join(named) + (f" and {len(changed) - 4} more" if len(changed) > 4 else "")

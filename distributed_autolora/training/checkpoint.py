@@ -83,7 +83,7 @@ def momentum_buffers(module: nn.Module, optimizer: torch.optim.Optimizer) -> dic
 
 
 def restore_momentum(module: nn.Module, optimizer: torch.optim.Optimizer, buffers: Mapping[str, Tensor]) -> None:
-    """Puts momentum buffers back."""
+    """Puts momentum buffers back, in the memory layout of their parameters: a file keeps none, fused SGD needs it."""
     for name, parameter in module.named_parameters():
         if name in buffers:
-            optimizer.state[parameter]["momentum_buffer"] = buffers[name].to(parameter, copy=True)
+            optimizer.state[parameter]["momentum_buffer"] = torch.empty_like(parameter.detach()).copy_(buffers[name])

@@ -93,12 +93,12 @@ class TaskData:
 
     def plain_batch(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Returns images and labels of training-table rows without augmentation."""
-        return self._finish(self._to_device(self._source.images(rows))), self._to_device(self.table.labels[rows])
+        return self._finish(self.to_device(self._source.images(rows))), self.to_device(self.table.labels[rows])
 
     def test_batch(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Returns images and labels of test-table rows; the first call opens the test split."""
         table, source = self._open_test()
-        return self._finish(self._to_device(source.images(rows))), self._to_device(table.labels[rows])
+        return self._finish(self.to_device(source.images(rows))), self.to_device(table.labels[rows])
 
     @property
     def num_test(self) -> int:
@@ -110,6 +110,12 @@ class TaskData:
         """Stable names of the test images, in the order of their table; opens the test split."""
         return self._open_test()[0].row_ids
 
+    def to_device(self, values: Tensor) -> Tensor:
+        """Returns the values where the run computes; the process does not wait for a copy to a GPU."""
+        if self._device.type == "cuda" and len(values):
+            return values.pin_memory().to(self._device, non_blocking=True)
+        return values
+
     def _training_pixels(self, rows: Tensor, epoch: int, stream: AugmentationStream) -> Tensor:
         """Returns uint8 images on the CPU, page-locked for a GPU; what is drawn per image there is drawn."""
         pixels = self._source.training_images(rows, seed=self._config.seed, epoch=epoch, stream=stream)
@@ -119,8 +125,8 @@ class TaskData:
         """Moves a batch to the device and draws there what is drawn there."""
         images = pixels.to(self._device, non_blocking=True)
         if self._config.data.augmentation == "crop_flip":
-            images = crop_flip(images, rows.to(self._device), seed=self._config.seed, epoch=epoch, stream=stream)
-        return self._finish(images), self._to_device(self.table.labels[rows])
+            images = crop_flip(images, self.to_device(rows), seed=self._config.seed, epoch=epoch, stream=stream)
+        return self._finish(images), self.to_device(self.table.labels[rows])
 
     def _open_test(self) -> tuple[ImageTable, ImageSource]:
         if self._test is None:
@@ -128,11 +134,6 @@ class TaskData:
             check_same_classes(self.table, table)
             self._test = table, image_source(self._config, table)
         return self._test
-
-    def _to_device(self, values: Tensor) -> Tensor:
-        if self._device.type == "cuda" and len(values):
-            return values.pin_memory().to(self._device, non_blocking=True)
-        return values
 
     def _finish(self, images: Tensor) -> Tensor:
         return to_unit_interval(images).to(self._dtype)

@@ -172,7 +172,7 @@ class Trainer:
         rows, denominator = worker_share(batch, worker, num_workers), len(batch) / num_workers
         further = self.method.step_arguments(len(batch), worker, num_workers)
         with timer.phase("attack"):
-            noise = keyed_uniform(self.config.seed, "attack", epoch, rows.to(self.device), tuple(x.shape[1:]))
+            noise = keyed_uniform(self.config.seed, "attack", epoch, self.data.to_device(rows), tuple(x.shape[1:]))
             self.attack_network.refresh()
             x_adv = self.train_attack(self.attack_network, x, y, noise=noise)
         with timer.phase("step"), tensor_float32(self.device):

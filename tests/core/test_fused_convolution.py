@@ -6,12 +6,13 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 from torchvision.models import resnet18
 
-from distributed_autolora.core.attack_network import AttackNetwork
+from distributed_autolora.core.attack_network import AttackNetwork, LayerTracer
 from distributed_autolora.core.attacks import input_gradient
-from distributed_autolora.core.fused_convolution import FusedConvolution, fuse, is_available
+from distributed_autolora.core.fused_convolution import FusedConvolution, is_available
+from distributed_autolora.core.fusion import fuse
 from tests.reference.networks import randomised
 
 GEOMETRIES = {
@@ -115,7 +116,7 @@ def test_every_way_to_write_a_relu_and_an_addition_is_fused_and_computes_the_sam
     model = seeded(lambda: Block(reduce)).eval().requires_grad_(False)
     x, y = uniform(4, 3, 8, 8) + 0.5, torch.arange(4)
     expected, gradient = model(x), input_gradient(model, x, y)
-    network = fuse(model, fx.Tracer())
+    network = fuse(model, LayerTracer().trace(model))
     fused = {name for name, layer in network.named_modules() if isinstance(layer, FusedConvolution)}
     assert fused == {"conv1", "conv2", "conv3", "conv4"}, "a convolution that is used twice cannot be fused"
     torch.testing.assert_close(network(x), expected, rtol=1e-4, atol=1e-5)

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from distributed_autolora.errors import UserError
 from distributed_autolora.training import distributed
-from distributed_autolora.training.checkpoint import TrainingState
+from distributed_autolora.training.checkpoint import TrainingState, momentum_buffers, restore_momentum
 from distributed_autolora.training.loop import fit
 from distributed_autolora.training.task_data import TaskData
 from tests.training.gloo import run_workers
@@ -87,6 +87,20 @@ def test_three_workers_resume_bit_for_bit(tmp_path: Path) -> None:
     task = write_task(tmp_path / "task", train=140)
     for one, other in run_workers(with_and_without_stops, 3, task, str(tmp_path), (1,), 3):
         assert_same(one, other)
+
+
+def test_momentum_comes_back_in_the_memory_layout_of_its_parameter(tmp_path: Path) -> None:
+    """A file keeps no layout; a fused optimiser on a GPU would add the numbers of two layouts by position."""
+    layer = nn.Conv2d(3, 4, 3).to(memory_format=torch.channels_last)
+    optimizer = torch.optim.SGD(layer.parameters(), lr=0.1, momentum=0.9)
+    layer(torch.rand(2, 3, 5, 5)).sum().backward()
+    optimizer.step()
+    before = {name: value.clone() for name, value in momentum_buffers(layer, optimizer).items()}
+    TrainingState({}, {}, before, [], {}).save(tmp_path)
+    restore_momentum(layer, optimizer, TrainingState.load(tmp_path).momentum)
+    for name, value in momentum_buffers(layer, optimizer).items():
+        assert torch.equal(value, before[name])
+        assert value.stride() == layer.get_parameter(name).stride()
 
 
 def test_a_damaged_checkpoint_and_one_of_another_run_are_refused(tmp_path: Path) -> None:
