@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import gc
 import io
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -205,7 +206,7 @@ class Step:
         )
 
 
-class _Meter:
+class _Meter(ABC):
     """Counts bytes above those that were there when it began."""
 
     def begin(self) -> None:
@@ -219,14 +220,14 @@ class _Meter:
         run()
         return self._highest() - self._before
 
-    def _now(self) -> int:
-        raise NotImplementedError
+    @abstractmethod
+    def _now(self) -> int: ...
 
-    def _highest(self) -> int:
-        raise NotImplementedError
+    @abstractmethod
+    def _highest(self) -> int: ...
 
-    def _reset(self) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    def _reset(self) -> None: ...
 
 
 class _CpuMeter(_Meter):

@@ -73,6 +73,7 @@ class Trainer:
             lr=config.optimization.lr,
             momentum=config.optimization.momentum,
             weight_decay=config.optimization.weight_decay,
+            fused=device.type == "cuda",
         )
         self.schedule = build_schedule(config)
         self.train_attack, self.eval_attack = build_attacks(config, self.attack_network, device)

@@ -29,7 +29,7 @@ def test_the_attack_has_no_collective_and_a_step_reduces_its_gradients_once(meas
     assert len(kinds) == 2, "nothing else travels"
 
 
-def test_speedups_are_those_of_the_rounds_and_multiply(measured: dict[str, Any]) -> None:
+def test_speedups_are_those_of_the_rounds_and_multiply_within_one(measured: dict[str, Any]) -> None:
     speedups, seconds = measured["speedups"], measured["seconds_a_global_batch_by_round"]
     whole, *factors = speedups.values()
     assert whole == pytest.approx(seconds[ONE][0] / seconds[TWO][0])
