@@ -72,8 +72,12 @@ class _NoReports:
         """Returns None: every run is new."""
         return None
 
-    def report(self, history: list[dict[str, Any]], write: Callable[[Path], None]) -> None:
+    def report(self, history: list[dict[str, Any]], write: Callable[[Path], None], step: int = 0) -> None:
         """Keeps nothing."""
+
+    def is_machine_leaving(self) -> bool:
+        """Returns False: there is one machine."""
+        return False
 
 
 def tasks_of(config: ExperimentConfig, seeds: tuple[int, ...], folder: Path) -> list[Task]:

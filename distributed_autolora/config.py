@@ -189,7 +189,9 @@ class ScalingConfig:
     max_failures: int = 3
     """Restarts of the worker group after a worker was lost or failed; a diverged loss is not retried."""
     check_finite_every: int = 20
-    """Steps between two checks that the loss is finite."""
+    """Steps between two checks that the loss is finite, and whether a checkpoint is due."""
+    checkpoint_every_s: float = 60.0
+    """Seconds between two checkpoints within an epoch, as far as the checks allow; there is one after every epoch."""
     cache: str | None = None
     """Folder on each node for memory-mapped copies of the encoded images; None: the system's temporary folder."""
 

@@ -39,5 +39,6 @@ RANGES: tuple[tuple[str, float, float], ...] = (
     ("scaling.collective_timeout_s", 1, math.inf),
     ("scaling.max_failures", 0, math.inf),
     ("scaling.check_finite_every", 1, math.inf),
+    ("scaling.checkpoint_every_s", 0, math.inf),
 )
 """Name, smallest and largest value; None is always allowed."""

@@ -19,7 +19,6 @@ from distributed_autolora.recipes import (
     paper_recipe_name,
     recipe,
 )
-from distributed_autolora.training.epoch import PhaseSeconds
 from distributed_autolora.training.task_data import TaskData
 from distributed_autolora.training.trainer import Trainer
 from tests.training.tasks import write_task
@@ -92,7 +91,7 @@ def test_a_shrunken_copy_of_a_recipe_takes_a_step(name: str, backbone: str, fold
     trainer = Trainer(config, TaskData(config, folder, device), None, device)
     before = [value.detach().clone() for value in trainer.backbone.parameters()]
     trainer.set_loss_weights(0.5)
-    terms = trainer.train_epoch(1, PhaseSeconds())
+    terms = trainer.train_epoch(1)
     assert all(math.isfinite(value) for value in terms.values())
     after = list(trainer.backbone.parameters())
     assert all(not torch.equal(old, new) for old, new in zip(before, after, strict=True))

@@ -35,7 +35,11 @@ class RayReporter:
         with checkpoint.as_directory() as folder:
             return TrainingState.load(Path(folder))
 
-    def report(self, history: list[dict[str, Any]], write: Callable[[Path], None]) -> None:
+    def is_machine_leaving(self) -> bool:
+        """Tells whether Ray was told that a node of this run will be taken away; a barrier over the workers."""
+        return ray.train.get_preemption_info() is not None
+
+    def report(self, history: list[dict[str, Any]], write: Callable[[Path], None], step: int = 0) -> None:
         """Reports all records so far; a barrier over the workers."""
         metrics = {"epoch": len(history), "history": json.dumps(history)}
         if ray.train.get_context().get_world_rank() > 0:
@@ -46,7 +50,7 @@ class RayReporter:
             ray.train.report(
                 metrics,
                 checkpoint=Checkpoint.from_directory(folder),
-                checkpoint_dir_name=f"checkpoint_{len(history):06d}",
+                checkpoint_dir_name=f"checkpoint_{len(history):06d}" + (f"_step_{step:06d}" if step else ""),
             )
 
 

@@ -57,9 +57,14 @@ class Outcome(NamedTuple):
 class MeritReport(TuneReportCallback):  # type: ignore[misc]
     """Tells Tune after every epoch how good a run is, so that it can stop the run."""
 
+    _epochs = 0
+
     def after_report(self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Any) -> None:
-        """Passes on the epoch and the best robust validation accuracy."""
+        """Passes on the epoch and the best robust validation accuracy; nothing of a checkpoint within an epoch."""
         history = self.history(metrics)
+        if len(history) == self._epochs:
+            return
+        self._epochs = len(history)
         super().after_report(run_context, [{_EPOCH: len(history), _MERIT: merit(history)}], None)
 
     @staticmethod

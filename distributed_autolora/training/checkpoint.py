@@ -18,11 +18,12 @@ from distributed_autolora.errors import UserError
 from distributed_autolora.models import save_weights
 
 _TENSORS, _VALUES = "state.safetensors", "state.json"
+_VALUE_NAMES = ("history", "identity", "progress")
 
 
 @dataclass
 class TrainingState:
-    """Where a run stands at the start of an epoch.
+    """Where a run stands, at the start of an epoch or within one.
 
     Attributes:
         model: state of the objective: backbone, head, factors, every batch norm buffer.
@@ -30,6 +31,7 @@ class TrainingState:
         momentum: SGD's momentum buffers by parameter name.
         history: one record an epoch; the schedules are replayed from it.
         identity: what must be equal for a resume: config digest, seed, split digest.
+        progress: of the epoch that follows the records (`EpochProgress.state`); None at its start.
     """
 
     model: Mapping[str, Tensor]
@@ -37,6 +39,7 @@ class TrainingState:
     momentum: Mapping[str, Tensor]
     history: list[dict[str, Any]]
     identity: dict[str, Any]
+    progress: dict[str, Any] | None = None
 
     def save(self, folder: Path) -> None:
         """Writes the state into an existing folder, each file whole or not at all."""
@@ -44,7 +47,7 @@ class TrainingState:
         tensors = {f"{part}/{name}": value for part, values in parts.items() for name, value in values.items()}
         save_weights(tensors, folder / _TENSORS)
         unfinished = folder / f".{_VALUES}.{os.getpid()}"
-        unfinished.write_text(json.dumps({"history": self.history, "identity": self.identity}))
+        unfinished.write_text(json.dumps({name: getattr(self, name) for name in _VALUE_NAMES}))
         os.replace(unfinished, folder / _VALUES)
 
     @classmethod
@@ -61,7 +64,8 @@ class TrainingState:
             for full_name, value in tensors.items():
                 part, name = full_name.split("/", 1)
                 parts[part][name] = value
-            return cls(**parts, history=values["history"], identity=values["identity"])
+            model, best, momentum = parts["model"], parts["best"], parts["momentum"]
+            return cls(model, best, momentum, *(values[name] for name in _VALUE_NAMES))
         except (OSError, SafetensorError, ValueError, KeyError) as error:
             raise UserError(
                 f"Checkpoint {folder} cannot be read ({error}). Start the run afresh with --fresh."

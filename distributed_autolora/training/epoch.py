@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,8 +18,8 @@ from distributed_autolora.training import distributed
 class PhaseSeconds:
     """Seconds spent by phase. On a GPU, where kernels run behind the host, phases shift into each other."""
 
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
+    def __init__(self, seconds: Mapping[str, float] | None = None) -> None:
+        self.seconds: dict[str, float] = dict(seconds or {})
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
@@ -59,6 +60,21 @@ class LossSums:
         if self._steps % self._check_every == 0:
             self._means()
 
+    def state(self) -> dict[str, Any]:
+        """Returns the sums of every worker, exactly; every worker calls it."""
+        assert self._sums is not None
+        sums = distributed.gather_rows(self._sums[None]).tolist()
+        return {"names": self._names, "sums": sums, "rows": self._rows, "steps": self._steps}
+
+    def load(self, state: Mapping[str, Any], device: torch.device) -> None:
+        """Goes on from what `state` returned; with another number of workers the first takes the sum of all."""
+        self._names, self._rows, self._steps = list(state["names"]), state["rows"], state["steps"]
+        sums = torch.tensor(state["sums"], dtype=torch.float64, device=device)
+        if len(sums) == distributed.world_size():
+            self._sums = sums[distributed.rank()]
+        else:
+            self._sums = sums.sum(0) * (distributed.rank() == 0)
+
     def means(self) -> dict[str, float]:
         """Returns {"total": ..., term: ...}: means over the rows of all workers so far.
 
@@ -78,3 +94,47 @@ class LossSums:
                 f"step {self._steps} ({values}). Lower optimization.lr or train_attack.step_size."
             )
         return list(means)
+
+
+class EpochProgress:
+    """What an epoch has done so far: for its record, and for a run that goes on in the middle of it.
+
+    Attributes:
+        step: training steps taken.
+        natural_branch_accuracy: what the first epoch began with; None in later ones, and where it is not needed.
+        sums: of the loss terms.
+        timer: seconds by phase.
+        seconds: wall-clock seconds before this process took the epoch over.
+
+    Args:
+        check_every: steps between two checks for a non-finite loss.
+        where: "epoch 3", for messages.
+    """
+
+    def __init__(self, check_every: int, where: str) -> None:
+        self.step = 0
+        self.natural_branch_accuracy: float | None = None
+        self.sums, self.timer, self.seconds = LossSums(check_every, where), PhaseSeconds(), 0.0
+        self._began = time.perf_counter()
+
+    @property
+    def elapsed(self) -> float:
+        """Wall-clock seconds of the epoch, without those that a lost process took with it."""
+        return self.seconds + time.perf_counter() - self._began
+
+    def state(self) -> dict[str, Any]:
+        """Returns JSON values, the same on every worker; every worker calls it."""
+        return {
+            "step": self.step,
+            "natural_branch_accuracy": self.natural_branch_accuracy,
+            "sums": self.sums.state(),
+            "seconds": {**self.timer.seconds},
+            "elapsed": self.elapsed,
+        }
+
+    def load(self, state: Mapping[str, Any], device: torch.device) -> None:
+        """Goes on from what `state` returned."""
+        self.step, self.natural_branch_accuracy = state["step"], state["natural_branch_accuracy"]
+        self.sums.load(state["sums"], device)
+        self.timer, self.seconds = PhaseSeconds(state["seconds"]), state["elapsed"]
+        self._began = time.perf_counter()

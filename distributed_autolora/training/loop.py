@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,24 +13,13 @@ from torch import Tensor
 from distributed_autolora.config import ExperimentConfig
 from distributed_autolora.core.schedules import Decision
 from distributed_autolora.training import distributed
-from distributed_autolora.training.checkpoint import TrainingState
 from distributed_autolora.training.cost import epoch_passes
-from distributed_autolora.training.epoch import PhaseSeconds
 from distributed_autolora.training.judgement import judge
+from distributed_autolora.training.reporter import EpochCheckpoints, Reporter
 from distributed_autolora.training.task_data import TaskData
 from distributed_autolora.training.trainer import Trainer
 
 _log = logging.getLogger(__name__)
-
-
-class Reporter(Protocol):
-    """Where a run's progress goes and comes back from."""
-
-    def latest(self) -> TrainingState | None:
-        """Returns the newest checkpoint of this run, or None for a new run."""
-
-    def report(self, history: list[dict[str, Any]], write: Callable[[Path], None]) -> None:
-        """Takes all records so far; `write` puts a checkpoint into a folder. Every worker calls it."""
 
 
 @dataclass(frozen=True)
@@ -84,9 +71,11 @@ def fit(
     latest = reporter.latest()
     if latest is not None:
         trainer.load(latest)
+    checkpoints = EpochCheckpoints(trainer, reporter)
     while not is_finished(config, trainer.history):
-        run_epoch(trainer, epoch=len(trainer.history) + 1)
+        run_epoch(trainer, epoch=len(trainer.history) + 1, after_step=checkpoints.after_step)
         reporter.report(trainer.history, trainer.state().save)
+        checkpoints.written()
     trainer.objective.load_state_dict(trainer.best)
     judgement = judge(trainer, weights)
     return FitResult(
@@ -99,25 +88,24 @@ def is_finished(config: ExperimentConfig, history: list[dict[str, Any]]) -> bool
     return bool(history) and (len(history) >= config.optimization.epochs or bool(history[-1]["stopped"]))
 
 
-def run_epoch(trainer: Trainer, epoch: int) -> None:
-    """Trains one epoch (from 1), measures, decides, restores, and appends the epoch's record.
+def run_epoch(trainer: Trainer, epoch: int, after_step: Callable[[], None] = lambda: None) -> None:
+    """Trains what is left of an epoch (from 1), measures, decides, restores, and appends the epoch's record.
 
     The first one measures the natural-branch accuracy that it begins with, too.
     """
-    _log.info("Epoch %d begins.", epoch)
-    start, timer = time.perf_counter(), PhaseSeconds()
-    if epoch == 1:
-        with timer.phase("validation"):
-            trainer.set_loss_weights(trainer.natural_branch_accuracy(epoch=0))
-    ready = time.perf_counter()
+    progress = trainer.progress
+    _log.info("Epoch %d begins at step %d.", epoch, progress.step)
+    if epoch == 1 and progress.step == 0:
+        with progress.timer.phase("validation"):
+            progress.natural_branch_accuracy = trainer.natural_branch_accuracy(epoch=0)
+            trainer.set_loss_weights(progress.natural_branch_accuracy)
     _log.info("Epoch %d: steps begin.", epoch)
     used = {"lr": trainer.optimizer.param_groups[0]["lr"], **trainer.loss_weights()}
-    losses = trainer.train_epoch(epoch, timer)
-    trained = time.perf_counter()
-    with timer.phase("validation"):
+    losses = trainer.train_epoch(epoch, after_step)
+    with progress.timer.phase("validation"):
         natural_branch_accuracy = trainer.natural_branch_accuracy(epoch)
         natural, robust = trainer.validate()
-    similarity = trainer.gradient_similarity(timer)
+    similarity = trainer.gradient_similarity(progress.timer)
     decision = trainer.schedule.step(robust.accuracy)
     trainer.follow(decision)
     trainer.set_loss_weights(natural_branch_accuracy)
@@ -131,13 +119,23 @@ def run_epoch(trainer: Trainer, epoch: int) -> None:
             **similarity,
             **_decision_record(trainer, decision, epoch),
             **{f"train/loss/{name}": value for name, value in losses.items()},
-            "images_per_second": len(trainer.data.split.train) / (trained - ready),
-            "seconds/epoch": time.perf_counter() - start,
-            **{f"seconds/{name}": seconds for name, seconds in timer.seconds.items()},
+            **_time_record(trainer),
             "num_workers": distributed.world_size(),
             **_cost_record(trainer, epoch),
         }
     )
+    trainer.begin_epoch()
+
+
+def _time_record(trainer: Trainer) -> dict[str, float]:
+    progress = trainer.progress
+    seconds = progress.timer.seconds
+    training = sum(seconds[phase] for phase in ("data", "attack", "step"))
+    return {
+        "images_per_second": len(trainer.data.split.train) / training,
+        "seconds/epoch": progress.elapsed,
+        **{f"seconds/{name}": value for name, value in seconds.items()},
+    }
 
 
 def _cost_record(trainer: Trainer, epoch: int) -> dict[str, int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -17,7 +18,7 @@ from distributed_autolora.data.sampler import global_batches, worker_share
 from distributed_autolora.errors import TrainingDivergedError, UserError
 from distributed_autolora.training import distributed
 from distributed_autolora.training.checkpoint import TrainingState, momentum_buffers, restore_momentum, snapshot
-from distributed_autolora.training.epoch import LossSums, PhaseSeconds
+from distributed_autolora.training.epoch import EpochProgress, LossSums, PhaseSeconds
 from distributed_autolora.training.evaluation import natural_accuracy, natural_and_robust_accuracy
 from distributed_autolora.training.loss_weights import (
     AdaptsLossWeights,
@@ -79,6 +80,7 @@ class Trainer:
         self.train_attack, self.eval_attack = build_attacks(config, self.attack_network, device)
         self.history: list[dict[str, Any]] = []
         self.best = snapshot(self.objective)
+        self.progress = self.begin_epoch()
         x, y = data.plain_batch(data.split.train[:2])
         distributed.settle_reduction_layout(self.wrapped, x, x, y)
 
@@ -92,9 +94,15 @@ class Trainer:
         }
 
     def state(self) -> TrainingState:
-        """Returns where the run stands; tensors are the live ones."""
-        momentum = momentum_buffers(self.objective, self.optimizer)
-        return TrainingState(self.objective.state_dict(), self.best, momentum, self.history, self.identity)
+        """Returns where the run stands; tensors are the live ones. Every worker calls it."""
+        return TrainingState(
+            model=self.objective.state_dict(),
+            best=self.best,
+            momentum=momentum_buffers(self.objective, self.optimizer),
+            history=self.history,
+            identity=self.identity,
+            progress=self.progress.state() if self.progress.step else None,
+        )
 
     def load(self, state: TrainingState) -> None:
         """Goes on from a checkpoint.
@@ -114,7 +122,18 @@ class Trainer:
         for record in self.history:
             self.schedule.step(record[self.robust_key])
             self.set_loss_weights(record.get("natural_branch_accuracy"))
-        self.set_lr(self.history[-1]["next_lr"])
+            self.set_lr(record["next_lr"])
+        self.begin_epoch()
+        if state.progress is not None:
+            self.progress.load(state.progress, self.device)
+        if self.progress.natural_branch_accuracy is not None:
+            self.set_loss_weights(self.progress.natural_branch_accuracy)
+
+    def begin_epoch(self) -> EpochProgress:
+        """Starts the progress of the epoch that follows the records."""
+        epoch = len(self.history) + 1
+        self.progress = EpochProgress(self.config.scaling.check_finite_every, f"epoch {epoch}")
+        return self.progress
 
     @property
     def robust_key(self) -> str:
@@ -134,29 +153,42 @@ class Trainer:
         """Returns lambda1 and lambda2 for a record; empty for objectives without them."""
         return weights_record(self.objective)
 
-    def train_epoch(self, epoch: int, timer: PhaseSeconds) -> dict[str, float]:
-        """Runs every step of an epoch (from 1) and returns the mean loss terms over its rows."""
-        sums = LossSums(self.config.scaling.check_finite_every, f"epoch {epoch}")
+    def train_epoch(self, epoch: int, after_step: Callable[[], None] = lambda: None) -> dict[str, float]:
+        """Runs the steps of an epoch (from 1) that are left, and returns the mean loss terms over all its rows.
+
+        Args:
+            epoch: the one that follows the records.
+            after_step: called after each step but the last, by every worker.
+
+        Raises:
+            TrainingDivergedError: when the loss or a weight is not finite.
+        """
+        progress = self.progress
         self.objective.train()
         batches = global_batches(
             self.data.split.train, self.config.optimization.global_batch_size, self.config.seed, epoch
         )
         shares = [worker_share(batch, distributed.rank(), distributed.world_size()) for batch in batches]
-        images = self.data.prefetch(shares, epoch, "augmentation")
-        for batch in batches:
-            with timer.phase("data"):
+        images = self.data.prefetch(shares[progress.step :], epoch, "augmentation")
+        for batch in batches[progress.step :]:
+            with progress.timer.phase("data"):
                 x, y = next(images)
-            self.train_step(batch, x, y, epoch, sums, timer)
-        self._check_weights(epoch)
-        return sums.means()
+            self.train_step(batch, x, y, epoch, progress.sums, progress.timer)
+            progress.step += 1
+            if progress.step < len(batches):
+                after_step()
+        self.check_weights(epoch)
+        return progress.sums.means()
 
-    def _check_weights(self, epoch: int) -> None:
-        """Refuses to go on, and to write a checkpoint, after a last step that broke the weights."""
+    def check_weights(self, epoch: int) -> None:
+        """Refuses to go on, and to write a checkpoint, after a step that broke the weights.
+
+        Raises:
+            TrainingDivergedError: when a weight is not finite.
+        """
         weights = [parameter.detach().flatten() for parameter in self.objective.parameters()]
         if not torch.cat(weights).isfinite().all():
-            raise TrainingDivergedError(
-                f"The weights are no longer finite at the end of epoch {epoch}. Lower optimization.lr."
-            )
+            raise TrainingDivergedError(f"The weights are no longer finite in epoch {epoch}. Lower optimization.lr.")
 
     def train_step(self, batch: Tensor, x: Tensor, y: Tensor, epoch: int, sums: LossSums, timer: PhaseSeconds) -> None:
         """Takes one step on this worker's share of a global batch.

@@ -33,6 +33,9 @@ class NoReporter:
     def report(self, *_: Any) -> None:
         return None
 
+    def is_machine_leaving(self) -> bool:
+        return False
+
 
 def closed(config: ExperimentConfig) -> ExperimentConfig:
     return replace(config, evaluation=replace(config.evaluation, test_split=False))

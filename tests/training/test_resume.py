@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,37 +21,52 @@ from tests.training.tasks import small_config, write_task
 
 
 class StoppedError(Exception):
-    """Stands for the death of a process after an epoch's checkpoint."""
+    """Stands for the death of a process after a checkpoint."""
+
+
+Position = tuple[int, int]
+"""Epochs, and steps of the next one."""
 
 
 class FolderReporter:
-    """Keeps checkpoints in a folder, one an epoch; dies after `stop_after` epochs."""
+    """Keeps checkpoints in a folder; dies after the one at `stop`."""
 
-    def __init__(self, folder: Path, stop_after: int | None = None) -> None:
-        self.folder, self.stop_after = folder, stop_after
+    def __init__(self, folder: Path, stop: Position | None = None) -> None:
+        self.folder, self.stop = folder, stop
         folder.mkdir(parents=True, exist_ok=True)
 
     def latest(self) -> TrainingState | None:
         newest = max(self.folder.iterdir(), default=None)
         return None if newest is None else TrainingState.load(newest)
 
-    def report(self, history: list[dict[str, Any]], write: Callable[[Path], None]) -> None:
-        checkpoint = self.folder / f"{len(history):06d}"
+    def report(self, history: list[dict[str, Any]], write: Callable[[Path], None], step: int = 0) -> None:
+        checkpoint = self.folder / f"{len(history):06d}-{step:06d}"
         if distributed.rank() == 0:
             checkpoint.mkdir()
             write(checkpoint)
         distributed.sum_over_workers(torch.zeros(1))
-        if len(history) == self.stop_after:
+        if (len(history), step) == self.stop:
             raise StoppedError
+
+    def is_machine_leaving(self) -> bool:
+        return False
 
 
 def run(
-    task: str, folder: Path, stop_after: int | None = None, epochs: int = 5, method: str = "autolora"
+    task: str,
+    folder: Path,
+    stop: Position | None = None,
+    *,
+    epochs: int = 5,
+    method: str = "autolora",
+    checkpoint_every_s: float = 1e9,
+    dtype: torch.dtype = torch.float32,
 ) -> tuple[dict[str, Tensor], list[dict[str, Any]]] | None:
     config = small_config(task, epochs=epochs, global_batch_size=32, method=method)
-    data = TaskData(config, task, torch.device("cpu"))
+    scaling = replace(config.scaling, check_finite_every=1, checkpoint_every_s=checkpoint_every_s)
+    data = TaskData(config, task, torch.device("cpu"), dtype)
     try:
-        result = fit(config, data, None, FolderReporter(folder, stop_after))
+        result = fit(replace(config, scaling=scaling), data, None, FolderReporter(folder, stop), dtype=dtype)
     except StoppedError:
         return None
     records = [
@@ -61,11 +77,13 @@ def run(
 
 
 def with_and_without_stops(
-    task: str, folder: str, stops: tuple[int, ...], epochs: int, method: str = "autolora"
+    task: str, folder: str, stops: tuple[Position, ...], epochs: int, method: str = "autolora"
 ) -> tuple[Any, Any]:
+    every_s = 0.0 if any(step for _, step in stops) else 1e9
     uninterrupted = run(task, Path(folder) / "uninterrupted", epochs=epochs, method=method)
-    for stop_after in stops:
-        assert run(task, Path(folder) / "stopped", stop_after, epochs, method) is None
+    for stop in stops:
+        stopped = run(task, Path(folder) / "stopped", stop, epochs=epochs, method=method, checkpoint_every_s=every_s)
+        assert stopped is None
     return uninterrupted, run(task, Path(folder) / "stopped", epochs=epochs, method=method)
 
 
@@ -78,14 +96,72 @@ def assert_same(one: Any, other: Any) -> None:
 @pytest.mark.parametrize("method", ["autolora", "twins"])
 def test_a_stopped_run_ends_with_the_weights_of_an_uninterrupted_one(tmp_path: Path, method: str) -> None:
     task = write_task(tmp_path / "task", train=140)
-    one, other = with_and_without_stops(task, str(tmp_path), (1, 3), 5, method)
+    one, other = with_and_without_stops(task, str(tmp_path), ((1, 0), (3, 0)), 5, method)
     assert_same(one, other)
     assert any(record["restored"] for record in one[1]), "the test should also cross a restore"
 
 
+@pytest.mark.parametrize("method", ["autolora", "twins"])
+def test_a_run_stopped_within_epochs_ends_with_the_weights_and_records_of_an_uninterrupted_one(
+    tmp_path: Path, method: str
+) -> None:
+    """Also in the first epoch, whose loss weights come from a measurement before its first step."""
+    task = write_task(tmp_path / "task", train=140)
+    one, other = with_and_without_stops(task, str(tmp_path), ((0, 1), (0, 3), (2, 2)), 4, method)
+    assert_same(one, other)
+
+
+def test_two_workers_resume_within_an_epoch_bit_for_bit(tmp_path: Path) -> None:
+    task = write_task(tmp_path / "task", train=140)
+    for one, other in run_workers(with_and_without_stops, 2, task, str(tmp_path), ((0, 2), (1, 3)), 3):
+        assert_same(one, other)
+
+
+def stop_with_two(task: str, folder: str) -> None:
+    assert run(task, Path(folder), (0, 2), epochs=2, checkpoint_every_s=0.0, dtype=torch.float64) is None
+
+
+def test_another_number_of_workers_goes_on_within_an_epoch(tmp_path: Path) -> None:
+    """Rounding differs from then on; the rows of both parts are in the epoch's mean losses once."""
+    task = write_task(tmp_path / "task", train=140)
+    run_workers(stop_with_two, 2, task, str(tmp_path / "run"))
+    resumed, alone = (run(task, tmp_path / name, epochs=2, dtype=torch.float64) for name in ("run", "alone"))
+    assert resumed is not None
+    assert alone is not None
+    loss = "train/loss/total"
+    assert [record[loss] for record in resumed[1]] == pytest.approx([record[loss] for record in alone[1]], rel=1e-9)
+
+
+def test_time_and_notice_decide_when_a_checkpoint_is_written_within_an_epoch(tmp_path: Path) -> None:
+    task = write_task(tmp_path / "task", train=140)
+    run(task, tmp_path / "seldom", epochs=1)
+    run(task, tmp_path / "always", epochs=1, checkpoint_every_s=0.0)
+    positions = [sorted(one.name for one in (tmp_path / name).iterdir()) for name in ("seldom", "always")]
+    assert positions[0] == ["000001-000000"]
+    assert positions[1] == ["000000-000001", "000000-000002", "000000-000003", "000001-000000"]
+
+
+class Leaving(FolderReporter):
+    """Is told of a leaving machine from the second question on."""
+
+    asked = 0
+
+    def is_machine_leaving(self) -> bool:
+        self.asked += 1
+        return self.asked > 1
+
+
+def test_a_notice_brings_one_checkpoint_at_once(tmp_path: Path) -> None:
+    task = write_task(tmp_path / "task", train=140)
+    config = small_config(task, epochs=1, global_batch_size=32)
+    config = replace(config, scaling=replace(config.scaling, check_finite_every=1))
+    fit(config, TaskData(config, task, torch.device("cpu")), None, Leaving(tmp_path / "run"))
+    assert sorted(one.name for one in (tmp_path / "run").iterdir()) == ["000000-000002", "000001-000000"]
+
+
 def test_three_workers_resume_bit_for_bit(tmp_path: Path) -> None:
     task = write_task(tmp_path / "task", train=140)
-    for one, other in run_workers(with_and_without_stops, 3, task, str(tmp_path), (1,), 3):
+    for one, other in run_workers(with_and_without_stops, 3, task, str(tmp_path), ((1, 0),), 3):
         assert_same(one, other)
 
 
@@ -105,12 +181,12 @@ def test_momentum_comes_back_in_the_memory_layout_of_its_parameter(tmp_path: Pat
 
 def test_a_damaged_checkpoint_and_one_of_another_run_are_refused(tmp_path: Path) -> None:
     task = write_task(tmp_path / "task", train=140)
-    assert run(task, tmp_path / "run", stop_after=1) is None
-    checkpoint = tmp_path / "run" / "000001"
+    assert run(task, tmp_path / "run", stop=(1, 0)) is None
+    checkpoint = tmp_path / "run" / "000001-000000"
     (checkpoint / "state.json").write_text((checkpoint / "state.json").read_text().replace('"seed": 0', '"seed": 1'))
     with pytest.raises(UserError, match=r"of another run.*--fresh"):
         run(task, tmp_path / "run")
     tensors = checkpoint / "state.safetensors"
     tensors.write_bytes(tensors.read_bytes()[:-100])
-    with pytest.raises(UserError, match=r"000001 cannot be read.*--fresh"):
+    with pytest.raises(UserError, match=r"000001-000000 cannot be read.*--fresh"):
         run(task, tmp_path / "run")

@@ -1,0 +1,295 @@
+"""What the doctor thinks of the figures it was given: no Ray and no files in here."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+GIB = 1 << 30
+_MEMORY_SHARE = 0.8
+"""Above this share of the free memory, what the estimate leaves out may be too much."""
+_SLOW_MS = 1000.0
+_LISTENING = "0A"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the doctor's report."""
+
+    level: Literal["PASS", "WARN", "FAIL"]
+    check: str
+    figure: str
+    """What was seen."""
+    advice: str = ""
+    """What to do; empty where all is well."""
+
+    def __str__(self) -> str:
+        return f"{self.level}  {self.check}: {self.figure}{f' -> {self.advice}' if self.advice else ''}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class NodeFacts:
+    """What was seen on one node."""
+
+    node: str
+    """Its address and the start of its id, for people."""
+    versions: dict[str, str]
+    """By library."""
+    output_problem: str
+    """Why the output folder is not the driver's, or cannot be written; empty: it can, and the driver's probe is there."""
+    output_free: int
+    """Bytes free in the output folder."""
+    cache_free: int
+    """Bytes free in the folder of the image cache."""
+    cache_problem: str
+    memory_free: int
+    """Bytes of host memory."""
+    torch_gpus: int
+    inputs: dict[str, str]
+    """By "data" and "weights": their sizes in words, or why they cannot be read."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """Where a worker was placed."""
+
+    node_id: str
+    gpu_free: int | None
+    """Bytes free on its GPU; None: it has none."""
+
+
+def judge_versions(nodes: Sequence[NodeFacts]) -> Finding:
+    """Python, Ray, torch and this package must be the same on all nodes."""
+    differing = []
+    for library in nodes[0].versions:
+        by_version: dict[str, list[str]] = {}
+        for facts in nodes:
+            by_version.setdefault(facts.versions[library], []).append(facts.node)
+        if len(by_version) > 1:
+            differing.append("; ".join(f"{library} {version} on {', '.join(on)}" for version, on in by_version.items()))
+    if differing:
+        advice = "install the same on all nodes: one image, or `pip install -c constraints.txt -e .` on each."
+        return Finding("FAIL", "versions", "; ".join(differing), advice)
+    same = ", ".join(f"{library} {version}" for library, version in nodes[0].versions.items())
+    return Finding("PASS", "versions", f"{same} on {_count(len(nodes), 'node')}")
+
+
+def judge_output(folder: str, nodes: Sequence[NodeFacts], arrived: Collection[str]) -> Finding:
+    """All nodes must write to one folder.
+
+    Args:
+        folder: the output folder.
+        nodes: what each saw of the driver's probe.
+        arrived: the nodes whose own probe the driver saw.
+    """
+    problems = []
+    for facts in nodes:
+        problem = facts.output_problem or ("" if facts.node in arrived else "what it writes there is not seen here")
+        if problem:
+            problems.append(f"{facts.node}: {problem}")
+    if problems:
+        advice = "mount the same shared folder, writable, at this path on all nodes, or choose another --run.output."
+        return Finding("FAIL", "output folder", f"{folder} is not shared. {'; '.join(problems)}", advice)
+    where = "one folder, written and read" if len(nodes) > 1 else "written and read"
+    return Finding("PASS", "output folder", f"{folder} is {where} on {_count(len(nodes), 'node')}")
+
+
+def judge_inputs(nodes: Sequence[NodeFacts]) -> list[Finding]:
+    """Data and weights must be there on all nodes, and the same."""
+    findings = []
+    for name in nodes[0].inputs:
+        seen = {facts.node: facts.inputs[name] for facts in nodes}
+        if len(set(seen.values())) > 1:
+            figure = "; ".join(f"{node}: {words}" for node, words in seen.items())
+            advice = f"put the {name} where every node reads the same: shared storage at one path, or a URI."
+            findings.append(Finding("FAIL", name, figure, advice))
+        else:
+            findings.append(Finding("PASS", name, f"{next(iter(seen.values()))}, on {_count(len(nodes), 'node')}"))
+    return findings
+
+
+def judge_disks(nodes: Sequence[NodeFacts], output_needed: int, cache_needed: int) -> Finding:
+    """The output folder takes checkpoints and the model, the cache of every node the encoded images."""
+    short, tight = [], []
+    for facts in nodes:
+        if facts.cache_problem:
+            short.append(f"{facts.node}: {facts.cache_problem}")
+        for what, free, needed in (
+            ("output folder", facts.output_free, output_needed),
+            ("image cache", facts.cache_free, cache_needed),
+        ):
+            said = f"{facts.node}: {_gib(free)} free for the {what}, about {_gib(needed)} needed"
+            if free < needed:
+                short.append(said)
+            elif free < 2 * needed:
+                tight.append(said)
+    if short or tight:
+        advice = "free some space, or choose another --run.output or --scaling.cache."
+        return Finding("FAIL" if short else "WARN", "disk", "; ".join([*short, *tight]), advice)
+    output, cache = min(facts.output_free for facts in nodes), min(facts.cache_free for facts in nodes)
+    return Finding(
+        "PASS",
+        "disk",
+        f"{_gib(output)} free for the output folder (about {_gib(output_needed)} a run), {_gib(cache)} for the image "
+        f"cache of a node (about {_gib(cache_needed)})",
+    )
+
+
+def judge_gpus(nodes: Sequence[NodeFacts], told: Mapping[str, int], wanted: int) -> Finding:
+    """Torch must see the GPUs that Ray hands out.
+
+    Args:
+        nodes: what torch sees.
+        told: GPUs that Ray was told of, by node.
+        wanted: GPUs of the run; 0: it computes on CPUs.
+    """
+    lacking = [
+        f"{facts.node}: Ray was told of {told[facts.node]}, torch sees {facts.torch_gpus}"
+        for facts in nodes
+        if facts.torch_gpus < told[facts.node]
+    ]
+    if lacking:
+        advice = (
+            "check the driver with `nvidia-smi` there: torch with CUDA 13 needs version 580 or newer, and a container "
+            "needs the NVIDIA runtime."
+        )
+        return Finding("FAIL" if wanted else "WARN", "GPUs", "; ".join(lacking), advice)
+    seen = f"Ray was told of {sum(told.values())}, torch sees {sum(facts.torch_gpus for facts in nodes)}"
+    if wanted > sum(told.values()):
+        return Finding("FAIL", "GPUs", f"{seen}, {wanted} are needed", "lower --scaling.num-workers, or add GPU nodes.")
+    idle = sum(facts.torch_gpus - told[facts.node] for facts in nodes)
+    if idle and wanted:
+        return Finding("WARN", "GPUs", seen, f"{idle} of them will idle: start the nodes with --num-gpus.")
+    return Finding("PASS", "GPUs", f"{seen}; the run uses {wanted or 'none'}")
+
+
+def judge_memory(
+    places: Sequence[Place], names: Mapping[str, str], host_free: Mapping[str, int], device: int, process: int
+) -> Finding:
+    """The workers of a node must fit into its memory, or each into its GPU's.
+
+    Args:
+        places: where the workers are.
+        names: of the nodes, by id.
+        host_free: bytes of free host memory, by node id.
+        device: bytes that a worker's tensors need.
+        process: bytes that a worker's process needs beside them.
+    """
+    rows = []
+    for node_id in dict.fromkeys(place.node_id for place in places):
+        here = [place for place in places if place.node_id == node_id]
+        on_host = len(here) * process + sum(device for place in here if place.gpu_free is None)
+        rows.append((on_host / max(1, host_free[node_id]), names[node_id], on_host, host_free[node_id], len(here)))
+        for place in here:
+            if place.gpu_free is not None:
+                rows.append((device / max(1, place.gpu_free), f"GPU of {names[node_id]}", device, place.gpu_free, 1))
+    share, where, needed, free, workers = max(rows)
+    figure = (
+        f"fullest is {where}: about {_gib(needed)} for {_count(workers, 'worker')}, {_gib(free)} free (the estimate "
+        "leaves out workspaces, fragmentation and the page cache)"
+    )
+    if share <= _MEMORY_SHARE:
+        return Finding("PASS", "memory", figure)
+    advice = (
+        "more workers make each one's share of a batch smaller; or lower --optimization.global-batch-size (which "
+        "changes the result) or --evaluation.batch-size-per-worker (which does not); or take larger nodes."
+    )
+    return Finding("FAIL" if share > 1 else "WARN", "memory", figure, advice)
+
+
+def judge_round_trip(
+    backend: str, workers: int, nodes: int, size: int, milliseconds: float | None, problem: str
+) -> Finding:
+    """The workers must reach each other, and their sums must be right.
+
+    Args:
+        backend: "gloo" or "nccl".
+        workers: processes that took part.
+        nodes: nodes that they were on.
+        size: bytes that were summed.
+        milliseconds: median time of a sum; None: there is none.
+        problem: what went wrong; empty: nothing.
+    """
+    who = f"{backend}, {_count(workers, 'worker')} on {_count(nodes, 'node')}"
+    if problem or milliseconds is None:
+        advice = (
+            "open all TCP ports between the nodes; where a host name stands for 127.0.x.x, or there are several "
+            "networks, set GLOO_SOCKET_IFNAME and NCCL_SOCKET_IFNAME to the right interface on every node."
+        )
+        return Finding("FAIL", "round trip", f"{who}: {problem}", advice)
+    figure = f"{who}: {size / (1 << 20):.1f} MiB of gradients summed in {milliseconds:.1f} ms, sums right"
+    if milliseconds > _SLOW_MS:
+        advice = "every step waits that long: put the nodes into one zone, with a faster network."
+        return Finding("WARN", "round trip", figure, advice)
+    return Finding("PASS", "round trip", figure)
+
+
+def judge_tracking(uri: str, problem: str, nodes: int) -> Finding:
+    """The tracking store must answer.
+
+    Args:
+        uri: without passwords.
+        problem: what was wrong with it; empty: it answered.
+        nodes: nodes of the cluster.
+    """
+    if problem:
+        advice = "start the server, or change --run.mlflow-uri."
+        return Finding("FAIL", "tracking", problem.rstrip("."), advice)
+    if uri.startswith("sqlite:") and nodes > 1:
+        advice = "SQLite is for one machine, not for shared storage: give --run.mlflow-uri http://HOST:5000."
+        return Finding("WARN", "tracking", f"{uri} answers, on a cluster of {nodes} nodes", advice)
+    return Finding("PASS", "tracking", f"{uri} answers")
+
+
+def judge_exposure(auth_mode: str, services: Mapping[str, tuple[str, bool]]) -> Finding:
+    """Who can reach the cluster, and whether a token is asked for; told, never a failure.
+
+    Args:
+        auth_mode: Ray's, "disabled" or "token".
+        services: (address, whether it is reached from other machines) of head and dashboard.
+    """
+    said = [
+        f"{name} at {address} ({'other machines can connect' if is_open else 'this machine only'})"
+        for name, (address, is_open) in services.items()
+    ]
+    figure = f"RAY_AUTH_MODE is {auth_mode}; {'; '.join(said)}"
+    if auth_mode == "disabled" and any(is_open for _, is_open in services.values()):
+        advice = (
+            "whoever reaches these ports can run programs: let a firewall or security group admit the cluster's own "
+            "machines only, or set RAY_AUTH_MODE=token everywhere."
+        )
+        return Finding("WARN", "access", figure, advice)
+    return Finding("PASS", "access", figure)
+
+
+def listens_beyond_loopback(tables: Sequence[str], port: int) -> bool:
+    """Tells whether something on this machine accepts connections from others at a TCP port.
+
+    Args:
+        tables: the texts of /proc/net/tcp and /proc/net/tcp6.
+        port: the port.
+    """
+    for table in tables:
+        for row in table.splitlines()[1:]:
+            _, local, _, state, *_ = row.split()
+            address, _, own_port = local.rpartition(":")
+            if state == _LISTENING and int(own_port, 16) == port and not _is_loopback(address):
+                return True
+    return False
+
+
+def _is_loopback(address: str) -> bool:
+    """Reads 32-bit words in the machine's (little-endian) order: 127.x.x.x ends in 7F."""
+    if len(address) == 8:
+        return address.endswith("7F")
+    mapped = address.startswith("0000000000000000FFFF0000")
+    return address == "00000000000000000000000001000000" or (mapped and address.endswith("7F"))
+
+
+def _gib(size: int) -> str:
+    return f"{size / GIB:.1f} GiB"
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"

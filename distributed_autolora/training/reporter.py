@@ -1,0 +1,68 @@
+"""Where a run's progress goes, and when it goes there within an epoch."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+
+from distributed_autolora.training import distributed
+from distributed_autolora.training.checkpoint import TrainingState
+from distributed_autolora.training.trainer import Trainer
+
+_LEAVING_EVERY_S = 10.0
+
+
+class Reporter(Protocol):
+    """Where a run's progress goes and comes back from."""
+
+    def latest(self) -> TrainingState | None:
+        """Returns the newest checkpoint of this run, or None for a new run."""
+
+    def report(self, history: list[dict[str, Any]], write: Callable[[Path], None], step: int = 0) -> None:
+        """Takes all records so far; `write` puts a checkpoint into a folder. Every worker calls it.
+
+        `step` is the number of steps since the last record: 0 after an epoch, more within one.
+        """
+
+    def is_machine_leaving(self) -> bool:
+        """Tells whether a machine of this run is about to be taken away; every worker calls it and hears the same."""
+
+
+class EpochCheckpoints:
+    """Writes checkpoints within an epoch, after the same steps on every worker.
+
+    Whether one is due is asked every `scaling.check_finite_every` steps, where the workers wait for each other
+    anyway: when the first worker's clock says that `scaling.checkpoint_every_s` have passed, and at once when a
+    machine is about to be taken away.
+    """
+
+    def __init__(self, trainer: Trainer, reporter: Reporter) -> None:
+        self._trainer, self._reporter = trainer, reporter
+        self._was_leaving = False
+        self.written()
+
+    def written(self) -> None:
+        """Notes that a checkpoint was written now."""
+        self._written = time.monotonic()
+
+    def after_step(self) -> None:
+        """Writes a checkpoint if one is due; every worker calls it after each step."""
+        trainer, scaling = self._trainer, self._trainer.config.scaling
+        if trainer.progress.step % scaling.check_finite_every == 0 and self._is_due(scaling.checkpoint_every_s):
+            trainer.check_weights(len(trainer.history) + 1)
+            self._reporter.report(trainer.history, trainer.state().save, trainer.progress.step)
+            self.written()
+
+    def _is_due(self, every_s: float) -> bool:
+        is_leaving = self._reporter.is_machine_leaving()
+        is_news, self._was_leaving = is_leaving and not self._was_leaving, is_leaving
+        limit = min(every_s, _LEAVING_EVERY_S) if is_leaving else every_s
+        is_due = torch.tensor(
+            [float(is_news or time.monotonic() - self._written >= limit)], device=self._trainer.device
+        )
+        distributed.copy_from_first(is_due)
+        return bool(is_due.item())

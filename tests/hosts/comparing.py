@@ -1,0 +1,126 @@
+"""Compares two finished runs in everything but times and rates."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from mlflow import MlflowClient
+from mlflow.entities import Run
+
+from distributed_autolora.models import read_weights
+from distributed_autolora.training.checkpoint import TrainingState
+
+_RUN = "mine"
+_TIMES = ("seconds", "images_per_second")
+# What tells one run from another.
+_OWN = ("mlflow", "folder")
+
+
+class Verdict(NamedTuple):
+    """One comparison, and how it ended."""
+
+    what: str
+    is_equal: bool
+    seen: str
+
+
+def run_folder(home: Path) -> Path:
+    """Returns the folder of the only run of a home."""
+    return home / "runs" / _RUN
+
+
+def compare(expected: Path, actual: Path) -> list[Verdict]:
+    """Compares the runs of two output homes."""
+    return [
+        _compare_weights(run_folder(expected), run_folder(actual)),
+        _compare_checkpoints(run_folder(expected), run_folder(actual)),
+        _compare_history(run_folder(expected), run_folder(actual)),
+        _compare_results(run_folder(expected), run_folder(actual)),
+        _compare_files(run_folder(expected), run_folder(actual)),
+        _compare_tracking(expected, actual),
+    ]
+
+
+def _compare_weights(expected: Path, actual: Path) -> Verdict:
+    first, second = (read_weights(folder / "model.safetensors") for folder in (expected, actual))
+    different = _different(first, second)
+    return Verdict("final weights, bit for bit", not different, f"{len(first)} tensors, {len(different)} differ")
+
+
+def _compare_checkpoints(expected: Path, actual: Path) -> Verdict:
+    """The newest checkpoint also holds the low-rank branch, the best state and the momentum."""
+    first, second = (TrainingState.load(_newest_checkpoint(folder)) for folder in (expected, actual))
+    parts = ("model", "best", "momentum")
+    different = [name for part in parts for name in _different(dict(getattr(first, part)), dict(getattr(second, part)))]
+    count = sum(len(getattr(first, part)) for part in parts)
+    return Verdict("last checkpoint, bit for bit", not different, f"{count} tensors, {len(different)} differ")
+
+
+def _compare_history(expected: Path, actual: Path) -> Verdict:
+    first, second = (without_times(json.loads((folder / "history.json").read_text())) for folder in (expected, actual))
+    values = sum(map(len, first))
+    return Verdict("history but for times and rates", first == second, f"{len(second)} epochs, {values} values")
+
+
+def _compare_results(expected: Path, actual: Path) -> Verdict:
+    first, second = (json.loads((folder / "result.json").read_text()) for folder in (expected, actual))
+    keys = sorted(key for key in first.keys() | second.keys() if key not in (*_OWN, "seconds"))
+    different = [key for key in keys if first.get(key) != second.get(key)]
+    return Verdict("result on the test split", not different, f"{len(keys)} entries, different: {different or 'none'}")
+
+
+def _compare_files(expected: Path, actual: Path) -> Verdict:
+    """A file that was written by halves would be one more; Ray Train's own folder holds different checkpoints."""
+    first, second = (sorted(path.name for path in folder.iterdir()) for folder in (expected, actual))
+    extra = sorted(set(second) ^ set(first))
+    return Verdict("files of the run's folder", not extra, f"{len(second)} files, different: {extra or 'none'}")
+
+
+def _compare_tracking(expected: Path, actual: Path) -> Verdict:
+    (first, steps), (second, own_steps) = _metrics(expected), _metrics(actual)
+    repeated = sum(len(values) != len({step for step, _ in values}) for values in steps.values())
+    repeated += sum(len(values) != len({step for step, _ in values}) for values in own_steps.values())
+    different = [key for key in steps.keys() | own_steps.keys() if not _same_metric(key, steps, own_steps)]
+    is_equal = not repeated and not different and first.info.status == second.info.status == "FINISHED"
+    points = sum(map(len, own_steps.values()))
+    seen = (
+        f"1 run, {second.info.status}; {len(own_steps)} metrics, {points} points; {repeated} metrics with a step "
+        f"twice, {len(different)} metrics differ"
+    )
+    return Verdict("MLflow: one run, every step of every metric once", is_equal, seen)
+
+
+def without_times(history: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Returns the records without times and rates."""
+    return [{key: value for key, value in record.items() if not key.startswith(_TIMES)} for record in history]
+
+
+def _same_metric(key: str, first: dict[str, Any], second: dict[str, Any]) -> bool:
+    if key.startswith(_TIMES):
+        return [step for step, _ in first.get(key, [])] == [step for step, _ in second.get(key, [])]
+    return bool(first.get(key) == second.get(key))
+
+
+def _metrics(home: Path) -> tuple[Run, dict[str, list[tuple[int, float]]]]:
+    """Returns the only run of a tracking store, and its metrics: step and value of every point by time of writing."""
+    client = MlflowClient(f"sqlite:///{home / 'mlflow.db'}")
+    (experiment,) = [each for each in client.search_experiments() if each.name == "distributed_autolora"]
+    (run,) = client.search_runs([experiment.experiment_id])
+    points = {key: client.get_metric_history(run.info.run_id, key) for key in run.data.metrics}
+    return run, {key: sorted((point.step, point.value) for point in values) for key, values in points.items()}
+
+
+def _newest_checkpoint(run: Path) -> Path:
+    return max((run / "train").glob("checkpoint_0*"))
+
+
+def _different(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> list[str]:
+    """Returns the names of tensors that are not the same bits, or are there only once."""
+    return [
+        name
+        for name in sorted(first.keys() | second.keys())
+        if name not in first or name not in second or not torch.equal(first[name], second[name])
+    ]

@@ -1,0 +1,131 @@
+"""What happened at which second: to the run's files, to the workers' processes, and in Ray's own logs."""
+
+from __future__ import annotations
+
+import json
+import re
+import threading
+import time
+from collections.abc import Iterator
+from datetime import datetime
+from pathlib import Path
+from typing import NamedTuple
+
+from tests.hosts.network import Host
+
+# What Ray Train's controller and the workers log, and how the report says it, with the pattern's groups in it.
+_LOGGED = (
+    (re.compile(r"Started training worker group of size \d+:\s*(.*)", re.S), "worker group: {}"),
+    (
+        re.compile(r"\[FailurePolicy\] (\w+)\s+Source: (.+?)\n\s*Error count: (.+?)\nError: (.+)", re.S),
+        "Ray Train decides {}; source: {}; error {}: {}",
+    ),
+    (re.compile(r"(Epoch \d+ begins at step [1-9]\d*)"), "workers: {}"),
+)
+_LONGEST = 300
+
+
+class Event(NamedTuple):
+    """What happened, and how many seconds after the driver's start."""
+
+    seconds: float
+    what: str
+
+
+class Timeline:
+    """Collects events, from any thread."""
+
+    def __init__(self) -> None:
+        self._began, self._origin = time.monotonic(), time.time()
+        self._events: list[Event] = []
+        self._lock = threading.Lock()
+
+    def begin(self) -> None:
+        """Counts from now."""
+        self._began, self._origin = time.monotonic(), time.time()
+
+    def now(self) -> float:
+        """Returns the seconds since the beginning."""
+        return time.monotonic() - self._began
+
+    def note(self, what: str) -> None:
+        """Adds an event that happens now."""
+        with self._lock:
+            self._events.append(Event(self.now(), what))
+
+    def note_at(self, clock: float, what: str) -> None:
+        """Adds an event of a time in seconds since the epoch."""
+        with self._lock:
+            self._events.append(Event(clock - self._origin, what))
+
+    def events(self) -> list[Event]:
+        """Returns all events in the order of time."""
+        return sorted(self._events)
+
+
+class RunWatch:
+    """Notes what changes in a run's folder and among the hosts' training workers.
+
+    Args:
+        run: the run's folder.
+        hosts: where workers may be.
+        timeline: takes the events.
+    """
+
+    def __init__(self, run: Path, hosts: list[Host], timeline: Timeline) -> None:
+        self._run, self._hosts = run, hosts
+        self.timeline = timeline
+        self._epochs = 0
+        self._workers: dict[str, int] = {}
+        self.epoch_seconds = 0.0
+        """Of the last epoch that was recorded."""
+
+    @property
+    def epochs(self) -> int:
+        """Number of epochs recorded so far."""
+        return self._epochs
+
+    def look(self) -> None:
+        """Notes what has changed since the last look."""
+        file = self._run / "history.json"
+        history = json.loads(file.read_text()) if file.is_file() else []
+        for record in history[self._epochs :]:
+            self.timeline.note(f"epoch {record['epoch']} recorded ({record['seconds/epoch']:.1f} s of work)")
+            self.epoch_seconds = record["seconds/epoch"]
+        self._epochs = len(history)
+        workers = {host.name: len(training_workers(host)) for host in self._hosts}
+        if workers != self._workers:
+            counts = ", ".join(f"{name} host {count}" for name, count in workers.items())
+            self.timeline.note(f"training workers: {counts}")
+        self._workers = workers
+
+
+def training_workers(host: Host) -> dict[int, str]:
+    """Returns the training workers' processes on a host."""
+    return {pid: title for pid, title in host.processes().items() if title.startswith("ray::RayTrainWorker")}
+
+
+def note_logs(folder: Path, timeline: Timeline) -> None:
+    """Adds what Ray Train's controller and the workers wrote into the hosts' logs, each message once a second.
+
+    Args:
+        folder: holds the hosts' Ray folders.
+        timeline: takes the events.
+    """
+    noted: dict[str, float] = {}
+    for clock, message in sorted(_logged(folder)):
+        for pattern, text in _LOGGED:
+            found = pattern.search(message)
+            what = text.format(*(" ".join(group.split()) for group in found.groups())) if found else ""
+            if found and clock - noted.get(what, 0.0) > 1:
+                timeline.note_at(clock, what if len(what) <= _LONGEST else f"{what[:_LONGEST]} ...")
+                noted[what] = clock
+
+
+def _logged(folder: Path) -> Iterator[tuple[float, str]]:
+    """Returns time in seconds since the epoch, and text, of every message in Ray Train's logs."""
+    for log in folder.glob("*/session_2*/logs/train/*.log"):
+        for line in log.read_text(errors="replace").splitlines():
+            record = json.loads(line) if line.startswith("{") and line.endswith("}") else {}
+            if "asctime" in record:
+                yield datetime.strptime(record["asctime"], "%Y-%m-%d %H:%M:%S,%f").timestamp(), str(record["message"])
