@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import signal
 import threading
-import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,8 +24,9 @@ from ray.train import (
 from ray.train.torch import TorchConfig, TorchTrainer
 
 from distributed_autolora.config import ExperimentConfig
-from distributed_autolora.errors import RunFailedError, TrainingDivergedError, UserError
-from distributed_autolora.orchestration.run_folder import RunFolder, write_json, write_text
+from distributed_autolora.errors import TrainingDivergedError
+from distributed_autolora.orchestration.failures import RepeatableErrors, failure_for_people
+from distributed_autolora.orchestration.run_folder import RunFolder, write_json
 from distributed_autolora.orchestration.snapshot import copy_snapshot, mend_snapshot
 
 if TYPE_CHECKING:
@@ -92,7 +92,7 @@ def train_on_ray(
                 controller_failure_limit=max(1, int(scaling.wait_for_resources_s // 60)),
             ),
             checkpoint_config=CheckpointConfig(num_to_keep=2),
-            callbacks=list(callbacks),
+            callbacks=[*callbacks, RepeatableErrors()],
         ),
     )
     mend_snapshot(folder.path)
@@ -100,7 +100,7 @@ def train_on_ray(
     try:
         returned = trainer.fit().return_value
     except TrainingFailedError as error:
-        raise _for_people(error, folder) from error
+        raise failure_for_people(error, folder) from error
     except SystemExit:  # how Ray Train ends the process on Ctrl-C, after it has stopped its workers
         raise KeyboardInterrupt from None
     finally:
@@ -109,19 +109,3 @@ def train_on_ray(
     if "diverged" in returned:
         raise TrainingDivergedError(returned["diverged"])
     return dict(returned)
-
-
-def _for_people(error: TrainingFailedError, folder: RunFolder) -> UserError:
-    """Returns the user error that a worker died of, or what is to be said of a failed run."""
-    failures = getattr(error, "worker_failures", None) or {-1: error}
-    for cause in failures.values():
-        if isinstance(cause, UserError):
-            return cause
-    write_text(folder.path / "error.txt", "".join(traceback.format_exception(error)))
-    rank, cause = next(iter(failures.items()))
-    what = (str(cause).strip() or type(cause).__name__).splitlines()[0]
-    who = f"worker {rank}" if rank >= 0 else type(error).__name__
-    return RunFailedError(
-        f"Training failed ({who}: {what}). Everything is in {folder.path / 'error.txt'}; the same command goes on "
-        "from the last finished epoch."
-    )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import tempfile
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from ray.train import Checkpoint
 
 from distributed_autolora.config import ExperimentConfig
 from distributed_autolora.core.float32 import exact_float32
-from distributed_autolora.errors import TrainingDivergedError
+from distributed_autolora.errors import TrainingDivergedError, UserError
 from distributed_autolora.training.checkpoint import TrainingState
 from distributed_autolora.training.loop import fit
 from distributed_autolora.training.task_data import TaskData
@@ -57,19 +58,24 @@ class RayReporter:
 def train_worker(payload: dict[str, Any]) -> dict[str, Any] | None:
     """Runs one worker; the first returns the result.
 
-    A diverged loss is the same on every worker and would be so again: it is returned, not raised, so
-    that the group is not restarted for it.
+    A diverged loss is the same on every worker: it is returned, not raised.
     """
     config = ExperimentConfig.from_dict(payload["config"])
     torch.set_num_threads(config.scaling.cpus_per_worker)
     exact_float32()  # what is judged; attacks and steps lift it for themselves
     device = ray.train.torch.get_device()
-    _log.info("Opening the data.")
-    data = TaskData(config, payload["data_folder"], device)
     try:
+        _log.info("Opening the data.")
+        data = TaskData(config, payload["data_folder"], device)
         result = fit(config, data, payload["weights"], RayReporter(), device=device)
     except TrainingDivergedError as error:
         return {"diverged": str(error)}
+    except UserError:
+        raise
+    except Exception as error:
+        # Ray hands the error on without its traceback.
+        error.add_note(f"On worker {ray.train.get_context().get_world_rank()}:\n{traceback.format_exc()}")
+        raise
     if ray.train.get_context().get_world_rank() > 0:
         return None
     weights = {name: value.cpu().numpy() for name, value in result.weights.items()}

@@ -1,0 +1,65 @@
+"""Which failures of a worker a restart may cure, and what is said of those that end a run.
+
+Nothing here imports PyTorch: Ray Train's controller does without it.
+"""
+
+from __future__ import annotations
+
+import re
+import traceback
+from typing import Any
+
+from ray.train import ControllerError, TrainingFailedError, UserCallback
+
+from distributed_autolora.errors import RunFailedError, UserError
+from distributed_autolora.orchestration.run_folder import RunFolder, write_text
+
+# What PyTorch raises on the workers that are left when another one is gone, or when a device fails.
+_LOST_CLASSES = ("DistError", "AcceleratorError")
+_LOST_WORDS = re.compile(r"gloo|nccl|c10d|TCPStore|\bpeer\b|connection|CUDA error", re.IGNORECASE)
+
+
+class RepeatableErrors(UserCallback):  # type: ignore[misc]
+    """Ends a run at once, instead of restarting its workers, for an error that would come again."""
+
+    def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
+        """Raises the first such error; Ray Train ends a run whose callback fails."""
+        for error in worker_exceptions.values():
+            if not may_be_cured_by_a_restart(error):
+                raise error
+
+
+def may_be_cured_by_a_restart(error: BaseException) -> bool:
+    """Tells a lost process, connection, device or disk from an error of input or program, which would come again."""
+    if isinstance(error, OSError) or type(error).__module__.partition(".")[0] == "ray":
+        return True
+    names = {kind.__name__ for kind in type(error).__mro__}
+    if names & {*_LOST_CLASSES}:
+        return True
+    return type(error) is RuntimeError and _LOST_WORDS.search(str(error)) is not None
+
+
+def failure_for_people(error: TrainingFailedError, folder: RunFolder) -> UserError:
+    """Returns the user error that a run died of, or what is to be said of a run that failed.
+
+    The whole story is written into the run's folder.
+    """
+    rank, cause = _cause(error)
+    if isinstance(cause, UserError):
+        return cause
+    write_text(folder.path / "error.txt", "".join(traceback.format_exception(cause)))
+    what = (str(cause).strip() or type(cause).__name__).splitlines()[0]
+    who = type(cause).__name__ if rank is None else f"worker {rank}: {type(cause).__name__}"
+    return RunFailedError(
+        f"Training failed ({who}: {what}). Everything is in {folder.path / 'error.txt'}; the same command goes on "
+        "from the last checkpoint."
+    )
+
+
+def _cause(error: TrainingFailedError) -> tuple[int | None, BaseException]:
+    """Returns the worker that failed, where one did, and its error; the most telling one of several."""
+    if isinstance(error, ControllerError):
+        return None, error.controller_failure
+    failures: dict[int, BaseException] = getattr(error, "worker_failures", None) or {}
+    ranked = sorted(failures.items(), key=lambda item: may_be_cured_by_a_restart(item[1]))
+    return ranked[0] if ranked else (None, error)
