@@ -9,7 +9,7 @@ PORT ?= 5000
 export OMP_NUM_THREADS = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo compare-demo test test-long check bench mlflow clean
+.PHONY: help demo compare-demo test test-long chaos check bench mlflow clean
 
 help:  ## list what can be made
 	@sed -n 's/^\([a-z-]*\):.*  ## \(.*\)/  make \1	\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 20
@@ -25,6 +25,9 @@ test: $(INSTALLED)  ## run the tests, but for the long ones
 
 test-long: $(INSTALLED)  ## run the long tests
 	@$(BIN)/python -m pytest -m long
+
+chaos: $(INSTALLED)  ## kill runs at random, 50 times, and compare with undisturbed ones; about half an hour on two cores
+	@$(BIN)/python -m tests.chaos --output chaos
 
 check: $(INSTALLED)  ## check style, types and layers
 	$(BIN)/ruff check

@@ -185,7 +185,7 @@ class ScalingConfig:
     wait_for_resources_s: float = 600.0
     """On a cluster: seconds to wait for the workers' CPUs and GPUs before giving up."""
     collective_timeout_s: float = 600.0
-    """Seconds after which a collective whose peer is silent is an error."""
+    """Seconds after which a worker that is silent, to the others or to Ray, is lost, and the group starts again."""
     max_failures: int = 3
     """Restarts of the worker group after a worker was lost or failed; a diverged loss is not retried."""
     check_finite_every: int = 20

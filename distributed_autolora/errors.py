@@ -1,12 +1,44 @@
-"""Errors that are for people: what was wrong, where, and what to do."""
+"""Errors that are for people: what was wrong, where, and what to do. Their messages never hold the secret of a URI."""
+
+from __future__ import annotations
+
+import re
+
+_URI = re.compile(r"(?<![\w+.-])([A-Za-z][\w+.-]*:)?//[^\s\"'<>]+")
+# A password may hold an unescaped slash; where it has none, an "@" in the path is no end of it.
+_USER = re.compile(r"(?<=//)(?:[^/@]*@(?:[^/]*@)?|[^/@:]+:[^@?]*@)")
+_QUERY = re.compile(r"(?<=[?&;])(?P<name>[^=&;?]+)=(?P<value>[^&;]+)")
+# What pyarrow and databases are told of a place, and a reader of an error message needs to know.
+_PLAIN = frozenset({"region", "scheme", "endpoint_override", "allow_bucket_creation", "driver", "timeout"})
+
+
+def masked(text: str) -> str:
+    """Hides user name, password and the values of a query (tokens, signatures) in every URI of a text."""
+    return _URI.sub(lambda uri: _QUERY.sub(_hidden, _USER.sub("***@", uri[0])), text)
+
+
+def _hidden(part: re.Match[str]) -> str:
+    return part[0] if part["name"].lower() in _PLAIN else f"{part['name']}=***"
 
 
 class UserError(Exception):
     """Input or circumstances that only the user can change; its message is one readable line."""
 
+    def __init__(self, message: str = "") -> None:
+        super().__init__(masked(message))
+
 
 class RunFailedError(UserError):
     """A run that had started could not be brought to its end."""
+
+
+def cannot_write(path: object, error: Exception) -> RunFailedError:
+    """Returns what people are told when a file of a run cannot be written, as on a full disk."""
+    reason = getattr(error, "strerror", None) or (str(error).strip() or type(error).__name__).splitlines()[0]
+    return RunFailedError(
+        f"{path} cannot be written ({reason}). Free some space, or bring its disk back; the same command goes on from "
+        "the last checkpoint."
+    )
 
 
 class TrainingDivergedError(RunFailedError):

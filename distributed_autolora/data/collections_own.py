@@ -98,7 +98,7 @@ def _mat_list(source: Path, name: str) -> list[tuple[str, int]]:
         values = loadmat(io.BytesIO(content), squeeze_me=True)
         files, labels = np.atleast_1d(values["file_list"]).tolist(), np.atleast_1d(values["labels"]).tolist()
         return [(str(file), int(label) - 1) for file, label in zip(files, labels, strict=True)]
-    except (OSError, ValueError, KeyError, TypeError, NotImplementedError, MatReadError) as error:
+    except (OSError, ValueError, LookupError, TypeError, NotImplementedError, MatReadError) as error:
         raise UserError(f"{source}/{name} cannot be read: {one_line(error)}. Fetch the lists again.") from error
 
 

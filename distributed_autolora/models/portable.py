@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from distributed_autolora.errors import UserError
 from distributed_autolora.models.classifier import Classifier, build
+from distributed_autolora.models.graph_safety import refuse_code, tensors_only
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -167,7 +168,8 @@ def _load_program(graph: bytes) -> torch.export.ExportedProgram:
         # torch would log a stack trace of its own first.
         raise UserError("This is no complete file of torch.export. Export the model again.")
     try:
-        with warnings.catch_warnings():
+        refuse_code(graph)
+        with warnings.catch_warnings(), tensors_only():
             warnings.simplefilter("ignore")
             return torch.export.load(io.BytesIO(graph))
     except (RuntimeError, ValueError, KeyError, EOFError, OSError, pickle.UnpicklingError) as error:

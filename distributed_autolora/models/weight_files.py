@@ -73,7 +73,7 @@ def open_weights(location: str | Path, *, digest: str | None = None, allow_pickl
     data = _read(where)
     found = hashlib.sha256(data).hexdigest()
     _check_digest(where, found, digest)
-    if where.endswith(".safetensors"):
+    if _name(where).endswith(".safetensors"):
         return WeightsFile(*_safetensors(where, data), found)
     return WeightsFile(
         _torch(where, data, found in ((digest or "").lower(), *SHA256.values()), allow_pickle), {}, found
@@ -98,6 +98,11 @@ def weights_digest(location: str | Path, expected: str | None = None) -> str:
     found = hashlib.sha256(_read(str(location))).hexdigest()
     _check_digest(str(location), found, expected)
     return found
+
+
+def _name(where: str) -> str:
+    """Returns the file's name, without the query of a URI."""
+    return PurePosixPath(where.partition("?")[0] if "://" in where else Path(where).as_posix()).name
 
 
 def _read(where: str) -> bytes:
@@ -125,7 +130,7 @@ def _check_digest(where: str, found: str, given: str | None) -> None:
                 "Give the original file, or remove the digest."
             )
         return
-    name = PurePosixPath(Path(where).as_posix()).name
+    name = _name(where)
     if SHA256.get(name, found) != found:
         raise UserError(
             f"Weights: {where} is not the published {name} (SHA-256 {found[:12]}..., not {SHA256[name][:12]}...). "

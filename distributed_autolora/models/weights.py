@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 
 import safetensors.torch
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from distributed_autolora.errors import UserError
+from distributed_autolora.errors import UserError, cannot_write
 from distributed_autolora.models.checkpoint_formats import Checkpoint, checkpoint_of
 from distributed_autolora.models.weight_files import open_weights
 
@@ -113,8 +115,13 @@ def save_weights(state: dict[str, Tensor], path: Path, metadata: dict[str, str] 
         whole[name] = tensor.clone() if tensor.data_ptr() in written else tensor
         written.add(tensor.data_ptr())
     unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-    safetensors.torch.save_file(whole, unfinished, metadata=metadata)
-    os.replace(unfinished, path)
+    try:
+        safetensors.torch.save_file(whole, unfinished, metadata=metadata)
+        os.replace(unfinished, path)
+    except (OSError, SafetensorError) as error:
+        with contextlib.suppress(OSError):  # as on a read-only disk, where there is nothing to remove
+            unfinished.unlink(missing_ok=True)
+        raise cannot_write(path, error) from error
 
 
 def _matched(location: str | Path, own: dict[str, Tensor], given: dict[str, Tensor]) -> dict[str, Tensor]:

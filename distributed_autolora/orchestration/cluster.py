@@ -11,11 +11,15 @@ from typing import Any
 
 import ray
 import ray.exceptions
+from ray._private import ray_constants
 from ray.autoscaler.sdk import request_resources
 
 from distributed_autolora.config import ExperimentConfig, ScalingConfig
 from distributed_autolora.errors import UserError
 from distributed_autolora.training.precision import cpu_precision, gpu_precision
+
+LOOPBACK = "lo" if sys.platform == "linux" else "lo0"
+"""Name of the loopback interface."""
 
 _POLL_S = 1.0
 _GRACE_S = 3.0
@@ -35,14 +39,25 @@ def connect(scaling: ScalingConfig) -> None:
     address = os.environ.get("RAY_ADDRESS", "local")
     if address == "local":
         check_local_cpus(scaling)
-        # Nothing of a local Ray listens beyond loopback, so no token is written to the home folder. Without the
-        # second setting Ray replaces 127.0.0.1 by an address that other machines can reach.
-        os.environ.setdefault("RAY_AUTH_MODE", "disabled")
-        os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
+        stay_on_loopback()
     own = {"include_dashboard": False, "num_cpus": os.cpu_count(), "_node_ip_address": "127.0.0.1"}
     initialize(address, own if address == "local" else {})
     if address == "local":
         check_local_gpus(scaling)
+
+
+def stay_on_loopback() -> None:
+    """Keeps a Ray that this process starts, and the collectives of its workers, on the loopback interface.
+
+    Nothing listens beyond it then, so no token is written to the home folder.
+    """
+    os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+    # Without this Ray replaces 127.0.0.1 by an address that other machines can reach. Its processes read the variable;
+    # this one imported Ray before.
+    os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
+    ray_constants.ENABLE_RAY_CLUSTER = False
+    # Gloo would listen on the address that this machine's name stands for.
+    os.environ.setdefault("GLOO_SOCKET_IFNAME", LOOPBACK)
 
 
 def check_local_gpus(scaling: ScalingConfig) -> None:
@@ -96,9 +111,16 @@ def initialize(address: str, own: dict[str, Any]) -> None:
     try:
         with _StartInTime():
             ray.init(address=address, log_to_driver=False, logging_level="warning", **own)
+    except ray.exceptions.AuthenticationError:
+        raise UserError(
+            f"Ray at {address} needs a token, and none was found: put it into ~/.ray/auth_token or RAY_AUTH_TOKEN, or "
+            "unset RAY_AUTH_MODE for a cluster without one."
+        ) from None
     except (ConnectionError, RuntimeError, ValueError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise UserError(f"Ray at {address} does not answer ({reason}). Check RAY_ADDRESS and RAY_AUTH_MODE.") from None
+        raise UserError(
+            f"Ray at {address} does not answer ({reason}). Check RAY_ADDRESS, RAY_AUTH_MODE and the token."
+        ) from None
     finally:
         signal.signal(signal.SIGTERM, on_sigterm)
 

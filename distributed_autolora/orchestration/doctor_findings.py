@@ -10,7 +10,6 @@ GIB = 1 << 30
 _MEMORY_SHARE = 0.8
 """Above this share of the free memory, what the estimate leaves out may be too much."""
 _SLOW_MS = 1000.0
-_LISTENING = "0A"
 
 
 @dataclass(frozen=True)
@@ -37,7 +36,7 @@ class NodeFacts:
     versions: dict[str, str]
     """By library."""
     output_problem: str
-    """Why the output folder is not the driver's, or cannot be written; empty: it can, and the driver's probe is there."""
+    """Why the output folder is not the driver's, or cannot be written; empty: it is, and it can."""
     output_free: int
     """Bytes free in the output folder."""
     cache_free: int
@@ -46,11 +45,11 @@ class NodeFacts:
     memory_free: int
     """Bytes of host memory."""
     torch_gpus: int
-    inputs: dict[str, str]
-    """By "data" and "weights": their sizes in words, or why they cannot be read."""
+    inputs: dict[str, tuple[bool, str]]
+    """By "data" and "weights": whether they can be read there, and their size or what is wrong."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Place:
     """Where a worker was placed."""
 
@@ -100,12 +99,13 @@ def judge_inputs(nodes: Sequence[NodeFacts]) -> list[Finding]:
     findings = []
     for name in nodes[0].inputs:
         seen = {facts.node: facts.inputs[name] for facts in nodes}
-        if len(set(seen.values())) > 1:
-            figure = "; ".join(f"{node}: {words}" for node, words in seen.items())
+        if len(set(seen.values())) > 1 or not all(is_readable for is_readable, _ in seen.values()):
+            figure = "; ".join(f"{node}: {words}" for node, (_, words) in seen.items())
             advice = f"put the {name} where every node reads the same: shared storage at one path, or a URI."
             findings.append(Finding("FAIL", name, figure, advice))
         else:
-            findings.append(Finding("PASS", name, f"{next(iter(seen.values()))}, on {_count(len(nodes), 'node')}"))
+            words = nodes[0].inputs[name][1]
+            findings.append(Finding("PASS", name, f"{words}, the same on {_count(len(nodes), 'node')}"))
     return findings
 
 
@@ -119,7 +119,7 @@ def judge_disks(nodes: Sequence[NodeFacts], output_needed: int, cache_needed: in
             ("output folder", facts.output_free, output_needed),
             ("image cache", facts.cache_free, cache_needed),
         ):
-            said = f"{facts.node}: {_gib(free)} free for the {what}, about {_gib(needed)} needed"
+            said = f"{facts.node}: {_size(free)} free for the {what}, about {_size(needed)} needed"
             if free < needed:
                 short.append(said)
             elif free < 2 * needed:
@@ -131,8 +131,8 @@ def judge_disks(nodes: Sequence[NodeFacts], output_needed: int, cache_needed: in
     return Finding(
         "PASS",
         "disk",
-        f"{_gib(output)} free for the output folder (about {_gib(output_needed)} a run), {_gib(cache)} for the image "
-        f"cache of a node (about {_gib(cache_needed)})",
+        f"{_size(output)} free for the output folder (about {_size(output_needed)} a run), {_size(cache)} for a node's "
+        f"image cache (about {_size(cache_needed)})",
     )
 
 
@@ -181,12 +181,11 @@ def judge_memory(
         here = [place for place in places if place.node_id == node_id]
         on_host = len(here) * process + sum(device for place in here if place.gpu_free is None)
         rows.append((on_host / max(1, host_free[node_id]), names[node_id], on_host, host_free[node_id], len(here)))
-        for place in here:
-            if place.gpu_free is not None:
-                rows.append((device / max(1, place.gpu_free), f"GPU of {names[node_id]}", device, place.gpu_free, 1))
+        gpus = [place.gpu_free for place in here if place.gpu_free is not None]
+        rows += [(device / max(1, gpu_free), f"a GPU of {names[node_id]}", device, gpu_free, 1) for gpu_free in gpus]
     share, where, needed, free, workers = max(rows)
     figure = (
-        f"fullest is {where}: about {_gib(needed)} for {_count(workers, 'worker')}, {_gib(free)} free (the estimate "
+        f"fullest is {where}: about {_size(needed)} for {_count(workers, 'worker')}, {_size(free)} free (the estimate "
         "leaves out workspaces, fragmentation and the page cache)"
     )
     if share <= _MEMORY_SHARE:
@@ -218,7 +217,7 @@ def judge_round_trip(
             "networks, set GLOO_SOCKET_IFNAME and NCCL_SOCKET_IFNAME to the right interface on every node."
         )
         return Finding("FAIL", "round trip", f"{who}: {problem}", advice)
-    figure = f"{who}: {size / (1 << 20):.1f} MiB of gradients summed in {milliseconds:.1f} ms, sums right"
+    figure = f"{who}: {_size(size)} of gradients summed in {milliseconds:.1f} ms, sums right"
     if milliseconds > _SLOW_MS:
         advice = "every step waits that long: put the nodes into one zone, with a faster network."
         return Finding("WARN", "round trip", figure, advice)
@@ -234,7 +233,7 @@ def judge_tracking(uri: str, problem: str, nodes: int) -> Finding:
         nodes: nodes of the cluster.
     """
     if problem:
-        advice = "start the server, or change --run.mlflow-uri."
+        advice = "start it, or change --run.mlflow-uri."
         return Finding("FAIL", "tracking", problem.rstrip("."), advice)
     if uri.startswith("sqlite:") and nodes > 1:
         advice = "SQLite is for one machine, not for shared storage: give --run.mlflow-uri http://HOST:5000."
@@ -242,53 +241,8 @@ def judge_tracking(uri: str, problem: str, nodes: int) -> Finding:
     return Finding("PASS", "tracking", f"{uri} answers")
 
 
-def judge_exposure(auth_mode: str, services: Mapping[str, tuple[str, bool]]) -> Finding:
-    """Who can reach the cluster, and whether a token is asked for; told, never a failure.
-
-    Args:
-        auth_mode: Ray's, "disabled" or "token".
-        services: (address, whether it is reached from other machines) of head and dashboard.
-    """
-    said = [
-        f"{name} at {address} ({'other machines can connect' if is_open else 'this machine only'})"
-        for name, (address, is_open) in services.items()
-    ]
-    figure = f"RAY_AUTH_MODE is {auth_mode}; {'; '.join(said)}"
-    if auth_mode == "disabled" and any(is_open for _, is_open in services.values()):
-        advice = (
-            "whoever reaches these ports can run programs: let a firewall or security group admit the cluster's own "
-            "machines only, or set RAY_AUTH_MODE=token everywhere."
-        )
-        return Finding("WARN", "access", figure, advice)
-    return Finding("PASS", "access", figure)
-
-
-def listens_beyond_loopback(tables: Sequence[str], port: int) -> bool:
-    """Tells whether something on this machine accepts connections from others at a TCP port.
-
-    Args:
-        tables: the texts of /proc/net/tcp and /proc/net/tcp6.
-        port: the port.
-    """
-    for table in tables:
-        for row in table.splitlines()[1:]:
-            _, local, _, state, *_ = row.split()
-            address, _, own_port = local.rpartition(":")
-            if state == _LISTENING and int(own_port, 16) == port and not _is_loopback(address):
-                return True
-    return False
-
-
-def _is_loopback(address: str) -> bool:
-    """Reads 32-bit words in the machine's (little-endian) order: 127.x.x.x ends in 7F."""
-    if len(address) == 8:
-        return address.endswith("7F")
-    mapped = address.startswith("0000000000000000FFFF0000")
-    return address == "00000000000000000000000001000000" or (mapped and address.endswith("7F"))
-
-
-def _gib(size: int) -> str:
-    return f"{size / GIB:.1f} GiB"
+def _size(number: int) -> str:
+    return f"{number / GIB:.1f} GiB" if number >= GIB else f"{number / (1 << 20):.0f} MiB"
 
 
 def _count(number: int, what: str) -> str:

@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 from distributed_autolora.evaluation.chunks import Chunk, Columns
 from distributed_autolora.orchestration.folder_lock import lock_folder
 from distributed_autolora.orchestration.run_folder import check_writable, write_json
+from distributed_autolora.orchestration.whole_files import read_sealed
 
 RESULT_FILE, OUTCOMES_FILE = "evaluation.json", "outcomes.parquet"
 _SECONDS = b"seconds"
@@ -76,13 +77,13 @@ class EvaluationFolder:
     def read_note(self, name: str) -> Any:
         """Returns what `write_note` kept for this evaluation; None where there is nothing."""
         try:
-            return json.loads((self.chunks / f"{name}.json").read_text())
+            return json.loads(read_sealed(self.chunks / f"{name}.json"))
         except (OSError, ValueError):
             return None
 
     def write_note(self, name: str, values: Any) -> None:
         """Keeps JSON values beside the chunks."""
-        write_json(self.chunks / f"{name}.json", values)
+        write_json(self.chunks / f"{name}.json", values, sealed=True)
 
     def write_result(self, result: dict[str, Any], outcomes: Columns) -> None:
         """Writes the result and the outcome of every image.

@@ -9,6 +9,7 @@ import re
 import traceback
 from typing import Any
 
+from ray.exceptions import RayActorError
 from ray.train import ControllerError, TrainingFailedError, UserCallback
 
 from distributed_autolora.errors import RunFailedError, UserError
@@ -39,24 +40,28 @@ def may_be_cured_by_a_restart(error: BaseException) -> bool:
     return type(error) is RuntimeError and _LOST_WORDS.search(str(error)) is not None
 
 
-def failure_for_people(error: TrainingFailedError, folder: RunFolder) -> UserError:
+def failure_for_people(error: TrainingFailedError | RayActorError, folder: RunFolder) -> UserError:
     """Returns the user error that a run died of, or what is to be said of a run that failed.
 
     The whole story is written into the run's folder.
+
+    Args:
+        error: what ended the training; an actor's death is that of Ray Train's controller.
+        folder: the run's folder.
     """
     rank, cause = _cause(error)
     if isinstance(cause, UserError):
         return cause
     write_text(folder.path / "error.txt", "".join(traceback.format_exception(cause)))
+    who = "controller" if cause is error else f"worker {rank}" if rank is not None else type(cause).__name__
     what = (str(cause).strip() or type(cause).__name__).splitlines()[0]
-    who = type(cause).__name__ if rank is None else f"worker {rank}: {type(cause).__name__}"
     return RunFailedError(
         f"Training failed ({who}: {what}). Everything is in {folder.path / 'error.txt'}; the same command goes on "
         "from the last checkpoint."
     )
 
 
-def _cause(error: TrainingFailedError) -> tuple[int | None, BaseException]:
+def _cause(error: TrainingFailedError | RayActorError) -> tuple[int | None, BaseException]:
     """Returns the worker that failed, where one did, and its error; the most telling one of several."""
     if isinstance(error, ControllerError):
         return None, error.controller_failure

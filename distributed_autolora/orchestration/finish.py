@@ -7,19 +7,24 @@ import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
 from distributed_autolora.config import ExperimentConfig
+from distributed_autolora.errors import cannot_write
 from distributed_autolora.models import Classifier, build, read_weights, save_weights
 from distributed_autolora.orchestration import mlflow_tracking
 from distributed_autolora.orchestration.run_folder import RunFolder, config_text, write_json
 from distributed_autolora.reporting.figures import curves_figure, samples_figure
 from distributed_autolora.reporting.terminal import result_table
 from distributed_autolora.training.cost import total_cost
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 _ARTIFACTS = ("model.safetensors", "curves.png", "samples.png", "outcomes.parquet")
 
@@ -60,16 +65,16 @@ def finish(
     }
     write_json(folder.history_file, history)
     _save_model(config, folder, returned["weights"], result["num_classes"])
-    curves_figure(history, result).savefig(folder.path / "curves.png")
+    _save_figure(curves_figure(history, result), folder.path / "curves.png")
     if result["test"] is not None:
         figure = samples_figure(returned["samples"], result["class_names"], result["epsilon"])
-        figure.savefig(folder.path / "samples.png")
+        _save_figure(figure, folder.path / "samples.png")
         _save_outcomes(folder, returned["outcomes"], returned["row_ids"])
     result["tracked"] = False
-    write_json(folder.path / "result.json", result)
+    write_json(folder.path / "result.json", result, sealed=True)
     print(f"\n{result_table(result, history)}", flush=True)
     result["tracked"] = track(config, folder, result)
-    write_json(folder.path / "result.json", result)
+    write_json(folder.path / "result.json", result, sealed=True)
     return FinishedRun(folder, result)
 
 
@@ -122,12 +127,22 @@ def _plain_classifier(config: ExperimentConfig, num_classes: int) -> Classifier:
     return build(model.backbone, num_classes, mean=model.mean, std=model.std, input_size=model.input_size)
 
 
+def _save_figure(figure: Figure, path: Path) -> None:
+    try:
+        figure.savefig(path)
+    except OSError as error:
+        raise cannot_write(path, error) from error
+
+
 def _save_outcomes(folder: RunFolder, outcomes: dict[str, Any], row_ids: Sequence[str]) -> None:
     """Writes what became of every test image, in the order of the test table; the file whole or not at all."""
     columns = {"row": outcomes["row"], "row_id": [row_ids[row] for row in outcomes["row"]], **outcomes}
     unfinished = folder.path / f".outcomes.parquet.{os.getpid()}"
-    pq.write_table(pa.table(columns), unfinished)
-    os.replace(unfinished, folder.path / "outcomes.parquet")
+    try:
+        pq.write_table(pa.table(columns), unfinished)
+        os.replace(unfinished, folder.path / "outcomes.parquet")
+    except OSError as error:
+        raise cannot_write(folder.path / "outcomes.parquet", error) from error
 
 
 def _save_model(config: ExperimentConfig, folder: RunFolder, weights: dict[str, Any], num_classes: int) -> None:

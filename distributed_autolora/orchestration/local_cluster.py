@@ -86,6 +86,8 @@ class LocalCluster:
             "RAY_AUTH_MODE": "disabled",
             # Otherwise Ray replaces 127.0.0.1 by an address that other machines can reach.
             "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+            # Gloo would listen on the address that this machine's name stands for.
+            "GLOO_SOCKET_IFNAME": "lo" if sys.platform == "linux" else "lo0",
             "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",
             "NO_PROXY": no_proxy,
             "no_proxy": no_proxy,

@@ -47,8 +47,9 @@ class Tracking:
         """
         request, found = self._plan.request, self._plan.found
         judged = None if found.run is None else found.run.read("result.json").get("mlflow")
-        if judged and request.mlflow_uri in (None, judged["uri"]):
-            self.uri, self.run_id = judged["uri"], judged["run_id"]
+        given = request.mlflow_uri
+        if judged and (given is None or mlflow_tracking.masked(given) == mlflow_tracking.masked(judged["uri"])):
+            self.uri, self.run_id = given or judged["uri"], judged["run_id"]
             return self
         known = self._plan.folder.read_note("mlflow") or {}
         self.uri = request.mlflow_uri or known.get("uri") or mlflow_tracking.default_tracking_uri(request.home())

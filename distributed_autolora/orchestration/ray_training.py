@@ -6,12 +6,14 @@ The controller imports this module before it can start any worker: nothing here 
 from __future__ import annotations
 
 import json
+import os
 import signal
 import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ray.exceptions import RayActorError
 from ray.train import (
     Checkpoint,
     CheckpointConfig,
@@ -21,11 +23,12 @@ from ray.train import (
     TrainingFailedError,
     UserCallback,
 )
-from ray.train.torch import TorchConfig, TorchTrainer
+from ray.train.torch import TorchTrainer
 
 from distributed_autolora.config import ExperimentConfig
 from distributed_autolora.errors import TrainingDivergedError
 from distributed_autolora.orchestration.failures import RepeatableErrors, failure_for_people
+from distributed_autolora.orchestration.meeting_point import NodeTorchConfig
 from distributed_autolora.orchestration.run_folder import RunFolder, write_json
 from distributed_autolora.orchestration.snapshot import copy_snapshot, mend_snapshot
 
@@ -76,8 +79,8 @@ def train_on_ray(
     scaling = config.scaling
     trainer = TorchTrainer(
         train_worker,
-        train_loop_config=payload,
-        torch_config=TorchConfig(timeout_s=int(scaling.collective_timeout_s)),
+        train_loop_config={**payload, "run": str(folder.path)},
+        torch_config=NodeTorchConfig(timeout_s=int(scaling.collective_timeout_s)),
         scaling_config=ScalingConfig(
             num_workers=scaling.num_workers,
             use_gpu=scaling.use_gpu,
@@ -96,10 +99,12 @@ def train_on_ray(
         ),
     )
     mend_snapshot(folder.path)
+    # How long Ray Train waits for a worker that does not answer at all, such as one that the system has stopped.
+    os.environ.setdefault("RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S", str(scaling.collective_timeout_s))
     on_sigint = signal.getsignal(signal.SIGINT)
     try:
         returned = trainer.fit().return_value
-    except TrainingFailedError as error:
+    except (TrainingFailedError, RayActorError) as error:
         raise failure_for_people(error, folder) from error
     except SystemExit:  # how Ray Train ends the process on Ctrl-C, after it has stopped its workers
         raise KeyboardInterrupt from None

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
+import shutil
 import tempfile
 import traceback
 from collections.abc import Callable
@@ -26,7 +28,14 @@ _log = logging.getLogger(__name__)
 
 
 class RayReporter:
-    """Sends records to Ray Train, and checkpoints from the first worker."""
+    """Sends records to Ray Train, and checkpoints from the first worker.
+
+    Args:
+        run: the run's folder; it tells the run from others on the same node.
+    """
+
+    def __init__(self, run: str) -> None:
+        self._prefix = f"distributed_autolora-{hashlib.sha256(run.encode()).hexdigest()[:16]}-"
 
     def latest(self) -> TrainingState | None:
         """Returns the newest registered checkpoint."""
@@ -46,7 +55,9 @@ class RayReporter:
         if ray.train.get_context().get_world_rank() > 0:
             ray.train.report(metrics, checkpoint=None)
             return
-        with tempfile.TemporaryDirectory() as folder:
+        for left_behind in Path(tempfile.gettempdir()).glob(f"{self._prefix}*"):  # by a worker that was killed
+            shutil.rmtree(left_behind, ignore_errors=True)
+        with tempfile.TemporaryDirectory(prefix=self._prefix) as folder:
             write(Path(folder))
             ray.train.report(
                 metrics,
@@ -67,7 +78,7 @@ def train_worker(payload: dict[str, Any]) -> dict[str, Any] | None:
     try:
         _log.info("Opening the data.")
         data = TaskData(config, payload["data_folder"], device)
-        result = fit(config, data, payload["weights"], RayReporter(), device=device)
+        result = fit(config, data, payload["weights"], RayReporter(payload["run"]), device=device)
     except TrainingDivergedError as error:
         return {"diverged": str(error)}
     except UserError:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
 import tempfile
@@ -16,22 +15,27 @@ import yaml
 from distributed_autolora.config import ExperimentConfig, output_home
 from distributed_autolora.errors import UserError
 from distributed_autolora.orchestration.folder_lock import lock_folder
+from distributed_autolora.orchestration.whole_files import read_sealed, write_json, write_sealed, write_text
+
+__all__ = [
+    "RunFolder",
+    "check_writable",
+    "config_text",
+    "find_run",
+    "is_precision_open",
+    "newest_run",
+    "next_run",
+    "read_config",
+    "run_name",
+    "with_name",
+    "with_precision",
+    "write_json",
+    "write_text",
+]
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _MIN_FREE_BYTES = 200 * 2**20
 _PRECISIONS = ("bfloat16", "float32")
-
-
-def write_json(path: Path, values: Any) -> None:
-    """Writes JSON, whole or not at all."""
-    write_text(path, json.dumps(values, indent=2))
-
-
-def write_text(path: Path, text: str) -> None:
-    """Writes a text, whole or not at all."""
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-    unfinished.write_text(text)
-    os.replace(unfinished, path)
 
 
 @dataclass
@@ -70,7 +74,7 @@ class RunFolder:
             UserError: when it is missing or corrupt.
         """
         try:
-            return json.loads((self.path / name).read_text())
+            return json.loads(read_sealed(self.path / name))
         except (OSError, ValueError) as error:
             raise UserError(
                 f"{self.path / name} cannot be read ({error}). Restore the file, or start afresh with --fresh."
@@ -86,7 +90,7 @@ class RunFolder:
 
     def create(self, config: ExperimentConfig) -> None:
         """Writes the effective config and the run's identity."""
-        write_text(self.path / "config.yaml", config_text(config))
+        write_sealed(self.path / "config.yaml", config_text(config))
         write_json(self.path / "run.json", {"config_digest": config.digest(), "seed": config.seed})
 
     def hold(self) -> None:
@@ -143,13 +147,13 @@ def config_text(config: ExperimentConfig) -> str:
 
 
 def read_config(path: Path) -> ExperimentConfig:
-    """Reads a YAML config.
+    """Reads a YAML config; that of a run with the secrets of its URIs, for those who may read them.
 
     Raises:
         UserError: for a missing file, broken YAML, an unknown key or a wrong type.
     """
     try:
-        values = yaml.safe_load(path.expanduser().read_text())
+        values = yaml.safe_load(read_sealed(path.expanduser()))
     except OSError as error:
         raise UserError(f"Config: {path} cannot be read ({error.strerror}).") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:

@@ -15,6 +15,7 @@ from distributed_autolora.orchestration.preflight import EMBEDDED
 from distributed_autolora.orchestration.run_folder import RunFolder, check_writable, write_json
 from distributed_autolora.orchestration.study_plan import PlannedRun, merit, plan_final, plan_search, winner
 from distributed_autolora.orchestration.study_request import StudyRequest
+from distributed_autolora.orchestration.whole_files import read_sealed
 from distributed_autolora.studies import Settings, Study
 
 DONE = ("finished", "diverged", "stopped_early")
@@ -90,7 +91,7 @@ class StudyFolder:
                 f'Study "{self.name}" has runs on {len(before["seeds"])} seeds, and a report tells of all: give '
                 f"--seeds {len(before['seeds'])} or more, or another --name."
             )
-        write_json(self.path / "study.json", {**before, **description})
+        write_json(self.path / "study.json", {**before, **description}, sealed=True)
 
     def _begun(self) -> list[dict[str, Any]]:
         """Returns the entries of runs.json that have a folder."""
@@ -156,7 +157,7 @@ class StudyFolder:
         """Returns the content of one of the folder's JSON files, None where there is none."""
         file = self.path / name
         try:
-            return json.loads(file.read_text()) if file.is_file() else None
+            return json.loads(read_sealed(file)) if file.is_file() else None
         except (OSError, ValueError) as error:
             raise UserError(f"{file} cannot be read ({error}). Restore the file, or give another --name.") from None
 

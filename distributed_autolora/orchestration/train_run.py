@@ -98,7 +98,7 @@ def _show_finished(folder: RunFolder) -> FinishedRun:
     result = folder.read("result.json")
     if not result["tracked"]:
         result["tracked"] = track(folder.config(), folder, result)
-        write_json(folder.path / "result.json", result)
+        write_json(folder.path / "result.json", result, sealed=True)
     print(f'Run "{folder.name}" is finished. Its result:\n\n{result_table(result, folder.history())}')
     print("\nThe same command with --fresh runs it again under a new number.")
     return FinishedRun(folder, result)
@@ -170,17 +170,17 @@ def _open_tracking(config: ExperimentConfig, folder: RunFolder, tags: dict[str, 
     home = output_home(config.run)
     identity = folder.read("run.json")
     known = identity.get("mlflow", {})
-    uri = known.get("uri") or _tracking_uri(config)
+    uri = mlflow_tracking.newest_secret(known.get("uri"), _tracking_uri(config))
     own = {"recipe": config.recipe, "method": config.method.name, "task": config.data.task, "seed": str(config.seed)}
     run_id = mlflow_tracking.open_run(
         uri=uri,
         experiment=config.run.mlflow_experiment,
         run_name=folder.name,
-        params={key: mlflow_tracking.masked(str(value)) for key, value in config.flat().items()},
+        params=config.flat(),
         tags={**own, **tags},
         run_id=known.get("run_id"),
         home=home,
     )
     mlflow = {"uri": uri, "run_id": run_id}
-    write_json(folder.path / "run.json", {**identity, "mlflow": mlflow})
+    write_json(folder.path / "run.json", {**identity, "mlflow": mlflow}, sealed=True)
     return mlflow

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from typing import Any
 
 import torch
@@ -205,3 +206,22 @@ def globalize_batch_norm(module: nn.Module) -> None:
             setattr(module, name, replacement)
         else:
             globalize_batch_norm(child)
+
+
+def open_meeting_point(address: str) -> tuple[int, Any]:
+    """Opens the store at which a group of workers meets, on one address of this machine and a free port.
+
+    PyTorch's own would listen on every address that the machine has.
+
+    Args:
+        address: IP address of this machine, where the other workers can reach it.
+
+    Returns:
+        The port, and the store, which serves as long as it is kept.
+    """
+    listener = socket.create_server((address, 0), family=socket.AF_INET6 if ":" in address else socket.AF_INET)
+    port = int(listener.getsockname()[1])
+    store = dist.TCPStore(  # type: ignore[attr-defined]
+        address, port, is_master=True, wait_for_workers=False, master_listen_fd=listener.detach(), use_libuv=True
+    )
+    return port, store

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -35,8 +35,7 @@ class Raylets:
     """Starts both, one CPU each; on leaving stops them in order.
 
     Args:
-        first: where the head is, and programs that use the cluster.
-        second: where the other raylet is.
+        hosts: where the head is, and programs that use the cluster; and where the other raylet is.
         folder: for the hosts' temporary files; short, because UNIX sockets live in there.
         head_settings: more environment variables of the head.
         note: is told what happens to the raylet on the second host.
@@ -46,9 +45,10 @@ class Raylets:
     """
 
     def __init__(
-        self, first: Host, second: Host, folder: Path, head_settings: Mapping[str, str], note: Callable[[str], None]
+        self, hosts: Sequence[Host], folder: Path, head_settings: Mapping[str, str], note: Callable[[str], None]
     ) -> None:
-        self._first, self._second, self._folder = first, second, folder
+        self._first, self._second = hosts
+        self._folder = folder
         self._head_settings, self._note = head_settings, note
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
         self._stopping = threading.Event()
@@ -84,7 +84,7 @@ class Raylets:
             "RAY_ADDRESS": f"{self._first.address}:{_GCS_PORT}",
             "RAY_AUTH_MODE": "disabled",
             "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",
-            # The name of this machine is an address of loopback, as on many machines: gloo would offer that to its peers.
+            # The name of this machine is an address of loopback, as on many machines: gloo would offer it to peers.
             "GLOO_SOCKET_IFNAME": INTERFACE,
             "OMP_NUM_THREADS": "1",
         }

@@ -21,7 +21,10 @@ _LOGGED = (
         "Ray Train decides {}; source: {}; error {}: {}",
     ),
     (re.compile(r"(Epoch \d+ begins at step [1-9]\d*)"), "workers: {}"),
+    (re.compile(r"death message = (health check failed.*?) node_id"), "the head takes the node for dead: {}"),
+    (re.compile(r"(Exiting because this node manager has mistakenly been marked as dead by the GCS)"), "raylet: {}"),
 )
+_RAY_LINE = re.compile(r"\[(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3}) \w [\d ]+\] (.*)")
 _LONGEST = 300
 
 
@@ -123,9 +126,17 @@ def note_logs(folder: Path, timeline: Timeline) -> None:
 
 
 def _logged(folder: Path) -> Iterator[tuple[float, str]]:
-    """Returns time in seconds since the epoch, and text, of every message in Ray Train's logs."""
+    """Returns time in seconds since the epoch, and text, of every message in the logs of Ray Train and Ray itself."""
     for log in folder.glob("*/session_2*/logs/train/*.log"):
         for line in log.read_text(errors="replace").splitlines():
             record = json.loads(line) if line.startswith("{") and line.endswith("}") else {}
             if "asctime" in record:
-                yield datetime.strptime(record["asctime"], "%Y-%m-%d %H:%M:%S,%f").timestamp(), str(record["message"])
+                yield _clock(record["asctime"]), str(record["message"])
+    for log in folder.glob("*/session_2*/logs/*.out"):
+        for line in log.read_text(errors="replace").splitlines():
+            if found := _RAY_LINE.match(line):
+                yield _clock(found.group(1)), found.group(2)
+
+
+def _clock(text: str) -> float:
+    return datetime.strptime(text, "%Y-%m-%d %H:%M:%S,%f").timestamp()

@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ from tests.training.tasks import small_config, write_task
 from tests.training.test_resume import FolderReporter
 
 ROOT = Path(__file__).parent.parent.parent
-EPOCHS = 6
+EPOCHS = 8
 Record = dict[str, Any]
 
 
@@ -52,6 +53,7 @@ def driver(folder: Path) -> Iterator[subprocess.Popen[str]]:
     command = [sys.executable, "jobs/finetune.py", "--config", str(folder / "config.yaml"), "--run.name", "mine"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "DISTRIBUTED_AUTOLORA_HOME": str(folder / "home")}
     environment.pop("RAY_ADDRESS", None)
+    environment["RAY_TRAIN_HEALTH_CHECK_INTERVAL_S"] = "0.5"
     process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True)
     try:
         yield process
@@ -60,17 +62,22 @@ def driver(folder: Path) -> Iterator[subprocess.Popen[str]]:
         process.wait()
 
 
-def training_workers(driver: int) -> list[int]:
-    """Returns the process ids of the training workers below a driver."""
+def below(driver: int, title: bytes) -> list[int]:
+    """Returns the process ids of a driver's descendants that are titled so."""
     parents = {}
     for status in Path("/proc").glob("[0-9]*/stat"):
         with status.open() as file:
             parents[int(status.parent.name)] = int(file.read().rpartition(")")[2].split()[1])
-    below = {driver}
-    while more := {child for child, parent in parents.items() if parent in below} - below:
-        below |= more
-    titles = {pid: Path(f"/proc/{pid}/cmdline").read_bytes() for pid in below}
-    return sorted(pid for pid, title in titles.items() if title.startswith(b"ray::RayTrainWorker"))
+    family = {driver}
+    while more := {child for child, parent in parents.items() if parent in family} - family:
+        family |= more
+    titles = {pid: Path(f"/proc/{pid}/cmdline").read_bytes() for pid in family}
+    return sorted(pid for pid, own in titles.items() if own.startswith(title))
+
+
+def training_workers(driver: int) -> list[int]:
+    """Returns the process ids of the training workers below a driver."""
+    return below(driver, b"ray::RayTrainWorker")
 
 
 def wait_for(condition: Callable[[], bool], what: str, seconds: float = 120) -> None:
@@ -91,6 +98,7 @@ def tracked_run(home: Path) -> Run:
 def write_config(folder: Path) -> None:
     """Writes the config of the run that `driver` runs."""
     config = small_config(write_task(folder / "task", train=140), epochs=EPOCHS, global_batch_size=32)
+    config = replace(config, scaling=replace(config.scaling, check_finite_every=1, checkpoint_every_s=0.5))
     (folder / "config.yaml").write_text(config_text(config))
 
 
@@ -112,19 +120,24 @@ def test_a_stopped_run_ends_with_status_130_and_is_marked_killed(tmp_path: Path,
 
 @pytest.fixture(scope="module")
 def survivor(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """A run on Ray whose worker is killed, then its driver, and that is then finished."""
+    """A run on Ray whose worker is killed, then its controller, then its driver, and that is then finished."""
     folder = tmp_path_factory.mktemp("survival")
     write_config(folder)
     history = folder / "home" / "runs" / "mine" / "history.json"
 
-    def epochs() -> int:
-        return epochs_of(history)
+    def wait_for_an_epoch(after: str) -> None:
+        before = epochs_of(history)
+        wait_for(lambda: epochs_of(history) > before, f"an epoch after {after}")
 
     with driver(folder) as process:
-        wait_for(lambda: epochs() >= 1, "epoch 1")
+        wait_for_an_epoch("the start")
         os.kill(training_workers(process.pid)[-1], signal.SIGKILL)
-        before = epochs()
-        wait_for(lambda: epochs() > before, "an epoch after the worker's death")
+        wait_for_an_epoch("the worker's death")
+        os.kill(below(process.pid, b"ray::TrainController")[0], signal.SIGKILL)
+        output, _ = process.communicate(timeout=60)
+        assert process.returncode == 1, output
+    with driver(folder) as process:
+        wait_for_an_epoch("the controller's death")
         os.kill(process.pid, signal.SIGKILL)
     assert not (history.parent / "result.json").exists(), "the run must be killed before its end"
     with driver(folder) as process:

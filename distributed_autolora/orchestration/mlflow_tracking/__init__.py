@@ -3,7 +3,8 @@
 Importing mlflow takes seconds, so every function imports it when it is first needed.
 """
 
-from distributed_autolora.orchestration.mlflow_tracking.connection import connect, default_tracking_uri, masked
+from distributed_autolora.errors import masked
+from distributed_autolora.orchestration.mlflow_tracking.connection import connect, default_tracking_uri, newest_secret
 from distributed_autolora.orchestration.mlflow_tracking.metrics import MetricWriter
 from distributed_autolora.orchestration.mlflow_tracking.registry import download_graph, log_evaluation, register_model
 from distributed_autolora.orchestration.mlflow_tracking.results import log_model, log_result
@@ -22,6 +23,7 @@ __all__ = [
     "log_result",
     "log_study",
     "masked",
+    "newest_secret",
     "open_run",
     "register_model",
 ]

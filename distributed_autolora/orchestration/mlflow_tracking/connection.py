@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import fcntl
+import logging
 import os
-import re
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from distributed_autolora.errors import UserError
+from distributed_autolora.errors import UserError, masked
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -22,6 +22,9 @@ OPENING_S = 8
 PATIENT_S = 60
 _DATABASE_PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
 _PLAIN_PROBLEMS = {
+    "disk is full": "its disk is full",
+    "disk I/O error": "its disk cannot be read or written",
+    "readonly database": "its disk is read-only",
     "refused": "connection refused",
     "reset by peer": "connection lost",
     "Connection aborted": "connection lost",
@@ -34,6 +37,11 @@ _PLAIN_PROBLEMS = {
 def default_tracking_uri(home: Path) -> str:
     """Returns the URI of the SQLite store in the output folder."""
     return f"sqlite:///{home.absolute() / 'mlflow.db'}"
+
+
+def newest_secret(known: str | None, given: str) -> str:
+    """Returns where a run is tracked: the known URI, with the secret given now where both name the same place."""
+    return given if known is None or masked(known) == masked(given) else known
 
 
 def connect(uri: str) -> MlflowClient:
@@ -54,6 +62,8 @@ def connect(uri: str) -> MlflowClient:
         os.environ.setdefault(name, value)
     from mlflow import MlflowClient
 
+    # It would print the stack trace of every error of a database, a full disk's too; the caller says what it means.
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
     file = _sqlite_file(uri)
     if file is None:
         return MlflowClient(tracking_uri=uri)
@@ -131,11 +141,6 @@ def _check_sqlite(uri: str, file: Path) -> None:
 def truncated(text: str, length: int) -> str:
     """Returns at most `length` characters, the last ones an ellipsis where something was cut off."""
     return text if len(text) <= length else f"{text[: length - 3]}..."
-
-
-def masked(text: str) -> str:
-    """Hides user name and password in URIs."""
-    return re.sub(r"//[^/\s]*@", "//***@", text)
 
 
 def problem_of(error: Exception) -> str:

@@ -6,12 +6,11 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from distributed_autolora.errors import UserError
+from distributed_autolora.errors import UserError, masked
 from distributed_autolora.orchestration.mlflow_tracking.connection import (
     PATIENT_S,
     connect,
     failures,
-    masked,
     patience,
     problem_of,
     truncated,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from distributed_autolora.errors import UserError
+from distributed_autolora.errors import UserError, masked
 from distributed_autolora.orchestration.mlflow_tracking.connection import (
     OPENING_S,
     PATIENT_S,
@@ -13,7 +13,6 @@ from distributed_autolora.orchestration.mlflow_tracking.connection import (
     connect,
     failures,
     is_server,
-    masked,
     patience,
     problem_of,
     truncated,
@@ -43,8 +42,8 @@ def open_run(
         uri: tracking URI; an SQLite path in it is absolute.
         experiment: name of the experiment, created when missing.
         run_name: name of a new run.
-        params: flat parameters; those that the run already has stay as they are.
-        tags: tags of a new run.
+        params: flat parameters, without the secrets of their URIs; those that the run already has stay as they are.
+        tags: tags of a new run, likewise.
         run_id: the run to continue; None: a new one.
         home: output folder; without a server, artifacts go to its `mlartifacts`.
 
@@ -91,12 +90,15 @@ def _open(
 
     if run_id is None:
         experiment_id = _experiment_id(client, uri, experiment, home)
-        run = client.create_run(experiment_id, tags=resolve_tags(dict(tags)), run_name=run_name)
+        own = {key: masked(text) for key, text in tags.items()}
+        run = client.create_run(experiment_id, tags=resolve_tags(own), run_name=run_name)
     else:
         run = _known_run(client, uri, run_id)
         client.update_run(run.info.run_id, status="RUNNING")
     missing = [
-        Param(key, truncated(str(value), _PARAM_LENGTH)) for key, value in params.items() if key not in run.data.params
+        Param(key, truncated(masked(str(value)), _PARAM_LENGTH))
+        for key, value in params.items()
+        if key not in run.data.params
     ]
     for start in range(0, len(missing), _PARAMS_PER_BATCH):
         client.log_batch(run.info.run_id, params=missing[start : start + _PARAMS_PER_BATCH])

@@ -1,0 +1,74 @@
+"""Kills a run at random, and checks that it ends as if nothing had happened.
+
+    python -m tests.chaos --kills 50 --seed 0 --output docs/results/chaos
+
+Places, victims and moments are drawn from the seed; what a kill hits depends on the machine's speed as well.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import sys
+import tempfile
+import time
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import tyro
+
+from tests.chaos.report import write_report
+from tests.chaos.rounds import Chaos, Place, Round
+from tests.training.tasks import small_config, write_task
+
+_ROUNDS: tuple[tuple[Place, int], ...] = (
+    ("one machine", 2),
+    ("three nodes", 3),
+    ("one machine", 2),
+    ("tracking server", 2),
+    ("three nodes", 2),
+)
+
+
+@dataclass(frozen=True)
+class Flags:
+    """What to do."""
+
+    kills: int = 50
+    """Kills in all, at least."""
+    kills_a_run: int = 6
+    """Kills of one run, at most."""
+    seed: int = 0
+    """Of places, victims and moments."""
+    epochs: int = 10
+    """Epochs of a run."""
+    output: Path = Path("chaos")
+    """Folder for the report."""
+
+
+def main() -> None:
+    """Runs rounds until there were enough kills; ends with 1 when something was lost or changed."""
+    flags = tyro.cli(Flags, description=__doc__)
+    chance, rounds, began = random.Random(flags.seed), list[Round](), time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="ch") as folder:
+        config = small_config(write_task(Path(folder) / "task", train=140), epochs=flags.epochs, global_batch_size=32)
+        scaling = replace(config.scaling, check_finite_every=1, max_failures=1000, collective_timeout_s=15.0)
+        chaos = Chaos(replace(config, scaling=scaling), Path(folder), chance)
+        while sum(len(one.kills) for one in rounds) < flags.kills:
+            place, num_workers = _ROUNDS[len(rounds) % len(_ROUNDS)]
+            one = chaos.fight(place, num_workers, flags.kills_a_run, f"r{len(rounds)}")
+            rounds.append(one)
+            victims = ", ".join(f"{kill['victim']} ({kill['moment']})" for kill in one.kills)
+            changed = [f"{verdict['what']} ({verdict['seen']})" for verdict in one.verdicts if not verdict["is_equal"]]
+            print(f"{one.seconds:5.0f} s  {place}, {num_workers} workers: {victims or 'no kill'}", flush=True)
+            print(f"         {'CHANGED: ' + '; '.join(changed) if changed else 'nothing lost or changed'}", flush=True)
+            write_report(rounds, flags.output, f"--kills {flags.kills} --seed {flags.seed}", time.monotonic() - began)
+            (flags.output / "rounds.json").write_text(json.dumps([asdict(each) for each in rounds], indent=1) + "\n")
+            if changed:
+                log = Path(folder) / f"r{len(rounds) - 1}.log"
+                print(log.read_text(errors="replace")[-6000:], file=sys.stderr)
+    sys.exit(0 if all(one.is_equal for one in rounds) else 1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,91 @@
+"""A Ray cluster of several raylets on this machine, whose nodes can be killed and come back."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+from tests.orchestration.tracking_server import free_port
+
+_START_S = 90.0
+# Ten seconds and more pass by default until the head takes a silent node for dead.
+_QUICK = {
+    "RAY_health_check_initial_delay_ms": "1000",
+    "RAY_health_check_period_ms": "1000",
+    "RAY_health_check_timeout_ms": "1000",
+    "RAY_health_check_failure_threshold": "3",
+}
+
+
+class Nodes:
+    """A head with one CPU and more nodes with one CPU each.
+
+    Args:
+        folder: for Ray's own files and logs; its path must be short.
+        count: nodes beside the head.
+        environment: of all their processes.
+    """
+
+    def __init__(self, folder: Path, count: int, environment: Mapping[str, str]) -> None:
+        self._folder, self._environment = folder, dict(environment)
+        self.address = f"127.0.0.1:{free_port()}"
+        self._head = self._start("head", ["--head", f"--port={self.address.partition(':')[2]}"])
+        self._wait_for_head()
+        self._others = [self._start(f"node-{number}", self._joining) for number in range(count)]
+
+    @property
+    def _joining(self) -> list[str]:
+        return [f"--address={self.address}"]
+
+    def kill(self, number: int) -> None:
+        """Kills all processes of a node, and starts another in its place."""
+        _kill(self._others[number])
+        self._others[number] = self._start(f"node-{number}", self._joining)
+
+    def close(self) -> None:
+        """Ends all nodes."""
+        for process in (*self._others, self._head):
+            _kill(process)
+
+    def _start(self, name: str, role: list[str]) -> subprocess.Popen[bytes]:
+        command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--block", "--disable-usage-stats", *role]
+        command += ["--node-ip-address=127.0.0.1", "--num-cpus=1", "--object-store-memory=100000000"]
+        command += ["--include-dashboard=false"] if "--head" in role else []
+        command += [f"--temp-dir={self._folder / 'ray'}"] if "--head" in role else []
+        command += ["--min-worker-port=0", "--max-worker-port=0", "--dashboard-agent-listen-port=0"]
+        environment = {**self._environment, **_QUICK}
+        environment.pop("RAY_ADDRESS", None)
+        with (self._folder / f"{name}.log").open("ab") as log:
+            return subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
+
+    def _wait_for_head(self) -> None:
+        log, deadline = self._folder / "head.log", time.monotonic() + _START_S
+        while "Ray runtime started" not in log.read_text(errors="replace"):
+            if self._head.poll() is not None or time.monotonic() > deadline:
+                raise RuntimeError(f"The Ray head did not start: {log.read_text(errors='replace')[-2000:]}")
+            time.sleep(0.1)
+
+
+def _kill(process: subprocess.Popen[bytes]) -> None:
+    """Kills a process and all below it, from the top."""
+    for pid in (process.pid, *_below(process.pid)):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    process.wait()
+
+
+def _below(top: int) -> list[int]:
+    parents = {}
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            parents[int(folder.name)] = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
+    below = [top]
+    for pid in below:
+        below += [child for child, parent in parents.items() if parent == pid]
+    return below[1:]

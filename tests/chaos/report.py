@@ -1,0 +1,68 @@
+"""The record of a chaos test, for people."""
+
+from __future__ import annotations
+
+import platform
+from collections import Counter
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+
+from distributed_autolora.reporting.markdown import table
+from tests.chaos.rounds import Round
+
+
+def write_report(rounds: Sequence[Round], folder: Path, flags: str, seconds: float) -> None:
+    """Writes report.md.
+
+    Args:
+        rounds: at least one.
+        folder: made if it is missing.
+        flags: of the command that made it.
+        seconds: that it took.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    kills = [kill for one in rounds for kill in one.kills]
+    changed = sum(not one.is_equal for one in rounds)
+    victims, moments = Counter(kill["victim"] for kill in kills), Counter(kill["moment"] for kill in kills)
+    versions = ", ".join(f"{name} {version(name)}" for name in ("ray", "torch", "mlflow-skinny"))
+    parts = [
+        "# Chaos test",
+        f"    python -m tests.chaos {flags}",
+        f"{len(kills)} kills in {len(rounds)} runs; {changed} runs ended with something lost or changed. "
+        f"{seconds / 60:.0f} minutes, {versions}, Python {platform.python_version()}.",
+        "Each run is compared with one of as many workers that nothing disturbed: final weights and last checkpoint "
+        "bit for bit, history and test result but for times and rates, files of the run's folder, metrics in MLflow "
+        "(each step once, one run, FINISHED), and no process left.",
+        table(["killed", "times"], [[victim, str(count)] for victim, count in victims.most_common()]),
+        table(["moment", "times"], [[moment, str(count)] for moment, count in moments.most_common()]),
+        table(
+            [
+                "run",
+                "where",
+                "workers",
+                "kills (epochs recorded before)",
+                "times started",
+                "seconds",
+                "lost or changed",
+            ],
+            [_row(number, one) for number, one in enumerate(rounds, 1)],
+        ),
+        "A driver that is killed, or that ends because its controller was, is started again with the same command. A "
+        "hung worker is one that is stopped (SIGSTOP) for good. A killed node comes back at once as a new one.",
+    ]
+    (folder / "report.md").write_text("\n\n".join(parts) + "\n")
+
+
+def _row(number: int, one: Round) -> list[str]:
+    kills = ", ".join(f"{kill['victim']} ({kill['epochs']})" for kill in one.kills)
+    changed = "; ".join(verdict["what"] for verdict in one.verdicts if not verdict["is_equal"])
+    return [
+        str(number),
+        one.place,
+        str(one.num_workers),
+        kills or "none",
+        str(one.drivers),
+        f"{one.seconds:.0f}",
+        changed or "nothing",
+    ]

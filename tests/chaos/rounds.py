@@ -1,0 +1,213 @@
+"""One run that is killed again and again, and started again with the same command."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from distributed_autolora.config import ExperimentConfig
+from distributed_autolora.orchestration.run_folder import config_text
+from tests.chaos.moments import plan, wait_for
+from tests.chaos.nodes import Nodes
+from tests.chaos.victims import Victim, kill_all, kill_one, processes
+from tests.hosts.comparing import Verdict, compare, run_folder
+from tests.orchestration.tracking_server import TrackingServer
+
+ROOT = Path(__file__).parent.parent.parent
+Place = Literal["one machine", "three nodes", "tracking server"]
+
+VICTIMS: dict[Place, tuple[Victim, ...]] = {
+    "one machine": ("worker", "worker", "controller", "driver", "hung worker"),
+    "three nodes": ("node", "node", "worker", "controller", "driver"),
+    "tracking server": ("tracking server", "tracking server", "worker", "driver"),
+}
+_ENDS_S, _LONGEST_S = 30.0, 600.0
+
+
+@dataclass(frozen=True)
+class Kill:
+    """One kill, JSON values."""
+
+    victim: str
+    moment: str
+    second: float
+    epochs: int
+
+
+@dataclass(frozen=True)
+class Round:
+    """One run with its kills, JSON values."""
+
+    place: str
+    num_workers: int
+    seconds: float
+    kills: list[dict[str, Any]]
+    drivers: int
+    statuses: list[int]
+    verdicts: list[dict[str, Any]]
+
+    @property
+    def is_equal(self) -> bool:
+        """Whether nothing was lost or changed."""
+        return all(verdict["is_equal"] for verdict in self.verdicts)
+
+
+class Chaos:
+    """Runs a config once undisturbed and any number of times under fire.
+
+    Args:
+        config: the run, without a name.
+        folder: for all runs; its path must be short.
+        chance: where places, victims and moments are drawn from.
+    """
+
+    def __init__(self, config: ExperimentConfig, folder: Path, chance: random.Random) -> None:
+        self._config, self._folder, self._chance = config, folder, chance
+
+    def undisturbed(self, num_workers: int) -> Path:
+        """Returns the home of an uninterrupted run; it is made once."""
+        home = self._folder / f"undisturbed-{num_workers}"
+        if not (run_folder(home) / "result.json").exists():
+            battle = _Battle(self._config, home, "three nodes" if num_workers > 2 else "one machine", num_workers, 1e9)
+            try:
+                battle.supervise()
+            finally:
+                battle.close()
+        return home
+
+    def fight(self, place: Place, num_workers: int, most_kills: int, name: str) -> Round:
+        """Runs once under fire and compares with the undisturbed run."""
+        expected = self.undisturbed(num_workers)
+        every_s = self._chance.choice((0.0, 0.5))
+        battle = _Battle(self._config, self._folder / name, place, num_workers, every_s)
+        began = time.monotonic()
+        try:
+            battle.supervise(self._chance, most_kills)
+            verdicts = [battle.orphans()]
+        finally:
+            battle.close()
+        verdicts = [*compare(expected, battle.home), *verdicts]
+        return Round(
+            place,
+            num_workers,
+            time.monotonic() - began,
+            [asdict(kill) for kill in battle.kills],
+            len(battle.statuses),
+            battle.statuses,
+            [verdict._asdict() for verdict in verdicts],
+        )
+
+
+class _Battle:
+    """A run's driver, what it needs around it, and what kills them."""
+
+    def __init__(self, config: ExperimentConfig, home: Path, place: Place, num_workers: int, every_s: float) -> None:
+        shutil.rmtree(home, ignore_errors=True)
+        home.mkdir(parents=True)
+        self.home, self.place = home, place
+        self.kills: list[Kill] = []
+        self.statuses: list[int] = []
+        self._mark = f"DISTRIBUTED_AUTOLORA_HOME={home}"
+        self._began = time.monotonic()
+        self._server = TrackingServer(home) if place == "tracking server" else None
+        scaling = replace(config.scaling, num_workers=num_workers, checkpoint_every_s=every_s)
+        run = replace(config.run, mlflow_uri=self._server.uri if self._server else None)
+        (home / "config.yaml").write_text(config_text(replace(config, scaling=scaling, run=run)))
+        self._driver: subprocess.Popen[bytes] | None = None
+        self._nodes: Nodes | None = None
+        if self._server is not None:
+            self._server.start()
+        if place == "three nodes":
+            self._nodes = Nodes(home, 2, self._environment())
+
+    def supervise(self, chance: random.Random | None = None, most_kills: int = 0) -> None:
+        """Starts the driver until a run has ended well; kills meanwhile."""
+        deadline = time.monotonic() + _LONGEST_S
+        while True:
+            driver = self._driver = self._start_driver()
+            while driver.poll() is None and time.monotonic() < deadline:
+                if chance is not None and len(self.kills) < most_kills:
+                    self._strike(chance, driver)
+                else:
+                    time.sleep(0.1)
+            if time.monotonic() >= deadline:
+                raise RuntimeError(f"{self.home}: not finished after {_LONGEST_S:.0f} s and {self.kills}")
+            self.statuses.append(driver.returncode)
+            if driver.returncode == 0:
+                return
+
+    def orphans(self) -> Verdict:
+        """Looks for processes that outlive the run; a cluster's own go on."""
+        deadline = time.monotonic() + _ENDS_S
+        while (left := self._left()) and time.monotonic() < deadline:
+            time.sleep(0.2)
+        return Verdict("no process is left", not left, ", ".join(title.decode()[:40] for title in left) or "none")
+
+    def _left(self) -> list[bytes]:
+        titles = [title for _, title in processes(self._mark)]
+        own = (b"ray::RayTrain", b"ray::TrainController", b"finetune.py")
+        return [title for title in titles if self._nodes is None or any(one in title for one in own)]
+
+    def close(self) -> None:
+        """Ends what is around the run; what is still there of the run itself is for `orphans` to see."""
+        if self._driver is not None and self._driver.poll() is None:
+            kill_all(self._mark)
+        if self._nodes is not None:
+            self._nodes.close()
+        if self._server is not None:
+            self._server.kill()
+
+    def _strike(self, chance: random.Random, driver: subprocess.Popen[bytes]) -> None:
+        planned = plan(chance, run_folder(self.home))
+        if not wait_for(planned, lambda: driver.poll() is not None):
+            return
+        victim = chance.choice(VICTIMS[self.place])
+        if not self._kill(victim, chance, driver):
+            return
+        history = run_folder(self.home) / "history.json"
+        epochs = len(json.loads(history.read_text())) if history.is_file() else 0
+        self.kills.append(Kill(victim, planned.moment, round(time.monotonic() - self._began, 1), epochs))
+
+    def _kill(self, victim: Victim, chance: random.Random, driver: subprocess.Popen[bytes]) -> bool:
+        if victim == "driver":
+            driver.send_signal(signal.SIGKILL)
+        elif victim == "node":
+            assert self._nodes is not None
+            self._nodes.kill(chance.randrange(2))
+        elif victim == "tracking server":
+            assert self._server is not None
+            self._server.kill()
+            time.sleep(chance.uniform(0.0, 8.0))
+            self._server.start()
+        else:
+            return kill_one(self._mark, victim, chance)
+        return True
+
+    def _start_driver(self) -> subprocess.Popen[bytes]:
+        command = [sys.executable, "jobs/finetune.py", "--config", str(self.home / "config.yaml")]
+        command += ["--run.name", "mine", "--evaluate", "none"]
+        with (self.home.parent / f"{self.home.name}.log").open("ab") as log:
+            return subprocess.Popen(command, cwd=ROOT, env=self._environment(), stdout=log, stderr=log)
+
+    def _environment(self) -> dict[str, str]:
+        kept = {key: value for key, value in os.environ.items() if not key.startswith(("RAY_", "MLFLOW_"))}
+        address = {"RAY_ADDRESS": self._nodes.address} if self._nodes is not None else {}
+        return {
+            **kept,
+            **address,
+            "PYTHONPATH": str(ROOT),
+            "DISTRIBUTED_AUTOLORA_HOME": str(self.home),
+            "RAY_AUTH_MODE": "disabled",
+            "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
+            "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "20",
+            "OMP_NUM_THREADS": "1",
+        }

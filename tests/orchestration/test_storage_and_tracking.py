@@ -1,0 +1,280 @@
+"""A disk that is full, read-only or gone, and a tracking server that is away: what happens is defined."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from distributed_autolora.errors import RunFailedError, UserError
+from distributed_autolora.models import read_weights, save_weights
+from distributed_autolora.orchestration.mlflow_tracking import MetricWriter, connect, open_run
+from distributed_autolora.orchestration.run_folder import RunFolder, check_writable, config_text, read_config
+from distributed_autolora.orchestration.whole_files import write_json
+from tests.orchestration.test_mlflow_tracking import assert_each_point_once
+from tests.orchestration.test_survival import epochs_of, uninterrupted, wait_for, without_times, write_config
+from tests.orchestration.tracking_server import TrackingServer
+from tests.reporting import runs
+from tests.training.gloo import run_workers
+
+ROOT = Path(__file__).parent.parent.parent
+
+
+class Disk:
+    """A disk of its own in memory, which can be filled, made read-only and taken away."""
+
+    def __init__(self, folder: Path, mebibytes: int) -> None:
+        self.folder = folder
+        self._size = f"size={mebibytes}m"
+        folder.mkdir()
+        self._there = self.bring()
+
+    def bring(self) -> bool:
+        """Mounts it, and tells whether that worked."""
+        done = subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", self._size, "tmpfs", str(self.folder)], capture_output=True, check=False
+        )
+        return done.returncode == 0
+
+    @property
+    def is_there(self) -> bool:
+        """Tells whether it could be mounted."""
+        return self._there
+
+    def fill(self) -> None:
+        """Leaves no free byte."""
+        with (self.folder / "ballast").open("wb", buffering=0) as file:
+            try:
+                while file.write(bytes(2**20)) == 2**20:
+                    pass
+            except OSError:
+                return
+
+    def free(self) -> None:
+        """Gives back what `fill` took."""
+        (self.folder / "ballast").unlink()
+
+    def allow_writing(self, allowed: bool) -> None:
+        """Mounts it again, writable or not; a file that is open for writing does not hinder that."""
+        option = f"remount,{'rw' if allowed else 'ro'},{self._size}"
+        command = ["mount", "-o", option, str(self.folder)]
+        wait_for(lambda: subprocess.run(command, capture_output=True, check=False).returncode == 0, option, 20)
+
+    def move(self, target: Path) -> None:
+        """Takes it from its place and puts it elsewhere, as another mount point."""
+        subprocess.run(["mount", "--move", str(self.folder), str(target)], check=True)
+
+    def remove(self) -> None:
+        """Ends it."""
+        subprocess.run(["umount", "-l", str(self.folder)], capture_output=True, check=False)
+
+
+@contextmanager
+def mounted(folder: Path, mebibytes: int) -> Iterator[Disk]:
+    disk = Disk(folder, mebibytes)
+    if not disk.is_there:
+        pytest.skip("this process may not mount a disk of its own (it takes root and CAP_SYS_ADMIN)")
+    try:
+        yield disk
+    finally:
+        disk.remove()
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Disk]:
+    with mounted(tmp_path / "disk", 4) as small:
+        yield small
+
+
+def test_a_nearly_full_disk_is_refused_before_a_run_starts(disk: Disk) -> None:
+    with pytest.raises(UserError, match=r"less than 200 MiB free.*--run.output") as refused:
+        check_writable(disk.folder / "runs")
+    assert "\n" not in str(refused.value)
+
+
+def test_a_read_only_disk_is_refused_before_a_run_starts(disk: Disk) -> None:
+    (disk.folder / "runs").mkdir()
+    disk.allow_writing(False)
+    for folder in (disk.folder / "runs", disk.folder / "new"):
+        with pytest.raises(UserError, match=r"cannot be written \(Read-only file system\)") as refused:
+            check_writable(folder)
+        assert "--run.output" in str(refused.value)
+
+
+@contextmanager
+def driver(folder: Path) -> Iterator[subprocess.Popen[str]]:
+    """Runs `python jobs/finetune.py` on a local Ray of its own; kills it if it is still there at the end."""
+    command = [sys.executable, "jobs/finetune.py", "--config", str(folder / "config.yaml"), "--run.name", "mine"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "DISTRIBUTED_AUTOLORA_HOME": str(folder / "home")}
+    environment.pop("RAY_ADDRESS", None)
+    process = subprocess.Popen(
+        [*command, "--evaluate", "none"],
+        cwd=ROOT,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
+WRITERS: dict[str, Callable[[Path, int], None]] = {
+    "records.json": lambda path, value: write_json(path, {"text": "x" * 5000, "value": value}),
+    "tensors.safetensors": lambda path, value: save_weights({"w": torch.full((5000,), float(value))}, path),
+}
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_a_file_on_a_full_disk_stays_the_old_one_or_becomes_the_new_one(disk: Disk, name: str) -> None:
+    path, write = disk.folder / name, WRITERS[name]
+    write(path, 1)
+    before = path.read_bytes()
+    disk.fill()
+    with pytest.raises(RunFailedError, match="No space left on device") as failed:
+        write(path, 2)
+    assert "\n" not in str(failed.value)
+    assert path.read_bytes() == before
+    assert {file.name for file in disk.folder.iterdir()} == {name, "ballast"}, "an unfinished file is left"
+    disk.free()
+    write(path, 2)
+    assert path.read_bytes() != before
+
+
+def test_a_disk_that_goes_read_only_leaves_every_file_whole(disk: Disk) -> None:
+    path = disk.folder / "records.json"
+    write_json(path, {"value": 1})
+    disk.allow_writing(False)
+    with pytest.raises(RunFailedError, match="Read-only file system"):
+        write_json(path, {"value": 2})
+    disk.allow_writing(True)
+    assert json.loads(path.read_text()) == {"value": 1}
+    write_json(path, {"value": 2})
+    assert {file.name for file in disk.folder.iterdir()} == {"records.json"}
+
+
+def test_a_folder_that_is_gone_is_named(tmp_path: Path) -> None:
+    with pytest.raises(RunFailedError, match=r"gone/records\.json cannot be written \(No such file"):
+        write_json(tmp_path / "gone" / "records.json", {})
+    with pytest.raises(UserError, match=r"run\.json cannot be read"):
+        RunFolder(tmp_path / "gone").read("run.json")
+
+
+def test_metrics_that_a_full_disk_refused_are_written_once_when_there_is_space(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with mounted(tmp_path / "disk", 8) as disk:
+        uri = f"sqlite:///{disk.folder}/mlflow.db"
+        run_id = open_run(uri=uri, experiment="e", run_name="r", params={}, tags={}, run_id=None, home=disk.folder)
+        history = runs.history(40)
+        writer = MetricWriter(uri, run_id, retry_after_s=0.0)
+        assert writer.write(history[:2])
+        disk.fill()
+        assert not writer.write(history)
+        assert writer.problem in ("its disk is full", "its disk cannot be read or written")
+        assert "Traceback" not in "".join(capfd.readouterr())
+        disk.free()
+        assert writer.write(history)
+        assert_each_point_once(uri, run_id, history)
+
+
+# --- in the middle of a real run
+
+
+def full(disk: Disk, _: Path) -> Callable[[], None]:
+    disk.fill()
+    return disk.free
+
+
+def read_only(disk: Disk, _: Path) -> Callable[[], None]:
+    disk.allow_writing(False)
+    return lambda: disk.allow_writing(True)
+
+
+def vanished(disk: Disk, elsewhere: Path) -> Callable[[], None]:
+    disk.move(elsewhere)
+    home = disk.folder
+
+    def bring_back() -> None:
+        subprocess.run(["mount", "--move", str(elsewhere), str(home)], check=True)
+
+    return bring_back
+
+
+@pytest.mark.long
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("trouble", [full, read_only, vanished])
+def test_a_run_whose_disk_fails_says_so_and_is_continued_by_the_same_command(
+    tmp_path: Path, trouble: Callable[[Disk, Path], Callable[[], None]]
+) -> None:
+    write_config(tmp_path)
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    subprocess.run(["mount", "--make-rprivate", "/"], capture_output=True, check=False)
+    with mounted(tmp_path / "home", 260) as disk:
+        folder = disk.folder / "runs" / "mine"
+        with driver(tmp_path) as process:
+            wait_for(lambda: epochs_of(folder / "history.json") >= 1, "epoch 1", 250)
+            end = trouble(disk, elsewhere)
+            output, _ = process.communicate(timeout=280)
+        assert process.returncode in (1, 2), output
+        assert "Traceback" not in output
+        end()
+        assert 1 <= epochs_of(folder / "history.json") < 6, "the disk must fail before the end of the run"
+        with driver(tmp_path) as process:
+            output, _ = process.communicate(timeout=280)
+        assert process.returncode == 0, output
+        weights, history = run_workers(uninterrupted, 2, str(tmp_path / "task"), str(tmp_path / "checkpoints"))[0]
+        assert without_times(json.loads((folder / "history.json").read_text())) == without_times(history)
+        for name, value in read_weights(folder / "model.safetensors").items():
+            assert torch.equal(value, weights[f"backbone.{name}"]), name
+
+
+@pytest.mark.long
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("returns", ["during the run", "after it"])
+def test_a_run_goes_on_without_its_tracking_server_and_loses_nothing(tmp_path: Path, returns: str) -> None:
+    write_config(tmp_path)
+    (tmp_path / "server").mkdir()
+    server = TrackingServer(tmp_path / "server")
+    server.start()
+    config = read_config(tmp_path / "config.yaml")
+    config = replace(config, run=replace(config.run, mlflow_uri=server.uri))
+    (tmp_path / "config.yaml").write_text(config_text(config))
+    folder = tmp_path / "home" / "runs" / "mine"
+    try:
+        with driver(tmp_path) as process:
+            wait_for(lambda: epochs_of(folder / "history.json") >= 1, "epoch 1", 250)
+            server.kill()
+            if returns == "during the run":
+                wait_for(lambda: epochs_of(folder / "history.json") >= 3, "epoch 3")
+                server.start()
+            process.communicate(timeout=280)
+        assert process.returncode == 0
+        if returns == "after it":
+            assert not json.loads((folder / "result.json").read_text())["tracked"]
+            server.start()
+            with driver(tmp_path) as process:
+                process.communicate(timeout=280)
+            assert process.returncode == 0
+        result = json.loads((folder / "result.json").read_text())
+        assert result["tracked"]
+        run_id = result["mlflow"]["run_id"]
+        run = connect(server.uri).get_run(run_id)
+        assert run.info.status == "FINISHED"
+        for record in json.loads((folder / "history.json").read_text()):
+            found = connect(server.uri).get_metric_history(run_id, "lr")
+            assert [metric.step for metric in found].count(record["epoch"]) == 1
+    finally:
+        server.kill()
