@@ -15,7 +15,13 @@ import yaml
 from distributed_autolora.config import ExperimentConfig, output_home
 from distributed_autolora.errors import UserError
 from distributed_autolora.orchestration.folder_lock import lock_folder
-from distributed_autolora.orchestration.whole_files import read_sealed, write_json, write_sealed, write_text
+from distributed_autolora.orchestration.whole_files import (
+    read_sealed,
+    remove_unfinished,
+    write_json,
+    write_sealed,
+    write_text,
+)
 
 __all__ = [
     "RunFolder",
@@ -106,6 +112,7 @@ class RunFolder:
             otherwise="start another with --fresh or --run.name",
             elsewhere="--run.output",
         )
+        remove_unfinished(self.path)
 
     def release(self) -> None:
         """Gives the run back."""

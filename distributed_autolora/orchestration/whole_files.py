@@ -16,6 +16,7 @@ from distributed_autolora.errors import cannot_write, masked
 
 SECRETS_FILE = "secrets.json"
 """URIs with their secrets, by the form without; for its owner alone (mode 0600)."""
+_UNFINISHED = re.compile(r"\..+\.[0-9]+")
 _WORD = re.compile(r"[^\s\"'<>]+")
 
 
@@ -64,6 +65,13 @@ def read_sealed(path: Path) -> str:
     """
     text, secrets = path.read_text(), _secrets(path.with_name(SECRETS_FILE))
     return _WORD.sub(lambda word: secrets.get(word[0], word[0]), text) if secrets else text
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Removes what killed processes left of files that they were writing; nobody else may be writing there now."""
+    for file in folder.glob(".*"):
+        if _UNFINISHED.fullmatch(file.name):
+            file.unlink(missing_ok=True)
 
 
 def _secrets(file: Path) -> dict[str, str]:

@@ -66,6 +66,15 @@ def test_another_seed_is_another_run(tmp_path: Path) -> None:
     assert find_run(demo(tmp_path, seed=1)) is None
 
 
+def test_what_a_killed_process_was_writing_is_removed_when_the_run_is_held_again(tmp_path: Path) -> None:
+    for name in (".history.json.4711", ".model.safetensors.12", "history.json", ".hidden"):
+        (tmp_path / name).write_text("{}")
+    folder = RunFolder(tmp_path)
+    folder.hold()
+    folder.release()
+    assert sorted(file.name for file in tmp_path.iterdir()) == [".hidden", "history.json", "lock"]
+
+
 def test_a_held_run_is_refused_to_another_process_until_its_holder_dies(tmp_path: Path) -> None:
     script = (
         "import sys, time; from pathlib import Path; from distributed_autolora.orchestration.run_folder import "
