@@ -36,11 +36,11 @@ class Flags:
 
     kills: int = 50
     """Kills in all, at least."""
-    kills_a_run: int = 6
+    kills_a_run: int = 8
     """Kills of one run, at most."""
     seed: int = 0
     """Of places, victims and moments."""
-    epochs: int = 10
+    epochs: int = 8
     """Epochs of a run."""
     output: Path = Path("chaos")
     """Folder for the report."""
@@ -51,7 +51,7 @@ def main() -> None:
     flags = tyro.cli(Flags, description=__doc__)
     chance, rounds, began = random.Random(flags.seed), list[Round](), time.monotonic()
     with tempfile.TemporaryDirectory(prefix="ch") as folder:
-        config = small_config(write_task(Path(folder) / "task", train=140), epochs=flags.epochs, global_batch_size=32)
+        config = small_config(write_task(Path(folder) / "task", train=300), epochs=flags.epochs, global_batch_size=32)
         scaling = replace(config.scaling, check_finite_every=1, max_failures=1000, collective_timeout_s=15.0)
         chaos = Chaos(replace(config, scaling=scaling), Path(folder), chance)
         while sum(len(one.kills) for one in rounds) < flags.kills:

@@ -11,6 +11,9 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
+from ray._raylet import GcsClient  # type: ignore[attr-defined]
+from ray.core.generated.gcs_pb2 import GcsNodeInfo
+
 from tests.orchestration.tracking_server import free_port
 
 _START_S = 90.0
@@ -24,16 +27,17 @@ _QUICK = {
 
 
 class Nodes:
-    """A head with one CPU and more nodes with one CPU each.
+    """A head, and more nodes with one CPU each.
 
     Args:
         folder: for Ray's own files and logs; its path must be short.
         count: nodes beside the head.
         environment: of all their processes.
+        head_cpus: CPUs of the head.
     """
 
-    def __init__(self, folder: Path, count: int, environment: Mapping[str, str]) -> None:
-        self._folder, self._environment = folder, dict(environment)
+    def __init__(self, folder: Path, count: int, environment: Mapping[str, str], head_cpus: int = 1) -> None:
+        self._folder, self._environment, self._head_cpus = folder, dict(environment), head_cpus
         self.address = f"127.0.0.1:{free_port()}"
         self._head = self._start("head", ["--head", f"--port={self.address.partition(':')[2]}"])
         self._wait_for_head()
@@ -42,6 +46,19 @@ class Nodes:
     @property
     def _joining(self) -> list[str]:
         return [f"--address={self.address}"]
+
+    def ids(self) -> list[str]:
+        """Returns the ids of the living nodes beside the head, the oldest first."""
+        found = GcsClient(address=self.address).get_all_node_info().values()
+        alive = [node for node in found if node.state == GcsNodeInfo.ALIVE and not node.is_head_node]
+        return [node.node_id.hex() for node in sorted(alive, key=lambda node: int(node.start_time_ms))]
+
+    def announce_the_end(self, node_id: str, seconds: int) -> None:
+        """Tells Ray, as a cloud does, that a node will be taken away in so many seconds."""
+        command = [sys.executable, "-m", "ray.scripts.scripts", "drain-node", f"--address={self.address}"]
+        command += [f"--node-id={node_id}", "--reason=DRAIN_NODE_REASON_PREEMPTION", "--reason-message=spot"]
+        command += [f"--deadline-remaining-seconds={seconds}"]
+        subprocess.run(command, env=self._environment, check=True, capture_output=True)
 
     def kill(self, number: int) -> None:
         """Kills all processes of a node, and starts another in its place."""
@@ -55,9 +72,10 @@ class Nodes:
 
     def _start(self, name: str, role: list[str]) -> subprocess.Popen[bytes]:
         command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--block", "--disable-usage-stats", *role]
-        command += ["--node-ip-address=127.0.0.1", "--num-cpus=1", "--object-store-memory=100000000"]
-        command += ["--include-dashboard=false"] if "--head" in role else []
-        command += [f"--temp-dir={self._folder / 'ray'}"] if "--head" in role else []
+        command += ["--node-ip-address=127.0.0.1", "--object-store-memory=100000000"]
+        is_head = "--head" in role
+        command += [f"--num-cpus={self._head_cpus if is_head else 1}"]
+        command += ["--include-dashboard=false", f"--temp-dir={self._folder / 'ray'}"] if is_head else []
         command += ["--min-worker-port=0", "--max-worker-port=0", "--dashboard-agent-listen-port=0"]
         environment = {**self._environment, **_QUICK}
         environment.pop("RAY_ADDRESS", None)

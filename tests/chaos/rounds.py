@@ -87,7 +87,7 @@ class Chaos:
     def fight(self, place: Place, num_workers: int, most_kills: int, name: str) -> Round:
         """Runs once under fire and compares with the undisturbed run."""
         expected = self.undisturbed(num_workers)
-        every_s = self._chance.choice((0.0, 0.5))
+        every_s = self._chance.choice((0.0, 1.0))
         battle = _Battle(self._config, self._folder / name, place, num_workers, every_s)
         began = time.monotonic()
         try:
