@@ -25,7 +25,7 @@ from distributed_autolora.recipes import RECIPES_IN_WORDS, recipe
 Flags = TypeVar("Flags")
 
 DONE, FAILED, REFUSED, INTERRUPTED = 0, 1, 2, 130
-CONTINUES = "The same command goes on from the last finished epoch."
+CONTINUES = "The same command goes on from the last checkpoint."
 _FRAME = re.compile("[\u2500-\u257f]")  # the box that tyro draws around a message
 _DOTTED = re.compile(r"(?<![\w./-])(?:--)?(?P<group>[a-z_]+)\.(?P<negation>no-)?(?P<name>[a-z][a-z_-]*)(?![\w/-]|\.\w)")
 _FRACTION = re.compile(r"\d+(\.\d+)?/\d+(\.\d+)?")

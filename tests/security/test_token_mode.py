@@ -15,9 +15,9 @@ import pytest
 from distributed_autolora.orchestration.processes import end_family
 from tests.orchestration.test_local_cluster import listening
 from tests.orchestration.tracking_server import free_port
-from tests.test_security import descendants, wait_for
+from tests.security.watching import descendants, wait_for
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parent.parent.parent
 
 
 @dataclass

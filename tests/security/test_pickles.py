@@ -1,0 +1,228 @@
+"""Nothing from outside is executed."""
+
+from __future__ import annotations
+
+import io
+import json
+import pickle
+import tarfile
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from distributed_autolora.data.collections_own import dogs
+from distributed_autolora.data.collections_torchvision import cifar
+from distributed_autolora.errors import UserError
+from distributed_autolora.models import build
+from distributed_autolora.models.export import export_graph
+from distributed_autolora.models.portable import PortableModel, read_graph
+from distributed_autolora.orchestration.run_folder import RunFolder
+from distributed_autolora.training.checkpoint import TrainingState
+from tests.security.watching import flags_of, look_at_inputs
+from tests.training.tasks import write_task
+
+
+class Payload:
+    """Creates a file when it is unpickled."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+
+    def __reduce__(self) -> tuple[object, tuple[str, str]]:
+        return (open, (str(self.file), "w"))
+
+
+@pytest.fixture
+def mark(tmp_path: Path) -> Path:
+    """A file that a payload would create; the payload is seen to work first."""
+    pickle.loads(pickle.dumps(Payload(tmp_path / "proof")))
+    assert (tmp_path / "proof").exists()
+    return tmp_path / "executed"
+
+
+def test_a_pickle_as_weights_is_refused_before_a_run_starts(tmp_path: Path, mark: Path) -> None:
+    task, weights = write_task(tmp_path / "task", train=130), tmp_path / "weights.pth"
+    torch.save({"state_dict": {}, "epoch": Payload(mark)}, weights)
+    with pytest.raises(UserError, match="without executing code from it"):
+        look_at_inputs(flags_of(task, "--model.weights", str(weights)))
+    with pytest.raises(UserError, match="also give"):
+        look_at_inputs(flags_of(task, "--model.weights", str(weights), "--model.allow-pickle"))
+    assert not mark.exists()
+
+
+def _pickled(mark: Path) -> bytes:
+    return pickle.dumps(Payload(mark))
+
+
+def _saved(mark: Path) -> bytes:
+    file = io.BytesIO()
+    torch.save(Payload(mark), file)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("content", [_pickled, _saved])
+@pytest.mark.parametrize("name", ["state.safetensors", "state.json"])
+def test_a_pickle_in_a_checkpoint_is_not_executed(
+    tmp_path: Path, mark: Path, name: str, content: Callable[[Path], bytes]
+) -> None:
+    TrainingState({"w": torch.ones(1)}, {}, {}, [], {}).save(tmp_path)
+    TrainingState.load(tmp_path)
+    (tmp_path / name).write_bytes(content(mark))
+    with pytest.raises(UserError, match="cannot be read"):
+        TrainingState.load(tmp_path)
+    assert not mark.exists()
+
+
+@pytest.mark.parametrize("name", ["config.yaml", "run.json", "history.json", "result.json"])
+def test_a_pickle_in_a_run_folder_is_not_executed(tmp_path: Path, mark: Path, name: str) -> None:
+    folder = RunFolder(tmp_path / "run")
+    folder.path.mkdir()
+    tag = f"!!python/object/apply:builtins.open ['{mark}', 'w']\n".encode()
+    for content in (_pickled(mark), tag):
+        (folder.path / name).write_bytes(content)
+        with pytest.raises(UserError):
+            folder.config() if name == "config.yaml" else folder.read(name)
+    assert not mark.exists()
+
+
+def _parquet_file(mark: Path, task: Path) -> None:
+    (task / "train.parquet").write_bytes(_pickled(mark))
+
+
+def _parquet_image(mark: Path, task: Path) -> None:
+    table = pq.read_table(task / "train.parquet")
+    images = table["image"].to_pylist()
+    images[7] = _pickled(mark)
+    index = table.schema.get_field_index("image")
+    kept = {key: text for key, text in pq.read_metadata(task / "train.parquet").metadata.items() if key[:5] != b"ARROW"}
+    changed = table.set_column(index, "image", pa.array(images)).replace_schema_metadata(kept)
+    pq.write_table(changed, task / "train.parquet")
+
+
+def _numpy_image(mark: Path, task: Path) -> None:
+    file = io.BytesIO()
+    np.save(file, np.array([Payload(mark)], dtype=object), allow_pickle=True)
+    table = pq.read_table(task / "train.parquet")
+    images = [file.getvalue(), *table["image"].to_pylist()[1:]]
+    index = table.schema.get_field_index("image")
+    kept = {key: text for key, text in pq.read_metadata(task / "train.parquet").metadata.items() if key[:5] != b"ARROW"}
+    pq.write_table(
+        table.set_column(index, "image", pa.array(images)).replace_schema_metadata(kept), task / "train.parquet"
+    )
+
+
+@pytest.mark.parametrize("poison", [_parquet_file, _parquet_image, _numpy_image])
+def test_a_pickle_as_data_is_not_executed(tmp_path: Path, mark: Path, poison: Callable[[Path, Path], None]) -> None:
+    task = write_task(tmp_path / "task", train=130)
+    poison(mark, Path(task))
+    with pytest.raises(UserError, match=r"train\.parquet|row"):
+        look_at_inputs(flags_of(task))
+    assert not mark.exists()
+
+
+def test_pickles_among_the_sources_of_a_task_are_not_executed(tmp_path: Path, mark: Path) -> None:
+    batches = tmp_path / "cifar" / "cifar-10-batches-py"
+    batches.mkdir(parents=True)
+    for name in (*(f"data_batch_{i}" for i in range(1, 6)), "test_batch", "batches.meta"):
+        (batches / name).write_bytes(_pickled(mark))
+    stanford = tmp_path / "dogs"
+    stanford.mkdir()
+    with tarfile.open(stanford / "lists.tar", "w") as archive:
+        for name in ("train_list.mat", "test_list.mat"):
+            member = tarfile.TarInfo(name)
+            member.size = len(_pickled(mark))
+            archive.addfile(member, io.BytesIO(_pickled(mark)))
+    (stanford / "images.tar").write_bytes((stanford / "lists.tar").read_bytes())
+    with pytest.raises(UserError, match="MD5 is checked"):
+        cifar(tmp_path / "cifar", task="cifar10", protocol="clean", unverified=False)
+    with pytest.raises(UserError, match="cannot be read"):
+        dogs(stanford, protocol="clean")
+    assert not mark.exists()
+
+
+@pytest.fixture(scope="module")
+def graph(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file of torch.export as this package writes it."""
+    file = tmp_path_factory.mktemp("graph") / "model.pt2"
+    network = build("small_resnet", 3, mean=(0.5,), std=(0.25,))
+    export_graph(network, torch.rand(2, 1, 12, 12), file)
+    return file
+
+
+def rewritten(graph: Path, target: Path, change: Callable[[str, bytes], bytes], more: dict[str, bytes]) -> Path:
+    """Copies an archive with its records changed, and more records."""
+    with zipfile.ZipFile(graph) as source, zipfile.ZipFile(target, "w", zipfile.ZIP_STORED) as copy:
+        root = source.namelist()[0].partition("/")[0]
+        for name in source.namelist():
+            copy.writestr(name, change(name, source.read(name)))
+        for name, content in more.items():
+            copy.writestr(f"{root}/{name}", content)
+    return target
+
+
+def in_record(ending: str, edit: Callable[[Any], None]) -> Callable[[str, bytes], bytes]:
+    def change(name: str, content: bytes) -> bytes:
+        if not name.endswith(ending):
+            return content
+        values = json.loads(content)
+        edit(values)
+        return json.dumps(values).encode()
+
+    return change
+
+
+def _same(_name: str, content: bytes) -> bytes:
+    return content
+
+
+def _pickled_weight(values: Any) -> None:
+    next(iter(values["config"].values()))["use_pickle"] = True
+
+
+def _evil_operator(values: Any) -> None:
+    values["graph_module"]["graph"]["nodes"][0]["target"] = "torch.os.system"
+
+
+def _evil_variable(values: Any) -> None:
+    values["graph_module"]["graph"]["inputs"][0]["as_tensor"]["name"] = "x=__import__('os')"
+
+
+def _evil_size(mark: Path) -> Callable[[Any], None]:
+    def edit(values: Any) -> None:
+        text = json.dumps(values)
+        found = "Symbol('s77', positive=True, integer=True)"
+        assert found in text
+        values.clear()
+        values.update(json.loads(text.replace(found, f"open('{mark}', 'w')")))
+
+    return edit
+
+
+def test_an_exported_graph_that_could_run_code_is_not_loaded(graph: Path, tmp_path: Path, mark: Path) -> None:
+    def inputs(name: str, content: bytes) -> bytes:
+        return _saved(mark) if "sample_inputs" in name else content
+
+    poisoned: list[tuple[Callable[[str, bytes], bytes], dict[str, bytes], str]] = [
+        (inputs, {}, "torch.export"),
+        (in_record("weights_config.json", _pickled_weight), {}, "are pickles"),
+        (_same, {"data/weights/model.pt": _saved(mark)}, r"holds data/weights/model\.pt"),
+        (_same, {"data/constants/opaque_obj_0": _pickled(mark)}, "opaque_obj_0"),
+        (_same, {"data/aotinductor/model/a.so": b"\x7fELF"}, "aotinductor"),
+        (in_record("models/model.json", _evil_operator), {}, "torch.os.system"),
+        (in_record("models/model.json", _evil_variable), {}, "__import__"),
+        (in_record("models/model.json", _evil_size(mark)), {}, "size"),
+    ]
+    for number, (change, more, says) in enumerate(poisoned):
+        file = rewritten(graph, tmp_path / f"{number}.pt2", change, more)
+        with pytest.raises(UserError, match=says):
+            PortableModel(None, {}, read_graph(file)).build()
+    untouched = rewritten(graph, tmp_path / "same.pt2", _same, {})
+    assert PortableModel(None, {}, read_graph(untouched)).build()(torch.rand(3, 1, 12, 12)).shape == (3, 3)
+    assert not mark.exists()

@@ -1,0 +1,98 @@
+"""A real run with a secret in each of its URIs listens on loopback only, and leaves its secrets in one place."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import stat
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+
+from distributed_autolora.models import build, save_weights
+from distributed_autolora.orchestration.run_folder import config_text
+from distributed_autolora.orchestration.whole_files import SECRETS_FILE, read_sealed
+from tests.orchestration.test_local_cluster import listening
+from tests.orchestration.tracking_server import TrackingServer
+from tests.security.watching import LOOPBACK, ROOT, SECRET, descendants, wait_for
+from tests.training.tasks import small_config, write_task
+
+
+@dataclass
+class WatchedRun:
+    """What was seen of a run whose every URI has a secret."""
+
+    folder: Path
+    output: str
+    sockets: set[tuple[str, int]]
+    ray_logs: Path
+    tracking: Path
+
+
+@pytest.fixture(scope="module")
+def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WatchedRun]:
+    folder = tmp_path_factory.mktemp("watched")
+    tracking, ray_logs = folder / "tracking", Path("/tmp") / f"sec-{os.getpid()}"
+    tracking.mkdir()
+    server = TrackingServer(tracking)
+    server.start()
+    task = write_task(folder / "task", train=140)
+    weights = folder / "weights.safetensors"
+    save_weights(build("small_resnet", 3, mean=(0.5,), std=(0.25,)).backbone.state_dict(), weights)
+    config = small_config(f"file://{task}?token={SECRET}", epochs=4, global_batch_size=32)
+    config = replace(config, model=replace(config.model, weights=f"file://{weights}?token={SECRET}"))
+    config = replace(config, run=replace(config.run, mlflow_uri=server.uri.replace("//", f"//user:{SECRET}@")))
+    (folder / "config.yaml").write_text(config_text(config))
+    command = [sys.executable, "jobs/finetune.py", "--config", str(folder / "config.yaml"), "--run.name", "mine"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "DISTRIBUTED_AUTOLORA_HOME": str(folder / "home")}
+    environment |= {"RAY_TMPDIR": str(ray_logs)}
+    environment.pop("RAY_ADDRESS", None)
+    ray_logs.mkdir()
+    history = folder / "home" / "runs" / "mine" / "history.json"
+    program = subprocess.Popen(
+        [*command, "--evaluate", "none"],
+        cwd=ROOT,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    try:
+        wait_for(lambda: history.is_file() or program.poll() is not None, "epoch 1")
+        sockets = listening(descendants(program.pid))
+        output, _ = program.communicate(timeout=280)
+    finally:
+        program.kill()
+        server.kill()
+    assert program.returncode == 0, output
+    yield WatchedRun(history.parent, output, sockets, ray_logs, tracking)
+    shutil.rmtree(ray_logs)
+
+
+def holders(folder: Path) -> set[str]:
+    """Returns the files below a folder that hold the secret."""
+    files = [file for file in folder.rglob("*") if file.is_file() and not file.is_symlink()]
+    return {str(file.relative_to(folder)) for file in files if SECRET.encode() in file.read_bytes()}
+
+
+@pytest.mark.long
+@pytest.mark.timeout(600)
+def test_a_run_with_two_workers_listens_on_loopback_only(watched: WatchedRun) -> None:
+    assert len(watched.sockets) > 8
+    assert {address for address, _ in watched.sockets} <= LOOPBACK
+
+
+@pytest.mark.long
+@pytest.mark.timeout(600)
+def test_a_run_leaves_its_secrets_in_one_private_file_only(watched: WatchedRun) -> None:
+    assert "token=***" in (watched.folder / "config.yaml").read_text()
+    assert SECRET in read_sealed(watched.folder / "config.yaml")
+    assert holders(watched.folder) == {SECRETS_FILE}
+    assert stat.S_IMODE((watched.folder / SECRETS_FILE).stat().st_mode) == 0o600
+    assert SECRET not in watched.output
+    assert not holders(watched.tracking)
+    assert not holders(watched.ray_logs)
