@@ -30,7 +30,7 @@ from distributed_autolora.errors import TrainingDivergedError
 from distributed_autolora.orchestration.failures import RepeatableErrors, failure_for_people
 from distributed_autolora.orchestration.meeting_point import NodeTorchConfig
 from distributed_autolora.orchestration.run_folder import RunFolder, write_json
-from distributed_autolora.orchestration.snapshot import copy_snapshot, mend_snapshot
+from distributed_autolora.orchestration.snapshot import copy_snapshot, mend_snapshot, remove_unregistered
 
 if TYPE_CHECKING:
     from distributed_autolora.orchestration.mlflow_tracking import MetricWriter
@@ -99,6 +99,7 @@ def train_on_ray(
         ),
     )
     mend_snapshot(folder.path)
+    remove_unregistered(folder.path)
     # How long Ray Train waits for a worker that does not answer at all, such as one that the system has stopped.
     os.environ.setdefault("RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S", str(scaling.collective_timeout_s))
     on_sigint = signal.getsignal(signal.SIGINT)
@@ -111,6 +112,7 @@ def train_on_ray(
     finally:
         if threading.current_thread() is threading.main_thread():  # a trial of a study runs in another
             signal.signal(signal.SIGINT, on_sigint)
+    remove_unregistered(folder.path)
     if "diverged" in returned:
         raise TrainingDivergedError(returned["diverged"])
     return dict(returned)

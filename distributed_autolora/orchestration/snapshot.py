@@ -6,6 +6,7 @@ A process killed in the middle of that write leaves half a file, and no later st
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 from distributed_autolora.orchestration.run_folder import write_text
@@ -30,6 +31,22 @@ def mend_snapshot(run: Path) -> None:
         write_text(snapshot, (run / _COPY).read_text())
     else:
         snapshot.unlink()
+
+
+def remove_unregistered(run: Path) -> None:
+    """Removes checkpoints that are not on the list: their writer was killed before Ray Train heard of them.
+
+    Call it while no worker of the run is alive.
+    """
+    snapshot = run / "train" / _NAME
+    if not _is_whole(snapshot):
+        return
+    registered = {
+        Path(one["checkpoint_dir_name"]).name for one in json.loads(snapshot.read_text())["checkpoint_results"]
+    }
+    for folder in (run / "train").glob("checkpoint_*/"):
+        if folder.name not in registered:
+            shutil.rmtree(folder)
 
 
 def _is_whole(snapshot: Path) -> bool:

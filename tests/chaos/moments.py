@@ -37,7 +37,7 @@ def plan(chance: random.Random, run: Path) -> Plan:
     def is_there() -> bool:
         if moment == "any time":
             return True
-        folders = {folder for folder in (run / "train").glob("checkpoint_0*") if folder.name not in seen}
+        folders = {folder for folder in (run / "train").glob("checkpoint_*/") if folder.name not in seen}
         if not seen and folders:
             seen.update(folder.name for folder in folders)
             return False
@@ -64,5 +64,5 @@ def registered(run: Path) -> set[str]:
     try:
         results = json.loads((run / "train" / "checkpoint_manager_snapshot.json").read_text())["checkpoint_results"]
     except (OSError, ValueError):
-        return {folder.name for folder in (run / "train").glob("checkpoint_0*")}
+        return {folder.name for folder in (run / "train").glob("checkpoint_*/")}
     return {Path(result["checkpoint_dir_name"]).name for result in results}

@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 from distributed_autolora.config import ExperimentConfig
 from distributed_autolora.orchestration.run_folder import config_text
-from tests.chaos.moments import plan, wait_for
+from tests.chaos.moments import plan, registered, wait_for
 from tests.chaos.nodes import Nodes
 from tests.chaos.victims import Victim, kill_all, kill_one, processes
 from tests.hosts.comparing import Verdict, compare, run_folder
@@ -92,7 +92,7 @@ class Chaos:
         began = time.monotonic()
         try:
             battle.supervise(self._chance, most_kills)
-            verdicts = [battle.orphans()]
+            verdicts = [battle.orphans(), battle.unregistered()]
         finally:
             battle.close()
         verdicts = [*compare(expected, battle.home), *verdicts]
@@ -151,6 +151,12 @@ class _Battle:
         while (left := self._left()) and time.monotonic() < deadline:
             time.sleep(0.2)
         return Verdict("no process is left", not left, ", ".join(title.decode()[:40] for title in left) or "none")
+
+    def unregistered(self) -> Verdict:
+        """Looks for checkpoints that were written and never heard of."""
+        run = run_folder(self.home)
+        extra = sorted({folder.name for folder in (run / "train").glob("checkpoint_*/")} ^ registered(run))
+        return Verdict("checkpoints are those on Ray Train's list", not extra, ", ".join(extra) or "none besides")
 
     def _left(self) -> list[bytes]:
         titles = [title for _, title in processes(self._mark)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from distributed_autolora.orchestration.snapshot import copy_snapshot, mend_snapshot
+from distributed_autolora.orchestration.snapshot import copy_snapshot, mend_snapshot, remove_unregistered
 
 
 def snapshot_of(run: Path) -> Path:
@@ -37,3 +37,14 @@ def test_without_a_copy_a_broken_snapshot_goes_and_a_missing_one_is_no_error(tmp
     snapshot.write_text("")
     mend_snapshot(tmp_path)
     assert not snapshot.exists()
+
+
+def test_only_checkpoints_that_are_not_on_the_list_are_removed(tmp_path: Path) -> None:
+    snapshot = snapshot_of(tmp_path)
+    for name in ("checkpoint_000001", "checkpoint_000001_step_000020", "other"):
+        (snapshot.parent / name).mkdir()
+    remove_unregistered(tmp_path)
+    assert len(list(snapshot.parent.iterdir())) == 3, "without a list nothing is known"
+    snapshot.write_text('{"checkpoint_results": [{"checkpoint_dir_name": "checkpoint_000001_step_000020"}]}')
+    remove_unregistered(tmp_path)
+    assert sorted(path.name for path in snapshot.parent.glob("*/")) == ["checkpoint_000001_step_000020", "other"]
