@@ -15,6 +15,8 @@ from ray.train import ControllerError, TrainingFailedError, UserCallback
 from distributed_autolora.errors import RunFailedError, UserError
 from distributed_autolora.orchestration.run_folder import RunFolder, write_text
 
+_STORY = "error.txt"
+
 # What PyTorch raises on the workers that are left when another one is gone, or when a device fails.
 _LOST_CLASSES = ("DistError", "AcceleratorError")
 _LOST_WORDS = re.compile(r"gloo|nccl|c10d|TCPStore|\bpeer\b|connection|CUDA error", re.IGNORECASE)
@@ -52,13 +54,18 @@ def failure_for_people(error: TrainingFailedError | RayActorError, folder: RunFo
     rank, cause = _cause(error)
     if isinstance(cause, UserError):
         return cause
-    write_text(folder.path / "error.txt", "".join(traceback.format_exception(cause)))
+    write_text(folder.path / _STORY, "".join(traceback.format_exception(cause)))
     who = "controller" if cause is error else f"worker {rank}" if rank is not None else type(cause).__name__
     what = (str(cause).strip() or type(cause).__name__).splitlines()[0]
     return RunFailedError(
-        f"Training failed ({who}: {what}). Everything is in {folder.path / 'error.txt'}; the same command goes on "
+        f"Training failed ({who}: {what}). Everything is in {folder.path / _STORY}; the same command goes on "
         "from the last checkpoint."
     )
+
+
+def remove_error(folder: RunFolder) -> None:
+    """Removes the story of an earlier failure from a run that went on and ended well."""
+    (folder.path / _STORY).unlink(missing_ok=True)
 
 
 def _cause(error: TrainingFailedError | RayActorError) -> tuple[int | None, BaseException]:

@@ -27,7 +27,7 @@ from ray.train.torch import TorchTrainer
 
 from distributed_autolora.config import ExperimentConfig
 from distributed_autolora.errors import TrainingDivergedError
-from distributed_autolora.orchestration.failures import RepeatableErrors, failure_for_people
+from distributed_autolora.orchestration.failures import RepeatableErrors, failure_for_people, remove_error
 from distributed_autolora.orchestration.meeting_point import NodeTorchConfig
 from distributed_autolora.orchestration.run_folder import RunFolder, write_json
 from distributed_autolora.orchestration.snapshot import copy_snapshot, mend_snapshot, remove_unregistered
@@ -113,6 +113,7 @@ def train_on_ray(
         if threading.current_thread() is threading.main_thread():  # a trial of a study runs in another
             signal.signal(signal.SIGINT, on_sigint)
     remove_unregistered(folder.path)
+    remove_error(folder)
     if "diverged" in returned:
         raise TrainingDivergedError(returned["diverged"])
     return dict(returned)

@@ -36,11 +36,11 @@ class Flags:
 
     kills: int = 50
     """Kills in all, at least."""
-    kills_a_run: int = 8
+    kills_a_run: int = 10
     """Kills of one run, at most."""
     seed: int = 0
     """Of places, victims and moments."""
-    epochs: int = 8
+    epochs: int = 16
     """Epochs of a run."""
     output: Path = Path("chaos")
     """Folder for the report."""

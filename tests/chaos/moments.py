@@ -12,7 +12,7 @@ from typing import Literal, NamedTuple
 Moment = Literal["any time", "while a checkpoint is written", "between report and registration"]
 MOMENTS: tuple[Moment, ...] = ("any time", "while a checkpoint is written", "between report and registration")
 
-_LONGEST_S, _EVERY_S = 90.0, 0.002
+_LONGEST_S, _EVERY_S = 30.0, 0.002
 
 
 class Plan(NamedTuple):
@@ -31,7 +31,7 @@ def plan(chance: random.Random, run: Path) -> Plan:
         run: the run's folder.
     """
     moment = chance.choice(MOMENTS)
-    delay = chance.uniform(1.0, 12.0)
+    delay = chance.uniform(0.5, 6.0)
     seen: set[str] = set()
 
     def is_there() -> bool:

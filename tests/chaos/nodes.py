@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -40,12 +41,14 @@ class Nodes:
         self._folder, self._environment, self._head_cpus = folder, dict(environment), head_cpus
         self.address = f"127.0.0.1:{free_port()}"
         self._head = self._start("head", ["--head", f"--port={self.address.partition(':')[2]}"])
-        self._wait_for_head()
-        self._others = [self._start(f"node-{number}", self._joining) for number in range(count)]
-
-    @property
-    def _joining(self) -> list[str]:
-        return [f"--address={self.address}"]
+        self._others = [self._head] * count
+        self._wait("head", self._head)
+        for number in range(count):
+            # One after another: two that start at the same moment on one machine may choose the same port.
+            self._join(number)
+            self._wait(f"node-{number}", self._others[number])
+        self._is_closing = threading.Event()
+        threading.Thread(target=self._tend, daemon=True).start()
 
     def ids(self) -> list[str]:
         """Returns the ids of the living nodes beside the head, the oldest first."""
@@ -61,14 +64,24 @@ class Nodes:
         subprocess.run(command, env=self._environment, check=True, capture_output=True)
 
     def kill(self, number: int) -> None:
-        """Kills all processes of a node, and starts another in its place."""
+        """Kills all processes of a node; another comes in its place."""
         _kill(self._others[number])
-        self._others[number] = self._start(f"node-{number}", self._joining)
 
     def close(self) -> None:
         """Ends all nodes."""
+        self._is_closing.set()
         for process in (*self._others, self._head):
             _kill(process)
+
+    def _tend(self) -> None:
+        """Starts nodes that ended again, as an init system does."""
+        while not self._is_closing.wait(1.0):
+            for number, process in enumerate(self._others):
+                if process.poll() is not None and not self._is_closing.is_set():
+                    self._join(number)
+
+    def _join(self, number: int) -> None:
+        self._others[number] = self._start(f"node-{number}", [f"--address={self.address}"])
 
     def _start(self, name: str, role: list[str]) -> subprocess.Popen[bytes]:
         command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--block", "--disable-usage-stats", *role]
@@ -82,11 +95,11 @@ class Nodes:
         with (self._folder / f"{name}.log").open("ab") as log:
             return subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
 
-    def _wait_for_head(self) -> None:
-        log, deadline = self._folder / "head.log", time.monotonic() + _START_S
+    def _wait(self, name: str, process: subprocess.Popen[bytes]) -> None:
+        log, deadline = self._folder / f"{name}.log", time.monotonic() + _START_S
         while "Ray runtime started" not in log.read_text(errors="replace"):
-            if self._head.poll() is not None or time.monotonic() > deadline:
-                raise RuntimeError(f"The Ray head did not start: {log.read_text(errors='replace')[-2000:]}")
+            if process.poll() is not None or time.monotonic() > deadline:
+                raise RuntimeError(f"The node {name} did not start: {log.read_text(errors='replace')[-2000:]}")
             time.sleep(0.1)
 
 
