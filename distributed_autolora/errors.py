@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import re
 
-_URI = re.compile(r"(?<![\w+.-])([A-Za-z][\w+.-]*:)?//[^\s\"'<>]+")
+# A user part may hold an unescaped apostrophe; what follows it may be followed by one that closes a text.
+_URI = re.compile(r"(?<![\w+.-])([A-Za-z][\w+.-]*:)?//(?:[^\s\"/@]*@)?[^\s\"'<>]+")
 # A password may hold an unescaped slash; where it has none, an "@" in the path is no end of it.
 _USER = re.compile(r"(?<=//)(?:[^/@]*@(?:[^/]*@)?|[^/@:]+:[^@?]*@)")
 _QUERY = re.compile(r"(?<=[?&;])(?P<name>[^=&;?]+)=(?P<value>[^&;]+)")
+_PASSING = frozenset({errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.ECONNRESET, errno.EAGAIN, errno.EHOSTUNREACH})
 # What pyarrow and databases are told of a place, and a reader of an error message needs to know.
 _PLAIN = frozenset({"region", "scheme", "endpoint_override", "allow_bucket_creation", "driver", "timeout"})
 
@@ -32,10 +35,20 @@ class RunFailedError(UserError):
     """A run that had started could not be brought to its end."""
 
 
-def cannot_write(path: object, error: Exception) -> RunFailedError:
+class StorageError(RunFailedError):
+    """A disk or a store that failed; another attempt, or another node, may fare better."""
+
+
+def kind_of(error: Exception) -> type[UserError]:
+    """Returns what an error of the system is to people: `StorageError` where the same may work later, as EIO."""
+    passing = isinstance(error, OSError) and error.errno in _PASSING
+    return StorageError if passing else UserError
+
+
+def cannot_write(path: object, error: Exception) -> StorageError:
     """Returns what people are told when a file of a run cannot be written, as on a full disk."""
     reason = getattr(error, "strerror", None) or (str(error).strip() or type(error).__name__).splitlines()[0]
-    return RunFailedError(
+    return StorageError(
         f"{path} cannot be written ({reason}). Free some space, or bring its disk back; the same command goes on from "
         "the last checkpoint."
     )

@@ -23,7 +23,7 @@ from distributed_autolora.data.parquet_reading import (
     row_groups,
 )
 from distributed_autolora.data.storage import data_digest, one_line
-from distributed_autolora.errors import UserError
+from distributed_autolora.errors import StorageError, UserError
 
 _SCHEMA = pa.schema([*IN_MEMORY, ("fingerprint", pa.int64())])
 _CHOOSE = "Choose another folder with --scaling.cache."
@@ -162,6 +162,6 @@ def _usable(path: Path) -> Iterator[None]:
     except (OSError, pa.ArrowException) as error:
         existing = next(parent for parent in (path, *path.parents) if parent.exists())
         free = shutil.disk_usage(existing).free
-        raise UserError(
+        raise StorageError(
             f"The cache of images {path} cannot be written: {one_line(error)} ({free / 1e9:.1f} GB are free). {_CHOOSE}"
         ) from error

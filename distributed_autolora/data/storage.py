@@ -13,7 +13,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.fs
 
-from distributed_autolora.errors import UserError
+from distributed_autolora.errors import UserError, kind_of
 
 HOW_TO_WRITE = "jobs/prepare_data.py writes such files"
 _SPLITS = ("train", "test")
@@ -133,7 +133,7 @@ def readable(where: str) -> Iterator[None]:
     try:
         yield
     except (OSError, pa.ArrowException) as error:
-        raise UserError(f"{where} cannot be read: {one_line(error)}. {HOW_TO_WRITE}.") from error
+        raise kind_of(error)(f"{where} cannot be read: {one_line(error)}. {HOW_TO_WRITE}.") from error
 
 
 @contextlib.contextmanager

@@ -18,7 +18,7 @@ import safetensors.torch
 import torch
 from safetensors import SafetensorError
 
-from distributed_autolora.errors import UserError
+from distributed_autolora.errors import UserError, kind_of
 from distributed_autolora.models.published import SHA256
 
 _DAMAGED = (
@@ -119,7 +119,9 @@ def _read(where: str) -> bytes:
         return path.read_bytes()
     # pyarrow's own errors are OSError, ValueError and NotImplementedError as well.
     except (OSError, ValueError, NotImplementedError) as error:
-        raise UserError(f"Weights: {where} cannot be read ({_first_line(error)}). Check the path or URI.") from None
+        raise kind_of(error)(
+            f"Weights: {where} cannot be read ({_first_line(error)}). Check the path or URI."
+        ) from None
 
 
 def _check_digest(where: str, found: str, given: str | None) -> None:

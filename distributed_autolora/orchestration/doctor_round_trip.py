@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
-import socket
 import statistics
 import time
 from dataclasses import dataclass
@@ -73,9 +70,9 @@ def _meet(peers: list[Any], backend: str, size: int, start_s: float) -> RoundTri
     doing, within_s = "start", start_s
     try:
         places = tuple(ray.get([peer.place.remote() for peer in peers], timeout=start_s))
-        address = ray.get(peers[0].address.remote(), timeout=start_s)
+        address, port = ray.get(peers[0].meet_here.remote(), timeout=start_s)
         doing, within_s = "connect", 2.0 * _CONNECT_S
-        ray.get([peer.connect.remote(address, backend) for peer in peers], timeout=within_s)
+        ray.get([peer.connect.remote(address, port, backend) for peer in peers], timeout=within_s)
         doing = "sum"
         sums = ray.get([peer.sums.remote(size) for peer in peers], timeout=within_s)
     except ray.exceptions.GetTimeoutError:
@@ -106,20 +103,20 @@ class _Peer:
             gpu_free=int(torch.cuda.mem_get_info()[0]) if gpus else None,
         )
 
-    def address(self) -> str:
-        """Returns a free port of this node, as the first process's meeting point."""
-        host = ray.util.get_node_ip_address()
-        with contextlib.closing(socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)) as listener:
-            listener.bind(("", 0))
-            port = listener.getsockname()[1]
-        return f"tcp://{f'[{host}]' if ':' in host else host}:{port}"
+    def meet_here(self) -> tuple[str, int]:
+        """Opens the meeting point, in the first process."""
+        from distributed_autolora.orchestration.meeting_point import meet_here
 
-    def connect(self, address: str, backend: str) -> None:
-        """Joins the others in the way in which Ray Train's workers do."""
+        return meet_here()
+
+    def connect(self, address: str, port: int, backend: str) -> None:
+        """Joins the others in the way in which the workers of a run do."""
         from ray.train.torch.config import _setup_torch_process_group
 
-        os.environ.setdefault("TORCH_NCCL_ASYNC_ERROR_HANDLING", "1")
-        _setup_torch_process_group(backend, self._number, self._count, address, timeout_s=_CONNECT_S)
+        from distributed_autolora.orchestration.meeting_point import point_to
+
+        point_to(address, port)
+        _setup_torch_process_group(backend, self._number, self._count, "env://", timeout_s=_CONNECT_S)
 
     def sums(self, size: int) -> tuple[float, bool]:
         """Returns the median time of a sum in milliseconds, and whether every one was right."""

@@ -12,14 +12,16 @@ from typing import Any
 from ray.exceptions import RayActorError
 from ray.train import ControllerError, TrainingFailedError, UserCallback
 
-from distributed_autolora.errors import RunFailedError, UserError
+from distributed_autolora.errors import RunFailedError, StorageError, UserError
 from distributed_autolora.orchestration.run_folder import RunFolder, write_text
 
 _STORY = "error.txt"
 
 # What PyTorch raises on the workers that are left when another one is gone, or when a device fails.
 _LOST_CLASSES = ("DistError", "AcceleratorError")
-_LOST_WORDS = re.compile(r"gloo|nccl|c10d|TCPStore|\bpeer\b|connection|CUDA error", re.IGNORECASE)
+_LOST_WORDS = re.compile(r"gloo|nccl|c10d|TCPStore|\bpeer\b|connection|cuda|cudnn|cublas|nvml", re.IGNORECASE)
+# A label out of range, and a batch that is too large: both would come again.
+_REPEATABLE_WORDS = re.compile(r"device-side assert|out of memory", re.IGNORECASE)
 
 
 class RepeatableErrors(UserCallback):  # type: ignore[misc]
@@ -34,12 +36,12 @@ class RepeatableErrors(UserCallback):  # type: ignore[misc]
 
 def may_be_cured_by_a_restart(error: BaseException) -> bool:
     """Tells a lost process, connection, device or disk from an error of input or program, which would come again."""
-    if isinstance(error, OSError) or type(error).__module__.partition(".")[0] == "ray":
+    if isinstance(error, OSError | StorageError) or type(error).__module__.partition(".")[0] == "ray":
         return True
     names = {kind.__name__ for kind in type(error).__mro__}
-    if names & {*_LOST_CLASSES}:
-        return True
-    return type(error) is RuntimeError and _LOST_WORDS.search(str(error)) is not None
+    if (type(error) is not RuntimeError and not names & {*_LOST_CLASSES}) or _REPEATABLE_WORDS.search(str(error)):
+        return False
+    return bool(names & {*_LOST_CLASSES}) or _LOST_WORDS.search(str(error)) is not None
 
 
 def failure_for_people(error: TrainingFailedError | RayActorError, folder: RunFolder) -> UserError:

@@ -8,12 +8,15 @@ from pathlib import Path
 from typing import IO
 
 from distributed_autolora.errors import UserError
+from distributed_autolora.orchestration.whole_files import remove_unfinished
 
 _NAME = "lock"
 
 
 def lock_folder(folder: Path, *, what: str, otherwise: str, elsewhere: str) -> IO[str]:
     """Claims an existing folder for this process, until the returned file is closed or the process ends.
+
+    Files that an earlier holder was writing when it was killed are removed.
 
     Args:
         folder: the folder.
@@ -40,6 +43,7 @@ def lock_folder(folder: Path, *, what: str, otherwise: str, elsewhere: str) -> I
         raise UserError(
             f"The file system of {folder} cannot lock files ({error.strerror}): choose another {elsewhere}."
         ) from None
+    remove_unfinished(folder)
     lock.truncate(0)
     lock.write(f"process {os.getpid()} on {os.uname().nodename}")
     lock.flush()

@@ -11,8 +11,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import ray
+import ray.exceptions
 from ray.train.torch import TorchConfig
 from ray.train.torch.config import _set_torch_distributed_env_vars, _setup_torch_process_group, _TorchBackend
+from ray.train.v2._internal.exceptions import WorkerGroupStartupFailedError
 
 from distributed_autolora.training.distributed import open_meeting_point
 
@@ -34,8 +36,8 @@ class _NodeBackend(_TorchBackend):  # type: ignore[misc]
     def on_start(self, worker_group: Any, backend_config: TorchConfig) -> None:
         """Connects the workers."""
         uses_gpu = worker_group.get_resources_per_worker().get("GPU", 0) > 0
-        address, port = worker_group.execute_single(0, _open)
-        worker_group.execute(_point_to, address, port)
+        address, port = worker_group.execute_single(0, meet_here)
+        worker_group.execute(point_to, address, port)
         worker_group.execute(_set_torch_distributed_env_vars)
         joining = [
             worker_group.execute_single_async(
@@ -49,17 +51,23 @@ class _NodeBackend(_TorchBackend):  # type: ignore[misc]
             )
             for rank in range(len(worker_group))
         ]
-        ray.get(joining)
+        try:
+            ray.get(joining)
+        except ray.exceptions.RayTaskError as error:
+            # One of them was lost, and another was the first to say so: Ray Train starts such a group again.
+            raise WorkerGroupStartupFailedError(str(error)) from error
 
 
-def _open() -> tuple[str, int]:
+def meet_here() -> tuple[str, int]:
+    """Opens the meeting point in this process, the first worker's; returns its address and port."""
     address = ray.util.get_node_ip_address()
     port, store = open_meeting_point(address)
     _OPEN[:] = [store]
     return address, port
 
 
-def _point_to(address: str, port: int) -> None:
+def point_to(address: str, port: int) -> None:
+    """Lets PyTorch join the others there when this process is told to ("env://")."""
     os.environ |= {
         "MASTER_ADDR": address,
         "MASTER_PORT": str(port),

@@ -100,8 +100,10 @@ def train_on_ray(
     )
     mend_snapshot(folder.path)
     remove_unregistered(folder.path)
-    # How long Ray Train waits for a worker that does not answer at all, such as one that the system has stopped.
-    os.environ.setdefault("RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S", str(scaling.collective_timeout_s))
+    # How long Ray Train waits for a worker that does not answer at all, such as one that the system has stopped, and
+    # the others for one that does not come to report.
+    silence = str(scaling.collective_timeout_s)
+    os.environ |= {"RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S": silence, "RAY_TRAIN_COLLECTIVE_TIMEOUT_S": silence}
     on_sigint = signal.getsignal(signal.SIGINT)
     try:
         returned = trainer.fit().return_value

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import shutil
 import tempfile
@@ -17,7 +18,6 @@ from distributed_autolora.errors import UserError
 from distributed_autolora.orchestration.folder_lock import lock_folder
 from distributed_autolora.orchestration.whole_files import (
     read_sealed,
-    remove_unfinished,
     write_json,
     write_sealed,
     write_text,
@@ -112,7 +112,6 @@ class RunFolder:
             otherwise="start another with --fresh or --run.name",
             elsewhere="--run.output",
         )
-        remove_unfinished(self.path)
 
     def release(self) -> None:
         """Gives the run back."""
@@ -150,7 +149,8 @@ def check_writable(folder: Path, *, flag: str = "--run.output") -> None:
 
 def config_text(config: ExperimentConfig) -> str:
     """Returns the YAML that `read_config` and --config take."""
-    return str(yaml.safe_dump(config.to_dict(), sort_keys=False))
+    # On one line each and unescaped, so that a secret in a URI is seen as such.
+    return str(yaml.safe_dump(config.to_dict(), sort_keys=False, width=math.inf, allow_unicode=True))
 
 
 def read_config(path: Path) -> ExperimentConfig:

@@ -46,7 +46,8 @@ def remove_unregistered(run: Path) -> None:
     }
     for folder in (run / "train").glob("checkpoint_*/"):
         if folder.name not in registered:
-            shutil.rmtree(folder)
+            # A network share keeps a file that is still open somewhere under another name; it goes with the next start.
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _is_whole(snapshot: Path) -> bool:

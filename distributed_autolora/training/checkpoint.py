@@ -14,7 +14,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from distributed_autolora.errors import UserError
+from distributed_autolora.errors import kind_of
 from distributed_autolora.models import save_weights
 
 _TENSORS, _VALUES = "state.safetensors", "state.json"
@@ -55,7 +55,7 @@ class TrainingState:
         """Reads what `save` wrote.
 
         Raises:
-            UserError: when a file is missing or corrupt.
+            UserError: when a file cannot be read, or is corrupt.
         """
         try:
             tensors = safetensors.torch.load_file(folder / _TENSORS)
@@ -65,10 +65,10 @@ class TrainingState:
                 part, name = full_name.split("/", 1)
                 parts[part][name] = value
             model, best, momentum = parts["model"], parts["best"], parts["momentum"]
-            return cls(model, best, momentum, *(values[name] for name in _VALUE_NAMES))
+            return cls(model, best, momentum, values["history"], values["identity"], values.get("progress"))
         except (OSError, SafetensorError, ValueError, KeyError) as error:
-            raise UserError(
-                f"Checkpoint {folder} cannot be read ({error}). Start the run afresh with --fresh."
+            raise kind_of(error)(
+                f"Checkpoint {folder} cannot be read ({error}). If it stays so, start the run afresh with --fresh."
             ) from None
 
 

@@ -123,7 +123,7 @@ class EpochProgress:
         return self.seconds + time.perf_counter() - self._began
 
     def state(self) -> dict[str, Any]:
-        """Returns JSON values, the same on every worker; every worker calls it."""
+        """Returns JSON values, the same on every worker but for the seconds; every worker calls it."""
         return {
             "step": self.step,
             "natural_branch_accuracy": self.natural_branch_accuracy,

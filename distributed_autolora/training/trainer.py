@@ -158,7 +158,7 @@ class Trainer:
 
         Args:
             epoch: the one that follows the records.
-            after_step: called after each step but the last, by every worker.
+            after_step: called after each step, by every worker.
 
         Raises:
             TrainingDivergedError: when the loss or a weight is not finite.
@@ -175,8 +175,7 @@ class Trainer:
                 x, y = next(images)
             self.train_step(batch, x, y, epoch, progress.sums, progress.timer)
             progress.step += 1
-            if progress.step < len(batches):
-                after_step()
+            after_step()
         self.check_weights(epoch)
         return progress.sums.means()
 

@@ -26,9 +26,9 @@ ROOT = Path(__file__).parent.parent.parent
 Place = Literal["one machine", "three nodes", "tracking server"]
 
 VICTIMS: dict[Place, tuple[Victim, ...]] = {
-    "one machine": ("worker", "worker", "controller", "driver", "hung worker"),
-    "three nodes": ("node", "node", "worker", "controller", "driver"),
-    "tracking server": ("tracking server", "tracking server", "worker", "driver"),
+    "one machine": ("worker", "worker", "worker", "worker", "controller", "driver", "hung worker"),
+    "three nodes": ("worker", "worker", "node", "node", "controller", "driver"),
+    "tracking server": ("worker", "worker", "worker", "tracking server", "tracking server", "driver"),
 }
 _ENDS_S, _LONGEST_S = 30.0, 600.0
 
@@ -95,7 +95,7 @@ class Chaos:
             verdicts = [battle.orphans(), battle.unregistered()]
         finally:
             battle.close()
-        verdicts = [*compare(expected, battle.home), *verdicts]
+        verdicts = [*compare(expected, battle.home), *verdicts, battle.restarts()]
         return Round(
             place,
             num_workers,
@@ -157,6 +157,13 @@ class _Battle:
         run = run_folder(self.home)
         extra = sorted({folder.name for folder in (run / "train").glob("checkpoint_*/")} ^ registered(run))
         return Verdict("checkpoints are those on Ray Train's list", not extra, ", ".join(extra) or "none besides")
+
+    def restarts(self) -> Verdict:
+        """Looks for drivers that ended although neither they nor their controller were killed."""
+        fatal = ("driver", "controller", *(("node",) if self.place == "three nodes" else ()))  # a node may hold it
+        expected = sum(kill.victim in fatal for kill in self.kills)
+        ended = sum(status != 0 for status in self.statuses)
+        return Verdict("the command was typed again for no other reason", ended <= expected, f"{ended} of {expected}")
 
     def _left(self) -> list[bytes]:
         titles = [title for _, title in processes(self._mark)]

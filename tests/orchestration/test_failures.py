@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from collections.abc import Iterator
@@ -18,7 +19,7 @@ from torch import nn
 from torch.multiprocessing.spawn import spawn
 
 from distributed_autolora.config import ScalingConfig
-from distributed_autolora.errors import RunFailedError, UserError
+from distributed_autolora.errors import RunFailedError, UserError, cannot_write, kind_of
 from distributed_autolora.orchestration import cluster
 from distributed_autolora.orchestration.failures import may_be_cured_by_a_restart
 from distributed_autolora.orchestration.ray_training import train_on_ray
@@ -48,6 +49,30 @@ def test_a_lost_peer_is_worth_a_restart(tmp_path: Path) -> None:
 def test_a_lost_process_and_a_failing_disk_are_worth_a_restart() -> None:
     assert may_be_cured_by_a_restart(ray.exceptions.ActorDiedError())
     assert may_be_cured_by_a_restart(OSError(5, "Input/output error"))
+
+
+def test_a_file_that_the_system_could_not_read_is_worth_a_restart_and_a_missing_one_is_not(tmp_path: Path) -> None:
+    failed, missing = OSError(errno.EIO, "Input/output error"), FileNotFoundError(errno.ENOENT, "No such file")
+    assert may_be_cured_by_a_restart(kind_of(failed)("the checkpoint cannot be read"))
+    assert not may_be_cured_by_a_restart(kind_of(missing)("the data cannot be read"))
+    assert may_be_cured_by_a_restart(cannot_write(tmp_path, OSError(errno.ENOSPC, "No space left on device")))
+
+
+@pytest.mark.parametrize(
+    ("message", "is_worth_it"),
+    [
+        ("cuDNN error: CUDNN_STATUS_EXECUTION_FAILED", True),
+        ("No CUDA GPUs are available", True),
+        ("NCCL communicator was aborted on rank 3", True),
+        ("CUDA error: device-side assert triggered", False),
+        ("CUDA out of memory. Tried to allocate 2 GiB", False),
+    ],
+)
+def test_a_failing_gpu_is_worth_a_restart_and_a_wrong_label_or_too_large_a_batch_is_not(
+    message: str, is_worth_it: bool
+) -> None:
+    assert may_be_cured_by_a_restart(RuntimeError(message)) == is_worth_it
+    assert may_be_cured_by_a_restart(torch.AcceleratorError(message)) == is_worth_it
 
 
 def test_errors_of_input_and_program_are_not() -> None:
