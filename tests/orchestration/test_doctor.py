@@ -258,6 +258,7 @@ def examined(*flags: str, environment: dict[str, str] | None = None) -> subproce
     return subprocess.run(command, cwd=REPOSITORY, env=own, capture_output=True, text=True, timeout=200, check=False)
 
 
+@pytest.mark.long
 def test_on_a_local_ray_every_check_is_made_and_no_password_is_told(tmp_path: Path) -> None:
     with contextlib.closing(socket.socket()) as silent:
         silent.bind(("127.0.0.1", 0))  # never listens: a connection is refused

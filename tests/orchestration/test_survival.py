@@ -29,7 +29,7 @@ from tests.training.tasks import small_config, write_task
 from tests.training.test_resume import FolderReporter
 
 ROOT = Path(__file__).parent.parent.parent
-EPOCHS = 8
+EPOCHS = 6
 Record = dict[str, Any]
 
 

@@ -17,7 +17,7 @@ from distributed_autolora.recipes import recipe
 from distributed_autolora.studies import Arm, Study
 from tests.training.tasks import small_config
 
-EPOCHS = 5
+EPOCHS = 3
 LRS = (0.05, 0.01)
 NAME = "two-trials"
 

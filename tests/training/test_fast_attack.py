@@ -17,6 +17,7 @@ from distributed_autolora.training.methods import build_attack
 from distributed_autolora.training.task_data import TaskData
 
 
+@pytest.mark.long
 def test_on_the_shipped_test_set_the_bfloat16_attack_reaches_the_loss_of_the_float32_attack() -> None:
     """An attack is as strong as the loss that it reaches; near the boundary, rounding decides single images."""
     config = demo()

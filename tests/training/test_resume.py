@@ -159,6 +159,7 @@ def test_a_notice_brings_one_checkpoint_at_once(tmp_path: Path) -> None:
     assert sorted(one.name for one in (tmp_path / "run").iterdir()) == ["000000-000002", "000001-000000"]
 
 
+@pytest.mark.long
 def test_three_workers_resume_bit_for_bit(tmp_path: Path) -> None:
     task = write_task(tmp_path / "task", train=140)
     for one, other in run_workers(with_and_without_stops, 3, task, str(tmp_path), ((1, 0),), 3):
