@@ -23,10 +23,10 @@ from tests.training.tasks import small_config, write_task
 
 _ROUNDS: tuple[tuple[Place, int], ...] = (
     ("one machine", 2),
+    ("three nodes", 2),
+    ("tracking server", 2),
     ("three nodes", 3),
     ("one machine", 2),
-    ("tracking server", 2),
-    ("three nodes", 2),
 )
 
 

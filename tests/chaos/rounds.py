@@ -221,6 +221,6 @@ class _Battle:
             "DISTRIBUTED_AUTOLORA_HOME": str(self.home),
             "RAY_AUTH_MODE": "disabled",
             "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
-            "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "20",
+            "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "60",
             "OMP_NUM_THREADS": "1",
         }
