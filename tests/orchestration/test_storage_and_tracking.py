@@ -197,11 +197,6 @@ def full(disk: Disk, _: Path) -> Callable[[], None]:
     return disk.free
 
 
-def read_only(disk: Disk, _: Path) -> Callable[[], None]:
-    disk.allow_writing(False)
-    return lambda: disk.allow_writing(True)
-
-
 def vanished(disk: Disk, elsewhere: Path) -> Callable[[], None]:
     disk.move(elsewhere)
     home = disk.folder
@@ -214,7 +209,7 @@ def vanished(disk: Disk, elsewhere: Path) -> Callable[[], None]:
 
 @pytest.mark.long
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("trouble", [full, read_only, vanished])
+@pytest.mark.parametrize("trouble", [full, vanished])
 def test_a_run_whose_disk_fails_says_so_and_is_continued_by_the_same_command(
     tmp_path: Path, trouble: Callable[[Disk, Path], Callable[[], None]]
 ) -> None:
@@ -265,6 +260,8 @@ def test_a_run_goes_on_without_its_tracking_server_and_loses_nothing(tmp_path: P
         if returns == "after it":
             assert not json.loads((folder / "result.json").read_text())["tracked"]
             server.start()
+        # Also where the run was over before the server had started.
+        if not json.loads((folder / "result.json").read_text())["tracked"]:
             with driver(tmp_path) as process:
                 process.communicate(timeout=280)
             assert process.returncode == 0
