@@ -152,7 +152,10 @@ def _gather(values: Tensor) -> Tensor:
 
 
 class GlobalBatchNorm(_BatchNorm):
-    """Batch norm whose training statistics are those of the global batch; its state is plain batch norm's."""
+    """Batch norm whose training statistics are those of the global batch; its state is plain batch norm's.
+
+    An activation that timm's batch norms carry behind them, as `act`, is applied here too.
+    """
 
     def _check_input_dim(self, input: Tensor) -> None:  # noqa: A002
         if input.dim() < 2:
@@ -160,6 +163,11 @@ class GlobalBatchNorm(_BatchNorm):
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002
         """Normalises [n, C, ...] images over all workers' rows in train mode, with running statistics otherwise."""
+        out = self._normalized(input)
+        activation = getattr(self, "act", None)
+        return activation(out) if isinstance(activation, nn.Module) else out
+
+    def _normalized(self, input: Tensor) -> Tensor:  # noqa: A002
         if not self.training or world_size() == 1:
             return super().forward(input)
         self._check_input_dim(input)
@@ -174,10 +182,6 @@ class GlobalBatchNorm(_BatchNorm):
             self.running_mean.lerp_(mean.to(self.running_mean.dtype), momentum)
             self.running_var.lerp_(unbiased.to(self.running_var.dtype), momentum)
         return out  # type: ignore[no-any-return]
-
-
-def _activate(module: nn.Module, _inputs: tuple[Tensor, ...], out: Tensor) -> Tensor:
-    return module.get_submodule("act")(out)  # type: ignore[no-any-return]
 
 
 def globalize_batch_norm(module: nn.Module) -> None:
@@ -200,9 +204,7 @@ def globalize_batch_norm(module: nn.Module) -> None:
                 setattr(replacement, buffer_name, buffer)
             replacement.training = child.training
             if isinstance(activation := getattr(child, "act", None), nn.Module):
-                # timm's batch norms carry the activation behind them.
                 replacement.act = activation
-                replacement.register_forward_hook(_activate)
             setattr(module, name, replacement)
         else:
             globalize_batch_norm(child)

@@ -94,7 +94,10 @@ def run_epoch(trainer: Trainer, epoch: int, after_step: Callable[[], None] = lam
     The first one measures the natural-branch accuracy that it begins with, too.
     """
     progress = trainer.progress
-    _log.info("Epoch %d begins at step %d.", epoch, progress.step)
+    if progress.step:
+        _log.info("Epoch %d goes on after step %d.", epoch, progress.step)
+    else:
+        _log.info("Epoch %d begins.", epoch)
     if epoch == 1 and progress.step == 0:
         with progress.timer.phase("validation"):
             progress.natural_branch_accuracy = trainer.natural_branch_accuracy(epoch=0)

@@ -51,6 +51,7 @@ def without_times(history: list[Record]) -> list[Record]:
 def driver(folder: Path) -> Iterator[subprocess.Popen[str]]:
     """Runs `python jobs/finetune.py` on a local Ray of its own; kills it if it is still there at the end."""
     command = [sys.executable, "jobs/finetune.py", "--config", str(folder / "config.yaml"), "--run.name", "mine"]
+    command += ["--evaluate", "none"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "DISTRIBUTED_AUTOLORA_HOME": str(folder / "home")}
     environment.pop("RAY_ADDRESS", None)
     environment["RAY_TRAIN_HEALTH_CHECK_INTERVAL_S"] = "0.5"
@@ -118,32 +119,45 @@ def test_a_stopped_run_ends_with_status_130_and_is_marked_killed(tmp_path: Path,
     assert tracked_run(tmp_path / "home").info.status == "KILLED"
 
 
+def wait_for_an_epoch(history: Path, after: str) -> None:
+    before = epochs_of(history)
+    wait_for(lambda: epochs_of(history) > before, f"an epoch after {after}")
+
+
 @pytest.fixture(scope="module")
 def survivor(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """A run on Ray whose worker is killed, then its controller, then its driver, and that is then finished."""
+    """A run on Ray whose worker is killed, then its driver, and that is then finished."""
     folder = tmp_path_factory.mktemp("survival")
     write_config(folder)
     history = folder / "home" / "runs" / "mine" / "history.json"
-
-    def wait_for_an_epoch(after: str) -> None:
-        before = epochs_of(history)
-        wait_for(lambda: epochs_of(history) > before, f"an epoch after {after}")
-
     with driver(folder) as process:
-        wait_for_an_epoch("the start")
+        wait_for_an_epoch(history, "the start")
         os.kill(training_workers(process.pid)[-1], signal.SIGKILL)
-        wait_for_an_epoch("the worker's death")
-        os.kill(below(process.pid, b"ray::TrainController")[0], signal.SIGKILL)
-        output, _ = process.communicate(timeout=60)
-        assert process.returncode == 1, output
-    with driver(folder) as process:
-        wait_for_an_epoch("the controller's death")
+        wait_for_an_epoch(history, "the worker's death")
         os.kill(process.pid, signal.SIGKILL)
     assert not (history.parent / "result.json").exists(), "the run must be killed before its end"
     with driver(folder) as process:
         output, _ = process.communicate(timeout=180)
     assert process.returncode == 0, output
     return history.parent, output
+
+
+@pytest.mark.long
+def test_a_killed_controller_ends_the_command_in_one_line_and_the_same_command_goes_on(tmp_path: Path) -> None:
+    write_config(tmp_path)
+    folder = tmp_path / "home" / "runs" / "mine"
+    with driver(tmp_path) as process:
+        wait_for_an_epoch(folder / "history.json", "the start")
+        os.kill(below(process.pid, b"ray::TrainController")[0], signal.SIGKILL)
+        output, _ = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert "Traceback" not in output
+    assert (folder / "error.txt").is_file()
+    with driver(tmp_path) as process:
+        output, _ = process.communicate(timeout=180)
+    assert process.returncode == 0, output
+    assert epochs_of(folder / "history.json") == EPOCHS
+    assert not (folder / "error.txt").exists()
 
 
 def test_a_killed_run_ends_bit_for_bit_as_an_uninterrupted_one(survivor: tuple[Path, str], tmp_path: Path) -> None:
