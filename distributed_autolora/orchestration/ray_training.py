@@ -74,10 +74,37 @@ def train_on_ray(
             run's folder.
         KeyboardInterrupt: on Ctrl-C, after the workers were stopped.
     """
+    trainer = _trainer(config, folder, payload, callbacks)
+    mend_snapshot(folder.path)
+    remove_unregistered(folder.path)
+    # How long Ray Train waits for a worker that does not answer at all, such as one that the system has stopped, and
+    # the others for one that does not come to report.
+    silence = str(config.scaling.collective_timeout_s)
+    os.environ |= {"RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S": silence, "RAY_TRAIN_COLLECTIVE_TIMEOUT_S": silence}
+    on_sigint = signal.getsignal(signal.SIGINT)
+    try:
+        returned = trainer.fit().return_value
+    except (TrainingFailedError, RayActorError) as error:
+        raise failure_for_people(error, folder) from error
+    except SystemExit:  # how Ray Train ends the process on Ctrl-C, after it has stopped its workers
+        raise KeyboardInterrupt from None
+    finally:
+        if threading.current_thread() is threading.main_thread():  # a trial of a study runs in another
+            signal.signal(signal.SIGINT, on_sigint)
+    remove_unregistered(folder.path)
+    remove_error(folder)
+    if "diverged" in returned:
+        raise TrainingDivergedError(returned["diverged"])
+    return dict(returned)
+
+
+def _trainer(
+    config: ExperimentConfig, folder: RunFolder, payload: dict[str, Any], callbacks: Sequence[UserCallback]
+) -> TorchTrainer:
     from distributed_autolora.orchestration.ray_worker import train_worker
 
     scaling = config.scaling
-    trainer = TorchTrainer(
+    return TorchTrainer(
         train_worker,
         train_loop_config={**payload, "run": str(folder.path)},
         torch_config=NodeTorchConfig(timeout_s=int(scaling.collective_timeout_s)),
@@ -98,24 +125,3 @@ def train_on_ray(
             callbacks=[*callbacks, RepeatableErrors()],
         ),
     )
-    mend_snapshot(folder.path)
-    remove_unregistered(folder.path)
-    # How long Ray Train waits for a worker that does not answer at all, such as one that the system has stopped, and
-    # the others for one that does not come to report.
-    silence = str(scaling.collective_timeout_s)
-    os.environ |= {"RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S": silence, "RAY_TRAIN_COLLECTIVE_TIMEOUT_S": silence}
-    on_sigint = signal.getsignal(signal.SIGINT)
-    try:
-        returned = trainer.fit().return_value
-    except (TrainingFailedError, RayActorError) as error:
-        raise failure_for_people(error, folder) from error
-    except SystemExit:  # how Ray Train ends the process on Ctrl-C, after it has stopped its workers
-        raise KeyboardInterrupt from None
-    finally:
-        if threading.current_thread() is threading.main_thread():  # a trial of a study runs in another
-            signal.signal(signal.SIGINT, on_sigint)
-    remove_unregistered(folder.path)
-    remove_error(folder)
-    if "diverged" in returned:
-        raise TrainingDivergedError(returned["diverged"])
-    return dict(returned)

@@ -62,7 +62,7 @@ def main() -> None:
             changed = [f"{verdict['what']} ({verdict['seen']})" for verdict in one.verdicts if not verdict["is_equal"]]
             print(f"{one.seconds:5.0f} s  {place}, {num_workers} workers: {victims or 'no kill'}", flush=True)
             print(f"         {'CHANGED: ' + '; '.join(changed) if changed else 'nothing lost or changed'}", flush=True)
-            write_report(rounds, flags.output, f"--kills {flags.kills} --seed {flags.seed}", time.monotonic() - began)
+            write_report(rounds, flags.output, " ".join(sys.argv[1:]), time.monotonic() - began)
             (flags.output / "rounds.json").write_text(json.dumps([asdict(each) for each in rounds], indent=1) + "\n")
             if changed:
                 log = Path(folder) / f"r{len(rounds) - 1}.log"

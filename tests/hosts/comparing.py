@@ -114,7 +114,8 @@ def _same_metric(key: str, first: dict[str, Any], second: dict[str, Any]) -> boo
 
 def _metrics(home: Path) -> tuple[Run, dict[str, list[tuple[int, float]]]]:
     """Returns the only run of a tracking store, and its metrics: step and value of every point by time of writing."""
-    client = MlflowClient(f"sqlite:///{home / 'mlflow.db'}")
+    server = home / "server.db"
+    client = MlflowClient(f"sqlite:///{server if server.exists() else home / 'mlflow.db'}")
     (experiment,) = [each for each in client.search_experiments() if each.name == "distributed_autolora"]
     (run,) = client.search_runs([experiment.experiment_id])
     points = {key: client.get_metric_history(run.info.run_id, key) for key in run.data.metrics}
