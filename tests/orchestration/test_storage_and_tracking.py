@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -20,7 +18,7 @@ from distributed_autolora.orchestration.mlflow_tracking import MetricWriter, con
 from distributed_autolora.orchestration.run_folder import RunFolder, check_writable, config_text, read_config
 from distributed_autolora.orchestration.whole_files import write_json
 from tests.orchestration.test_mlflow_tracking import assert_each_point_once
-from tests.orchestration.test_survival import epochs_of, uninterrupted, wait_for, without_times, write_config
+from tests.orchestration.test_survival import driver, epochs_of, uninterrupted, wait_for, without_times, write_config
 from tests.orchestration.tracking_server import TrackingServer
 from tests.reporting import runs
 from tests.training.gloo import run_workers
@@ -107,27 +105,6 @@ def test_a_read_only_disk_is_refused_before_a_run_starts(disk: Disk) -> None:
         with pytest.raises(UserError, match=r"cannot be written \(Read-only file system\)") as refused:
             check_writable(folder)
         assert "--run.output" in str(refused.value)
-
-
-@contextmanager
-def driver(folder: Path) -> Iterator[subprocess.Popen[str]]:
-    """Runs `python jobs/finetune.py` on a local Ray of its own; kills it if it is still there at the end."""
-    command = [sys.executable, "jobs/finetune.py", "--config", str(folder / "config.yaml"), "--run.name", "mine"]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "DISTRIBUTED_AUTOLORA_HOME": str(folder / "home")}
-    environment.pop("RAY_ADDRESS", None)
-    process = subprocess.Popen(
-        [*command, "--evaluate", "none"],
-        cwd=ROOT,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-    try:
-        yield process
-    finally:
-        process.kill()
-        process.wait()
 
 
 WRITERS: dict[str, Callable[[Path, int], None]] = {
@@ -219,7 +196,7 @@ def test_a_run_whose_disk_fails_says_so_and_is_continued_by_the_same_command(
     subprocess.run(["mount", "--make-rprivate", "/"], capture_output=True, check=False)
     with mounted(tmp_path / "home", 260) as disk:
         folder = disk.folder / "runs" / "mine"
-        with driver(tmp_path) as process:
+        with driver(tmp_path, subprocess.STDOUT) as process:
             wait_for(lambda: epochs_of(folder / "history.json") >= 1, "epoch 1", 250)
             end = trouble(disk, elsewhere)
             output, _ = process.communicate(timeout=280)
@@ -227,7 +204,7 @@ def test_a_run_whose_disk_fails_says_so_and_is_continued_by_the_same_command(
         assert "Traceback" not in output
         end()
         assert 1 <= epochs_of(folder / "history.json") < 6, "the disk must fail before the end of the run"
-        with driver(tmp_path) as process:
+        with driver(tmp_path, subprocess.STDOUT) as process:
             output, _ = process.communicate(timeout=280)
         assert process.returncode == 0, output
         weights, history = run_workers(uninterrupted, 2, str(tmp_path / "task"), str(tmp_path / "checkpoints"))[0]
@@ -249,7 +226,7 @@ def test_a_run_goes_on_without_its_tracking_server_and_loses_nothing(tmp_path: P
     (tmp_path / "config.yaml").write_text(config_text(config))
     folder = tmp_path / "home" / "runs" / "mine"
     try:
-        with driver(tmp_path) as process:
+        with driver(tmp_path, subprocess.STDOUT) as process:
             wait_for(lambda: epochs_of(folder / "history.json") >= 1, "epoch 1", 250)
             server.kill()
             if returns == "during the run":
@@ -262,7 +239,7 @@ def test_a_run_goes_on_without_its_tracking_server_and_loses_nothing(tmp_path: P
             server.start()
         # Also where the run was over before the server had started.
         if not json.loads((folder / "result.json").read_text())["tracked"]:
-            with driver(tmp_path) as process:
+            with driver(tmp_path, subprocess.STDOUT) as process:
                 process.communicate(timeout=280)
             assert process.returncode == 0
         result = json.loads((folder / "result.json").read_text())

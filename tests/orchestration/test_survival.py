@@ -48,14 +48,14 @@ def without_times(history: list[Record]) -> list[Record]:
 
 
 @contextmanager
-def driver(folder: Path) -> Iterator[subprocess.Popen[str]]:
+def driver(folder: Path, stderr: int | None = None) -> Iterator[subprocess.Popen[str]]:
     """Runs `python jobs/finetune.py` on a local Ray of its own; kills it if it is still there at the end."""
     command = [sys.executable, "jobs/finetune.py", "--config", str(folder / "config.yaml"), "--run.name", "mine"]
     command += ["--evaluate", "none"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "DISTRIBUTED_AUTOLORA_HOME": str(folder / "home")}
     environment.pop("RAY_ADDRESS", None)
     environment["RAY_TRAIN_HEALTH_CHECK_INTERVAL_S"] = "0.5"
-    process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=stderr, text=True)
     try:
         yield process
     finally:
