@@ -26,8 +26,7 @@ def fuse(network: nn.Module, graph: fx.Graph) -> nn.Module:
         graph: its forward, as torch.fx traced it; it is rewritten.
     """
     modules = dict(network.named_modules())
-    is_tied = len(list(network.named_parameters(remove_duplicate=False))) > len(list(network.parameters()))
-    if is_tied or any(node.op == "get_attr" or (node.kwargs and node.op == "call_module") for node in graph.nodes):
+    if _names_change(network, graph) or any(node.kwargs and node.op == "call_module" for node in graph.nodes):
         return network
     for node in list(graph.nodes):
         if node.op == "call_module" and type(modules[node.target]) is nn.Identity:
@@ -40,6 +39,13 @@ def fuse(network: nn.Module, graph: fx.Graph) -> nn.Module:
             _replace(network, graph, node, *pair)
             is_changed = True
     return fx.GraphModule(network, graph) if is_changed else network
+
+
+def _names_change(network: nn.Module, graph: fx.Graph) -> bool:
+    """Tells whether the rewritten network would hold a tensor that `network` does not hold under the same name."""
+    is_tied = len(list(network.named_parameters(remove_duplicate=False))) > len(list(network.parameters()))
+    names = dict(network.named_parameters()) | dict(network.named_buffers())
+    return is_tied or any(node.op == "get_attr" and node.target not in names for node in graph.nodes)
 
 
 def has_hooks(layer: nn.Module) -> bool:

@@ -13,6 +13,7 @@ from distributed_autolora.core.attack_network import AttackNetwork, LayerTracer
 from distributed_autolora.core.attacks import input_gradient
 from distributed_autolora.core.fused_convolution import FusedConvolution, is_available
 from distributed_autolora.core.fusion import fuse
+from distributed_autolora.models import build
 from tests.reference.networks import randomised
 
 GEOMETRIES = {
@@ -125,10 +126,26 @@ def test_every_way_to_write_a_relu_and_an_addition_is_fused_and_computes_the_sam
 
 
 @pytest.mark.skipif(not is_available(torch.zeros(1)), reason="this CPU or this build has no oneDNN")
-def test_on_a_cpu_the_attack_network_of_a_resnet_fuses_all_but_its_downsampling() -> None:
+@pytest.mark.parametrize("maker", [lambda: resnet18(num_classes=5), lambda: build("resnet18", 5)])
+def test_on_a_cpu_the_attack_network_of_a_resnet_fuses_all_but_its_downsampling(maker: Callable[[], nn.Module]) -> None:
     """ResNet-18: a stem and sixteen convolutions in blocks; the three of the shortcuts have no ReLU behind them."""
-    network = AttackNetwork(resnet18(num_classes=5))
+    network = AttackNetwork(maker())
     assert sum(isinstance(layer, FusedConvolution) for layer in network.modules()) == 17
+
+
+@pytest.mark.skipif(not is_available(torch.zeros(1)), reason="this CPU or this build has no oneDNN")
+def test_a_classifier_fused_behind_its_input_pipeline_follows_its_weights() -> None:
+    model = seeded(lambda: build("small_resnet", 4, mean=(0.3,), std=(0.5,))).eval()
+    network = AttackNetwork(model)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(1.1)
+        model.get_buffer("mean").fill_(0.7)
+    network.refresh()
+    x, y = uniform(4, 1, 28, 28) + 0.5, torch.arange(4)
+    assert any(isinstance(layer, FusedConvolution) for layer in network.modules())
+    torch.testing.assert_close(network(x), model(x), rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(input_gradient(network, x, y), input_gradient(model, x, y), rtol=1e-2, atol=1e-6)
 
 
 def test_float64_is_not_fused() -> None:
