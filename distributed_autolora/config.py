@@ -124,8 +124,9 @@ class ScheduleConfig:
 
     name: Literal["automatic", "step_decay"] = "automatic"
     """automatic: halve on the robust validation accuracy; step_decay: x 0.1 at 50 % and 83 % of the epochs."""
-    rule: Literal["released", "apgd"] = "released"
-    """When the automatic rule halves: as the released code, or as the attack APGD halves its step."""
+    rule: Literal["released", "apgd", "paired"] = "released"
+    """When the automatic rule halves: as the released code; as the attack APGD halves its step; or when the same
+    validation images say that a window of epochs brought nothing (paired), for few of them."""
     interval: int = 4
     """Epochs between two decisions of the automatic rule."""
     min_lr: float = 1e-5

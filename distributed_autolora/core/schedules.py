@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-RULES = ("released", "apgd")
+from torch import Tensor
+
+from distributed_autolora.core.paired import PairedComparison
+
+RULES = ("released", "apgd", "paired")
 _INCREASE_SHARE = 0.75
 _DECAY_AT = (0.5, 5 / 6)
 _DECAY_FACTOR = 0.1
@@ -38,10 +43,10 @@ class Decision:
     lr: float
     """Learning rate of the next epoch."""
     improved: bool
-    """This epoch is the best so far: keep its state."""
+    """Keep this epoch's state: it is the best so far, or as good as the best."""
     halved: bool = False
     restore_best: bool = False
-    """Go on from the best state so far."""
+    """Go on from the state that was kept."""
     stop: bool = False
 
 
@@ -53,10 +58,14 @@ class RobustAccuracyHalving:
     (condition 2). Condition 2 never holds at the first decision; under "apgd" it also needs that the
     previous decision did not halve, which the released code intends and does not do.
 
+    Rule "paired", which is not the paper's, asks less of few validation images (`PairedComparison`). It halves
+    after epoch 2 interval, 3 interval, ... when the window's mean accuracy is not above that of the window before,
+    keeps the newest state that is as good as the best, and restores it only where it is credibly better.
+
     Args:
         initial_lr: learning rate of the first epoch.
         interval: epochs between decisions.
-        rule: "released" or "apgd".
+        rule: "released", "apgd" or "paired".
         min_lr: training stops once the learning rate is below this.
 
     Raises:
@@ -76,16 +85,40 @@ class RobustAccuracyHalving:
         self.best = -1.0
         self._best_at_decision: float | None = None
         self._halved_at_decision = True
+        self._paired = PairedComparison(interval)
 
-    def step(self, robust_accuracy: float) -> Decision:
-        """Takes the robust validation accuracy after an epoch and decides about the next one."""
+    def step(self, robust_accuracy: float, outcomes: Sequence[bool] | Tensor | None = None) -> Decision:
+        """Takes what validation said after an epoch and decides about the next one.
+
+        Args:
+            robust_accuracy: robust validation accuracy.
+            outcomes: bool [n], which validation images withstood the attack, in row order; rule "paired" needs it.
+
+        Raises:
+            ValueError: for the rule "paired" without outcomes.
+        """
         self.history.append(robust_accuracy)
+        if self.rule == "paired":
+            return self._paired_step(robust_accuracy, outcomes)
         improved = robust_accuracy > self.best
         self.best = max(self.best, robust_accuracy)
         halved = self._is_decision() and self._decide()
         if halved:
             self.lr /= 2
         return Decision(lr=self.lr, improved=improved, halved=halved, restore_best=halved, stop=self.lr < self.min_lr)
+
+    def _paired_step(self, robust_accuracy: float, outcomes: Sequence[bool] | Tensor | None) -> Decision:
+        if outcomes is None:
+            raise ValueError('rule "paired" compares images: give the outcome of each validation image')
+        paired = self._paired
+        is_kept = paired.add(outcomes)
+        if is_kept:
+            self.best = robust_accuracy
+        halved = paired.is_decision() and not paired.has_risen()
+        if halved:
+            self.lr /= 2
+        restore = halved and paired.kept_is_better()
+        return Decision(lr=self.lr, improved=is_kept, halved=halved, restore_best=restore, stop=self.lr < self.min_lr)
 
     def _is_decision(self) -> bool:
         past = len(self.history) - 1
@@ -117,7 +150,7 @@ class StepDecay:
         self.history: list[float] = []
         self.best = -1.0
 
-    def step(self, robust_accuracy: float) -> Decision:
+    def step(self, robust_accuracy: float, outcomes: Sequence[bool] | Tensor | None = None) -> Decision:
         """Takes the robust validation accuracy after an epoch; only the choice of the best depends on it."""
         self.history.append(robust_accuracy)
         improved = robust_accuracy > self.best

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from distributed_autolora.errors import kind_of
 from distributed_autolora.models import save_weights
 
 _TENSORS, _VALUES = "state.safetensors", "state.json"
+_OUTCOMES = "validation outcomes"
 _VALUE_NAMES = ("history", "identity", "progress")
 
 
@@ -32,6 +33,7 @@ class TrainingState:
         history: one record an epoch; the schedules are replayed from it.
         identity: what must be equal for a resume: config digest, seed, split digest.
         progress: of the epoch that follows the records (`EpochProgress.state`); None at its start.
+        outcomes: bool [epochs, validation images], which withstood the attack after each epoch.
     """
 
     model: Mapping[str, Tensor]
@@ -40,11 +42,13 @@ class TrainingState:
     history: list[dict[str, Any]]
     identity: dict[str, Any]
     progress: dict[str, Any] | None = None
+    outcomes: Tensor = field(default_factory=lambda: torch.empty((0, 0), dtype=torch.bool))
 
     def save(self, folder: Path) -> None:
         """Writes the state into an existing folder, each file whole or not at all."""
         parts = {"model": self.model, "best": self.best, "momentum": self.momentum}
         tensors = {f"{part}/{name}": value for part, values in parts.items() for name, value in values.items()}
+        tensors[_OUTCOMES] = self.outcomes
         save_weights(tensors, folder / _TENSORS)
         unfinished = folder / f".{_VALUES}.{os.getpid()}"
         unfinished.write_text(json.dumps({name: getattr(self, name) for name in _VALUE_NAMES}))
@@ -59,13 +63,14 @@ class TrainingState:
         """
         try:
             tensors = safetensors.torch.load_file(folder / _TENSORS)
+            outcomes = tensors.pop(_OUTCOMES)
             values = json.loads((folder / _VALUES).read_text())
             parts: dict[str, dict[str, Tensor]] = {"model": {}, "best": {}, "momentum": {}}
             for full_name, value in tensors.items():
                 part, name = full_name.split("/", 1)
                 parts[part][name] = value
             model, best, momentum = parts["model"], parts["best"], parts["momentum"]
-            return cls(model, best, momentum, values["history"], values["identity"], values.get("progress"))
+            return cls(model, best, momentum, values["history"], values["identity"], values.get("progress"), outcomes)
         except (OSError, SafetensorError, ValueError, KeyError) as error:
             raise kind_of(error)(
                 f"Checkpoint {folder} cannot be read ({error}). If it stays so, start the run afresh with --fresh."
