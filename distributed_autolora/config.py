@@ -108,7 +108,7 @@ class ThreatModelConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class AttackConfig:
-    """How the adversary searches: projected gradient descent on the cross-entropy."""
+    """How the adversary searches: projected gradient descent."""
 
     num_steps: int = 10
     """Number of gradient steps."""
@@ -116,6 +116,8 @@ class AttackConfig:
     """Length of a step in pixel values in [0, 1]."""
     random_start: bool = True
     """Start uniformly inside the threat model; False: start at the clean image."""
+    loss: Literal["cross_entropy", "margin"] = "cross_entropy"
+    """What it maximises; margin: the largest other logit minus the label's, which overconfidence cannot hide."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -161,6 +163,8 @@ class EvaluationConfig:
     """Judge the final model on the test split, once; False: never open it, as in the trials of a search."""
     gradient_similarity_images: int = 0
     """Training images to measure the gradient similarity on after every epoch (Eq. 3 and 4); 0: do not."""
+    masking_every: int = 4
+    """Epochs between two checks of the robust validation accuracy by a stronger attack; 0: never."""
 
 
 @dataclass(frozen=True, kw_only=True)

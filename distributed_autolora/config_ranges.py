@@ -33,6 +33,7 @@ RANGES: tuple[tuple[str, float, float], ...] = (
     ("optimization.weight_decay", 0, math.inf),
     ("evaluation.batch_size_per_worker", 1, math.inf),
     ("evaluation.gradient_similarity_images", 0, math.inf),
+    ("evaluation.masking_every", 0, math.inf),
     ("scaling.num_workers", 1, math.inf),
     ("scaling.cpus_per_worker", 1, math.inf),
     ("scaling.wait_for_resources_s", 1, math.inf),

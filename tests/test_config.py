@@ -85,6 +85,7 @@ OTHER_WORDS |= {
     "small_resnet": "resnet18",
     "auto": "float32",
     "float32": "bfloat16",
+    "cross_entropy": "margin",
 }
 ONE_WORD = {"threat_model.norm"}
 

@@ -11,6 +11,9 @@ from torch import Tensor, nn
 
 from distributed_autolora.core.threat_model import ThreatModel
 
+LOSSES = ("cross_entropy", "margin")
+"""What an attack may maximise."""
+
 
 @contextmanager
 def eval_mode(model: nn.Module) -> Iterator[None]:
@@ -25,20 +28,44 @@ def eval_mode(model: nn.Module) -> Iterator[None]:
             module.training = training
 
 
-def input_gradient(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
-    """Returns the gradient of the summed cross-entropy with respect to the images only.
+def summed_loss(logits: Tensor, y: Tensor, loss: str = "cross_entropy") -> Tensor:
+    """Returns what an attack maximises: the sum over rows, which keeps the gradient of a row independent of the others.
 
-    The sum, unlike the mean, keeps the gradient of a row independent of the other rows.
+    "margin" is the largest other logit minus the label's (Carlini and Wagner, 2017, without a floor). Its gradient does
+    not fade however sure the network is, where that of the cross-entropy rounds to zero.
+
+    Args:
+        logits: [n, classes], at least 2 classes.
+        y: [n] labels.
+        loss: one of `LOSSES`.
+
+    Raises:
+        ValueError: for another loss.
+    """
+    if loss == "cross_entropy":
+        return F.cross_entropy(logits, y, reduction="sum")
+    if loss != "margin":
+        raise ValueError(f'loss is "{loss}": it must be one of {LOSSES}')
+    own = y[:, None]
+    return (logits.scatter(1, own, -torch.inf).amax(1) - logits.gather(1, own)[:, 0]).sum()
+
+
+def input_gradient(model: nn.Module, x: Tensor, y: Tensor, *, loss: str = "cross_entropy") -> Tensor:
+    """Returns the gradient of the summed loss with respect to the images only.
 
     Args:
         model: logits of images.
         x: [n, C, H, W] images.
         y: [n] labels.
+        loss: one of `LOSSES`.
+
+    Raises:
+        ValueError: for another loss.
     """
     x = x.detach().requires_grad_()
     with torch.enable_grad():
-        loss = F.cross_entropy(model(x), y, reduction="sum")
-    return torch.autograd.grad(loss, x)[0]
+        total = summed_loss(model(x), y, loss)
+    return torch.autograd.grad(total, x)[0]
 
 
 def pgd(
@@ -51,8 +78,9 @@ def pgd(
     step_size: float,
     random_start: bool = True,
     noise: Tensor | None = None,
+    loss: str = "cross_entropy",
 ) -> Tensor:
-    """Returns the last iterate of projected gradient descent on the cross-entropy (paper, section 3.1).
+    """Returns the last iterate of projected gradient descent (paper, section 3.1: on the cross-entropy).
 
     Args:
         model: logits of images; attacked in eval mode, its own modes are kept.
@@ -63,10 +91,13 @@ def pgd(
         step_size: length of a step, in the units of the images.
         random_start: start uniformly inside the threat model instead of at `x`.
         noise: [n, C, H, W] values in [0, 1) for the random start; None: drawn from torch's generator.
+        loss: what to maximise, one of `LOSSES`.
 
     Raises:
-        ValueError: for a negative number or length of steps, or noise of another shape.
+        ValueError: for a negative number or length of steps, noise of another shape, or an unknown loss.
     """
+    if loss not in LOSSES:
+        raise ValueError(f'loss is "{loss}": it must be one of {LOSSES}')
     if num_steps < 0 or step_size < 0:
         raise ValueError(f"num_steps is {num_steps} and step_size {step_size}: neither may be negative")
     if noise is not None and noise.shape != x.shape:
@@ -80,7 +111,7 @@ def pgd(
     lowest, highest = threat_model.box(x)
     with eval_mode(model):
         for _ in range(num_steps):
-            gradient = input_gradient(model, x_adv, y)
+            gradient = input_gradient(model, x_adv, y, loss=loss)
             x_adv = threat_model.ascend(x_adv, gradient, step_size).clamp_(lowest, highest)
     return x_adv.detach()
 

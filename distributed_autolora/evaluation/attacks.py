@@ -17,8 +17,8 @@ _ENSEMBLES = {
     "apgd": ("apgd-ce", "apgd-t"),
     **{part: (part,) for part in AUTOATTACK_PARTS},
 }
-_EXAMPLES = ("fgsm", "pgd10", "pgd100", "pgd10x5", *_ENSEMBLES)
-_PGD = re.compile(r"pgd([1-9]\d{0,4})(?:x([1-9]\d{0,2}))?")
+_EXAMPLES = ("fgsm", "pgd10", "pgd100", "pgd10x5", "pgd20-margin", *_ENSEMBLES)
+_PGD = re.compile(r"pgd([1-9]\d{0,4})(?:x([1-9]\d{0,2}))?(-margin)?")
 _STANDARD_TARGETS = 9
 _CLASSES_FOR_TARGETED_DLR = 4
 _NAMES = {"apgd-ce": "APGD-CE", "apgd-t": "APGD-T", "fab-t": "FAB-T", "square": "Square"}
@@ -29,7 +29,8 @@ class NamedAttack:
     """An attack that was asked for by name.
 
     "fgsm" has one step of length epsilon from the clean image. "pgdK" has K steps from the clean image,
-    "pgdKxR" K steps from each of R random starts. The others are AutoAttack or parts of it.
+    "pgdKxR" K steps from each of R random starts; with "-margin" behind it the loss is the margin of the logits. The
+    others are AutoAttack or parts of it.
     """
 
     name: str
@@ -40,6 +41,11 @@ class NamedAttack:
     """Random starts of PGD; 0: one start at the clean image."""
     parts: tuple[str, ...] = ()
     """What it takes of `AUTOATTACK_PARTS`; empty for FGSM and PGD."""
+
+    @property
+    def loss(self) -> str:
+        """What FGSM and PGD maximise, one of `core.attacks.LOSSES`."""
+        return "margin" if self.name.endswith("-margin") else "cross_entropy"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,7 +81,7 @@ def _named(name: str) -> NamedAttack:
         return NamedAttack(name, num_steps=int(match[1]), random_starts=int(match[2] or 0))
     raise UserError(
         f'There is no attack "{name}".{nearest(name, list(_EXAMPLES))} Known: {", ".join(_EXAMPLES)} '
-        "(pgdK: K steps; pgdKxR: K steps from each of R random starts)."
+        "(pgdK: K steps; pgdKxR: K steps from each of R random starts; -margin behind them: on the logits' margin)."
     )
 
 
@@ -160,4 +166,5 @@ def _gradient_label(attack: NamedAttack, threat_model: ThreatModel | None, step_
         step = "epsilon / 4" if threat_model is None else f"epsilon / 4 = {pgd_step_size(threat_model):.4g}"
     starts = attack.random_starts
     start = "clean start" if not starts else f"{starts} random start{'s' if starts > 1 else ''}"
-    return f"PGD-{attack.num_steps} (step {step}, {start})"
+    loss = "" if attack.loss == "cross_entropy" else f"{attack.loss} loss, "
+    return f"PGD-{attack.num_steps} ({loss}step {step}, {start})"

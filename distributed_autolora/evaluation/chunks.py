@@ -204,6 +204,7 @@ class _Judge:
                 step_size=self.step_size,
                 random_start=noise is not None,
                 noise=noise,
+                loss=attack.loss,
             )
 
     def _logits(self, x: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from distributed_autolora.core.metrics import AccuracyCount
 from distributed_autolora.core.threat_model import ThreatModel
-from distributed_autolora.evaluation import sanity_model, sanity_search
+from distributed_autolora.evaluation import sanity_model, sanity_search, sanity_stronger
 from distributed_autolora.evaluation.attacks import pgd_step_size
 from distributed_autolora.evaluation.isolation import check_differentiable, check_inputs, check_logits, undisturbed
 from distributed_autolora.evaluation.sanity_rules import SanityCheck, Status, Subject, slack
@@ -35,7 +35,7 @@ def check_sanity(
     square_queries: int = SQUARE_QUERIES,
     batch_size: int = 100,
 ) -> tuple[SanityCheck, ...]:
-    """Runs every check; it costs about 200 gradients and `square_queries` forwards an image.
+    """Runs every check; it costs about 400 gradients and `square_queries` forwards an image.
 
     Args:
         model: logits of images in [0, 1]; left as it was.
@@ -76,6 +76,7 @@ def check_sanity(
             sanity_search.order(evidence, accuracies or {}),
             sanity_search.large_epsilon(subject),
             sanity_search.square(evidence),
+            sanity_stronger.stronger(subject, evidence),
         )
 
 

@@ -185,7 +185,8 @@ def order(evidence: Evidence, accuracies: Mapping[str, AccuracyCount]) -> Sanity
 
 def _by_strength(given: Mapping[str, AccuracyCount]) -> dict[str, AccuracyCount]:
     """Returns those of the given accuracies that can be ordered, weakest attack first."""
-    pgd = [attack for name in given if name.startswith("pgd") for attack in parse(name) if not attack.random_starts]
+    named = [attack for name in given if name.startswith("pgd") for attack in parse(name)]
+    pgd = [attack for attack in named if not attack.random_starts and attack.loss == "cross_entropy"]
     pgd_names = [attack.name for attack in sorted(pgd, key=lambda attack: attack.num_steps)]
     names = ["natural_accuracy", "fgsm", *pgd_names, "apgd-ce", "apgd", "autoattack"]
     return {name.removesuffix("_accuracy"): given[name] for name in names if name in given}

@@ -20,6 +20,7 @@ from distributed_autolora.models import Classifier, build, read_weights, save_we
 from distributed_autolora.orchestration import mlflow_tracking
 from distributed_autolora.orchestration.run_folder import RunFolder, config_text, write_json
 from distributed_autolora.reporting.figures import curves_figure, samples_figure
+from distributed_autolora.reporting.masking import masking_summary
 from distributed_autolora.reporting.terminal import result_table
 from distributed_autolora.training.cost import total_cost
 
@@ -58,6 +59,7 @@ def finish(
         "seed": config.seed,
         "config_digest": config.digest(),
         **returned["summary"],
+        "masking": masking_summary(history),
         "seconds": {"training": sum(record["seconds/epoch"] for record in history)},
         "cost": total_cost(history),
         "mlflow": mlflow,

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from distributed_autolora.orchestration.run_folder import RunFolder
+from distributed_autolora.reporting.masking import masking_warning
 from distributed_autolora.reporting.terminal import epoch_header, epoch_line
 
 _POLL_S = 0.3
@@ -49,6 +51,8 @@ def _follow(folder: RunFolder, epochs: int, say: Callable[[str], None], done: th
                 say(epoch_header(epochs))
                 headed = True
             say(epoch_line(record, epochs=epochs, seconds_left=_seconds_left(history, record["epoch"], epochs)))
+            if warning := masking_warning(record, folder.name):
+                print(f"warning: {warning}", file=sys.stderr, flush=True)
         said = max(said, len(history))
 
 

@@ -12,12 +12,14 @@ from distributed_autolora.reporting.history import (
     pixel_fraction,
     value,
 )
+from distributed_autolora.reporting.masking import masking_sentences
 from distributed_autolora.reporting.statistics import wilson_interval
 
 
 def run_description(result: dict[str, Any], history: list[dict[str, Any]]) -> str:
     """Returns the result of a run, what its schedules did, and how to repeat it."""
-    return "\n\n".join([_accuracies(result), _data(result), _schedules(result, history), _reproduction(result)]) + "\n"
+    parts = [_accuracies(result), _data(result), _schedules(result, history), " ".join(masking_sentences(result))]
+    return "\n\n".join(filter(None, [*parts, _reproduction(result)])) + "\n"
 
 
 def _accuracies(result: dict[str, Any]) -> str:

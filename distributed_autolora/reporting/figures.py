@@ -214,8 +214,8 @@ def _draw_seconds(axes: Axes, history: History) -> None:
     """Stacked bars; what no phase accounts for is "other"."""
     epochs, bottom = _epochs(history), np.zeros(len(history))
     total = np.nan_to_num(series(history, "seconds/epoch"))
-    for phase, colour in zip(PHASES, (_ORANGE, _BLUE, _GREEN, _PURPLE, _RED), strict=True):
-        if f"seconds/{phase}" not in history[0]:
+    for phase, colour in zip(PHASES, (_ORANGE, _BLUE, _GREEN, _PURPLE, _RED, "black"), strict=True):
+        if not any(f"seconds/{phase}" in metrics for metrics in history):
             continue
         seconds = np.nan_to_num(series(history, f"seconds/{phase}"))
         axes.bar(epochs, seconds, bottom=bottom, color=colour, label=phase.replace("_", " "), width=0.8)

@@ -9,7 +9,7 @@ from typing import Any
 ROBUST_VALIDATION = "val/robust_accuracy/"
 NATURAL_VALIDATION = "val/natural_accuracy"
 LOSS_TERMS = ("natural", "adversarial", "kl", "natural_frozen", "kl_frozen")
-PHASES = ("attack", "step", "validation", "data", "gradient_similarity")
+PHASES = ("attack", "step", "validation", "data", "gradient_similarity", "masking")
 
 
 def value(metrics: dict[str, Any], key: str) -> float | None:
@@ -36,7 +36,9 @@ def attack_name(metrics: dict[str, Any]) -> str:
 
 
 def attack_label(name: str) -> str:
-    """Returns an attack's name for people: "pgd10" becomes "PGD-10"."""
+    """Returns an attack's name for people: "pgd10" becomes "PGD-10", "pgd20-margin" becomes "PGD-20 margin"."""
+    if found := re.fullmatch(r"(pgd\d+)-(\w+)", name):
+        return f"{attack_label(found[1])} {found[2]}"
     letters, digits = re.fullmatch(r"(.*?)(\d*)", name).groups()  # type: ignore[union-attr]
     return f"{letters.upper()}-{digits}" if digits else letters.upper()
 

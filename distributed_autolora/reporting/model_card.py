@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from distributed_autolora.reporting.history import duration, pixel_fraction
+from distributed_autolora.reporting.masking import masking_sentences
 from distributed_autolora.reporting.statistics import wilson_interval
 
 
@@ -49,7 +50,7 @@ def model_card(result: Mapping[str, Any], facts: ModelFacts) -> str:
         _data(result, facts),
         _protocol(result),
         _accuracies(result),
-        _sanity(result),
+        _sanity(result, facts),
         _cost(result, facts),
         _licences(facts),
     )
@@ -144,12 +145,14 @@ def _accuracies(result: Mapping[str, Any]) -> str:
     return f"## Accuracies\n\n{table}{first}"
 
 
-def _sanity(result: Mapping[str, Any]) -> str:
+def _sanity(result: Mapping[str, Any], facts: ModelFacts) -> str:
+    found = " ".join(masking_sentences(facts.training)) if facts.training else ""
+    training = f"\n\nWhile it was trained: {found}" if found else ""
     if not result["sanity"]:
-        return "## Sanity of the attacks\n\nNot checked."
+        return f"## Sanity of the attacks\n\nNot checked.{training}"
     rows = ["| | check | finding |", "| --- | --- | --- |"]
     rows += [f"| {check['status']} | {check['name']} | {check['detail']} |" for check in result["sanity"]]
-    return "## Sanity of the attacks\n\n" + "\n".join(rows)
+    return "## Sanity of the attacks\n\n" + "\n".join(rows) + training
 
 
 def _cost(result: Mapping[str, Any], facts: ModelFacts) -> str:

@@ -20,6 +20,7 @@ from distributed_autolora.reporting.history import (
     pixel_fraction,
     value,
 )
+from distributed_autolora.reporting.masking import masking_gap, masking_sentences
 from distributed_autolora.reporting.statistics import wilson_interval
 
 if TYPE_CHECKING:
@@ -52,11 +53,21 @@ def epoch_line(metrics: dict[str, Any], *, epochs: int, seconds_left: float | No
     cells += [text.rjust(width) for text, (_, width) in zip(texts, _COLUMNS, strict=True)]
     left = "" if seconds_left is None else f"{duration(seconds_left)} left"
     line = f"{' '.join(cells)}  {left.rjust(9)}"
-    for mark in (event(metrics), event(metrics, short=True), "halved" if metrics.get("halved") else ""):
+    for mark in _marks(metrics):
         if mark and len(line) + 2 + len(mark) <= WIDTH:
             line = f"{line}  {mark}"
             break
     return line.rstrip()
+
+
+def _marks(metrics: dict[str, Any]) -> list[str]:
+    """Returns what to say behind an epoch's numbers: the first that fits."""
+    events = [event(metrics), event(metrics, short=True), "halved" if metrics.get("halved") else ""]
+    gap = masking_gap(metrics)
+    if not gap:
+        return events
+    texts = (f"masking {gap}", gap)
+    return [*(", ".join(filter(None, (happened, text))) for happened in events for text in texts), gap]
 
 
 def schedule_table(history: list[dict[str, Any]]) -> str:
@@ -66,7 +77,7 @@ def schedule_table(history: list[dict[str, Any]]) -> str:
 
 def result_table(result: dict[str, Any], history: list[dict[str, Any]]) -> str:
     """Returns the final report of a run, at most 80 columns wide; coloured when standard output is a terminal."""
-    return _render(_heading(result), _accuracies(result), "", _sizes(result), "", _schedule(history))
+    return _render(_heading(result), _accuracies(result), "", _sizes(result), *_masking(result), "", _schedule(history))
 
 
 def _epoch_width(epochs: int) -> int:
@@ -142,6 +153,12 @@ def _sizes(result: dict[str, Any]) -> RenderableType:
         f" {result['stopped_epoch']} epochs{took}.",
         style="dim",
     )
+
+
+def _masking(result: dict[str, Any]) -> list[RenderableType]:
+    from rich.text import Text
+
+    return [Text(text, style="bold red" if place else "dim") for place, text in enumerate(masking_sentences(result))]
 
 
 def _schedule(history: list[dict[str, Any]]) -> Table:

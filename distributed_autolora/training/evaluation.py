@@ -55,8 +55,11 @@ def natural_accuracy(
 
 def natural_and_robust_accuracy(
     model: nn.Module, network: AttackNetwork, attack: Attack, batches: Batches, rows: Tensor, batch_size: int
-) -> tuple[AccuracyCount, AccuracyCount]:
+) -> tuple[AccuracyCount, AccuracyCount, tuple[bool, ...]]:
     """Counts correct natural and adversarial images among `rows`, over all workers.
+
+    Returns both counts, and for each image in ascending order of its row whether it is classified rightly as the attack
+    leaves it; the same on every worker.
 
     The attack searches on `network`; its last iterate is judged by one more forward of `model`.
 
@@ -68,11 +71,14 @@ def natural_and_robust_accuracy(
         rows: [n] rows, shared among the workers.
         batch_size: images per batch of one worker.
     """
-    natural, robust = AccuracyCount(), AccuracyCount()
-    for _, y, natural_logits, robust_logits in _judged(model, network, attack, batches, rows, batch_size):
-        natural += count_correct(natural_logits, y)
-        robust += count_correct(robust_logits, y)
-    return sum_counts(natural, _device(model)), sum_counts(robust, _device(model))
+    predictions = natural_and_robust_predictions(model, network, attack, batches, rows, batch_size)
+    _, labels, natural, robust = predictions.unbind(1)
+    withstood = tuple((robust == labels).tolist())
+    return (
+        AccuracyCount(int((natural == labels).sum()), len(labels)),
+        AccuracyCount(sum(withstood), len(labels)),
+        withstood,
+    )
 
 
 def natural_and_robust_predictions(

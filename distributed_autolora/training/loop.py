@@ -15,6 +15,7 @@ from distributed_autolora.core.schedules import Decision
 from distributed_autolora.training import distributed
 from distributed_autolora.training.cost import epoch_passes
 from distributed_autolora.training.judgement import judge
+from distributed_autolora.training.masking import IMAGES, check_masking
 from distributed_autolora.training.reporter import EpochCheckpoints, Reporter
 from distributed_autolora.training.task_data import TaskData
 from distributed_autolora.training.trainer import Trainer
@@ -107,9 +108,11 @@ def run_epoch(trainer: Trainer, epoch: int, after_step: Callable[[], None] = lam
     losses = trainer.train_epoch(epoch, after_step)
     with progress.timer.phase("validation"):
         natural_branch_accuracy = trainer.natural_branch_accuracy(epoch)
-        natural, robust = trainer.validate()
+        natural, robust, outcomes = trainer.validate()
     similarity = trainer.gradient_similarity(progress.timer)
     decision = trainer.schedule.step(robust.accuracy)
+    is_last = decision.stop or epoch >= trainer.config.optimization.epochs
+    masking = check_masking(trainer, outcomes, epoch, is_last=is_last)
     trainer.follow(decision)
     trainer.set_loss_weights(natural_branch_accuracy)
     measured = {"natural_branch_accuracy": natural_branch_accuracy, "val/natural_accuracy": natural.accuracy}
@@ -119,12 +122,13 @@ def run_epoch(trainer: Trainer, epoch: int, after_step: Callable[[], None] = lam
             **used,
             **{key: value for key, value in measured.items() if value is not None},
             trainer.robust_key: robust.accuracy,
+            **masking,
             **similarity,
             **_decision_record(trainer, decision, epoch),
             **{f"train/loss/{name}": value for name, value in losses.items()},
             **_time_record(trainer),
             "num_workers": distributed.world_size(),
-            **_cost_record(trainer, epoch),
+            **_cost_record(trainer, epoch, int(masking.get(IMAGES, 0))),
         }
     )
     trainer.begin_epoch()
@@ -141,9 +145,9 @@ def _time_record(trainer: Trainer) -> dict[str, float]:
     }
 
 
-def _cost_record(trainer: Trainer, epoch: int) -> dict[str, int]:
+def _cost_record(trainer: Trainer, epoch: int, checked: int) -> dict[str, int]:
     split = trainer.data.split
-    passes = epoch_passes(trainer.config, len(split.train), len(split.val), epoch)
+    passes = epoch_passes(trainer.config, len(split.train), len(split.val), epoch, checked)
     return {"passes/forward": passes.forward, "passes/backward": passes.backward}
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -155,6 +155,7 @@ def build_attack(config: ExperimentConfig, attack: AttackConfig) -> Attack:
                 step_size=attack.step_size,
                 random_start=attack.random_start,
                 noise=noise,
+                loss=attack.loss,
             )
 
     return search
@@ -177,4 +178,11 @@ def build_attacks(config: ExperimentConfig, network: nn.Module, device: torch.de
 
 def attack_name(attack: AttackConfig) -> str:
     """Returns the name that accuracies under this attack are logged under."""
-    return f"pgd{attack.num_steps}"
+    return f"pgd{attack.num_steps}" + ("" if attack.loss == "cross_entropy" else f"-{attack.loss}")
+
+
+def stronger_attack(attack: AttackConfig) -> AttackConfig:
+    """Returns what an attack is checked by: another loss, another start, and twice the way in finer steps."""
+    return replace(
+        attack, num_steps=4 * attack.num_steps, step_size=attack.step_size / 2, random_start=True, loss="margin"
+    )

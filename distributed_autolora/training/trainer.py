@@ -238,8 +238,8 @@ class Trainer:
             )
         return count.accuracy
 
-    def validate(self) -> tuple[AccuracyCount, AccuracyCount]:
-        """Returns natural and robust counts of the feature extractor on the validation images."""
+    def validate(self) -> tuple[AccuracyCount, AccuracyCount, tuple[bool, ...]]:
+        """Returns natural and robust counts on the validation images, and by ascending row which withstood."""
         self.attack_network.refresh()
         return natural_and_robust_accuracy(
             self.backbone,

@@ -55,4 +55,4 @@ def test_collectives_of_a_step_are_those_of_batch_norm_and_one_gradient_reductio
     # Nothing before the natural branch's first batch norm is trained by it, so that one has no backward.
     assert parts["backward"] == {"allgather_": 2 * norms - 1, "allreduce_": 1}, "two sums a batch norm; one bucket"
     assert parts["optimizer"] == {}
-    assert parts["validation"] == {"allreduce_": 2}, "natural and robust counts"
+    assert parts["validation"] == {"allgather_": 2}, "the number of each worker's rows, and what became of them"

@@ -1,0 +1,130 @@
+"""What the checks by a stronger attack say: when they warn, and in which words."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from math import comb
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from distributed_autolora.evaluation.masking_rule import least_share, overstates
+from distributed_autolora.orchestration.progress import epoch_lines
+from distributed_autolora.orchestration.run_folder import RunFolder, write_json
+from distributed_autolora.reporting.description import run_description
+from distributed_autolora.reporting.history import attack_label
+from distributed_autolora.reporting.masking import masking_summary, masking_warning
+from distributed_autolora.reporting.terminal import epoch_line, result_table
+from tests.reporting import runs
+
+
+def checked(record: dict[str, Any], fallen: int, images: int = 64) -> dict[str, Any]:
+    """Returns the record of an epoch that was checked."""
+    return record | {
+        "val/robust_accuracy_stronger": 0.7,
+        "val/masking_gap": fallen / images,
+        "val/masking_images": images,
+    }
+
+
+@pytest.mark.parametrize(("fallen", "total"), [(1, 32), (3, 32), (7, 64), (60, 2500), (64, 64)])
+def test_the_bound_is_the_share_at_which_so_many_fall_in_one_case_of_twenty(fallen: int, total: int) -> None:
+    share = Fraction(least_share(fallen, total))
+    tail = 1 - sum(comb(total, k) * share**k * (1 - share) ** (total - k) for k in range(fallen))
+    assert float(tail) == pytest.approx(0.05, abs=1e-9)
+
+
+def test_nothing_fallen_bounds_nothing_and_the_rule_needs_more_than_two_points_for_sure() -> None:
+    assert least_share(0, 64) == 0
+    assert [overstates(fallen, 64) for fallen in (0, 3, 4, 9)] == [False, False, True, True]
+    assert not overstates(60, 2500), "2.4 %, but within chance of 2 %"
+
+
+def test_an_epoch_that_was_checked_shows_its_gap_and_warns_only_when_it_is_large() -> None:
+    record = runs.history(9)[-2]
+    assert "gap" not in epoch_line(record, epochs=20, seconds_left=83)
+    small, large = checked(record, 2), checked(record, 9)
+    assert epoch_line(small, epochs=20, seconds_left=83).endswith("masking gap 3.1 %")
+    assert masking_warning(record, "RUN") is None
+    assert masking_warning(small, "RUN") is None
+    warning = masking_warning(large, "RUN")
+    assert warning is not None
+    for words in (
+        "epoch 8: 9 of 64 validation images withstand PGD-10 and fall to a stronger attack (14.1 %;",
+        "gradients may be masked",
+        "python jobs/evaluate.py --model RUN --attacks autoattack",
+        "--method.soft-labels joint",
+    ):
+        assert words in warning
+    assert "\n" not in warning
+
+
+@pytest.mark.parametrize("epochs", [20, 1000])
+@pytest.mark.parametrize("seconds_left", [None, 83.0, 360000.0])
+def test_the_gap_shares_its_line_with_what_happened(epochs: int, seconds_left: float | None) -> None:
+    for record in runs.history(20):
+        line = epoch_line(checked(record | {"lr": 0.000625}, 64), epochs=epochs, seconds_left=seconds_left)
+        assert len(line) <= 80
+        assert line.endswith("gap 100.0 %")
+    shown = epoch_line(checked(runs.history(9)[-1], 2), epochs=20, seconds_left=83)
+    assert shown.endswith("  halved, gap 3.1 %")
+
+
+def test_the_result_has_the_last_and_the_largest_gap_and_repeats_a_warning() -> None:
+    history = runs.history(20)
+    assert masking_summary(history) is None
+    for epoch, fallen in ((8, 9), (12, 1), (20, 2)):
+        history[epoch - 1] = checked(history[epoch - 1], fallen)
+    summary = masking_summary(history)
+    assert summary == {
+        "checks": 3,
+        "images": 64,
+        "epoch": 20,
+        "robust_accuracy_stronger": 0.7,
+        "gap": 2 / 64,
+        "largest_gap": 9 / 64,
+        "largest_gap_epoch": 8,
+        "warned_epochs": [8],
+    }
+    result = runs.result(history)
+    quiet = result | {"masking": summary | {"warned_epochs": []}}
+    for report in (result_table(quiet, history), run_description(quiet, history)):
+        words = " ".join(report.split())
+        assert "Masking gap: 3.1 % of 64 validation images" in words
+        assert "(largest of 3 checks: 14.1 %, epoch 8)" in words
+        assert "promises too much" not in words
+    for report in (
+        result_table(result | {"masking": summary}, history),
+        run_description(quiet | {"masking": summary}, history),
+    ):
+        assert "Warning in epoch 8: PGD-10 promises too much" in " ".join(report.split())
+    assert max(map(len, result_table(result | {"masking": summary}, history).splitlines())) <= 80
+    assert "Masking" not in result_table(result, history)
+
+
+def test_the_margin_s_name_reads_well_and_its_table_fits() -> None:
+    assert attack_label("pgd20-margin") == "PGD-20 margin"
+    history = [
+        {key.replace("pgd10", "pgd20-margin"): value for key, value in record.items()} for record in runs.history(20)
+    ]
+    result = runs.result(runs.history(20)) | {"attack": "pgd20-margin"}
+    for part in ("test", "linear_head"):
+        result[part] = {key.replace("pgd10", "pgd20-margin"): value for key, value in result[part].items()}
+    table = result_table(result, history)
+    assert max(map(len, table.splitlines())) <= 80
+    assert "margin" in table
+    assert "halved, restored epoch 15" in table or "halved, restored 15" in table
+
+
+def test_a_running_program_warns_once_for_a_checked_epoch(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = RunFolder(tmp_path / "my-run")
+    folder.path.mkdir()
+    history = runs.history(4)
+    history[3] = checked(history[3], 9)
+    with epoch_lines(folder, 4):
+        write_json(folder.history_file, history)
+    captured = capsys.readouterr()
+    assert captured.out.count("gap 14.1 %") == 1
+    assert captured.err.count("warning: epoch 4: 9 of 64") == 1
+    assert "--model my-run" in captured.err
