@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from distributed_autolora.config import ExperimentConfig
+from distributed_autolora.data.splits import validation_size
 from distributed_autolora.errors import UserError
 from distributed_autolora.studies import (
     CUSTOM_TASK,
@@ -47,11 +48,16 @@ def test_every_config_of_every_study_is_valid_and_no_two_runs_are_the_same(name:
     assert {arm.reference for arm in built.arms} <= {None, *(arm.name for arm in built.arms)}
 
 
+VARIED_BEYOND_METHOD = {"untuned": {"eval_attack"}, "untuned_sizes": {"data"}}
+"""What a study compares beside methods, schedules and weights."""
+
+
 @pytest.mark.parametrize("name", STUDIES)
-def test_arms_share_data_attacks_and_length(name: str) -> None:
+def test_arms_share_data_attacks_and_length_but_for_what_is_compared(name: str) -> None:
     built = build(name, "cub")
+    varied = VARIED_BEYOND_METHOD.get(name, set())
     for part in ("data", "threat_model", "train_attack", "eval_attack", "compute", "scaling"):
-        assert len({getattr(arm.config, part) for arm in built.arms}) == 1, part
+        assert (len({getattr(arm.config, part) for arm in built.arms}) > 1) == (part in varied), part
     assert {arm.config.optimization.epochs for arm in built.arms} == {60}
 
 
@@ -91,6 +97,42 @@ def test_the_automatic_learning_rate_differs_from_its_partner_in_the_schedule_al
     assert (fixed.optimization.lr, automatic.optimization.lr) == (1e-3, 1e-2)
     alike = replace(automatic, schedule=fixed.schedule, optimization=fixed.optimization)
     assert alike == fixed
+
+
+def test_each_switch_of_the_untuned_study_is_thrown_alone_or_with_those_that_its_name_says() -> None:
+    built = build("untuned", EMBEDDED_TASK)
+    assert {arm.config.optimization.epochs for arm in built.arms} == {16}
+    assert {(arm.config.data.train_images, arm.config.data.val_fraction) for arm in built.arms} == {(1000, 0.25)}
+    start = built.arm("AutoLoRa").config.flat()
+    thrown = {
+        arm.name: {key for key, value in arm.config.flat().items() if value != start[key]}
+        for arm in built.arms
+        if arm.name.startswith("AutoLoRa, paired")
+    }
+    assert all(changed > {"schedule.rule"} for name, changed in thrown.items() if name != "AutoLoRa, paired")
+    assert thrown["AutoLoRa, paired"] == {"schedule.rule"}
+    assert thrown["AutoLoRa, paired, detached, own BN"] == {
+        "schedule.rule",
+        "method.soft_labels",
+        "method.branch_batch_norm",
+    }
+    assert built.arm("TWINS, detached").config.schedule.name == "step_decay"
+    assert built.arm("Vanilla RFT, paired, detached").config.schedule.rule == "paired"
+    steered = built.arm("AutoLoRa, paired, steered by the stronger attack").config
+    assert (steered.eval_attack.num_steps, steered.eval_attack.step_size) == (20, 0.1 / 8)
+    assert steered.train_attack == built.arm("AutoLoRa").config.train_attack
+
+
+def test_each_size_has_the_released_rule_as_its_reference_and_the_images_that_its_name_says() -> None:
+    built = build("untuned_sizes", EMBEDDED_TASK)
+    assert len(built.arms) == 15
+    for arm in built.arms:
+        rule, where = arm.name.split(", ", 1)
+        data, schedule = arm.config.data, arm.config.schedule
+        held_out = validation_size(data.train_images or 0, data.val_fraction, data.val_images_min)
+        assert where == f"{data.train_images:,} of which {held_out} validate"
+        assert rule == (schedule.rule if schedule.name == "automatic" else "step decay")
+        assert arm.reference == f"released, {where}"
 
 
 # Appendix A.1, task by task: vanilla RFT's learning rate; TWINS' learning rate and gamma.

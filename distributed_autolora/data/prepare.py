@@ -5,10 +5,13 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from distributed_autolora.data.catalog import embedded_folder
 from distributed_autolora.data.collections_own import cub, dogs
 from distributed_autolora.data.collections_torchvision import caltech256, cifar, dtd
+from distributed_autolora.data.decoding import decode_image
 from distributed_autolora.data.image_folders import image_folder
 from distributed_autolora.data.image_lists import image_list
+from distributed_autolora.data.parquet_reading import read_images
 from distributed_autolora.data.source_tasks import Protocol, SourceTask
 from distributed_autolora.data.sources import FASHION_MNIST_CLASSES, FASHION_MNIST_LICENCE, fashion_mnist
 from distributed_autolora.data.write_task import SPLITS, Prepared, check_output, write_task
@@ -76,6 +79,7 @@ def prepare_fashion_mnist(
     test_images: int | None,
     seed: int,
     overwrite: bool,
+    without_shipped: bool = False,
 ) -> Prepared:
     """Writes some classes of Fashion-MNIST, or a stratified subset of them.
 
@@ -87,6 +91,8 @@ def prepare_fashion_mnist(
         test_images: number of test images; None: all.
         seed: seed of the subsets.
         overwrite: replace Parquet files that are there.
+        without_shipped: leave out every image whose pixels are those of an image shipped with the package, and say so
+            in the task's name.
 
     Raises:
         UserError: for unknown classes, missing or damaged files, an output that cannot be written or is in use.
@@ -94,18 +100,37 @@ def prepare_fashion_mnist(
     labels = _parse_classes(classes)
     limits = {"train": train_images, "test": test_images}
     folder = source.expanduser()
-    rows = {split: fashion_mnist(folder, split, classes=labels, limit=limits[split], seed=seed) for split in SPLITS}
+    shipped = _shipped_pixels() if without_shipped else frozenset()
+    rows = {
+        split: fashion_mnist(
+            folder,
+            split,
+            classes=labels,
+            limit=limits[split],
+            seed=seed,
+            left_out=(lambda pixels: pixels.tobytes() in shipped) if without_shipped else None,
+        )
+        for split in SPLITS
+    }
     chosen = {split: "all images" if limits[split] is None else f"{limits[split]} images" for split in SPLITS}
     task = SourceTask(
-        task=f"fashion-mnist-{classes}",
+        task=f"fashion-mnist-{classes}{'-other' if without_shipped else ''}",
         class_names=[FASHION_MNIST_CLASSES[label] for label in labels],
         rows=rows,
         licence=FASHION_MNIST_LICENCE,
         provenance="Fashion-MNIST (Xiao, Rasul and Vollgraf, 2017, https://github.com/zalandoresearch/fashion-mnist): "
         f"classes {classes}; {chosen['train']} of the training file, {chosen['test']} of the test file, stratified, "
-        f"seed {seed}",
+        f"seed {seed}{'; without the images that are shipped with the package' if without_shipped else ''}",
     )
     return write_task(output, task, overwrite=overwrite)
+
+
+def _shipped_pixels() -> frozenset[bytes]:
+    """Returns the pixels of every shipped image, of both splits: bytes in the order of [28, 28]."""
+    tables = [read_images(embedded_folder(), split) for split in SPLITS]
+    return frozenset(
+        decode_image(table.encoded(row), channels=1).tobytes() for table in tables for row in range(len(table))
+    )
 
 
 def prepare_folder(

@@ -125,6 +125,8 @@ class FashionMnist(Common):
     """A stratified subset of this many test images; None: all."""
     seed: int = 0
     """Seed of the subsets."""
+    without_shipped: bool = False
+    """Leave out every image that is shipped with the package, by its pixels."""
 
 
 @dataclass(frozen=True, kw_only=True)

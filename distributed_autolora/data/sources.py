@@ -7,7 +7,7 @@ import io
 import math
 import struct
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -38,7 +38,15 @@ FASHION_MNIST_LICENCE = "MIT, Copyright (c) 2017 Zalando SE, https://tech.zaland
 _FASHION_MNIST_FILES = {"train": "train", "test": "t10k"}
 
 
-def fashion_mnist(source: Path, split: str, *, classes: Sequence[int], limit: int | None, seed: int) -> list[SourceRow]:
+def fashion_mnist(
+    source: Path,
+    split: str,
+    *,
+    classes: Sequence[int],
+    limit: int | None,
+    seed: int,
+    left_out: Callable[[NDArray[np.uint8]], bool] | None = None,
+) -> list[SourceRow]:
     """Reads Fashion-MNIST (Xiao, Rasul and Vollgraf, 2017) from its IDX files.
 
     Args:
@@ -47,6 +55,7 @@ def fashion_mnist(source: Path, split: str, *, classes: Sequence[int], limit: in
         classes: official labels to keep; they become 0, 1, ... in this order.
         limit: take a stratified subset of this many images; None: all.
         seed: seed of the subset.
+        left_out: tells of the uint8 pixels [28, 28] of an image whether it is left out; None: none is.
 
     Returns:
         PNG rows in the order of the file; a row id is the split and the index in the official file.
@@ -60,10 +69,13 @@ def fashion_mnist(source: Path, split: str, *, classes: Sequence[int], limit: in
     if len(images) != len(official):
         raise UserError(f"{source} has {len(images)} {split} images but {len(official)} labels: fetch the files again.")
     indices = torch.isin(official, torch.tensor(list(classes))).nonzero().flatten()
+    if left_out is not None:
+        indices = indices[[not left_out(images[index]) for index in indices.tolist()]]
     if limit is not None:
         if not 1 <= limit <= len(indices):
             raise UserError(
-                f"{limit} {split} images were asked for: {source} has 1 to {len(indices)} of these classes."
+                f"{limit} {split} images were asked for: {source} has 1 to {len(indices)} of these classes"
+                f"{'' if left_out is None else ' that are not left out'}."
             )
         indices = indices[stratified_subset(official[indices], limit, seed)]
     new_label = {label: position for position, label in enumerate(classes)}

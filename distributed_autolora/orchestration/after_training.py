@@ -78,21 +78,25 @@ def quick_images(config: ExperimentConfig, history: list[dict[str, Any]], result
     return min(wanted, affordable) if affordable >= min(_FEWEST_IMAGES, wanted) else 0
 
 
-def check_attacks(attacks: str, data_folder: str | None = None) -> None:
+def check_attacks(attacks: str, data_folder: str | None = None, images: int | None = None) -> None:
     """Refuses attacks that could not be run, before a training whose model they are to judge.
 
     Args:
         attacks: as `evaluate_finished` takes them.
         data_folder: folder or URI of the images; None: how many classes they have is not looked at.
+        images: how many test images they are to be run on; None: all.
 
     Raises:
-        UserError: for an unknown attack, or one that needs more classes.
+        UserError: for an unknown attack, one that needs more classes, or fewer test images than that.
     """
     if attacks in (QUICK, NOTHING):
         return
-    from distributed_autolora.data.parquet_reading import read_texts
+    from distributed_autolora.data.parquet_reading import read_labels, read_texts
     from distributed_autolora.evaluation.attacks import parse, parts_for
 
     for attack in parse(attacks):
         if data_folder is not None:
             parts_for(attack, len(read_texts(data_folder, "train")["class_names"]))
+    there = None if images is None or data_folder is None else len(read_labels(data_folder, "test").rows)
+    if there is not None and images is not None and images > there:
+        raise UserError(f"Attacks on {images} test images were asked for, but {data_folder} has {there}: ask for fewer.")

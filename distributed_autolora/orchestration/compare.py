@@ -30,7 +30,7 @@ def compare(request: StudyRequest) -> Path:
         UserError: for bad input, before any work starts wherever it can be known.
         RunFailedError: when runs failed; the others were made, and the report is written.
     """
-    request = replace(request, study=_checked(request.study, request.attacks))
+    request = replace(request, study=_checked(request))
     folder = StudyFolder(request.folder)
     folder.hold()
     try:
@@ -40,10 +40,10 @@ def compare(request: StudyRequest) -> Path:
         folder.release()
 
 
-def _checked(study: Study, attacks: str) -> Study:
+def _checked(request: StudyRequest) -> Study:
     """Looks at the data and weights of every arm, and returns the study with their digests filled in."""
-    arms, seen = [], set()
-    check_attacks(attacks, find_inputs(study.arms[0].config)[1].data_folder)
+    study, arms, seen = request.study, [], set()
+    check_attacks(request.attacks, find_inputs(study.arms[0].config)[1].data_folder, request.attack_images)
     for arm in study.arms:
         config, inputs = find_inputs(arm.config)
         if config.model.weights is None:
@@ -200,6 +200,7 @@ class Comparison:
                     attacks=self._request.attacks,
                     num_workers=at_a_time * scaling.num_workers,
                     use_gpu=scaling.use_gpu,
+                    images=self._request.attack_images,
                 )
             except UserError as error:
                 self._not_judged.append(f"{run.label} ({error})")

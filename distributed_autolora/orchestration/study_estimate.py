@@ -6,16 +6,20 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from distributed_autolora.config import ExperimentConfig
+from distributed_autolora.config import DataConfig, ExperimentConfig, ScalingConfig
 from distributed_autolora.errors import UserError
 from distributed_autolora.orchestration.folder_lock import last_holder
 from distributed_autolora.orchestration.run_folder import RunFolder
-from distributed_autolora.orchestration.study_folder import StudyFolder
+from distributed_autolora.orchestration.study_folder import DONE, StudyFolder
 from distributed_autolora.orchestration.study_plan import PlannedRun
-from distributed_autolora.orchestration.study_request import StudyRequest
+from distributed_autolora.orchestration.study_request import OWN_ATTACK, StudyRequest
+from distributed_autolora.reporting.markdown import counted
 from distributed_autolora.studies import Study
+
+if TYPE_CHECKING:
+    from distributed_autolora.data.parquet_reading import ImageTable
 
 _SHIPPED_BACKBONE = "small_resnet"
 _SHIPPED_STEPS = 10
@@ -91,11 +95,12 @@ def dry_run(request: StudyRequest) -> str:
     """Returns every run of a study with its estimated worker-hours; reads what is there and starts nothing."""
     folder = StudyFolder(request.folder)
     folder.plan(request.study, request.seeds)
-    return dry_run_text(request.study, folder.runs, request.home)
+    text = dry_run_text(request.study, folder.runs, request.home)
+    return text if request.attacks == OWN_ATTACK else f"{text}\nThe judgement by {request.attacks} is not in it."
 
 
 def dry_run_text(study: Study, runs: Sequence[PlannedRun], home: Path) -> str:
-    """Returns every run with its estimated worker-hours, their sum, and where the speed was measured.
+    """Returns every run with its estimated worker-hours, their sum, the time it takes here, and where the speed is from.
 
     Args:
         study: the study.
@@ -103,18 +108,22 @@ def dry_run_text(study: Study, runs: Sequence[PlannedRun], home: Path) -> str:
         home: output folder.
     """
     speeds = {arm.name: measured_speed(arm.config, home) for arm in study.arms}
-    images = _train_images(study.arms[0].config)
-    lines, total = [f"{study.title}: {len(runs)} runs", ""], 0.0
+    images = _train_images(study)
+    lines, total, left = [f"{study.title}: {len(runs)} runs", ""], 0.0, 0.0
+    width = max([60, *(len(run.label) for run in runs)])
     for run in runs:
         arm, speed = study.arm(run.arm), speeds[run.arm]
-        hours = None if speed is None or images is None else speed.worker_hours(arm.config, images)
+        count = images[run.arm]
+        hours = None if speed is None or count is None else speed.worker_hours(arm.config, count)
         total += hours or 0.0
+        left += 0.0 if run.status in DONE else hours or 0.0
         chosen = "" if run.run else "  (settings: the winner of its search)"
         done = "" if run.status == "pending" else f"  ({run.status.replace('_', ' ')})"
         cost = "not known" if hours is None else f"{hours:.2f} worker-hours"
-        lines.append(f"  {run.label:<60} {cost}{chosen}{done}")
+        lines.append(f"  {run.label:<{width}} {cost}{chosen}{done}")
     lines += ["", f"In all {total:.1f} worker-hours." if total else "In all: not known."]
-    if images is None:
+    lines += [_on_this_machine(study.arms[0].config.scaling, left)] if left else []
+    if None in images.values():
         lines.append("The training images are not counted: give --data.")
     for origin in dict.fromkeys("" if speed is None else _origin(speed) for speed in speeds.values()):
         lines.append(origin or f"Images per second of {study.arms[0].config.model.backbone}: not yet measured.")
@@ -125,13 +134,26 @@ def _origin(speed: Speed) -> str:
     return f"{speed.images_per_s:.0f} training images a second and worker: {speed.origin}."
 
 
-def _train_images(config: ExperimentConfig) -> int | None:
-    """Returns how many images a run trains on; None when they are not there to be counted."""
+def _on_this_machine(scaling: ScalingConfig, worker_hours: float) -> str:
+    """Returns how long runs take here that are not done yet, as many at a time as there are CPUs for."""
+    at_a_time = max(1, (os.cpu_count() or 1) // (scaling.num_workers * scaling.cpus_per_worker))
+    minutes = 60 * worker_hours / scaling.num_workers / at_a_time
+    return f"What is still to do takes about {minutes:.0f} minutes on this machine, {counted(at_a_time, 'run')} at a time."
+
+
+def _train_images(study: Study) -> dict[str, int | None]:
+    """Returns how many images a run of each arm trains on; None when they are not there to be counted."""
     from distributed_autolora.data.catalog import data_folder
     from distributed_autolora.data.parquet import read_images
     from distributed_autolora.training.task_data import split_rows
 
-    try:
-        return len(split_rows(config, read_images(data_folder(config.data), "train")).train)
-    except UserError:
-        return None
+    tables: dict[str | None, ImageTable] = {}
+    counts: dict[DataConfig, int | None] = {}
+    for data, config in {arm.config.data: arm.config for arm in study.arms}.items():
+        try:
+            if data.path not in tables:
+                tables[data.path] = read_images(data_folder(data), "train")
+            counts[data] = len(split_rows(config, tables[data.path]).train)
+        except UserError:
+            counts[data] = None
+    return {arm.name: counts[arm.config.data] for arm in study.arms}

@@ -9,12 +9,14 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import IO, Any
 
+from distributed_autolora.config import DataConfig
+from distributed_autolora.data.parquet_reading import read_texts
 from distributed_autolora.errors import UserError
 from distributed_autolora.orchestration.folder_lock import lock_folder
 from distributed_autolora.orchestration.preflight import EMBEDDED
 from distributed_autolora.orchestration.run_folder import RunFolder, check_writable, write_json
 from distributed_autolora.orchestration.study_plan import PlannedRun, merit, plan_final, plan_search, winner
-from distributed_autolora.orchestration.study_request import StudyRequest
+from distributed_autolora.orchestration.study_request import OWN_ATTACK, StudyRequest
 from distributed_autolora.orchestration.whole_files import read_sealed
 from distributed_autolora.studies import Settings, Study
 
@@ -169,6 +171,7 @@ def describe_study(request: StudyRequest) -> dict[str, Any]:
     return {
         "study": study.name,
         "task": first.data.task,
+        **_own_images(first.data),
         "title": study.title,
         "paper_tables": list(study.paper_tables),
         "backbone": first.model.backbone,
@@ -178,6 +181,8 @@ def describe_study(request: StudyRequest) -> dict[str, Any]:
         "scheduler": request.scheduler,
         "epsilon": first.threat_model.epsilon,
         "command": request.command,
+        # A report made without another judgement still tells of the last one.
+        **({} if request.attacks == OWN_ATTACK else {"attack_images": request.attack_images}),
         "reference": study.reference,
         "arms": [
             {
@@ -191,6 +196,12 @@ def describe_study(request: StudyRequest) -> dict[str, Any]:
         ],
         "arm_digests": {arm.name: hashlib.sha256(arm.config.digest().encode()).hexdigest()[:16] for arm in study.arms},
     }
+
+
+def _own_images(data: DataConfig) -> dict[str, str]:
+    """Returns what images from elsewhere call themselves, where that is not the task's name."""
+    name = "" if data.path is None else str(read_texts(data.path, "train").get("task", ""))
+    return {"images": name} if name not in ("", data.task) else {}
 
 
 def _pretraining(study: Study) -> str:

@@ -23,7 +23,8 @@ class CompareFlags:
     """The command line of the comparing program."""
 
     study: str = "tuned_baselines"
-    """tuned_baselines, lora_rank, pretraining_epsilon, automatic_lr, sharpening, gradient_similarity or custom."""
+    """tuned_baselines, lora_rank, pretraining_epsilon, automatic_lr, sharpening, gradient_similarity, custom, untuned
+    or untuned_sizes."""
     task: str = "fashion-mnist-5-9"
     """fashion-mnist-5-9 (shipped), cifar10, cifar100, dtd, dogs, cub, caltech256, or custom for one's own data."""
     data: str | None = None
@@ -44,6 +45,8 @@ class CompareFlags:
     """One GPU for each worker; the recipes of the paper's tasks want it anyway."""
     attacks: str = OWN_ATTACK
     """pgd10: the accuracies that each run has; else also judge the final runs by these, such as autoattack."""
+    attack_images: int | None = None
+    """Judge by --attacks on a stratified subset of this many test images, the same for all runs; None: on all."""
     name: str | None = None
     """Name of the study's folder; None: study, task, and the backbone where one is given."""
     output: str | None = None
@@ -72,6 +75,8 @@ class StudyRequest:
     scheduler: Literal["grid", "asha"] = "grid"
     mlflow_uri: str | None = None
     attacks: str = OWN_ATTACK
+    attack_images: int | None = None
+    """Of the test images, how many `attacks` judge on; None: all."""
     command: str = ""
     """What a person typed, for the report."""
 
@@ -94,6 +99,11 @@ def study_request(flags: CompareFlags, command: str) -> StudyRequest:
     for flag, value in (("seeds", flags.seeds), ("num-workers", flags.num_workers)):
         if value < 1:
             raise UserError(f"--{flag} is {value}: it must be at least 1.")
+    if flags.attack_images is not None and (flags.attack_images < 1 or flags.attacks == OWN_ATTACK):
+        raise UserError(
+            f"--attack-images is {flags.attack_images}: it must be at least 1, and needs --attacks, such as "
+            "--attacks apgd; the accuracies that each run has are on all test images."
+        )
     if flags.attacks != OWN_ATTACK:
         from distributed_autolora.evaluation.attacks import parse
 
@@ -106,6 +116,7 @@ def study_request(flags: CompareFlags, command: str) -> StudyRequest:
         scheduler=flags.scheduler,
         mlflow_uri=flags.mlflow_uri,
         attacks=flags.attacks,
+        attack_images=flags.attack_images,
         command=command,
     )
 

@@ -1,4 +1,4 @@
-"""Named comparisons (the paper's tables): which arms, which values, which of them are searched."""
+"""Named comparisons (the paper's tables, and beyond): which arms, which values, which of them are searched."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from distributed_autolora.errors import UserError
 from distributed_autolora.recipes import PAPER_HYPERPARAMETERS, recipe
 from distributed_autolora.studies.definition import Arm, Settings, Study, settings_text, with_settings
 from distributed_autolora.studies.hyperparameters import hyperparameters_page
-from distributed_autolora.studies.tables import EMBEDDED_TASK, STUDIES
+from distributed_autolora.studies.tables import EMBEDDED_TASK, PAPER_STUDIES
+from distributed_autolora.studies.untuned import UNTUNED
 
 __all__ = [
     "CUSTOM_TASK",
@@ -27,6 +28,8 @@ __all__ = [
     "with_settings",
 ]
 
+STUDIES = PAPER_STUDIES | UNTUNED
+"""All studies by name; each takes the config that its arms share."""
 CUSTOM_TASK = "custom"
 TASKS = (EMBEDDED_TASK, *PAPER_HYPERPARAMETERS, CUSTOM_TASK)
 """Tasks that a study can be built on; "custom" is one's own data."""

@@ -188,7 +188,7 @@ def paper_baseline(base: ExperimentConfig, method: str) -> ExperimentConfig:
     return with_settings(baseline(base, method), tuned(method, base.data.task))
 
 
-STUDIES: dict[str, Callable[[ExperimentConfig], Study]] = {
+PAPER_STUDIES: dict[str, Callable[[ExperimentConfig], Study]] = {
     function.__name__: function
     for function in (
         tuned_baselines,
@@ -200,4 +200,4 @@ STUDIES: dict[str, Callable[[ExperimentConfig], Study]] = {
         custom,
     )
 }
-"""All studies by name; each takes the config that its arms share."""
+"""The paper's tables by name, and `custom`; each takes the config that its arms share."""

@@ -1,17 +1,20 @@
 """The program jobs/prepare_data.py, from outside and by the functions that it calls."""
 
+import gzip
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
+from distributed_autolora.data.catalog import embedded_folder
 from distributed_autolora.data.images import ImageSource
 from distributed_autolora.data.parquet import check_same_classes, read_images
 from distributed_autolora.data.prepare import Prepared, prepare_fashion_mnist, prepare_folder
 from distributed_autolora.errors import UserError
-from tests.data.test_sources import add, write_idx
+from tests.data.test_sources import IMAGES, LABELS, add, idx, write_idx
 
 JOB = Path(__file__).parents[2] / "jobs" / "prepare_data.py"
 
@@ -40,7 +43,7 @@ def folder(source: Path, output: Path | str, *, overwrite: bool = False) -> Prep
     )
 
 
-def mnist(source: Path, output: Path, classes: str, images: int | None = None) -> Prepared:
+def mnist(source: Path, output: Path, classes: str, images: int | None = None, *, other: bool = False) -> Prepared:
     return prepare_fashion_mnist(
         source=source,
         output=str(output),
@@ -49,6 +52,7 @@ def mnist(source: Path, output: Path, classes: str, images: int | None = None) -
         test_images=None,
         seed=0,
         overwrite=False,
+        without_shipped=other,
     )
 
 
@@ -129,6 +133,29 @@ def test_classes_of_fashion_mnist_are_written_with_their_names(tmp_path: Path) -
     assert "10 images of the training file, all images of the test file" in table.provenance
     mnist(tmp_path / "idx", tmp_path / "out2", "8,1")
     assert read_images(str(tmp_path / "out2"), "train").class_names == ("Bag", "Trouser")
+
+
+def test_shipped_images_are_left_out_by_their_pixels_before_the_subset_is_drawn(tmp_path: Path) -> None:
+    """Ten shipped images, of either split, come before sixty others in the test file; the training file has none."""
+    shipped = [
+        ImageSource(read_images(embedded_folder(), split), channels=1, image_size=None, resized=False).images(
+            torch.arange(5)
+        )[:, 0]
+        for split in ("train", "test")
+    ]
+    pixels = np.concatenate([*(part.numpy() for part in shipped), IMAGES])
+    labels = np.concatenate([np.tile(np.arange(5, 10, dtype=np.uint8), 2), LABELS])
+    write_idx(tmp_path / "idx", images=idx(pixels), labels=idx(labels))
+    (tmp_path / "idx" / "train-images-idx3-ubyte.gz").write_bytes(gzip.compress(idx(255 - pixels)))
+    mnist(tmp_path / "idx", tmp_path / "all", "5-9")
+    mnist(tmp_path / "idx", tmp_path / "out", "5-9", other=True)
+    assert len(read_images(str(tmp_path / "all"), "test")) == 40
+    table = read_images(str(tmp_path / "out"), "test")
+    assert [int(row_id.rpartition("/")[2]) for row_id in table.row_ids] == [n for n in range(10, 70) if n % 10 >= 5]
+    assert table.task == "fashion-mnist-5-9-other"
+    assert "without the images that are shipped" in table.provenance
+    with pytest.raises(UserError, match=r"41 train .* 1 to 40 of these classes that are not left out"):
+        mnist(tmp_path / "idx", tmp_path / "out2", "5-9", images=41, other=True)
 
 
 @pytest.mark.parametrize("classes", ["", "5", "5-5", "9-5", "5-10", "1,1", "1,2,", "shoes", "-3", "1-2-3"])

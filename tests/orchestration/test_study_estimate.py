@@ -9,9 +9,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from distributed_autolora.orchestration.run_folder import RunFolder, write_json
-from distributed_autolora.orchestration.study_estimate import dry_run, measured_speed
+from distributed_autolora.orchestration.study_estimate import dry_run, dry_run_text, measured_speed
+from distributed_autolora.orchestration.study_plan import plan_final
 from distributed_autolora.orchestration.study_request import CompareFlags, study_request
-from distributed_autolora.studies import EMBEDDED_TASK, base_config
+from distributed_autolora.studies import EMBEDDED_TASK, Arm, Study, base_config, with_settings
 
 ROOT = Path(__file__).parent.parent.parent
 BASE = base_config(EMBEDDED_TASK)
@@ -60,6 +61,36 @@ def test_a_dry_run_names_every_run_with_its_hours_and_where_they_come_from(tmp_p
     assert "In all 1.2 worker-hours." in lines
     assert '50 training images a second and worker: run "mine" on this machine.' in lines
     assert not (tmp_path / "studies").exists()
+
+
+def test_arms_of_other_sizes_take_their_own_time_and_what_is_done_takes_none(tmp_path: Path) -> None:
+    finished_run(tmp_path, "mine", 3.0)  # 50 images a second
+    sizes = {"small": (500, 125), "large": (2500, 125)}
+    arms = [
+        Arm(
+            name=name,
+            config=with_settings(
+                BASE,
+                {"data.train_images": images, "data.val_fraction": held_out / images, "data.val_images_min": 0},
+            ),
+        )
+        for name, (images, held_out) in sizes.items()
+    ]
+    study = Study(name="sizes", title="Sizes", paper_tables=(), arms=tuple(arms), reference="small")
+    runs = plan_final(study, (0, 1), {})
+    hours = [BASE.optimization.epochs * trained / 50 / 3600 for trained in (375, 2375)]
+    lines = dry_run_text(study, runs, tmp_path).splitlines()
+    assert [line.split()[-2] for line in lines if line.startswith("  ")] == [f"{h:.2f}" for h in hours for _ in "01"]
+    assert f"In all {2 * sum(hours):.1f} worker-hours." in lines
+    at_a_time = (os.cpu_count() or 1) // (BASE.scaling.num_workers * BASE.scaling.cpus_per_worker) or 1
+    runs[2].status = runs[3].status = "finished"
+    left = f"about {120 * hours[0] / BASE.scaling.num_workers / at_a_time:.0f} minutes on this machine"
+    assert left in dry_run_text(study, runs, tmp_path)
+
+
+def test_the_judgement_is_said_to_be_no_part_of_the_estimate(tmp_path: Path) -> None:
+    flags = CompareFlags(attacks="apgd", attack_images=250, output=str(tmp_path))
+    assert dry_run(study_request(flags, "")).endswith("The judgement by apgd is not in it.")
 
 
 def test_what_was_not_measured_is_not_guessed(tmp_path: Path) -> None:
