@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import sys
 import threading
 from collections.abc import Sequence
 from pathlib import Path
@@ -30,7 +31,7 @@ from distributed_autolora.errors import TrainingDivergedError
 from distributed_autolora.orchestration.failures import RepeatableErrors, failure_for_people, remove_error
 from distributed_autolora.orchestration.meeting_point import NodeTorchConfig
 from distributed_autolora.orchestration.run_folder import RunFolder, write_json
-from distributed_autolora.orchestration.snapshot import copy_snapshot, mend_snapshot, remove_unregistered
+from distributed_autolora.orchestration.snapshot import copy_snapshot, mend_snapshot, remove_unregistered, skip_broken
 
 if TYPE_CHECKING:
     from distributed_autolora.orchestration.mlflow_tracking import MetricWriter
@@ -76,6 +77,8 @@ def train_on_ray(
     """
     trainer = _trainer(config, folder, payload, callbacks)
     mend_snapshot(folder.path)
+    for warning in skip_broken(folder.path):
+        print(f"warning: {warning}", file=sys.stderr)
     remove_unregistered(folder.path)
     # How long Ray Train waits for a worker that does not answer at all, such as one that the system has stopped, and
     # the others for one that does not come to report.

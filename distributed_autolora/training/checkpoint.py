@@ -14,10 +14,10 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from distributed_autolora.errors import kind_of
+from distributed_autolora.errors import UserError, kind_of
 from distributed_autolora.models import save_weights
+from distributed_autolora.training.checkpoint_content import TENSORS, VALUES, broken_part, fingerprint, read_values
 
-_TENSORS, _VALUES = "state.safetensors", "state.json"
 _OUTCOMES = "validation outcomes"
 _VALUE_NAMES = ("history", "identity", "progress")
 
@@ -49,10 +49,11 @@ class TrainingState:
         parts = {"model": self.model, "best": self.best, "momentum": self.momentum}
         tensors = {f"{part}/{name}": value for part, values in parts.items() for name, value in values.items()}
         tensors[_OUTCOMES] = self.outcomes
-        save_weights(tensors, folder / _TENSORS)
-        unfinished = folder / f".{_VALUES}.{os.getpid()}"
-        unfinished.write_text(json.dumps({name: getattr(self, name) for name in _VALUE_NAMES}))
-        os.replace(unfinished, folder / _VALUES)
+        save_weights(tensors, folder / TENSORS)
+        own = {name: getattr(self, name) for name in _VALUE_NAMES}
+        unfinished = folder / f".{VALUES}.{os.getpid()}"
+        unfinished.write_text(json.dumps({**own, "tensors": fingerprint(folder / TENSORS)}))
+        os.replace(unfinished, folder / VALUES)
 
     @classmethod
     def load(cls, folder: Path) -> TrainingState:
@@ -62,9 +63,15 @@ class TrainingState:
             UserError: when a file cannot be read, or is corrupt.
         """
         try:
-            tensors = safetensors.torch.load_file(folder / _TENSORS)
+            broken = broken_part(folder)
+            if broken is not None:
+                raise UserError(
+                    f"Checkpoint {folder} cannot be read ({broken}). The same command goes on from the one before; "
+                    "where that cannot be read either, start the run afresh with --fresh."
+                )
+            tensors = safetensors.torch.load_file(folder / TENSORS)
             outcomes = tensors.pop(_OUTCOMES)
-            values = json.loads((folder / _VALUES).read_text())
+            values = read_values(folder)
             parts: dict[str, dict[str, Tensor]] = {"model": {}, "best": {}, "momentum": {}}
             for full_name, value in tensors.items():
                 part, name = full_name.split("/", 1)

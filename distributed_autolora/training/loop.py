@@ -110,7 +110,8 @@ def run_epoch(trainer: Trainer, epoch: int, after_step: Callable[[], None] = lam
         natural_branch_accuracy = trainer.natural_branch_accuracy(epoch)
         natural, robust, outcomes = trainer.validate()
     similarity = trainer.gradient_similarity(progress.timer)
-    decision = trainer.schedule.step(robust.accuracy)
+    trainer.outcomes.append(torch.tensor(outcomes))
+    decision = trainer.schedule.step(robust.accuracy, outcomes)
     is_last = decision.stop or epoch >= trainer.config.optimization.epochs
     masking = check_masking(trainer, outcomes, epoch, is_last=is_last)
     trainer.follow(decision)

@@ -79,6 +79,7 @@ class Trainer:
         self.schedule = build_schedule(config)
         self.train_attack, self.eval_attack = build_attacks(config, self.attack_network, device)
         self.history: list[dict[str, Any]] = []
+        self.outcomes: list[Tensor] = []
         self.best = snapshot(self.objective)
         self.progress = self.begin_epoch()
         x, y = data.plain_batch(data.split.train[:2])
@@ -102,6 +103,7 @@ class Trainer:
             history=self.history,
             identity=self.identity,
             progress=self.progress.state() if self.progress.step else None,
+            outcomes=torch.stack(self.outcomes) if self.outcomes else torch.empty((0, 0), dtype=torch.bool),
         )
 
     def load(self, state: TrainingState) -> None:
@@ -119,8 +121,9 @@ class Trainer:
         self.best = {name: value.to(self.device) for name, value in state.best.items()}
         restore_momentum(self.objective, self.optimizer, state.momentum)
         self.history = list(state.history)
-        for record in self.history:
-            self.schedule.step(record[self.robust_key])
+        self.outcomes = list(state.outcomes)
+        for record, outcomes in zip(self.history, self.outcomes, strict=True):
+            self.schedule.step(record[self.robust_key], outcomes)
             self.set_loss_weights(record.get("natural_branch_accuracy"))
             self.set_lr(record["next_lr"])
         self.begin_epoch()
