@@ -2,7 +2,8 @@
 
     python -m tests.chaos --kills 50 --seed 0 --output docs/results/chaos
 
-Places, victims and moments are drawn from the seed; what a kill hits depends on the machine's speed as well.
+Victims and moments are drawn from the seed and the round; what a kill hits depends on the machine's speed as well. The
+same command goes on after the rounds that the output folder holds.
 """
 
 from __future__ import annotations
@@ -11,7 +12,6 @@ import json
 import random
 import sys
 import tempfile
-import time
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -49,25 +49,31 @@ class Flags:
 def main() -> None:
     """Runs rounds until there were enough kills; ends with 1 when something was lost or changed."""
     flags = tyro.cli(Flags, description=__doc__)
-    chance, rounds, began = random.Random(flags.seed), list[Round](), time.monotonic()
+    rounds = _rounds_so_far(flags.output)
     with tempfile.TemporaryDirectory(prefix="ch") as folder:
         config = small_config(write_task(Path(folder) / "task", train=300), epochs=flags.epochs, global_batch_size=32)
         scaling = replace(config.scaling, check_finite_every=1, max_failures=1000, collective_timeout_s=15.0)
-        chaos = Chaos(replace(config, scaling=scaling), Path(folder), chance)
+        chaos = Chaos(replace(config, scaling=scaling), Path(folder))
         while sum(len(one.kills) for one in rounds) < flags.kills:
             place, num_workers = _ROUNDS[len(rounds) % len(_ROUNDS)]
-            one = chaos.fight(place, num_workers, flags.kills_a_run, f"r{len(rounds)}")
+            chance = random.Random(f"{flags.seed} {len(rounds)}")
+            one = chaos.fight(place, num_workers, flags.kills_a_run, f"r{len(rounds)}", chance)
             rounds.append(one)
             victims = ", ".join(f"{kill['victim']} ({kill['moment']})" for kill in one.kills)
             changed = [f"{verdict['what']} ({verdict['seen']})" for verdict in one.verdicts if not verdict["is_equal"]]
             print(f"{one.seconds:5.0f} s  {place}, {num_workers} workers: {victims or 'no kill'}", flush=True)
             print(f"         {'CHANGED: ' + '; '.join(changed) if changed else 'nothing lost or changed'}", flush=True)
-            write_report(rounds, flags.output, " ".join(sys.argv[1:]), time.monotonic() - began)
+            write_report(rounds, flags.output, " ".join(sys.argv[1:]), sum(one.seconds for one in rounds))
             (flags.output / "rounds.json").write_text(json.dumps([asdict(each) for each in rounds], indent=1) + "\n")
             if changed:
                 log = Path(folder) / f"r{len(rounds) - 1}.log"
                 print(log.read_text(errors="replace")[-6000:], file=sys.stderr)
     sys.exit(0 if all(one.is_equal for one in rounds) else 1)
+
+
+def _rounds_so_far(output: Path) -> list[Round]:
+    file = output / "rounds.json"
+    return [Round(**one) for one in json.loads(file.read_text())] if file.is_file() else []
 
 
 if __name__ == "__main__":

@@ -67,11 +67,10 @@ class Chaos:
     Args:
         config: the run, without a name.
         folder: for all runs; its path must be short.
-        chance: where places, victims and moments are drawn from.
     """
 
-    def __init__(self, config: ExperimentConfig, folder: Path, chance: random.Random) -> None:
-        self._config, self._folder, self._chance = config, folder, chance
+    def __init__(self, config: ExperimentConfig, folder: Path) -> None:
+        self._config, self._folder = config, folder
 
     def undisturbed(self, num_workers: int) -> Path:
         """Returns the home of an uninterrupted run; it is made once."""
@@ -84,14 +83,14 @@ class Chaos:
                 battle.close()
         return home
 
-    def fight(self, place: Place, num_workers: int, most_kills: int, name: str) -> Round:
-        """Runs once under fire and compares with the undisturbed run."""
+    def fight(self, place: Place, num_workers: int, most_kills: int, name: str, chance: random.Random) -> Round:
+        """Runs once under fire and compares with the undisturbed run; `chance` draws victims and moments."""
         expected = self.undisturbed(num_workers)
-        every_s = self._chance.choice((0.0, 1.0))
+        every_s = chance.choice((0.0, 1.0))
         battle = _Battle(self._config, self._folder / name, place, num_workers, every_s)
         began = time.monotonic()
         try:
-            battle.supervise(self._chance, most_kills)
+            battle.supervise(chance, most_kills)
             verdicts = [battle.orphans(), battle.unregistered()]
         finally:
             battle.close()
