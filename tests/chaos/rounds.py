@@ -30,7 +30,7 @@ VICTIMS: dict[Place, tuple[Victim, ...]] = {
     "three nodes": ("worker", "worker", "node", "node", "controller", "driver"),
     "tracking server": ("worker", "worker", "worker", "tracking server", "tracking server", "driver"),
 }
-_ENDS_S, _LONGEST_S = 30.0, 600.0
+_ENDS_S, _LONGEST_S = 30.0, 1800.0
 
 
 @dataclass(frozen=True)
