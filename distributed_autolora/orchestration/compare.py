@@ -127,8 +127,10 @@ class Comparison:
         search = [run for run in self._folder.runs if run.phase == "search"]
         self._run(search, at_a_time, early_stopping=self._request.scheduler == "asha")
         final = self._folder.plan_final(self._study, self._request.seeds)
-        self._run([run for run in final if run.run], at_a_time, early_stopping=False)
-        self._attack([run for run in final if run.status == "finished"], at_a_time)
+        # Seed by seed, so that a study that is interrupted has something to say about every arm.
+        by_seed = sorted((run for run in final if run.run), key=lambda run: run.seed)
+        self._run(by_seed, at_a_time, early_stopping=False)
+        self._attack([run for run in by_seed if run.status == "finished"], at_a_time)
 
     def _fix_precision(self) -> None:
         """Chooses the number format once for the whole study."""
