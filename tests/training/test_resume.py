@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -59,10 +59,12 @@ def run(
     *,
     epochs: int = 5,
     method: str = "autolora",
+    rule: Literal["released", "paired"] = "released",
     checkpoint_every_s: float = 1e9,
     dtype: torch.dtype = torch.float32,
 ) -> tuple[dict[str, Tensor], list[dict[str, Any]]] | None:
     config = small_config(task, epochs=epochs, global_batch_size=32, method=method)
+    config = replace(config, schedule=replace(config.schedule, rule=rule))
     scaling = replace(config.scaling, check_finite_every=1, checkpoint_every_s=checkpoint_every_s)
     data = TaskData(config, task, torch.device("cpu"), dtype)
     try:
@@ -99,6 +101,15 @@ def test_a_stopped_run_ends_with_the_weights_of_an_uninterrupted_one(tmp_path: P
     one, other = with_and_without_stops(task, str(tmp_path), ((1, 0), (3, 0)), 5, method)
     assert_same(one, other)
     assert any(record["restored"] for record in one[1]), "the test should also cross a restore"
+
+
+def test_a_rule_that_compares_images_decides_the_same_after_a_stop(tmp_path: Path) -> None:
+    task = write_task(tmp_path / "task", train=140)
+    uninterrupted = run(task, tmp_path / "uninterrupted", epochs=6, rule="paired")
+    assert run(task, tmp_path / "stopped", (3, 0), epochs=6, rule="paired") is None
+    assert_same(uninterrupted, run(task, tmp_path / "stopped", epochs=6, rule="paired"))
+    assert uninterrupted is not None
+    assert any(record["halved"] for record in uninterrupted[1][3:]), "the test should also cross a decision"
 
 
 @pytest.mark.parametrize("method", ["autolora", "twins"])
