@@ -99,4 +99,6 @@ def check_attacks(attacks: str, data_folder: str | None = None, images: int | No
             parts_for(attack, len(read_texts(data_folder, "train")["class_names"]))
     there = None if images is None or data_folder is None else len(read_labels(data_folder, "test").rows)
     if there is not None and images is not None and images > there:
-        raise UserError(f"Attacks on {images} test images were asked for, but {data_folder} has {there}: ask for fewer.")
+        raise UserError(
+            f"Attacks on {images} test images were asked for, but {data_folder} has {there}: ask for fewer."
+        )

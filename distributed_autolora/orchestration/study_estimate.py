@@ -100,7 +100,7 @@ def dry_run(request: StudyRequest) -> str:
 
 
 def dry_run_text(study: Study, runs: Sequence[PlannedRun], home: Path) -> str:
-    """Returns every run with its estimated worker-hours, their sum, the time it takes here, and where the speed is from.
+    """Returns every run with its estimated worker-hours, their sum, the minutes left, and where the speed was measured.
 
     Args:
         study: the study.
@@ -138,7 +138,9 @@ def _on_this_machine(scaling: ScalingConfig, worker_hours: float) -> str:
     """Returns how long runs take here that are not done yet, as many at a time as there are CPUs for."""
     at_a_time = max(1, (os.cpu_count() or 1) // (scaling.num_workers * scaling.cpus_per_worker))
     minutes = 60 * worker_hours / scaling.num_workers / at_a_time
-    return f"What is still to do takes about {minutes:.0f} minutes on this machine, {counted(at_a_time, 'run')} at a time."
+    return (
+        f"What is still to do takes about {minutes:.0f} minutes on this machine, {counted(at_a_time, 'run')} at a time."
+    )
 
 
 def _train_images(study: Study) -> dict[str, int | None]:

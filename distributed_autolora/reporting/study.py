@@ -15,6 +15,8 @@ from distributed_autolora.reporting.statistics import AccuracyCounts
 NATURAL = "natural_accuracy"
 ROBUST = "robust_accuracy/"
 AUTOATTACK = ROBUST + "autoattack"
+APGD = ROBUST + "apgd"
+"""The first two attacks of AutoAttack."""
 _BEST_VALIDATION = "best_val/" + ROBUST
 
 Settings = dict[str, Any]
@@ -47,6 +49,9 @@ class StudyRun:
     history: list[dict[str, Any]] = field(default_factory=list)
     result: dict[str, Any] | None = None
     evaluation: dict[str, Any] | None = None
+    """Of all evaluations together."""
+    evaluation_folders: tuple[Path, ...] = ()
+    """Where they are; where two judged by the same attack the first counts."""
 
     @property
     def counts(self) -> dict[str, AccuracyCounts]:
@@ -106,10 +111,14 @@ class Study:
 
     @property
     def metrics(self) -> list[str]:
-        """Test accuracies in the order of the paper: natural, the runs' attack, AutoAttack, then any other."""
+        """Test accuracies in the order of the paper: natural, the runs' attack, AutoAttack, then any other.
+
+        Where none was judged by AutoAttack but by its first two attacks, these stand in its place.
+        """
         found = {name: None for run in self.runs if run.phase == "final" for name in run.counts}
         attack = next((run.attack for run in self.runs if run.attack), "pgd10")
-        return list(dict.fromkeys([NATURAL, ROBUST + attack, AUTOATTACK, *sorted(found)]))
+        strongest = APGD if APGD in found and AUTOATTACK not in found else AUTOATTACK
+        return list(dict.fromkeys([NATURAL, ROBUST + attack, strongest, *sorted(found)]))
 
     @property
     def references(self) -> list[str]:
@@ -130,7 +139,8 @@ def load_study(folder: Path) -> Study:
     reference = description.get("reference")
     try:
         arms = tuple(_arm(entry, reference) for entry in description["arms"])
-        runs = tuple(_run(folder, entry) for entry in _read(folder / "runs.json") or [])
+        images = description.get("attack_images")
+        runs = tuple(_run(folder, entry, images) for entry in _read(folder / "runs.json") or [])
     except KeyError as error:
         raise UserError(
             f"{folder}: study.json or runs.json lacks {error}; was it written by another version?"
@@ -153,8 +163,9 @@ def _arm(entry: dict[str, Any], reference: str | None) -> Arm:
     )
 
 
-def _run(folder: Path, entry: dict[str, Any]) -> StudyRun:
+def _run(folder: Path, entry: dict[str, Any], attack_images: int | None) -> StudyRun:
     home = folder / "runs" / entry["run"] if entry.get("run") else None
+    evaluations = _evaluations(home, attack_images) if home else {}
     return StudyRun(
         arm=entry["arm"],
         phase=entry["phase"],
@@ -166,8 +177,27 @@ def _run(folder: Path, entry: dict[str, Any]) -> StudyRun:
         folder=home,
         history=(_read(home / "history.json") if home else None) or [],
         result=_read(home / "result.json") if home else None,
-        evaluation=_read(home / "evaluation" / "evaluation.json") if home else None,
+        evaluation=_together(list(evaluations.values())),
+        evaluation_folders=tuple(evaluations),
     )
+
+
+def _evaluations(home: Path, attack_images: int | None) -> dict[Path, dict[str, Any]]:
+    """Returns a run's evaluations: on as many images as the study asked for, then on all."""
+    subset = [] if attack_images is None else [home / f"evaluation-{attack_images}-images"]
+    read = {folder: _read(folder / "evaluation.json") for folder in (*subset, home / "evaluation")}
+    return {folder: content for folder, content in read.items() if content is not None}
+
+
+def _together(evaluations: list[dict[str, Any]]) -> dict[str, Any] | None:
+    """Returns one evaluation with the accuracies of all; the first that has one counts."""
+    if not evaluations:
+        return None
+    joined = {key: value for part in reversed(evaluations) for key, value in part.items()}
+    for key in ("accuracies", "labels"):
+        joined[key] = {name: value for part in reversed(evaluations) for name, value in (part.get(key) or {}).items()}
+    joined["sanity"] = [check for part in evaluations for check in part.get("sanity") or []]
+    return joined
 
 
 def _read(file: Path) -> Any:

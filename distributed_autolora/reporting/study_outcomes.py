@@ -93,13 +93,14 @@ def _of_run(run: StudyRun) -> Any:
     import pyarrow.parquet as pq
 
     own = pq.read_table(_folder(run) / _FILE)
-    evaluated = _folder(run) / "evaluation" / _FILE
-    if evaluated.is_file():
-        extra = pq.read_table(evaluated)
+    for evaluated in run.evaluation_folders:
+        if not (evaluated / _FILE).is_file():
+            continue
+        extra = pq.read_table(evaluated / _FILE)
         places = dict(zip(extra["row_id"].to_pylist(), range(len(extra)), strict=True))
         indices = pa.array([places.get(name) for name in own["row_id"].to_pylist()], pa.int64())
         for name in extra.column_names:
-            if name.startswith("robust/") or name == "broken_by":
+            if (name.startswith("robust/") or name == "broken_by") and name not in own.column_names:
                 own = own.append_column(name, extra[name].take(indices))
     tags: dict[str, list[Any]] = {"arm": [run.arm], "seed": [run.seed], "run": [run.name or ""]}
     for place, (name, value) in enumerate(tags.items()):

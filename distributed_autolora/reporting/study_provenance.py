@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import importlib.metadata
+from collections.abc import Collection
 from typing import Any
 
 from distributed_autolora.reporting.history import attack_label
 from distributed_autolora.reporting.markdown import counted, listed
-from distributed_autolora.reporting.study import Study
+from distributed_autolora.reporting.study import APGD, AUTOATTACK, Study
 from distributed_autolora.reporting.study_outcomes import disagreements
 from distributed_autolora.reporting.study_schedules import chosen_settings
 
@@ -29,9 +30,7 @@ def warnings(study: Study, pooled: Any) -> list[str]:
         if failed and study.judged(arm.name):
             trials = f"{counted(failed, 'trial')} of the search for {arm.label} failed"
             lines.append(f"{trials[0].upper()}{trials[1:]}: its settings were chosen among the others.")
-    digests = _split_digests(study)
-    if len(digests) > 1:
-        lines.append("The runs do not share one data split: their accuracies are not comparable.")
+    lines += _splits_apart(study)
     attacks = {run.attack for run in study.runs if run.attack}
     if len(attacks) > 1:
         lines.append(
@@ -42,7 +41,7 @@ def warnings(study: Study, pooled: Any) -> list[str]:
 
 def reproduction(study: Study, pooled: Any) -> str:
     """Returns the section that says where every number comes from."""
-    digests = _split_digests(study)
+    digests = split_digests(study)
     chosen = chosen_settings(study)
     kept = "not kept by any run" if pooled is None else "one line an image, seed and method"
     return "\n\n".join(
@@ -56,7 +55,8 @@ def reproduction(study: Study, pooled: Any) -> str:
                 "- every run's counts, settings, status and cost: `results.csv`\n"
                 "- validation accuracies, schedules, seconds and passes by epoch: `../runs/RUN/history.json`\n"
                 "- the config of a run, to train it again: `../runs/RUN/config.yaml`\n"
-                "- AutoAttack: `../runs/RUN/evaluation/evaluation.json` and `outcomes.parquet`",
+                f"- {_judgement(study)}: `evaluation.json` and `outcomes.parquet` in "
+                f"`../runs/RUN/{_evaluation_folder(study)}`",
                 f"Settings that the search chose:\n\n{chosen}" if chosen else "",
                 f"Data split (SHA-256): {', '.join(f'`{digest}`' for digest in digests) or 'no run has one yet'}. "
                 f"Written with {_versions()}.{_evaluated_with(study)}",
@@ -65,8 +65,32 @@ def reproduction(study: Study, pooled: Any) -> str:
     )
 
 
-def _split_digests(study: Study) -> list[str]:
-    return sorted({str(digest) for run in study.runs if (digest := (run.result or {}).get("split_digest"))})
+def split_digests(study: Study, arms: Collection[str] | None = None) -> list[str]:
+    """Returns the digests of the splits into training and validation images of some arms' runs; None: of all."""
+    runs = [run for run in study.runs if arms is None or run.arm in arms]
+    return sorted({str(digest) for run in runs if (digest := (run.result or {}).get("split_digest"))})
+
+
+def _splits_apart(study: Study) -> list[str]:
+    """Returns a line where an arm and the one that it is compared with do not share their split."""
+    groups: dict[str, list[str]] = {}
+    for arm in study.arms:
+        groups.setdefault(arm.reference or arm.name, []).append(arm.name)
+    apart = [name for name, arms in groups.items() if len(split_digests(study, [name, *arms])) > 1]
+    if not apart:
+        return []
+    which = "The runs" if len(groups) == 1 else f"The runs that are compared with {listed(apart)}"
+    return [f"{which} do not share one data split: their accuracies are not comparable."]
+
+
+def _judgement(study: Study) -> str:
+    """Returns the name of the attacks that judged beside the runs' own."""
+    return "APGD" if APGD in study.metrics and AUTOATTACK not in study.metrics else "AutoAttack"
+
+
+def _evaluation_folder(study: Study) -> str:
+    names = dict.fromkeys(folder.name for run in study.runs for folder in run.evaluation_folders)
+    return next(iter(names), "evaluation")
 
 
 def _versions() -> str:
@@ -85,4 +109,4 @@ def _evaluated_with(study: Study) -> str:
         for run in study.runs
         if run.evaluation and run.evaluation.get("package_versions")
     }
-    return f" AutoAttack ran with {'; '.join(sorted(versions))}." if versions else ""
+    return f" {_judgement(study)} ran with {'; '.join(sorted(versions))}." if versions else ""

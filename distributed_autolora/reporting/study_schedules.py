@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 import statistics
+from collections.abc import Sequence
 from typing import Any
 
 from distributed_autolora.reporting.history import compact, duration, series, value
-from distributed_autolora.reporting.markdown import NONE, counted, table
+from distributed_autolora.reporting.markdown import NONE, counted, per_cent, table
 from distributed_autolora.reporting.study import Settings, Study, StudyRun
 from distributed_autolora.reporting.study_costs import Cost, mean_final_cost, search_cost
 
 _SIMILARITY = "gradient_similarity"
+_MASKING_GAP = "val/masking_gap"
 
 
 def settings_text(settings: Settings) -> str:
@@ -66,6 +68,27 @@ def similarity_table(study: Study) -> str | None:
                 picked = (known[0], known[len(known) // 2], known[-1])
                 rows.append([arm.label, str(run.seed), *(f"{s:.3f} (epoch {epoch})" for epoch, s in picked)])
     return table(["method", "seed", "first", "middle", "last"], rows) if rows else None
+
+
+def gap_column(study: Study) -> dict[str, str]:
+    """Returns {arm: "3.2 (2.8, 3.6)"}, the points that a stronger attack took on validation images at the last epoch.
+
+    Of the final runs that have such an epoch; empty where none was checked.
+    """
+    found = {arm.name: [_last(run.history, _MASKING_GAP) for run in study.of(arm.name, "final")] for arm in study.arms}
+    known = {name: [gap for gap in gaps if gap is not None] for name, gaps in found.items()}
+    return {name: mean_and_each(gaps) for name, gaps in known.items() if gaps}
+
+
+def mean_and_each(fractions: Sequence[float]) -> str:
+    """Returns "3.2 (2.8, 3.6)" in hundredths, a single one alone."""
+    each = f" ({', '.join(map(per_cent, fractions))})" if len(fractions) > 1 else ""
+    return per_cent(statistics.fmean(fractions)) + each
+
+
+def _last(history: list[dict[str, Any]], key: str) -> float | None:
+    """Returns the newest value that a record has."""
+    return next((found for record in reversed(history) if (found := value(record, key)) is not None), None)
 
 
 def missing(study: Study) -> list[str]:

@@ -9,8 +9,9 @@ from distributed_autolora.reporting import paper_results
 from distributed_autolora.reporting.history import attack_label
 from distributed_autolora.reporting.markdown import NONE, counted, p_value, per_cent, points, table
 from distributed_autolora.reporting.statistics import standard_deviation, wilson_interval
-from distributed_autolora.reporting.study import AUTOATTACK, NATURAL, ROBUST, Arm, Study
+from distributed_autolora.reporting.study import APGD, AUTOATTACK, NATURAL, ROBUST, Arm, Study
 from distributed_autolora.reporting.study_ratios import branch_ratios
+from distributed_autolora.reporting.study_schedules import gap_column
 from distributed_autolora.reporting.study_statistics import Comparison, McNemar
 
 NOT_RUN = "not run"
@@ -18,7 +19,7 @@ NOT_RUN = "not run"
 
 def metric_label(metric: str) -> str:
     """Returns an accuracy's name for people: "natural", "PGD-10", "AutoAttack"."""
-    names = {NATURAL: "natural", AUTOATTACK: "AutoAttack"}
+    names = {NATURAL: "natural", AUTOATTACK: "AutoAttack", APGD: "APGD-CE + APGD-T"}
     return names.get(metric) or attack_label(metric.removeprefix(ROBUST))
 
 
@@ -30,23 +31,25 @@ def mean_and_spread(values: Sequence[float]) -> str:
 
 def results_table(study: Study, comparisons: Sequence[Comparison]) -> str:
     """Returns the paper's table turned on its side: a row a method, and the reference's lead over each baseline."""
-    ratios = branch_ratios(study)
+    ratios, gaps = branch_ratios(study), gap_column(study)
     rows = []
     for arm in study.arms:
         ratio = [ratios.get(arm.name, NONE)] if ratios else []
-        rows.append([f"**{arm.label}**", *ratio, *(_cell(study, arm.name, metric) for metric in study.metrics)])
+        gap = [gaps.get(arm.name, NONE)] if gaps else []
+        rows.append([f"**{arm.label}**", *ratio, *(_cell(study, arm.name, metric) for metric in study.metrics), *gap])
         paper = _paper_row(study, arm)
         if paper:
             printed = [paper_results.parameter_ratio(arm.name) or NONE] if ratios else []
-            rows.append([paper[0], *printed, *paper[1:]])
+            rows.append([paper[0], *printed, *paper[1:], *([NONE] if gaps else [])])
     for baseline in study.arms:
         cells = {cell.metric: points(cell.difference) for cell in comparisons if cell.baseline == baseline.name}
         if cells:
             label = f"{study.arm(baseline.reference or '').label} - {baseline.label}"
             pad = [NONE] if ratios else []
-            rows.append([label, *pad, *(cells.get(metric, NONE) for metric in study.metrics)])
-    header = ["%", *(["branch parameters"] if ratios else []), *map(metric_label, study.metrics)]
-    return table(header, rows)
+            row = [label, *pad, *(cells.get(metric, NONE) for metric in study.metrics)]
+            rows.append([*row, *([NONE] if gaps else [])])
+    header = ["%", *(["branch parameters"] if ratios else []), *(_column(study, metric) for metric in study.metrics)]
+    return table([*header, *(["gap on validation, last epoch"] if gaps else [])], rows)
 
 
 def tests_table(study: Study, comparisons: Sequence[Comparison]) -> str:
@@ -100,10 +103,21 @@ def autoattack_note(study: Study) -> str:
             labels[(run.evaluation.get("labels") or {}).get(AUTOATTACK, "AutoAttack, kind not recorded")] = None
             images.add(counts.total)
     if not labels:
-        return "AutoAttack was not run on any of these models; `jobs/evaluate.py` runs it."
+        weaker = {run.evaluation["labels"][APGD] for run in study.runs if APGD in run.counts and run.evaluation}
+        instead = f" {'; '.join(sorted(weaker))}: the first two of its four attacks." if weaker else ""
+        return f"AutoAttack was not run on any of these models; `jobs/evaluate.py` runs it.{instead}"
     on = " or ".join(f"{count:,}" for count in sorted(images))
     text = f"AutoAttack: {'; '.join(labels)}; on {on} test images."
     return text + (" **The runs were not all judged by the same kind.**" if len(labels) > 1 or len(images) > 1 else "")
+
+
+def _column(study: Study, metric: str) -> str:
+    """Returns the head of a column: "APGD-CE + APGD-T on 250 of 1,000 images" where not all test images were judged."""
+    runs = [run.counts for arm in study.arms for run in study.judged(arm.name) if metric in run.counts]
+    images = {(counts[metric].total, counts[NATURAL].total) for counts in runs if NATURAL in counts}
+    some = [f"{judged:,} of {there:,}" for judged, there in sorted(images) if judged < there]
+    text = " or ".join([*some, *(["all"] if len(some) < len(images) else [])])
+    return metric_label(metric) + (f" on {text} images" if some else "")
 
 
 def _cell(study: Study, arm: str, metric: str) -> str:

@@ -13,7 +13,8 @@ from distributed_autolora.reporting.markdown import counted
 from distributed_autolora.reporting.paper_results import TASKS
 from distributed_autolora.reporting.study import Arm, Study
 from distributed_autolora.reporting.study_costs import total
-from distributed_autolora.reporting.study_provenance import reproduction, warnings
+from distributed_autolora.reporting.study_masking import same_images_table
+from distributed_autolora.reporting.study_provenance import reproduction, split_digests, warnings
 from distributed_autolora.reporting.study_reasons import better_trials, reasons
 from distributed_autolora.reporting.study_statistics import Comparison, McNemar, compare, mcnemar_tests
 from distributed_autolora.reporting.study_verdict import verdict
@@ -45,7 +46,7 @@ def report_text(study: Study, pooled: Any, figures: Sequence[str]) -> str:
         _reasons(study, comparisons),
         _missing(study),
         _setting(study),
-        _results(study, comparisons, figures),
+        _results(study, pooled, comparisons, figures),
         _tests(study, comparisons, paired),
         _cost(study, figures),
         _similarity(study, figures),
@@ -86,25 +87,32 @@ def _setting(study: Study) -> str:
     judged = [run.result or {} for run in study.runs if run.phase == "final" and run.counts]
     images = ""
     if judged:
-        first = judged[0]
+        sizes = dict.fromkeys((result["train_images"], result["val_images"]) for result in judged)
+        trained = [f"{train:,} training and {val:,} validation" for train, val in sizes]
         images = (
-            f" {first['num_classes']} classes; {first['train_images']:,} training, {first['val_images']:,} validation "
-            f"and {first['test_images']:,} test images."
+            f" {judged[0]['num_classes']} classes; {' or '.join(trained)} images, as the arm says, "
+            f"and {judged[0]['test_images']:,} test images."
+            if len(sizes) > 1
+            else f" {judged[0]['num_classes']} classes; {judged[0]['train_images']:,} training, "
+            f"{judged[0]['val_images']:,} validation and {judged[0]['test_images']:,} test images."
         )
     epsilon = study["epsilon"]
     budget = "" if epsilon is None else f" Perturbations of at most {pixel_fraction(epsilon)} a pixel (L-infinity)."
+    from_elsewhere = f" (images of {study['images']})" if study["images"] else ""
+    shared = "All runs share" if len(split_digests(study)) < 2 else "Arms that are compared share"
     return (
         "## What was compared\n\n"
-        f"Task {study['task']}; backbone {study['backbone']}, pre-trained: {study['pretraining']}.{budget}{images} "
+        f"Task {study['task']}{from_elsewhere}; backbone {study['backbone']}, pre-trained: {study['pretraining']}."
+        f"{budget}{images} "
         f"Methods: {'; '.join(arm.label for arm in study.arms)}. "
-        f"Seeds: {', '.join(map(str, study['seeds'] or []))}. All runs share one split into training and validation "
+        f"Seeds: {', '.join(map(str, study['seeds'] or []))}. {shared} one split into training and validation "
         "images; runs of one seed also share the order of the images, their augmentation, the random starts of the "
         "attack and the first weights of the head. Every model is the best epoch on the validation images; the test "
         "images were opened when its training was over."
     )
 
 
-def _results(study: Study, comparisons: Sequence[Comparison], figures: Sequence[str]) -> str:
+def _results(study: Study, pooled: Any, comparisons: Sequence[Comparison], figures: Sequence[str]) -> str:
     text = (
         "## Test accuracy\n\n"
         f"{tables.results_table(study, comparisons)}\n\n"
@@ -118,11 +126,29 @@ def _results(study: Study, comparisons: Sequence[Comparison], figures: Sequence[
             " The paper prints one number a cell and does not say whether it is a mean; it picks every checkpoint by "
             "test accuracy, here validation picks it."
         )
-    text += _picture("accuracies.png", "Test accuracy of every seed", figures)
+    text += _stronger(study, pooled) + _picture("accuracies.png", "Test accuracy of every seed", figures)
     if any(study.judged(arm.name) for arm in study.arms):
         text += "\n\n95 % Wilson intervals of every model (the test images' share of the uncertainty):\n\n"
         text += tables.intervals_table(study)
     return text
+
+
+def _stronger(study: Study, pooled: Any) -> str:
+    """What is said of masking, by attacks on test images and during training."""
+    text = (
+        " *Gap on validation*: the share of validation images that the runs' own attack leaves right and a stronger "
+        "one does not, when that was last checked."
+        if records.gap_column(study)
+        else ""
+    )
+    found = same_images_table(study, pooled)
+    if found is None:
+        return text
+    return (
+        f"{text}\n\nBoth attacks on the same test images, those that the stronger one judged; mean over seeds, in "
+        "brackets every seed's own. An arm that loses much more than the others hides its gradients from the runs' own "
+        f"attack, and whatever steered by that attack was misled:\n\n{found}"
+    )
 
 
 def _tests(study: Study, comparisons: Sequence[Comparison], paired: Sequence[McNemar]) -> str:

@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Sequence
 
 from distributed_autolora.reporting.markdown import counted, listed, p_value, per_cent, points
-from distributed_autolora.reporting.study import AUTOATTACK, NATURAL, Study
+from distributed_autolora.reporting.study import APGD, AUTOATTACK, NATURAL, Study
 from distributed_autolora.reporting.study_costs import mean_final_cost, search_cost
 from distributed_autolora.reporting.study_statistics import Comparison
 from distributed_autolora.reporting.study_tables import metric_label
@@ -15,7 +15,8 @@ from distributed_autolora.reporting.study_tables import metric_label
 def verdict(study: Study, comparisons: Sequence[Comparison]) -> str:
     """Returns the report's first paragraphs; the first sentence says whether the reference wins.
 
-    The accuracy that decides is AutoAttack's where every compared arm has it, else the runs' own attack's.
+    The accuracy that decides is AutoAttack's where every compared arm has it, else that under its first two attacks,
+    else the runs' own attack's.
     """
     if not study.references:
         return "This study compares its arms with no reference: there is no winner to name."
@@ -25,9 +26,13 @@ def verdict(study: Study, comparisons: Sequence[Comparison]) -> str:
 
 
 def deciding_metric(study: Study, cells: Sequence[Comparison]) -> str:
-    """Returns the accuracy that decides: AutoAttack's where all compared arms have it, else the next best."""
+    """Returns the accuracy that decides: AutoAttack's where all compared arms have it, else the next best.
+
+    That is the one under its first two attacks, then the runs' own.
+    """
     baselines = {cell.baseline for cell in cells}
-    order = [AUTOATTACK, *(m for m in study.metrics if m not in (AUTOATTACK, NATURAL)), NATURAL]
+    strong = (AUTOATTACK, APGD)
+    order = [*strong, *(m for m in study.metrics if m not in (*strong, NATURAL)), NATURAL]
     complete = [m for m in order if {cell.baseline for cell in cells if cell.metric == m} == baselines]
     return complete[0] if complete else cells[0].metric
 
@@ -41,7 +46,9 @@ def _of_reference(study: Study, name: str, comparisons: Sequence[Comparison]) ->
     metric = deciding_metric(study, mine)
     cells = sorted((cell for cell in mine if cell.metric == metric), key=lambda cell: cell.difference)
     notes = [_other(study, label, other, mine) for other in study.metrics if other != metric]
-    if metric != AUTOATTACK:
+    if metric == APGD:
+        notes.append("AutoAttack was not run on all of them; APGD-CE and APGD-T are the first two of its four attacks.")
+    elif metric != AUTOATTACK:
         notes.append(
             "AutoAttack was not run on all of them; a gap between methods under PGD alone can be the attack's."
         )

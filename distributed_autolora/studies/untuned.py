@@ -11,7 +11,7 @@ from distributed_autolora.studies.tables import AUTOLORA, TWINS, VANILLA, autolo
 _IMAGES = 1000
 _VALIDATION = 250
 _SIZES = ((500, 25), (500, 125), (1000, 50), (2500, 125), (2500, 625))
-"""Training images, validation included, and those that validate: 5 % or a quarter; a quarter of 1,000 is in `untuned`."""
+"""Training images, and those of them that validate: 5 % or a quarter; a quarter of 1,000 is in `untuned`."""
 
 _RELEASED: dict[str, object] = {
     "schedule.rule": "released",

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from distributed_autolora.config import ExperimentConfig
+from distributed_autolora.data.parquet_reading import read_texts
 from distributed_autolora.errors import UserError
 from distributed_autolora.orchestration.after_training import check_attacks
 from distributed_autolora.orchestration.study_folder import StudyFolder, describe_study
@@ -181,6 +182,31 @@ def test_an_attack_that_cannot_judge_the_final_runs_is_refused_before_the_first(
     with pytest.raises(UserError, match="needs at least 4 classes"):
         check_attacks("apgd-t", few)
     check_attacks("pgd10,autoattack", few)
+    check_attacks("apgd-ce", few, 3)
+    with pytest.raises(UserError, match=r"Attacks on 4 test images .* has 3: ask for fewer"):
+        check_attacks("apgd-ce", few, 4)
+
+
+@pytest.mark.parametrize(("attacks", "images"), [("pgd10", 250), ("apgd", 0)])
+def test_a_number_of_attacked_images_needs_an_attack_and_an_image(attacks: str, images: int, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="--attack-images is"):
+        study_request(CompareFlags(attacks=attacks, attack_images=images, output=str(tmp_path)), "")
+
+
+def test_a_study_remembers_on_how_many_images_it_was_judged_last(tmp_path: Path) -> None:
+    folder = held(tmp_path)
+    for attacks, images, kept in (("apgd", 250, 250), ("pgd10", None, 250), ("autoattack", None, None)):
+        folder.describe(describe_study(request(tmp_path, attacks=attacks, attack_images=images)))
+        assert folder.description().get("attack_images") == kept
+
+
+def test_images_from_elsewhere_are_named_where_they_are_not_the_tasks_own(tmp_path: Path) -> None:
+    folder = write_task(tmp_path / "task", train=6, test=3)
+    name = read_texts(folder, "train")["task"]
+    for task, said in (("fashion-mnist-5-9", name), (name, None)):
+        config = with_settings(ExperimentConfig(), {"data.path": folder, "data.task": task})
+        study = tiny_study(arms=(Arm(name="AutoLoRa", config=config),))
+        assert describe_study(request(tmp_path, study=study)).get("images") == said
 
 
 def test_a_study_is_held_by_one_process_at_a_time(tmp_path: Path) -> None:
