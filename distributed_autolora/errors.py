@@ -5,8 +5,13 @@ from __future__ import annotations
 import errno
 import re
 
-# A user part may hold an unescaped apostrophe; what follows it may be followed by one that closes a text.
-_URI = re.compile(r"(?<![\w+.-])([A-Za-z][\w+.-]*:)?//(?:[^\s\"/@]*@)?[^\s\"'<>]+")
+# A user part may hold unescaped quotes and brackets, and a password a slash as well; what follows it may be followed by
+# a quote that closes a text, and a double quote that ends a value of JSON ends a URI, too.
+_URI = re.compile(
+    r"(?<![\w+.-])([A-Za-z][\w+.-]*:)?//"
+    r"(?:(?:[^\s\"/@]|\"(?![,:\]}\s]))*@|[^\s\"'<>/@:]+:[^\s\"@?]*@)?[^\s\"'<>]+"
+)
+_ONE_URI = re.compile(r"[A-Za-z][\w+.-]*://\S+")
 # A password may hold an unescaped slash; where it has none, an "@" in the path is no end of it.
 _USER = re.compile(r"(?<=//)(?:[^/@]*@(?:[^/]*@)?|[^/@:]+:[^@?]*@)")
 _QUERY = re.compile(r"(?<=[?&;])(?P<name>[^=&;?]+)=(?P<value>[^&;]+)")
@@ -17,7 +22,12 @@ _PLAIN = frozenset({"region", "scheme", "endpoint_override", "allow_bucket_creat
 
 def masked(text: str) -> str:
     """Hides user name, password and the values of a query (tokens, signatures) in every URI of a text."""
-    return _URI.sub(lambda uri: _QUERY.sub(_hidden, _USER.sub("***@", uri[0])), text)
+    return masked_uri(text) if _ONE_URI.fullmatch(text) else _URI.sub(lambda uri: masked_uri(uri[0]), text)
+
+
+def masked_uri(uri: str) -> str:
+    """Hides the same in a text that is one URI and nothing else, whatever characters its secret has."""
+    return _QUERY.sub(_hidden, _USER.sub("***@", uri))
 
 
 def _hidden(part: re.Match[str]) -> str:

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from distributed_autolora.evaluation.chunks import Chunk, Columns
 from distributed_autolora.orchestration.folder_lock import lock_folder
 from distributed_autolora.orchestration.run_folder import check_writable, write_json
-from distributed_autolora.orchestration.whole_files import read_sealed
+from distributed_autolora.orchestration.whole_files import read_json
 
 RESULT_FILE, OUTCOMES_FILE = "evaluation.json", "outcomes.parquet"
 _SECONDS = b"seconds"
@@ -77,7 +77,7 @@ class EvaluationFolder:
     def read_note(self, name: str) -> Any:
         """Returns what `write_note` kept for this evaluation; None where there is nothing."""
         try:
-            return json.loads(read_sealed(self.chunks / f"{name}.json"))
+            return read_json(self.chunks / f"{name}.json")
         except (OSError, ValueError):
             return None
 

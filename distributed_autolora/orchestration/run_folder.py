@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 import shutil
@@ -17,9 +16,10 @@ from distributed_autolora.config import ExperimentConfig, output_home
 from distributed_autolora.errors import UserError
 from distributed_autolora.orchestration.folder_lock import lock_folder
 from distributed_autolora.orchestration.whole_files import (
-    read_sealed,
+    read_json,
+    seal,
+    unseal,
     write_json,
-    write_sealed,
     write_text,
 )
 
@@ -80,7 +80,7 @@ class RunFolder:
             UserError: when it is missing or corrupt.
         """
         try:
-            return json.loads(read_sealed(self.path / name))
+            return read_json(self.path / name)
         except (OSError, ValueError) as error:
             raise UserError(
                 f"{self.path / name} cannot be read ({error}). Restore the file, or start afresh with --fresh."
@@ -96,7 +96,7 @@ class RunFolder:
 
     def create(self, config: ExperimentConfig) -> None:
         """Writes the effective config and the run's identity."""
-        write_sealed(self.path / "config.yaml", config_text(config))
+        write_text(self.path / "config.yaml", _yaml(seal(self.path, config.to_dict())))
         write_json(self.path / "run.json", {"config_digest": config.digest(), "seed": config.seed})
 
     def hold(self) -> None:
@@ -149,8 +149,12 @@ def check_writable(folder: Path, *, flag: str = "--run.output") -> None:
 
 def config_text(config: ExperimentConfig) -> str:
     """Returns the YAML that `read_config` and --config take."""
+    return _yaml(config.to_dict())
+
+
+def _yaml(values: dict[str, Any]) -> str:
     # On one line each and unescaped, so that a secret in a URI is seen as such.
-    return str(yaml.safe_dump(config.to_dict(), sort_keys=False, width=math.inf, allow_unicode=True))
+    return str(yaml.safe_dump(values, sort_keys=False, width=math.inf, allow_unicode=True))
 
 
 def read_config(path: Path) -> ExperimentConfig:
@@ -160,7 +164,7 @@ def read_config(path: Path) -> ExperimentConfig:
         UserError: for a missing file, broken YAML, an unknown key or a wrong type.
     """
     try:
-        values = yaml.safe_load(read_sealed(path.expanduser()))
+        values = unseal(path.expanduser().parent, yaml.safe_load(path.expanduser().read_text()))
     except OSError as error:
         raise UserError(f"Config: {path} cannot be read ({error.strerror}).") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:

@@ -17,7 +17,7 @@ from distributed_autolora.orchestration.preflight import EMBEDDED
 from distributed_autolora.orchestration.run_folder import RunFolder, check_writable, write_json
 from distributed_autolora.orchestration.study_plan import PlannedRun, merit, plan_final, plan_search, winner
 from distributed_autolora.orchestration.study_request import OWN_ATTACK, StudyRequest
-from distributed_autolora.orchestration.whole_files import read_sealed
+from distributed_autolora.orchestration.whole_files import read_json
 from distributed_autolora.studies import Settings, Study
 
 DONE = ("finished", "diverged", "stopped_early")
@@ -159,7 +159,7 @@ class StudyFolder:
         """Returns the content of one of the folder's JSON files, None where there is none."""
         file = self.path / name
         try:
-            return json.loads(read_sealed(file)) if file.is_file() else None
+            return read_json(file) if file.is_file() else None
         except (OSError, ValueError) as error:
             raise UserError(f"{file} cannot be read ({error}). Restore the file, or give another --name.") from None
 

@@ -9,15 +9,16 @@ import contextlib
 import json
 import os
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from distributed_autolora.errors import cannot_write, masked
+from distributed_autolora.errors import cannot_write, masked, masked_uri
 
 SECRETS_FILE = "secrets.json"
-"""URIs with their secrets, by the form without; for its owner alone (mode 0600)."""
+"""Texts with the secrets of their URIs, by the form without; for its owner alone (mode 0600)."""
 _UNFINISHED = re.compile(r"\..+\.[0-9]+")
-_WORD = re.compile(r"[^\s\"'<>]+")
+_URI_START = re.compile(r"[A-Za-z][\w+.-]*://")
 
 
 def write_json(path: Path, values: Any, *, sealed: bool = False) -> None:
@@ -26,12 +27,22 @@ def write_json(path: Path, values: Any, *, sealed: bool = False) -> None:
     Args:
         path: the file.
         values: what is written.
-        sealed: keep those secrets for `read_sealed`.
+        sealed: keep those secrets for `read_json`.
 
     Raises:
         RunFailedError: when the file cannot be written.
     """
-    (write_sealed if sealed else write_text)(path, json.dumps(values, indent=2))
+    write_text(path, json.dumps(seal(path.parent, values) if sealed else values, indent=2))
+
+
+def read_json(path: Path) -> Any:
+    """Returns what `write_json` wrote, with the secrets that it kept, as far as they may be read.
+
+    Raises:
+        OSError: when the file cannot be read.
+        ValueError: when it is no JSON.
+    """
+    return unseal(path.parent, json.loads(path.read_text()))
 
 
 def write_text(path: Path, text: str) -> None:
@@ -43,28 +54,34 @@ def write_text(path: Path, text: str) -> None:
     _replace(path, masked(text), 0o666)
 
 
-def write_sealed(path: Path, text: str) -> None:
-    """Writes a text as `write_text` does, and keeps the secrets that it had for `read_sealed`.
+def seal(folder: Path, values: Any) -> Any:
+    """Returns JSON values without the secrets of their URIs, which are kept in the folder for `unseal`.
+
+    Text is masked value by value: within a file, quoting changes what a secret looks like.
 
     Raises:
-        RunFailedError: when a file cannot be written.
+        RunFailedError: when the secrets cannot be written.
     """
-    secrets = {masked(word): word for word in _WORD.findall(text) if masked(word) != word}
+    secrets: dict[str, str] = {}
+
+    def hide(text: str) -> str:
+        plain = masked_uri(text) if _URI_START.match(text) else masked(text)
+        if plain != text:
+            secrets[plain] = text
+        return plain
+
+    plain = _mapped(values, hide)
     if secrets:
-        # First: a file whose secrets are lost is worse than secrets that nothing needs.
-        file = path.with_name(SECRETS_FILE)
+        # Before the file itself: one whose secrets are lost is worse than secrets that nothing needs.
+        file = folder / SECRETS_FILE
         _replace(file, json.dumps({**_secrets(file), **secrets}, indent=2), 0o600)
-    write_text(path, text)
+    return plain
 
 
-def read_sealed(path: Path) -> str:
-    """Returns a text with the secrets that `write_sealed` kept, as far as they may be read.
-
-    Raises:
-        OSError: when the file cannot be read.
-    """
-    text, secrets = path.read_text(), _secrets(path.with_name(SECRETS_FILE))
-    return _WORD.sub(lambda word: secrets.get(word[0], word[0]), text) if secrets else text
+def unseal(folder: Path, values: Any) -> Any:
+    """Returns values with the secrets that `seal` kept in the folder, as far as they may be read."""
+    secrets = _secrets(folder / SECRETS_FILE)
+    return _mapped(values, lambda text: secrets.get(text, text)) if secrets else values
 
 
 def remove_unfinished(folder: Path) -> None:
@@ -72,6 +89,17 @@ def remove_unfinished(folder: Path) -> None:
     for file in folder.glob(".*"):
         if _UNFINISHED.fullmatch(file.name):
             file.unlink(missing_ok=True)
+
+
+def _mapped(values: Any, change: Callable[[str], str]) -> Any:
+    """Returns JSON values with each text changed, but for the keys."""
+    if isinstance(values, str):
+        return change(values)
+    if isinstance(values, dict):
+        return {key: _mapped(value, change) for key, value in values.items()}
+    if isinstance(values, list | tuple):
+        return [_mapped(value, change) for value in values]
+    return values
 
 
 def _secrets(file: Path) -> dict[str, str]:

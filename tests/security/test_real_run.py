@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from distributed_autolora.models import build, save_weights
-from distributed_autolora.orchestration.run_folder import config_text
-from distributed_autolora.orchestration.whole_files import SECRETS_FILE, read_sealed
+from distributed_autolora.orchestration.run_folder import config_text, read_config
+from distributed_autolora.orchestration.whole_files import SECRETS_FILE
 from tests.orchestration.test_local_cluster import listening
 from tests.orchestration.tracking_server import TrackingServer
 from tests.security.watching import LOOPBACK, ROOT, SECRET, descendants, wait_for
@@ -90,7 +90,7 @@ def test_a_run_with_two_workers_listens_on_loopback_only(watched: WatchedRun) ->
 @pytest.mark.timeout(600)
 def test_a_run_leaves_its_secrets_in_one_private_file_only(watched: WatchedRun) -> None:
     assert "token=***" in (watched.folder / "config.yaml").read_text()
-    assert SECRET in read_sealed(watched.folder / "config.yaml")
+    assert SECRET in config_text(read_config(watched.folder / "config.yaml"))
     assert holders(watched.folder) == {SECRETS_FILE}
     assert stat.S_IMODE((watched.folder / SECRETS_FILE).stat().st_mode) == 0o600
     assert SECRET not in watched.output

@@ -13,7 +13,7 @@ import pytest
 from distributed_autolora.errors import UserError, masked
 from distributed_autolora.orchestration.mlflow_tracking import connect, newest_secret, open_run
 from distributed_autolora.orchestration.run_folder import RunFolder, read_config
-from distributed_autolora.orchestration.whole_files import SECRETS_FILE, write_json, write_text
+from distributed_autolora.orchestration.whole_files import SECRETS_FILE, read_json, write_json, write_text
 from tests.security.watching import SECRET, flags_of, look_at_inputs
 from tests.training.tasks import small_config, write_task
 
@@ -24,6 +24,10 @@ SECRET_URIS = [
     f"postgresql+psycopg://user:{SECRET}@host/mlflow",
     f"s3://KEY:{SECRET}@bucket/data?endpoint_override=host:9&scheme=http",
     f"abfs://account@container/w.safetensors?sig={SECRET}",
+    f"http://user:it's{SECRET}@host:5000",
+    f"http://user:{SECRET[:5]}/'{SECRET}@host:5000",
+    f'http://user:<a>"{SECRET}"@host:5000',
+    f"http://user:back\\slash-ü-{SECRET}@host:5000",
 ]
 
 
@@ -64,9 +68,18 @@ def test_a_run_gets_its_uris_back_from_a_file_that_only_its_owner_reads(uri: str
     assert folder.config() == config
     assert folder.read("run.json")["mlflow"]["uri"] == uri
     assert read_config(folder.path / "config.yaml").run.mlflow_uri == uri
+    assert folder.config() == config, "the secret of one file must fit the other, however either quotes"
     (tmp_path / SECRETS_FILE).unlink()
     assert folder.config().run.mlflow_uri == masked(uri)
     assert newest_secret(folder.read("run.json")["mlflow"]["uri"], uri) == uri
+
+
+@pytest.mark.parametrize("quoted", ["two words", "a: b #c", "line\u0085end", "'", '"', "{[,]}", "a\\u00fcb"])
+def test_a_secret_comes_back_however_files_quote_it(quoted: str, tmp_path: Path) -> None:
+    values = {"uri": f"http://user:{quoted}{SECRET}@host:5000", "texts": [f"{quoted} alone", None, 1]}
+    write_json(tmp_path / "a.json", values, sealed=True)
+    assert SECRET not in (tmp_path / "a.json").read_text()
+    assert read_json(tmp_path / "a.json") == values
 
 
 def test_a_changed_password_is_used_and_another_server_is_not() -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from distributed_autolora.errors import UserError, masked
+from distributed_autolora.errors import UserError, masked, masked_uri
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -41,7 +41,7 @@ def default_tracking_uri(home: Path) -> str:
 
 def newest_secret(known: str | None, given: str) -> str:
     """Returns where a run is tracked: the known URI, with the secret given now where both name the same place."""
-    return given if known is None or masked(known) == masked(given) else known
+    return given if known is None or masked_uri(known) == masked_uri(given) else known
 
 
 def connect(uri: str) -> MlflowClient:
