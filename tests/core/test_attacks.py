@@ -244,3 +244,59 @@ def test_the_input_gradient_points_where_the_loss_of_each_row_rises() -> None:
     found = attacks.input_gradient(network, x, y)
     cosine = F.cosine_similarity(found.flatten(1), leaf.grad.flatten(1))
     torch.testing.assert_close(cosine, torch.ones_like(cosine), rtol=0, atol=1e-9)
+
+
+def test_the_margin_s_gradient_is_the_one_worked_out_by_hand() -> None:
+    """Of a linear network it is the weight row of the largest other class minus the label's, for every image."""
+    weight = torch.tensor([[1.0, -2.0, 0.5], [0.3, 0.1, -1.0], [-1.0, 4.0, 2.0], [0.0, 0.7, -0.2]], dtype=torch.float64)
+    x = torch.tensor([[0.9, 0.1, 0.3], [0.2, 0.8, 0.5], [0.1, 0.2, 0.9]], dtype=torch.float64)
+    # The logits: [.85, -.02, .1, .01], [-1.15, -.36, 4, .46], [.15, -.85, 2.4, -.04].
+    y, rivals = torch.tensor([0, 2, 0]), [2, 3, 2]
+    network = nn.Linear(3, 4, bias=False, dtype=torch.float64)
+    with torch.no_grad():
+        network.weight.copy_(weight)
+    expected = torch.stack([weight[rival] - weight[label] for rival, label in zip(rivals, y.tolist(), strict=True)])
+    found = attacks.input_gradient(network, x, y, loss="margin")
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-15)
+    alone = attacks.input_gradient(network, x[1:2], y[1:2], loss="margin")
+    assert torch.equal(alone, found[1:2]), "a row's gradient does not depend on the others"
+
+
+class Scaled(nn.Module):
+    """A linear network whose logits are multiplied until the float32 cross-entropy has no gradient left."""
+
+    def __init__(self, factor: float) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(3)
+        self.weight = torch.randn(3, 16, generator=generator)
+        self.factor = factor
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.factor * F.linear(x.flatten(1) - 0.5, self.weight)
+
+
+def broken(network: nn.Module, x: Tensor, y: Tensor, loss: str) -> set[int]:
+    x_adv = attacks.pgd(
+        network, x, y, threat_model=linf(0.03), num_steps=10, step_size=0.0075, random_start=False, loss=loss
+    )
+    return set((network(x_adv).argmax(1) != y).nonzero().flatten().tolist())
+
+
+def test_the_margin_sees_through_logits_that_blind_the_cross_entropy_and_agrees_where_nothing_is_hidden() -> None:
+    x = torch.rand(200, 1, 4, 4, generator=torch.Generator().manual_seed(0))
+    y = Scaled(1.0)(x).argmax(1)
+    blind = broken(Scaled(1e6), x, y, "cross_entropy")
+    seeing = broken(Scaled(1e6), x, y, "margin")
+    assert len(blind) <= 4
+    assert len(seeing) > 60
+    assert seeing == broken(Scaled(1.0), x, y, "margin"), "the scale does not matter to it"
+    honest = broken(Scaled(1.0), x, y, "cross_entropy")
+    assert len(honest ^ seeing) <= 4, "on a linear network both losses lead to the same images"
+
+
+def test_an_unknown_loss_is_refused() -> None:
+    network, (x, _, y) = build(BASIC), batch(2)
+    with pytest.raises(ValueError, match=r'loss is "hinge".*cross_entropy.*margin'):
+        attacks.pgd(network, x, y, threat_model=linf(0.1), num_steps=0, step_size=0.1, loss="hinge")
+    with pytest.raises(ValueError, match='loss is "hinge"'):
+        attacks.input_gradient(network, x, y, loss="hinge")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import pytest
 import torch
@@ -26,7 +27,15 @@ def recorded(run: Run) -> Run:
     return replay
 
 
-def attack(network: nn.Module, x: Tensor, y: Tensor, *, noise: Tensor | None = None, num_steps: int = 3) -> Tensor:
+def attack(
+    network: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    *,
+    noise: Tensor | None = None,
+    num_steps: int = 3,
+    loss: str = "cross_entropy",
+) -> Tensor:
     return pgd(
         network,
         x,
@@ -36,6 +45,7 @@ def attack(network: nn.Module, x: Tensor, y: Tensor, *, noise: Tensor | None = N
         step_size=0.4 * EPSILON,
         random_start=noise is not None,
         noise=noise,
+        loss=loss,
     )
 
 
@@ -94,6 +104,19 @@ def test_a_replayed_attack_is_the_eager_one_to_the_last_bit(precision: torch.dty
         assert torch.equal(x_adv, attack(network, x, y, noise=start))
         assert x_adv.stride() == x.stride()
     assert (capture.captures, capture.replays) == (2, 6)
+
+
+@BOTH_PRECISIONS
+def test_an_attack_on_the_margin_is_replayed_too(precision: torch.dtype) -> None:
+    network, capture = AttackNetwork(learned_network(), precision), Counted()
+    on_margin = partial(attack, loss="margin")
+    replayed = CapturedAttack(on_margin, network, capture)
+    for seed in (1, 2):
+        x, y, noise = batch(16, seed)
+        x_adv = replayed(network, x, y, noise=noise)
+        assert torch.equal(x_adv, on_margin(network, x, y, noise=noise))
+        assert not torch.equal(x_adv, attack(network, x, y, noise=noise))
+    assert (capture.captures, capture.replays) == (1, 2)
 
 
 def test_a_replay_does_not_overwrite_what_earlier_ones_returned() -> None:

@@ -18,11 +18,12 @@ from distributed_autolora.evaluation.sanity import SanityCheck, check_sanity, sl
 from distributed_autolora.evaluation.sanity_model import batch_independence, inputs, zero_gradients
 from distributed_autolora.evaluation.sanity_rules import Subject, judged
 from distributed_autolora.evaluation.sanity_search import gather, order, random_start, restarts
-from tests.evaluation.models import THREAT_MODEL, Noisy, Rounded, Saturated, robust_model, shipped_images
+from distributed_autolora.evaluation.sanity_stronger import stronger
+from tests.evaluation.models import THREAT_MODEL, FirstClasses, Noisy, Rounded, Saturated, robust_model, shipped_images
 
 NAMES = (
     *("inputs", "deterministic forward", "batch independence", "zero gradients", "random noise", "steps"),
-    *("loss by step", "restarts", "random start", "order", "large epsilon", "square"),
+    *("loss by step", "restarts", "random start", "order", "large epsilon", "square", "stronger"),
 )
 
 
@@ -77,6 +78,21 @@ def test_saturated_logits_are_caught() -> None:
     assert failed(checks) == {"zero gradients", "loss by step", "large epsilon", "square"}
     assert checks["zero gradients"].figures["images_with_zero_loss"] > 80
     assert "exactly 0" in checks["zero gradients"].detail
+    overlooked = checks["stronger"]
+    assert overlooked.status == "WARN"
+    assert overlooked.figures["stronger"] == healthy()["stronger"].figures["stronger"]
+    assert "APGD-CE + APGD-T (4 targets: 5 classes) with 20 steps" in overlooked.detail
+
+
+@pytest.mark.parametrize("num_classes", [2, 3])
+def test_what_pgd_overlooks_is_asked_without_targets_where_there_are_too_few_classes(num_classes: int) -> None:
+    model, (x, y) = FirstClasses(robust_model(), num_classes), shipped_images(200)
+    rows = (y < num_classes).nonzero()[:20, 0]
+    with torch.no_grad():
+        subject = Subject(model, x[rows], y[rows], THREAT_MODEL, seed=0, step_size=0.025, batch_size=50)
+        check = stronger(subject, gather(subject, square_queries=1))
+    assert check.figures["total"] == 20
+    assert "APGD-T needs 4 classes" in check.detail
 
 
 class Wrapped(nn.Module):

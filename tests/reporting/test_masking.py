@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from fractions import Fraction
 from math import comb
 from pathlib import Path
@@ -61,12 +62,12 @@ def test_an_epoch_that_was_checked_shows_its_gap_and_warns_only_when_it_is_large
 
 
 @pytest.mark.parametrize("epochs", [20, 1000])
-@pytest.mark.parametrize("seconds_left", [None, 83.0, 360000.0])
+@pytest.mark.parametrize("seconds_left", [None, 83.0, 36000.0])
 def test_the_gap_shares_its_line_with_what_happened(epochs: int, seconds_left: float | None) -> None:
     for record in runs.history(20):
-        line = epoch_line(checked(record | {"lr": 0.000625}, 64), epochs=epochs, seconds_left=seconds_left)
+        line = epoch_line(checked(record | {"lr": 0.000625}, 6), epochs=epochs, seconds_left=seconds_left)
         assert len(line) <= 80
-        assert line.endswith("gap 100.0 %")
+        assert line.endswith("gap 9.4 %")
     shown = epoch_line(checked(runs.history(9)[-1], 2), epochs=20, seconds_left=83)
     assert shown.endswith("  halved, gap 3.1 %")
 
@@ -123,6 +124,7 @@ def test_a_running_program_warns_once_for_a_checked_epoch(tmp_path: Path, capsys
     history = runs.history(4)
     history[3] = checked(history[3], 9)
     with epoch_lines(folder, 4):
+        time.sleep(1.0)  # what is there before it begins to read is not said again
         write_json(folder.history_file, history)
     captured = capsys.readouterr()
     assert captured.out.count("gap 14.1 %") == 1

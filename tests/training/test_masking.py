@@ -1,0 +1,216 @@
+"""What a run steers by is checked by a stronger attack: the alarm rings for masked gradients only, and costs little."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from distributed_autolora.config import ExperimentConfig
+from distributed_autolora.core.attack_network import AttackNetwork
+from distributed_autolora.evaluation.masking_rule import overstates
+from distributed_autolora.recipes import recipe
+from distributed_autolora.training.cost import MASKING_SHARE, epoch_passes, masking_images
+from distributed_autolora.training.loop import fit
+from distributed_autolora.training.masking import check_masking
+from distributed_autolora.training.methods import attack_name, stronger_attack
+from distributed_autolora.training.task_data import TaskData
+from distributed_autolora.training.trainer import Trainer
+from tests.training.gloo import run_workers
+from tests.training.tasks import small_config, write_task
+from tests.training.test_no_test_split import NoReporter
+from tests.training.test_resume import FolderReporter, StoppedError
+
+KEYS = ("val/robust_accuracy_stronger", "val/masking_gap", "val/masking_images")
+EPSILON = 0.02
+
+
+def checking(config: ExperimentConfig, every: int) -> ExperimentConfig:
+    """Returns the config with a check every so many epochs, and a training attack dear enough to afford images."""
+    return replace(
+        config,
+        evaluation=replace(config.evaluation, masking_every=every, test_split=False),
+        train_attack=replace(config.train_attack, num_steps=6),
+        schedule=replace(config.schedule, name="step_decay"),
+    )
+
+
+def trainer_of(config: ExperimentConfig, folder: str, dtype: torch.dtype = torch.float32) -> Trainer:
+    device = torch.device("cpu")
+    return Trainer(config, TaskData(config, folder, device, dtype), None, device, dtype)
+
+
+def found_by(folder: str, factor: float) -> dict[str, float]:
+    """Returns the check of a network that knows the classes, and multiplies its logits by `factor`."""
+    config = checking(small_config(folder, epochs=1), 1)
+    config = replace(
+        config,
+        threat_model=replace(config.threat_model, epsilon=EPSILON),
+        train_attack=replace(config.train_attack, num_steps=100),  # many images are affordable
+        eval_attack=replace(config.eval_attack, num_steps=10, step_size=EPSILON / 4),
+    )
+    trainer = trainer_of(config, folder)
+    for parameter in trainer.backbone.head.parameters():
+        torch.nn.init.zeros_(parameter)
+    learn_head(trainer)
+    with torch.no_grad():
+        for parameter in trainer.backbone.head.parameters():
+            parameter.mul_(factor)
+    _, _, outcomes = trainer.validate()
+    return check_masking(trainer, outcomes, 1, is_last=True)
+
+
+def learn_head(trainer: Trainer) -> None:
+    """Fits the last layer to the training images."""
+    trainer.backbone.eval()
+    x, y = trainer.data.plain_batch(trainer.data.split.train)
+    head = trainer.backbone.head
+    optimizer = torch.optim.LBFGS(head.parameters(), max_iter=60)
+    with torch.no_grad():
+        features = trainer.backbone.features(x)
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        loss = torch.nn.functional.cross_entropy(head(features), y)
+        loss.backward()
+        return loss
+
+    optimizer.step(closure)
+
+
+def rings(record: dict[str, float]) -> bool:
+    images = int(record["val/masking_images"])
+    return overstates(round(record["val/masking_gap"] * images), images)
+
+
+def test_the_alarm_rings_for_logits_that_hide_their_gradient_and_not_for_the_same_network_without(
+    tmp_path: Path,
+) -> None:
+    folder = write_task(tmp_path / "task", train=240)
+    honest, masked = found_by(folder, 1.0), found_by(folder, 1e6)
+    assert honest["val/masking_images"] == masked["val/masking_images"] >= 20
+    assert not rings(honest), honest
+    assert rings(masked), masked
+    assert masked["val/robust_accuracy_stronger"] == pytest.approx(honest["val/robust_accuracy_stronger"], abs=0.1)
+
+
+def test_the_stronger_attack_differs_in_loss_start_and_steps() -> None:
+    config = recipe("demo").eval_attack
+    assert attack_name(config) == "pgd10"
+    strong = stronger_attack(config)
+    assert attack_name(strong) == "pgd40-margin"
+    assert (strong.random_start, strong.step_size) == (True, config.step_size / 2)
+    assert strong.num_steps * strong.step_size == pytest.approx(2 * config.num_steps * config.step_size)
+
+
+def ends(config: ExperimentConfig) -> list[int]:
+    """Returns the epochs that a run may end with: at any decision once enough halvings were possible, and the last."""
+    epochs, lr = config.optimization.epochs, config.optimization.lr
+    if config.schedule.name == "step_decay":
+        return [epochs]
+    decisions = range(config.schedule.interval + 1, epochs + 1, config.schedule.interval)
+    possible = []
+    for decision in decisions:
+        lr /= 2
+        if lr < config.schedule.min_lr:
+            possible.append(decision)
+    return [*possible, epochs]
+
+
+def added(config: ExperimentConfig, sizes: tuple[int, int], end: int, images: int) -> float:
+    """Returns the share that checks of so many images add to the passes of a run that ends after epoch `end`."""
+    passes = {True: 0, False: 0}
+    for checked in passes:
+        for epoch in range(1, end + 1):
+            is_checked = checked and (epoch % config.evaluation.masking_every == 0 or epoch == end)
+            found = epoch_passes(config, *sizes, epoch, images if is_checked else 0)
+            passes[checked] += found.forward + found.backward
+    return passes[True] / passes[False] - 1
+
+
+@pytest.mark.parametrize("every", [1, 2, 4, 7, 100])
+@pytest.mark.parametrize(("epochs", "interval"), [(1, 4), (5, 1), (20, 1), (20, 4), (60, 3), (60, 4)])
+@pytest.mark.parametrize("sizes", [(750, 250), (47_500, 2_500), (90, 30)])
+def test_the_checks_cost_a_twentieth_of_the_passes_at_most_wherever_a_run_ends(
+    every: int, epochs: int, interval: int, sizes: tuple[int, int]
+) -> None:
+    base = recipe("demo")
+    config = replace(
+        base,
+        evaluation=replace(base.evaluation, masking_every=every),
+        optimization=replace(base.optimization, epochs=epochs),
+        schedule=replace(base.schedule, interval=interval),
+    )
+    images = masking_images(config, *sizes)
+    assert 0 < images <= sizes[1]
+    shares = {count: max(added(config, sizes, end, count) for end in ends(config)) for count in (images, images + 1)}
+    assert shares[images] <= MASKING_SHARE
+    if images < sizes[1] and len(ends(config)) == 1:
+        assert shares[images + 1] > 0.95 * MASKING_SHARE, "the budget is used; the first epoch's extra pass is not"
+
+
+def records_of(folder: str, every: int = 2, epochs: int = 3) -> list[dict[str, Any]]:
+    """Returns the records of a short run in float64."""
+    config = checking(small_config(folder, epochs=epochs), every)
+    data = TaskData(config, folder, torch.device("cpu"), torch.float64)
+    return fit(config, data, None, NoReporter(), dtype=torch.float64).history
+
+
+def test_multiples_and_the_last_epoch_are_checked_and_two_workers_record_what_one_does(tmp_path: Path) -> None:
+    folder = write_task(tmp_path / "task", train=140)
+    alone = records_of(folder)
+    assert [KEYS[0] in record for record in alone] == [False, True, True]
+    assert [record.get("seconds/masking", 0) > 0 for record in alone] == [False, True, True]
+    for record in alone[1:]:
+        assert record["val/masking_images"] >= 8
+        assert record["val/masking_gap"] >= 0
+    for worker in run_workers(records_of, 2, folder):
+        for one, other in zip(alone, worker, strict=True):
+            assert {key: one.get(key) for key in KEYS} == {key: other.get(key) for key in KEYS}
+            assert one["passes/forward"] == other["passes/forward"]
+
+
+def run_with(folder: str, path: Path, stop: tuple[int, int] | None, every: int = 2) -> Any:
+    config = checking(small_config(folder, epochs=3), every)
+    config = replace(config, scaling=replace(config.scaling, check_finite_every=1, checkpoint_every_s=0.0))
+    data = TaskData(config, folder, torch.device("cpu"))
+    try:
+        return fit(config, data, None, FolderReporter(path, stop))
+    except StoppedError:
+        return None
+
+
+def test_a_run_that_goes_on_within_an_epoch_checks_as_it_would_have_and_no_check_changes_a_weight(
+    tmp_path: Path,
+) -> None:
+    folder = write_task(tmp_path / "task", train=140)
+    whole, unchecked = run_with(folder, tmp_path / "whole", None), run_with(folder, tmp_path / "never", None, every=0)
+    for stop in ((1, 1), (2, 0)):
+        assert run_with(folder, tmp_path / "stopped", stop) is None
+    resumed = run_with(folder, tmp_path / "stopped", None)
+    assert [[record.get(key) for key in KEYS] for record in resumed.history] == [
+        [record.get(key) for key in KEYS] for record in whole.history
+    ]
+    assert KEYS[0] in whole.history[-1]
+    assert not any(key in record for record in unchecked.history for key in (*KEYS, "seconds/masking"))
+    for name, value in whole.weights.items():
+        assert torch.equal(value, unchecked.weights[name]), name
+
+
+def test_an_image_counts_as_withstanding_only_if_it_withstands_both(tmp_path: Path) -> None:
+    """A row that the evaluation attack broke stays broken, whatever the other attack finds."""
+    folder = write_task(tmp_path / "task", train=140)
+    trainer = trainer_of(checking(small_config(folder, epochs=1), 1), folder)
+    assert isinstance(trainer.attack_network, AttackNetwork)
+    natural, robust, outcomes = trainer.validate()
+    assert len(outcomes) == natural.total == robust.total == len(trainer.data.split.val)
+    assert sum(outcomes) == robust.correct
+    none, everything = ([value] * len(outcomes) for value in (False, True))
+    broken = check_masking(trainer, tuple(none), 1, is_last=True)
+    assert (broken[KEYS[0]], broken[KEYS[1]]) == (0, 0)
+    strong = check_masking(trainer, tuple(everything), 1, is_last=True)
+    assert strong[KEYS[0]] + strong[KEYS[1]] == pytest.approx(1)
