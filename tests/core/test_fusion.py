@@ -27,6 +27,7 @@ class Odd(nn.Module):
         self.first, self.second = nn.Conv2d(3, 3, 3, padding=1), nn.Conv2d(3, 3, 3, padding=1)
         self.constant: Tensor
         self.register_buffer("constant", torch.full((1, 3, 1, 1), 0.3))
+        self.unregistered = torch.full((1, 3, 1, 1), 0.3)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.way(self, x - 0.5).mean((2, 3))
@@ -62,7 +63,11 @@ def its_residual_changed_by_a_positional_flag(net: Odd, x: Tensor) -> Tensor:
     return F.relu(out) + other
 
 
-def with_a_constant(net: Odd, x: Tensor) -> Tensor:
+def with_an_unregistered_constant(net: Odd, x: Tensor) -> Tensor:
+    return F.relu(net.first(x - net.unregistered.to(x)))
+
+
+def with_a_registered_constant(net: Odd, x: Tensor) -> Tensor:
     return F.relu(net.first(x - net.constant))
 
 
@@ -80,7 +85,7 @@ WAYS = (
     added_into_a_value_that_is_read_later,
     its_residual_changed_before_the_relu,
     its_residual_changed_by_a_positional_flag,
-    with_a_constant,
+    with_an_unregistered_constant,
     without_a_relu,
 )
 
@@ -112,6 +117,15 @@ def test_a_convolution_that_cannot_be_fused_stays_and_the_network_with_it(way: F
     assert network is model
     assert fused_layers(network) == 0
     assert_same_function(AttackNetwork(odd(way)), odd(way))
+
+
+def test_a_constant_that_is_refreshed_by_its_name_does_not_keep_a_convolution_from_being_fused() -> None:
+    model = odd(with_a_registered_constant)
+    network = AttackNetwork(model)
+    assert fused_layers(network) == 1
+    model.constant.fill_(-0.2)
+    network.refresh()
+    assert_same_function(network, model)
 
 
 def test_the_plain_way_is_fused() -> None:
