@@ -78,6 +78,12 @@ class MethodConfig:
     """autolora: Eq. 5 with the low-rank branch; vanilla: Eq. 1; twins: Eq. 2; or one that you added."""
     soft_labels: Literal["joint", "detached"] = "joint"
     """joint: the KL term also trains its natural soft labels (as released); detached: it does not."""
+    branch_batch_norm: Literal["shared", "own"] = "shared"
+    """shared: natural and adversarial images move the same running statistics (as released); own: the natural branch of
+    AutoLoRa keeps statistics of its own, and the feature extractor's come from adversarial images alone."""
+    weight_average: Literal["none", "deployed", "teacher", "both"] = "none"
+    """A moving average of feature extractor and head over about an epoch: deployed: it is validated, judged and saved;
+    teacher: its predictions on natural images are the soft labels of the KL term, never trained; both; none."""
     lora_rank: int = 8
     """Rank r of the low-rank branch; its factors have r x kernel size inner dimensions."""
     lora_scope: Literal["all", "last_block"] = "all"

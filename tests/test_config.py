@@ -86,6 +86,8 @@ OTHER_WORDS |= {
     "auto": "float32",
     "float32": "bfloat16",
     "cross_entropy": "margin",
+    "shared": "own",
+    "method.weight_average": "teacher",
 }
 ONE_WORD = {"threat_model.norm"}
 
@@ -108,7 +110,7 @@ def _another(name: str, value: object) -> object:
     if isinstance(value, list):
         return [item + 1 for item in value]
     if isinstance(value, str):
-        return OTHER_WORDS[value]
+        return OTHER_WORDS[name if name in OTHER_WORDS else value]
     return not value if isinstance(value, bool) else value + 1  # type: ignore[operator]
 
 

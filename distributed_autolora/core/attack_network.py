@@ -114,9 +114,13 @@ class AttackNetwork(nn.Module):
         self.refresh()
 
     @torch.no_grad()
-    def refresh(self) -> None:
-        """Copies the model's current weights, batch norm folded, into the attack network in place."""
-        model = self._source[0]
+    def refresh(self, source: nn.Module | None = None) -> None:
+        """Copies the current weights of a model, batch norm folded, into the attack network in place.
+
+        Args:
+            source: of the same structure and names as the model that this was made for; None: that one.
+        """
+        model = self._source[0] if source is None else source
         weights = dict(model.named_parameters()) | dict(model.named_buffers())
         folded: dict[str, Tensor] = {}
         for convolution, batch_norm in self._pairs.items():

@@ -24,15 +24,20 @@ class LossTerms:
         return torch.stack(list(self.parts.values())).sum()
 
 
-def soft_label_kl(natural_logits: Tensor, adversarial_logits: Tensor, soft_labels: str) -> Tensor:
+def soft_label_kl(
+    natural_logits: Tensor, adversarial_logits: Tensor, soft_labels: str, teacher_logits: Tensor | None = None
+) -> Tensor:
     """Returns the KL divergence of each row from natural to adversarial class probabilities, [n].
 
     Args:
         natural_logits: [n, classes], the soft labels.
         adversarial_logits: [n, classes].
         soft_labels: "joint" (as released: the gradient reaches both) or "detached".
+        teacher_logits: [n, classes], the soft labels in place of `natural_logits`, never trained; None: no teacher.
     """
-    if soft_labels == "detached":
+    if teacher_logits is not None:
+        natural_logits = float32_logits(teacher_logits).detach()
+    elif soft_labels == "detached":
         natural_logits = natural_logits.detach()
     return F.kl_div(
         adversarial_logits.log_softmax(1), natural_logits.log_softmax(1), reduction="none", log_target=True

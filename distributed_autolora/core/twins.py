@@ -92,6 +92,7 @@ class Twins(nn.Module):
         denominator: float | None = None,
         frozen_rows: int | None = None,
         global_rows: int | None = None,
+        teacher_logits: Tensor | None = None,
     ) -> LossTerms:
         """Returns the parts "natural" and "kl" of the adaptive path, "natural_frozen" and "kl_frozen".
 
@@ -105,6 +106,7 @@ class Twins(nn.Module):
             denominator: rows of the global batch over the number of workers; None: n.
             frozen_rows: how many of the first rows are in the first half of the global batch; None: n // 2.
             global_rows: rows of the global batch, at least 1; None: n, for one process.
+            teacher_logits: [n, classes] of the natural images, in place of both paths' soft labels; None: none.
 
         Raises:
             ValueError: for frozen rows outside [0, n], or a denominator other than n without `global_rows`.
@@ -117,8 +119,11 @@ class Twins(nn.Module):
         cut = n // 2 if frozen_rows is None else frozen_rows
         if not 0 <= cut <= n:
             raise ValueError(f"frozen_rows is {cut}: it must be in [0, {n}]")
-        ce, kl = self._sums(self._adaptive_logits, x[cut:], x_adv[cut:], y[cut:])
-        frozen_ce, frozen_kl = self._sums(self.frozen_logits, x[:cut], x_adv[:cut], y[:cut])
+        teacher, frozen_teacher = (
+            (None, None) if teacher_logits is None else (teacher_logits[cut:], teacher_logits[:cut])
+        )
+        ce, kl = self._sums(self._adaptive_logits, x[cut:], x_adv[cut:], y[cut:], teacher)
+        frozen_ce, frozen_kl = self._sums(self.frozen_logits, x[:cut], x_adv[:cut], y[:cut], frozen_teacher)
         # The frozen half of a single row is empty and its sums are 0, whatever they are divided by.
         frozen_half, adaptive_half = max(1, rows // 2), rows - rows // 2
         return LossTerms(
@@ -133,12 +138,14 @@ class Twins(nn.Module):
     def _adaptive_logits(self, x: Tensor) -> Tensor:
         return float32_logits(self.backbone(x))
 
-    def _sums(self, logits: Callable[[Tensor], Tensor], x: Tensor, x_adv: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    def _sums(
+        self, logits: Callable[[Tensor], Tensor], x: Tensor, x_adv: Tensor, y: Tensor, teacher: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
         """Returns the summed cross-entropy and the summed KL of one path, the adversarial forward first."""
         adversarial = logits(x_adv)
         natural = logits(x)
         ce = F.cross_entropy(natural, y, reduction="sum")
-        return ce, soft_label_kl(natural, adversarial, self.soft_labels).sum()
+        return ce, soft_label_kl(natural, adversarial, self.soft_labels, teacher).sum()
 
 
 @contextmanager

@@ -33,7 +33,7 @@ class Estimate:
     """Bytes of one worker."""
 
     state: int
-    """Weights, gradients, momentum, and the best state so far."""
+    """Weights, gradients, momentum, and the best state so far; a moving average of the weights twice."""
     attack_network: int
     step: int
     """Images of a training step, and what autograd keeps for its backward."""
@@ -41,6 +41,8 @@ class Estimate:
     """The same of an attack on a batch of evaluation."""
     gradients: int
     """What the workers sum in every step; part of `state`."""
+    average: int
+    """A moving average of the weights; part of `state`."""
 
     def on_device(self, *, use_gpu: bool) -> int:
         """What is there at the fullest moment; on a GPU with what CUDA holds beside the tensors."""
@@ -49,9 +51,9 @@ class Estimate:
 
     @property
     def checkpoints(self) -> int:
-        """What a run writes: two checkpoints kept and one being written, each with weights, best state and momentum,
-        and the finished model."""
-        return (3 * 3 + 1) * self.gradients
+        """What a run writes: two checkpoints kept and one being written, each with weights, best state and momentum
+        (an average is in the first two), and the finished model."""
+        return (3 * 3 + 1) * self.gradients + 3 * 2 * self.average
 
 
 def estimate(config: ExperimentConfig, size: tuple[int, int] | None) -> Estimate:
@@ -83,14 +85,17 @@ def estimate(config: ExperimentConfig, size: tuple[int, int] | None) -> Estimate
         copies = [*network.parameters(), *network.buffers()]
         attack = kept_bytes(lambda: F.cross_entropy(network(judged), labels), copies)
     weights = sum(parameter.nbytes for parameter in objective.parameters())
+    has_average = config.method.weight_average != "none"
+    average = sum(tensor.nbytes for tensor in classifier.state_dict().values()) if has_average else 0
     if config.compute.train_precision == "bfloat16":
         step //= 2
     return Estimate(
-        state=4 * weights,
+        state=4 * weights + 2 * average,
         attack_network=sum(tensor.nbytes for tensor in copies),
         step=step + _IMAGES_OF_THE_STEP * x.nbytes,
         evaluation=attack + _IMAGES_OF_THE_ATTACK * judged.nbytes,
         gradients=weights,
+        average=average,
     )
 
 

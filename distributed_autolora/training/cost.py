@@ -1,6 +1,6 @@
 """What a run costs: images passed through the network, forwards and backwards, summed over all workers.
 
-Counted from the config and the numbers of images, not measured: the attacks, the training steps, the
+Counted from the config and the numbers of images, not measured: the attacks, the training steps with their teacher, the
 natural-branch accuracy, the natural and adversarial forwards of validation, and its check by a stronger attack. The
 measurement of gradient similarity and the judgement on the test split are left out: they are no part of choosing or
 training a model.
@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from distributed_autolora.config import ExperimentConfig
+from distributed_autolora.training.averaging import has_teacher
 from distributed_autolora.training.loss_weights import follows_accuracy
 from distributed_autolora.training.methods import METHODS, stronger_attack
 
@@ -38,10 +39,11 @@ def epoch_passes(
     """
     method = METHODS[config.method.name]
     search, judge = config.train_attack.num_steps, config.eval_attack.num_steps
+    teacher = 1 if has_teacher(config) else 0
     accuracies = (2 if epoch == 1 else 1) if follows_accuracy(config) else 0
     check = stronger_attack(config.eval_attack).num_steps
     return Passes(
-        forward=train_images * (search + method.forward_passes + accuracies)
+        forward=train_images * (search + method.forward_passes + teacher + accuracies)
         + val_images * (judge + 2)
         + checked_images * (check + 1),
         backward=train_images * (search + method.backward_passes) + val_images * judge + checked_images * check,

@@ -37,7 +37,7 @@ class Judgement:
 
 
 def judge(trainer: Trainer, weights: str | None) -> Judgement:
-    """Judges the trainer's current model, and the untouched backbone if asked for, on the test split.
+    """Judges the trainer's deployed network as it is, and the untouched backbone if asked for, on the test split.
 
     With `evaluation.test_split` off it only sums up what validation said, and the test split stays closed.
 
@@ -69,10 +69,10 @@ def judge(trainer: Trainer, weights: str | None) -> Judgement:
     }
     if not config.evaluation.test_split:
         return Judgement(summary)
-    trainer.attack_network.refresh()
+    trainer.attack_network.refresh(trainer.deployed)
     if config.evaluation.linear_head and weights is not None:
         summary["linear_head"] = _counts(trainer, _predictions(trainer, *_linear_head(trainer, weights)))
-    predictions = _predictions(trainer, trainer.backbone, trainer.attack_network)
+    predictions = _predictions(trainer, trainer.deployed, trainer.attack_network)
     summary |= {"test": _counts(trainer, predictions), "test_images": data.num_test}
     return Judgement(summary, _samples(trainer), _outcomes(trainer, predictions))
 
@@ -117,8 +117,8 @@ def _samples(trainer: Trainer) -> dict[str, Any]:
     rows = torch.arange(min(_SAMPLES, trainer.data.num_test))
     x, y = trainer.data.test_batch(rows)
     x_adv = trainer.eval_attack(trainer.attack_network, x, y)
-    with eval_mode(trainer.backbone), torch.no_grad():
-        predictions = [trainer.backbone(images).argmax(1) for images in (x, x_adv)]
+    with eval_mode(trainer.deployed), torch.no_grad():
+        predictions = [trainer.deployed(images).argmax(1) for images in (x, x_adv)]
     arrays = {
         "x": (x * 255).round().to(torch.uint8),
         "x_adv": x_adv.float(),

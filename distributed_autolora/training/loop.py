@@ -17,6 +17,7 @@ from distributed_autolora.training.cost import epoch_passes
 from distributed_autolora.training.judgement import judge
 from distributed_autolora.training.masking import IMAGES, check_masking
 from distributed_autolora.training.reporter import EpochCheckpoints, Reporter
+from distributed_autolora.training.similarity import measure_similarity, similarity_rows
 from distributed_autolora.training.task_data import TaskData
 from distributed_autolora.training.trainer import Trainer
 
@@ -30,7 +31,7 @@ class FitResult:
     Attributes:
         summary: counts and sizes, JSON values.
         history: one record an epoch.
-        weights: the deployable model: backbone and head of the best epoch on validation.
+        weights: the deployable model: backbone and head of the best epoch on validation, or their average.
         samples: arrays of a few test images with their perturbed variants and predictions; None without a test.
         outcomes: int64 arrays [n] over all test images in the order of their table: row, label,
             natural_prediction, <attack>_prediction; None without a test.
@@ -80,7 +81,7 @@ def fit(
     trainer.objective.load_state_dict(trainer.best)
     judgement = judge(trainer, weights)
     return FitResult(
-        judgement.summary, trainer.history, trainer.backbone.state_dict(), judgement.samples, judgement.outcomes
+        judgement.summary, trainer.history, trainer.deployed.state_dict(), judgement.samples, judgement.outcomes
     )
 
 
@@ -109,7 +110,7 @@ def run_epoch(trainer: Trainer, epoch: int, after_step: Callable[[], None] = lam
     with progress.timer.phase("validation"):
         natural_branch_accuracy = trainer.natural_branch_accuracy(epoch)
         natural, robust, outcomes = trainer.validate()
-    similarity = trainer.gradient_similarity(progress.timer)
+    similarity = _similarity_record(trainer)
     trainer.outcomes.append(torch.tensor(outcomes))
     decision = trainer.schedule.step(robust.accuracy, outcomes)
     is_last = decision.stop or epoch >= trainer.config.optimization.epochs
@@ -133,6 +134,22 @@ def run_epoch(trainer: Trainer, epoch: int, after_step: Callable[[], None] = lam
         }
     )
     trainer.begin_epoch()
+
+
+def _similarity_record(trainer: Trainer) -> dict[str, float]:
+    """Returns what `measure_similarity` finds in a phase of its own; empty where it is not asked for."""
+    if trainer.config.evaluation.gradient_similarity_images == 0:
+        return {}
+    with trainer.progress.timer.phase("gradient_similarity"):
+        trainer.attack_network.refresh()
+        return measure_similarity(
+            trainer.objective,
+            trainer.attack_network,
+            trainer.eval_attack,
+            trainer.data.plain_batch,
+            similarity_rows(trainer.config, trainer.data.table.labels, trainer.data.split),
+            head=trainer.backbone.head_name,
+        )
 
 
 def _time_record(trainer: Trainer) -> dict[str, float]:

@@ -63,7 +63,8 @@ def _positions(trainer: Trainer) -> Tensor:
 
 def _withstand_both(trainer: Trainer, rows: Tensor, withstood: Tensor) -> AccuracyCount:
     """Counts, over all workers, the rows that `withstood` the evaluation attack and withstand the stronger one."""
-    config, data, model = trainer.config, trainer.data, trainer.backbone
+    config, data, model = trainer.config, trainer.data, trainer.deployed
+    trainer.attack_network.refresh(model)
     attack = build_attack(config, stronger_attack(config.eval_attack))
     count = AccuracyCount()
     for places in own_batches(torch.arange(len(rows)), config.evaluation.batch_size_per_worker):

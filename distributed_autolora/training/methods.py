@@ -21,6 +21,7 @@ from distributed_autolora.core.threat_model import ThreatModel
 from distributed_autolora.core.twins import Twins
 from distributed_autolora.errors import UserError
 from distributed_autolora.models import Classifier, build
+from distributed_autolora.training.averaging import has_teacher
 
 Attack = Callable[..., Tensor]
 Schedule = RobustAccuracyHalving | StepDecay
@@ -44,6 +45,10 @@ class Method:
     """The objective has `weights` and `natural_logits` (`AdaptsLossWeights`), and Eq. 6 and 7 set its weights."""
     step_arguments: Callable[[int, int, int], dict[str, Any]] = _no_arguments
     """Further keyword arguments of the objective, from (rows of the global batch, worker, number of workers)."""
+    has_natural_branch: bool = False
+    """The objective has a forward of its own for natural images, which `method.branch_batch_norm` applies to."""
+    takes_teacher: bool = False
+    """The objective takes `teacher_logits`, which replace the soft labels of its KL term."""
     has_gradient_similarity: bool = False
     """Both of its loss terms move the feature extractor, so that the angle between them means something."""
 
@@ -51,7 +56,13 @@ class Method:
 def _autolora(config: ExperimentConfig, backbone: Classifier) -> nn.Module:
     method = config.method
     branch = LowRankBranch(backbone, method.lora_rank, method.lora_scope, head=backbone.head_name)
-    return AutoLoRa(backbone, branch, weights=LossWeights(1.0, 0.0), soft_labels=method.soft_labels)
+    return AutoLoRa(
+        backbone,
+        branch,
+        weights=LossWeights(1.0, 0.0),
+        soft_labels=method.soft_labels,
+        branch_batch_norm=method.branch_batch_norm,
+    )
 
 
 def _vanilla(config: ExperimentConfig, backbone: Classifier) -> nn.Module:
@@ -71,9 +82,9 @@ def _frozen_rows(global_rows: int, worker: int, num_workers: int) -> dict[str, A
 
 
 METHODS: dict[str, Method] = {
-    "autolora": Method(build=_autolora, adapts_loss_weights=True),
-    "vanilla": Method(build=_vanilla, has_gradient_similarity=True),
-    "twins": Method(build=_twins, step_arguments=_frozen_rows, has_gradient_similarity=True),
+    "autolora": Method(build=_autolora, adapts_loss_weights=True, has_natural_branch=True, takes_teacher=True),
+    "vanilla": Method(build=_vanilla, has_gradient_similarity=True, takes_teacher=True),
+    "twins": Method(build=_twins, step_arguments=_frozen_rows, has_gradient_similarity=True, takes_teacher=True),
 }
 
 
@@ -97,7 +108,32 @@ def method_of(config: ExperimentConfig) -> Method:
             f"evaluation.gradient_similarity_images is {config.evaluation.gradient_similarity_images}, but gradient "
             f"similarity is not defined for {name}: set it to 0, or choose one of: {', '.join(able)}."
         )
+    _check_switches(config, method)
     return method
+
+
+def _check_switches(config: ExperimentConfig, method: Method) -> None:
+    """Refuses `branch_batch_norm` and `weight_average` where they mean nothing."""
+    name, average = config.method.name, config.method.weight_average
+    if config.method.branch_batch_norm == "own" and not method.has_natural_branch:
+        able = [other for other, entry in METHODS.items() if entry.has_natural_branch]
+        raise UserError(
+            f'method.branch_batch_norm is "own", but {name} has no natural branch: only {", ".join(able)} does. '
+            'Set it to "shared".'
+        )
+    if not has_teacher(config):
+        return
+    if not method.takes_teacher:
+        able = [other for other, entry in METHODS.items() if entry.takes_teacher]
+        raise UserError(
+            f'method.weight_average is "{average}", but {name} has no soft labels that a teacher could give: set it to '
+            f'"deployed" or "none", or choose one of: {", ".join(able)}.'
+        )
+    if config.evaluation.gradient_similarity_images:
+        raise UserError(
+            f'method.weight_average is "{average}", but gradient similarity is defined on a method\'s own soft labels: '
+            'set evaluation.gradient_similarity_images to 0, or method.weight_average to "deployed" or "none".'
+        )
 
 
 def fresh_classifier(config: ExperimentConfig, num_classes: int, weights: str | None) -> Classifier:

@@ -17,6 +17,7 @@ from distributed_autolora.data.keyed import keyed_uniform
 from distributed_autolora.data.sampler import global_batches, worker_share
 from distributed_autolora.errors import TrainingDivergedError, UserError
 from distributed_autolora.training import distributed
+from distributed_autolora.training.averaging import Averaging
 from distributed_autolora.training.checkpoint import TrainingState, momentum_buffers, restore_momentum, snapshot
 from distributed_autolora.training.epoch import EpochProgress, LossSums, PhaseSeconds
 from distributed_autolora.training.evaluation import natural_accuracy, natural_and_robust_accuracy
@@ -35,7 +36,6 @@ from distributed_autolora.training.methods import (
     method_of,
 )
 from distributed_autolora.training.precision import dtype_of
-from distributed_autolora.training.similarity import measure_similarity, similarity_rows
 from distributed_autolora.training.task_data import TaskData
 
 
@@ -66,11 +66,13 @@ class Trainer:
         self.backbone = fresh_classifier(config, data.num_classes, weights).to(device, dtype)
         self.objective = build_objective(config, self.backbone).to(device, dtype)
         self.objective.to(memory_format=torch.channels_last)
+        self.averaging = Averaging(config, self.objective, self.backbone, len(data.split.train))
+        self.deployed = self.averaging.deployed
         distributed.globalize_batch_norm(self.objective)
         self.wrapped = distributed.data_parallel(self.objective, device)
         self.attack_network = AttackNetwork(self.backbone, dtype_of(config.compute.attack_precision))
         self.optimizer = torch.optim.SGD(
-            self.objective.parameters(),
+            [parameter for parameter in self.objective.parameters() if parameter.requires_grad],
             lr=config.optimization.lr,
             momentum=config.optimization.momentum,
             weight_decay=config.optimization.weight_decay,
@@ -212,10 +214,12 @@ class Trainer:
             x_adv = self.train_attack(self.attack_network, x, y, noise=noise)
         with timer.phase("step"), tensor_float32(self.device):
             with self.autocast():
+                further |= self.averaging.teacher_arguments(x)
                 terms = self.wrapped(x, x_adv, y, denominator=denominator, **further)
             self.optimizer.zero_grad(set_to_none=True)
             terms.total.backward()
             self.optimizer.step()
+            self.averaging.update()
             sums.add(terms, denominator, len(batch))
 
     def autocast(self) -> torch.autocast:
@@ -242,33 +246,16 @@ class Trainer:
         return count.accuracy
 
     def validate(self) -> tuple[AccuracyCount, AccuracyCount, tuple[bool, ...]]:
-        """Returns natural and robust counts on the validation images, and by ascending row which withstood."""
-        self.attack_network.refresh()
+        """Returns the deployed network's counts on the validation images, and by ascending row which withstood."""
+        self.attack_network.refresh(self.deployed)
         return natural_and_robust_accuracy(
-            self.backbone,
+            self.deployed,
             self.attack_network,
             self.eval_attack,
             self.data.plain_batch,
             self.data.split.val,
             self.config.evaluation.batch_size_per_worker,
         )
-
-    def gradient_similarity(self, timer: PhaseSeconds) -> dict[str, float]:
-        """Returns what `measure_similarity` finds in a phase of its own; empty where it is not asked for.
-
-        `validate` has refreshed the attack network.
-        """
-        if self.config.evaluation.gradient_similarity_images == 0:
-            return {}
-        with timer.phase("gradient_similarity"):
-            return measure_similarity(
-                self.objective,
-                self.attack_network,
-                self.eval_attack,
-                self.data.plain_batch,
-                similarity_rows(self.config, self.data.table.labels, self.data.split),
-                head=self.backbone.head_name,
-            )
 
     def follow(self, decision: Decision) -> None:
         """Keeps or restores the best state and sets the learning rate, the same on every worker.

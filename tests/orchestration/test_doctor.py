@@ -231,6 +231,17 @@ def test_a_worker_s_share_of_the_batch_sets_what_a_step_needs() -> None:
     assert whole.evaluation == quarter.evaluation
 
 
+def test_a_moving_average_is_counted_in_memory_twice_and_in_each_of_three_checkpoints_twice() -> None:
+    config = small(64, 1)
+    with_average = replace(config, method=replace(config.method, weight_average="deployed"))
+    plain, more = estimate(config, (28, 28)), estimate(with_average, (28, 28))
+    classifier = fresh_classifier(config, 1000, None).state_dict()
+    average = sum(value.nbytes for value in classifier.values())
+    assert more.state - plain.state == 2 * average
+    assert more.checkpoints - plain.checkpoints == 6 * average
+    assert more.gradients == plain.gradients
+
+
 def test_the_measured_peak_of_a_step_lies_near_the_estimate() -> None:
     # docs/results/performance-two-cores/memory.json: ResNet-18, 224 pixels, 8 images, AutoLoRa in bfloat16: 448.9 MiB.
     config = recipe("cub")

@@ -57,8 +57,12 @@ def slow_autolora(
     natural_weight: float,
     kl_weight: float,
     soft_labels: str,
+    branch_buffers: dict[str, Tensor] | None = None,
 ) -> SlowResult:
-    """Computes one step with `requires_grad` switched around the two forwards, natural first."""
+    """Computes one step with `requires_grad` switched around the two forwards, natural first.
+
+    The natural forward updates `branch_buffers`, or else the network's own.
+    """
     extractor = [value for name, value in state.parameters.items() if not name.startswith(f"{head}.")]
     low_rank = [factor for pair in state.factors.values() for factor in pair]
 
@@ -68,7 +72,8 @@ def slow_autolora(
         name: slow_delta(a, b, state.parameters[f"{name}.weight"].shape, lora_rank)
         for name, (a, b) in state.factors.items()
     }
-    natural_logits = forward(SlowPass(state.parameters, state.buffers, deltas), x)
+    statistics = state.buffers if branch_buffers is None else branch_buffers
+    natural_logits = forward(SlowPass(state.parameters, statistics, deltas), x)
 
     _require_gradients(extractor, True)
     _require_gradients(low_rank, False)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -49,9 +50,9 @@ def write_task(folder: Path, train: int, test: int = 30, seed: int = 0) -> str:
 
 
 def small_config(
-    folder: str, *, epochs: int = 2, global_batch_size: int = 64, method: str = "autolora"
+    folder: str, *, epochs: int = 2, global_batch_size: int = 64, method: str = "autolora", **switches: Any
 ) -> ExperimentConfig:
-    """Returns a config for `write_task`'s data that trains in a second."""
+    """Returns a config for `write_task`'s data that trains in a second; `switches` are further fields of the method."""
     config = ExperimentConfig(
         recipe="small",
         data=DataConfig(task="halves", path=folder, val_images_min=30),
@@ -64,7 +65,7 @@ def small_config(
         evaluation=EvaluationConfig(batch_size_per_worker=32, linear_head=False),
         compute=ComputeConfig(attack_precision="float32", train_precision="float32"),
     )
-    return replace(config, method=replace(config.method, name=method))
+    return replace(config, method=replace(config.method, name=method, **switches))
 
 
 def take_step(trainer: Trainer, batch: Tensor, sums: LossSums) -> None:

@@ -35,18 +35,25 @@ def count_passes(networks: list[nn.Module]) -> Counter[str]:
     return counts
 
 
-@pytest.mark.parametrize("method", ["autolora", "vanilla", "twins", "autolora with fixed weights"])
+@pytest.mark.parametrize(
+    "method", ["autolora", "vanilla", "twins", "autolora with fixed weights", "twins with teacher"]
+)
 def test_the_ledger_of_an_epoch_is_what_hooks_on_the_network_count(tmp_path: Path, method: str) -> None:
     folder = write_task(tmp_path / "task", train=141)
     config = small_config(folder, method=method.partition(" ")[0])
     if "fixed" in method:
         config = replace(config, method=replace(config.method, natural_weight=0.5, kl_weight=3.0))
+    if "teacher" in method:
+        config = replace(config, method=replace(config.method, weight_average="both"))
     config = replace(config, eval_attack=replace(config.eval_attack, num_steps=3))
     device = torch.device("cpu")
     trainer = Trainer(config, TaskData(config, folder, device), None, device)
     network = trainer.attack_network.network
     assert isinstance(trainer.attack_network, AttackNetwork)
-    counts = count_passes([trainer.backbone.backbone, network.get_submodule("backbone")])
+    networks = [trainer.backbone.backbone, network.get_submodule("backbone")]
+    if "teacher" in method:
+        networks.append(trainer.deployed.backbone)
+    counts = count_passes(networks)
     for epoch in (1, 2):
         run_epoch(trainer, epoch)
         record = trainer.history[-1]

@@ -78,6 +78,14 @@ REFUSALS: dict[str, tuple[dict[str, dict[str, Any]], str]] = {
         {"method": {"name": "twins", "kl_weight": 1.0}},
         r"method\.kl_weight.*twins has no such weight",
     ),
+    "statistics for a branch that is not there": (
+        {"method": {"name": "vanilla", "branch_batch_norm": "own"}},
+        r'branch_batch_norm is "own".*vanilla has no natural branch: only autolora does',
+    ),
+    "a similarity to a teacher's soft labels": (
+        {"method": {"name": "twins", "weight_average": "both"}, "evaluation": {"gradient_similarity_images": 9}},
+        r'weight_average is "both".*gradient_similarity_images to 0.*"deployed"',
+    ),
     "a similarity that is not defined": (
         {"evaluation": {"gradient_similarity_images": 9}},
         r"gradient_similarity_images.*not defined for autolora.*vanilla, twins",

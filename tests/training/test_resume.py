@@ -62,8 +62,9 @@ def run(
     rule: Literal["released", "paired"] = "released",
     checkpoint_every_s: float = 1e9,
     dtype: torch.dtype = torch.float32,
+    switches: dict[str, Any] | None = None,
 ) -> tuple[dict[str, Tensor], list[dict[str, Any]]] | None:
-    config = small_config(task, epochs=epochs, global_batch_size=32, method=method)
+    config = small_config(task, epochs=epochs, global_batch_size=32, method=method, **(switches or {}))
     config = replace(config, schedule=replace(config.schedule, rule=rule))
     scaling = replace(config.scaling, check_finite_every=1, checkpoint_every_s=checkpoint_every_s)
     data = TaskData(config, task, torch.device("cpu"), dtype)

@@ -33,9 +33,13 @@ class _RecordedSums(LossSums):
         self.steps.append((distributed.sum_over_workers(parts) / distributed.world_size()).tolist())
 
 
-def trajectory(folder: str, method: str) -> dict[str, Any]:
+OWN = {"branch_batch_norm": "own", "weight_average": "both"}
+AVERAGE = {"weight_average": "both"}
+
+
+def trajectory(folder: str, method: str, switches: dict[str, Any]) -> dict[str, Any]:
     """Takes steps on global batches of 64, 40, 3 and 1 rows, then a whole epoch; returns all that came of it."""
-    config = small_config(folder, method=method)
+    config = small_config(folder, method=method, **switches)
     device = torch.device("cpu")
     trainer = Trainer(config, TaskData(config, folder, device, torch.float64), None, device, torch.float64)
     trainer.set_loss_weights(0.5)
@@ -57,11 +61,21 @@ def trajectory(folder: str, method: str) -> dict[str, Any]:
     return {"losses": sums.steps, "gradients": gradients, "state": trainer.objective.state_dict(), "record": record}
 
 
-@pytest.mark.parametrize("method", ["autolora", "twins", pytest.param("vanilla", marks=pytest.mark.long)])
-def test_two_workers_give_the_trajectory_of_one(tmp_path: Path, method: str) -> None:
+@pytest.mark.parametrize(
+    ("method", "switches"),
+    [
+        ("autolora", {}),
+        ("twins", {}),
+        ("autolora", OWN),
+        pytest.param("twins", AVERAGE, marks=pytest.mark.long),
+        pytest.param("vanilla", {}, marks=pytest.mark.long),
+    ],
+    ids=str,
+)
+def test_two_workers_give_the_trajectory_of_one(tmp_path: Path, method: str, switches: dict[str, Any]) -> None:
     folder = write_task(tmp_path / "task", train=169)
-    alone = trajectory(folder, method)
-    for worker in run_workers(trajectory, 2, folder, method):
+    alone = trajectory(folder, method, switches)
+    for worker in run_workers(trajectory, 2, folder, method, switches):
         torch.testing.assert_close(worker["losses"], alone["losses"], rtol=1e-11, atol=1e-12)
         for ours, theirs in zip(alone["gradients"], worker["gradients"], strict=True):
             assert ours.keys() == theirs.keys()

@@ -1,0 +1,59 @@
+"""A moving average of the trained weights: as the deployed network, as the teacher of the soft labels, or both."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from distributed_autolora.config import ExperimentConfig
+from distributed_autolora.core.weight_average import WeightAverage
+from distributed_autolora.models import Classifier
+
+
+def has_teacher(config: ExperimentConfig) -> bool:
+    """Tells whether the soft labels of the KL term come from the averaged network."""
+    return config.method.weight_average in ("teacher", "both")
+
+
+def deploys_average(config: ExperimentConfig) -> bool:
+    """Tells whether the averaged network is validated, selected, judged and saved."""
+    return config.method.weight_average in ("deployed", "both")
+
+
+class Averaging:
+    """Keeps the average that a config asks for inside the objective, and so in every checkpoint and the best state.
+
+    Workers compute it alike from equal weights: no collective runs.
+
+    Attributes:
+        deployed: the network that is validated, selected, judged and saved: the backbone, or its average.
+
+    Args:
+        config: the experiment.
+        objective: owns `backbone`; takes the average as its part "average".
+        backbone: the network that is trained.
+        train_images: images of an epoch; the average remembers about so many.
+    """
+
+    def __init__(self, config: ExperimentConfig, objective: nn.Module, backbone: Classifier, train_images: int) -> None:
+        self.deployed, self._backbone = backbone, backbone
+        self._average: WeightAverage | None = None
+        self._has_teacher = has_teacher(config)
+        if config.method.weight_average == "none":
+            return
+        steps = -(-train_images // config.optimization.global_batch_size)
+        self._average = WeightAverage(backbone, memory=steps)
+        objective.add_module("average", self._average)
+        if deploys_average(config):
+            assert isinstance(self._average.network, Classifier)
+            self.deployed = self._average.network
+
+    def teacher_arguments(self, x: Tensor) -> dict[str, Tensor]:
+        """Returns what the objective is told of [n, C, H, W] natural images: the teacher's logits, if there is one."""
+        if self._average is None or not self._has_teacher:
+            return {}
+        return {"teacher_logits": self._average(x)}
+
+    def update(self) -> None:
+        """Moves the average, if there is one, towards the backbone; after every step of the optimiser."""
+        if self._average is not None:
+            self._average.update(self._backbone)
