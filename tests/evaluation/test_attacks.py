@@ -56,6 +56,8 @@ def test_a_step_is_a_quarter_of_epsilon() -> None:
         ("square", 2, "Square"),
         ("pgd10", 10, "PGD-10 (step epsilon / 4, clean start)"),
         ("pgd100x5", 10, "PGD-100 (step epsilon / 4, 5 random starts)"),
+        ("pgd20-margin", 10, "PGD-20 (margin loss, step epsilon / 4, clean start)"),
+        ("pgd20x1-margin", 10, "PGD-20 (margin loss, step epsilon / 4, 1 random start)"),
         ("fgsm", 10, "FGSM (one step of epsilon, clean start)"),
     ],
 )

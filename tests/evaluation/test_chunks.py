@@ -20,7 +20,7 @@ from distributed_autolora.errors import UserError
 from distributed_autolora.evaluation.attacks import AUTOATTACK_PARTS, STANDARD_BUDGET, Budget, parse
 from distributed_autolora.evaluation.autoattack import configured
 from distributed_autolora.evaluation.chunks import Columns, chunk_seed, cut, evaluate_chunk
-from tests.evaluation.models import NUM_CLASSES, THREAT_MODEL, FirstClasses, robust_model, shipped_images
+from tests.evaluation.models import NUM_CLASSES, THREAT_MODEL, FirstClasses, Saturated, robust_model, shipped_images
 
 BUDGET = Budget(apgd_steps=10, fab_steps=8, square_queries=40)
 SEED = 11
@@ -275,6 +275,14 @@ def test_an_exported_graph_is_judged_like_the_network_it_came_from() -> None:
         name: column.tolist() for name, column in expected.items() if not name.startswith("margin")
     }
     np.testing.assert_allclose(found["margin_adversarial"], expected["margin_adversarial"], atol=1e-3)
+
+
+def test_pgd_on_the_margin_sees_through_logits_that_blind_pgd() -> None:
+    x, y = shipped_images(100)
+    honest, hidden = (judge(model, x, y, "pgd10,pgd10-margin") for model in (robust_model(), Saturated(robust_model())))
+    np.testing.assert_array_equal(hidden["robust/pgd10-margin"], honest["robust/pgd10-margin"])
+    assert honest["robust/pgd10-margin"].sum() <= honest["robust/pgd10"].sum() + 1
+    assert hidden["robust/pgd10"].sum() > hidden["robust/pgd10-margin"].sum() + 3
 
 
 class Unconnected(nn.Module):

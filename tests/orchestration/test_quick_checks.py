@@ -15,10 +15,10 @@ def images(seconds_of_an_attack_step: float, test_images: int = 1000, num_worker
 
 def test_the_checks_take_fewer_images_the_slower_the_attack_and_none_when_they_would_take_minutes() -> None:
     assert images(0.0005) == 32
-    assert images(0.005) == 20
+    assert images(0.0045) == 17
     assert images(0.1) == 0
 
 
 def test_the_checks_never_take_more_images_than_there_are() -> None:
     assert images(0.0005, test_images=10) == 10
-    assert images(0.005, test_images=10) == 10
+    assert images(0.0045, test_images=10) == 10
