@@ -19,6 +19,7 @@ def measured() -> dict[str, Any]:
     return measure(Flags(batch=8, steps=1, rounds=1, attack_precision="float32", train_precision="float32"))
 
 
+@pytest.mark.long
 def test_the_attack_has_no_collective_and_a_step_reduces_its_gradients_once(measured: dict[str, Any]) -> None:
     phases, kinds = measured["collectives"]["by_phase"], measured["collectives"]["by_kind"]
     assert phases["in the attack"] == {"number": 0, "bytes": 0, "milliseconds": 0}
@@ -29,6 +30,7 @@ def test_the_attack_has_no_collective_and_a_step_reduces_its_gradients_once(meas
     assert len(kinds) == 2, "nothing else travels"
 
 
+@pytest.mark.long
 def test_speedups_are_those_of_the_rounds_and_multiply_within_one(measured: dict[str, Any]) -> None:
     speedups, seconds = measured["speedups"], measured["seconds_a_global_batch_by_round"]
     whole, *factors = speedups.values()
@@ -37,6 +39,7 @@ def test_speedups_are_those_of_the_rounds_and_multiply_within_one(measured: dict
     assert all(speedup > 0 for speedup in [*factors, *measured["speedup_by_phase"].values()])
 
 
+@pytest.mark.long
 def test_what_is_printed_is_what_is_written(
     measured: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

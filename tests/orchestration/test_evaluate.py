@@ -103,6 +103,7 @@ def test_workers_leave_what_a_plain_loop_over_the_chunks_leaves(material: Materi
     assert 0 < sum(found["robust/apgd-ce"]) < TEST_IMAGES, "the attack must break some images and not all"
 
 
+@pytest.mark.long
 def test_one_worker_leaves_the_same_outcomes_as_two(material: Material, judged: Path, tmp_path: Path) -> None:
     alone = evaluate(material.request(tmp_path / "alone"))
     assert outcomes(alone) == outcomes(judged)

@@ -16,7 +16,7 @@ import torch
 import torch.distributed as dist
 from ray.train import UserCallback
 from torch import nn
-from torch.multiprocessing.spawn import spawn
+from torch.multiprocessing.spawn import start_processes
 
 from distributed_autolora.config import ScalingConfig
 from distributed_autolora.errors import RunFailedError, UserError, cannot_write, kind_of
@@ -41,7 +41,7 @@ def lose_a_peer(rank: int, folder: str) -> None:
 
 
 def test_a_lost_peer_is_worth_a_restart(tmp_path: Path) -> None:
-    spawn(lose_a_peer, (str(tmp_path),), nprocs=2)
+    start_processes(lose_a_peer, (str(tmp_path),), nprocs=2, start_method="forkserver")
     message, is_worth_it = json.loads((tmp_path / "judged.json").read_text())
     assert is_worth_it, message
 

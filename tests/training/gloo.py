@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import tempfile
 from collections.abc import Callable
 from datetime import timedelta
@@ -10,13 +11,16 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch.multiprocessing.spawn import spawn
+from torch.multiprocessing.spawn import start_processes
+
+# Each process of a group would import all of it for itself: seconds, many times.
+multiprocessing.set_forkserver_preload(["torch", "torch.distributed", "distributed_autolora.training.loop"])
 
 
 def run_workers(function: Callable[..., Any], world_size: int, *args: Any) -> list[Any]:
     """Returns what `function(*args)` returned in each of `world_size` processes of one group."""
     with tempfile.TemporaryDirectory() as folder:
-        spawn(_worker, (world_size, folder, function, args), nprocs=world_size)
+        start_processes(_worker, (world_size, folder, function, args), nprocs=world_size, start_method="forkserver")
         return [torch.load(Path(folder) / f"{rank}.pt", weights_only=False) for rank in range(world_size)]
 
 
