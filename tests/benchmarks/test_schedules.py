@@ -1,0 +1,51 @@
+"""The simulated world behaves as its description says, and the program writes what it prints."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+
+from benchmarks.schedules import RULES, World, automatic, run
+
+
+def test_outcomes_have_the_true_accuracy_and_the_same_images_stay_difficult() -> None:
+    world = World(seed=3, images=40_000)
+    for _ in range(8):
+        world.epoch(1.0)
+    first, second = world.outcomes(), world.outcomes()
+    truth = world.top * world.share
+    assert abs(float(first.double().mean()) - truth) < 0.01
+    agree = float((first == second).double().mean())
+    assert agree > truth**2 + (1 - truth) ** 2 + 0.1, "independent outcomes would agree as often as that alone"
+
+
+def test_a_lower_rate_has_a_lower_floor() -> None:
+    """What makes halving worth while."""
+    shares = []
+    for lr in (1.0, 0.05):
+        world = World(seed=5, images=1)
+        world.overfitting_an_epoch, world.distance = 0.0, world.distance * 0
+        settled = []
+        for _ in range(400):
+            world.epoch(lr)
+            settled.append(world.share)
+        shares.append(sum(settled) / len(settled))
+    assert shares[1] > shares[0] + 0.02
+
+
+def test_the_truth_is_what_a_rule_with_the_truth_steers_by() -> None:
+    found = run(0, 10, 20, automatic("released")(20), lambda world: torch.tensor([world.share], dtype=torch.float64))
+    assert found.restores_to_worse == 0
+
+
+def test_the_program_writes_every_rule_of_every_cell(tmp_path: Path) -> None:
+    output = tmp_path / "schedules.json"
+    command = [sys.executable, "benchmarks/schedules.py", "--runs", "2", "--images", "30", "--epochs", "9"]
+    done = subprocess.run([*command, "--output", str(output)], capture_output=True, text=True, check=True)
+    (cell,) = json.loads(output.read_text())["cells"]
+    assert set(RULES) < set(cell["rules"])
+    assert all(name in done.stdout for name in cell["rules"])
