@@ -46,7 +46,7 @@ def p_value_of_being_better(first: Tensor, second: Tensor) -> float:
     """
     only_first, only_second = discordant(first, second)
     coins = only_first + only_second
-    return sum(math.comb(coins, heads) for heads in range(only_first, coins + 1)) / 2**coins
+    return sum(math.comb(coins, heads) for heads in range(only_first, coins + 1)) / (1 << coins)
 
 
 class PairedComparison:

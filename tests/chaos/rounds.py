@@ -78,7 +78,8 @@ class Chaos:
         if not (run_folder(home) / "result.json").exists():
             battle = _Battle(self._config, home, "three nodes" if num_workers > 2 else "one machine", num_workers, 1e9)
             try:
-                battle.supervise()
+                if not battle.supervise():
+                    raise RuntimeError(f"{home}: the undisturbed run did not end")
             finally:
                 battle.close()
         return home
@@ -90,11 +91,13 @@ class Chaos:
         battle = _Battle(self._config, self._folder / name, place, num_workers, every_s)
         began = time.monotonic()
         try:
-            battle.supervise(chance, most_kills)
-            verdicts = [battle.orphans(), battle.unregistered()]
+            has_ended = battle.supervise(chance, most_kills)
+            verdicts = [battle.orphans(), battle.unregistered()] if has_ended else []
         finally:
             battle.close()
-        verdicts = [*compare(expected, battle.home), *verdicts, battle.restarts()]
+        if has_ended:
+            verdicts = [*compare(expected, battle.home), *verdicts, battle.restarts()]
+        verdicts.append(Verdict("the run ends", has_ended, f"looked for {_LONGEST_S:.0f} s"))
         return Round(
             place,
             num_workers,
@@ -128,8 +131,8 @@ class _Battle:
         if place == "three nodes":
             self._nodes = Nodes(home, 2, self._environment())
 
-    def supervise(self, chance: random.Random | None = None, most_kills: int = 0) -> None:
-        """Starts the driver until a run has ended well; kills meanwhile."""
+    def supervise(self, chance: random.Random | None = None, most_kills: int = 0) -> bool:
+        """Starts the driver until a run has ended well, and kills meanwhile; tells whether one has."""
         deadline = time.monotonic() + _LONGEST_S
         while True:
             driver = self._driver = self._start_driver()
@@ -139,10 +142,10 @@ class _Battle:
                 else:
                     time.sleep(0.1)
             if time.monotonic() >= deadline:
-                raise RuntimeError(f"{self.home}: not finished after {_LONGEST_S:.0f} s and {self.kills}")
+                return False
             self.statuses.append(driver.returncode)
             if driver.returncode == 0:
-                return
+                return True
 
     def orphans(self) -> Verdict:
         """Looks for processes that outlive the run; a cluster's own go on."""

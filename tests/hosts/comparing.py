@@ -83,7 +83,11 @@ def _compare_files(expected: Path, actual: Path) -> Verdict:
 
 
 def _compare_tracking(expected: Path, actual: Path) -> Verdict:
-    (first, steps), (second, own_steps) = _metrics(expected), _metrics(actual)
+    what = "MLflow: one run, every step of every metric once"
+    tracked = _metrics(actual)
+    if len(tracked) != 1:
+        return Verdict(what, False, f"{len(tracked)} runs")
+    ((first, steps),), ((second, own_steps),) = _metrics(expected), tracked
     repeated = sum(len(values) != len({step for step, _ in values}) for values in steps.values())
     repeated += sum(len(values) != len({step for step, _ in values}) for values in own_steps.values())
     different = [key for key in steps.keys() | own_steps.keys() if not _same_metric(key, steps, own_steps)]
@@ -93,7 +97,7 @@ def _compare_tracking(expected: Path, actual: Path) -> Verdict:
         f"1 run, {second.info.status}; {len(own_steps)} metrics, {points} points; {repeated} metrics with a step "
         f"twice, {len(different)} metrics differ"
     )
-    return Verdict("MLflow: one run, every step of every metric once", is_equal, seen)
+    return Verdict(what, is_equal, seen)
 
 
 def without_times(history: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -112,14 +116,16 @@ def _same_metric(key: str, first: dict[str, Any], second: dict[str, Any]) -> boo
     return bool(first.get(key) == second.get(key))
 
 
-def _metrics(home: Path) -> tuple[Run, dict[str, list[tuple[int, float]]]]:
-    """Returns the only run of a tracking store, and its metrics: step and value of every point by time of writing."""
+def _metrics(home: Path) -> list[tuple[Run, dict[str, list[tuple[int, float]]]]]:
+    """Returns the runs of a tracking store, each with step and value of every point of its metrics."""
     server = home / "server.db"
     client = MlflowClient(f"sqlite:///{server if server.exists() else home / 'mlflow.db'}")
     (experiment,) = [each for each in client.search_experiments() if each.name == "distributed_autolora"]
-    (run,) = client.search_runs([experiment.experiment_id])
-    points = {key: client.get_metric_history(run.info.run_id, key) for key in run.data.metrics}
-    return run, {key: sorted((point.step, point.value) for point in values) for key, values in points.items()}
+    found = []
+    for run in client.search_runs([experiment.experiment_id]):
+        points = {key: client.get_metric_history(run.info.run_id, key) for key in run.data.metrics}
+        found.append((run, {key: sorted((one.step, one.value) for one in values) for key, values in points.items()}))
+    return found
 
 
 def _newest_checkpoint(run: Path) -> Path:
