@@ -86,6 +86,7 @@ OTHER_WORDS |= {
     "auto": "float32",
     "float32": "bfloat16",
     "cross_entropy": "margin",
+    "paired": "released",
     "shared": "own",
     "method.weight_average": "teacher",
 }

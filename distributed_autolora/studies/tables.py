@@ -174,8 +174,9 @@ def gradient_similarity(base: ExperimentConfig) -> Study:
 
 
 def autolora(base: ExperimentConfig) -> ExperimentConfig:
-    """Returns AutoLoRa with its automatic schedules, as the config's defaults have it."""
-    return replace(base, method=replace(base.method, name="autolora"), schedule=ScheduleConfig(name="automatic"))
+    """Returns AutoLoRa with its automatic schedules, the learning rate's rule as the base has it."""
+    schedule = replace(base.schedule, name="automatic")
+    return replace(base, method=replace(base.method, name="autolora"), schedule=schedule)
 
 
 def baseline(base: ExperimentConfig, method: str) -> ExperimentConfig:
