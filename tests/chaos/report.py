@@ -48,8 +48,9 @@ def write_report(rounds: Sequence[Round], folder: Path, flags: str, seconds: flo
             ],
             [_row(number, one) for number, one in enumerate(rounds, 1)],
         ),
-        "A driver that is killed, that ends because of a kill, or whose tracking server was away at its end, is started "
-        "again with the same command. A hung worker is one that is stopped (SIGSTOP) for good. A killed node comes back at once as a new one.",
+        "A driver that is killed, that ends because of a kill, or whose tracking server was away at its end, is "
+        "started again with the same command. A hung worker is one that is stopped (SIGSTOP) for good. A killed node "
+        "comes back at once as a new one.",
     ]
     (folder / "report.md").write_text("\n\n".join(parts) + "\n")
 
