@@ -296,6 +296,11 @@ class ExperimentConfig:
                 "model.allow_pickle executes code from the weights file: also give model.weights_digest, the SHA-256 "
                 "that the file's publisher states."
             )
+        if self.eval_attack.random_start:
+            raise UserError(
+                "eval_attack.random_start is on, but validation and test attacks start at the clean image, so that "
+                "epochs, runs and methods can be compared: leave it off, and judge the model with jobs/evaluate.py."
+            )
         if self.schedule.min_lr >= self.optimization.lr:
             raise UserError(
                 f"schedule.min_lr is {self.schedule.min_lr}: it must be below optimization.lr ({self.optimization.lr})."

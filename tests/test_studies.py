@@ -119,7 +119,8 @@ def test_each_switch_of_the_untuned_study_is_thrown_alone_or_with_those_that_its
     assert built.arm("TWINS, detached").config.schedule.name == "step_decay"
     assert built.arm("Vanilla RFT, paired, detached").config.schedule.rule == "paired"
     steered = built.arm("AutoLoRa, paired, steered by the stronger attack").config
-    assert (steered.eval_attack.num_steps, steered.eval_attack.step_size) == (20, 0.1 / 8)
+    assert (steered.eval_attack.num_steps, steered.eval_attack.loss) == (20, "margin")
+    assert not steered.eval_attack.random_start
     assert steered.train_attack == built.arm("AutoLoRa").config.train_attack
 
 

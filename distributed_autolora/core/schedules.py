@@ -59,8 +59,8 @@ class RobustAccuracyHalving:
     previous decision did not halve, which the released code intends and does not do.
 
     Rule "paired", which is not the paper's, asks less of few validation images (`PairedComparison`). It halves
-    after epoch 2 interval, 3 interval, ... when the window's mean accuracy is not above that of the window before,
-    keeps the newest state that is as good as the best, and restores it only where it is credibly better.
+    after epoch interval, 2 interval, ... when the second half of the window does not exceed the first, keeps the newest
+    state that is as good as the best, and restores it only where it is credibly better.
 
     Args:
         initial_lr: learning rate of the first epoch.

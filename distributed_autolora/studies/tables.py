@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-from distributed_autolora.config import ExperimentConfig, ScheduleConfig
+from distributed_autolora.config import ExperimentConfig
 from distributed_autolora.errors import UserError
 from distributed_autolora.recipes import demo
 from distributed_autolora.studies.definition import Arm, Study, with_settings
@@ -115,7 +115,7 @@ def _weights(base: ExperimentConfig, number: str) -> str:
 def automatic_lr(base: ExperimentConfig) -> Study:
     """Table 5, the automatic learning rate on TWINS; and on vanilla RFT, and AutoLoRa without its automatisms."""
     twins, vanilla = paper_baseline(base, "twins"), paper_baseline(base, "vanilla")
-    decaying = replace(autolora(base), schedule=ScheduleConfig(name="step_decay"))
+    decaying = replace(autolora(base), schedule=replace(base.schedule, name="step_decay"))
     # What the schedule of Eq. 6 and 7 sets at a natural-branch accuracy of one half.
     fixed = with_settings(autolora(base), {"method.natural_weight": 0.5, "method.kl_weight": 3.0})
     arms = [
@@ -137,7 +137,7 @@ def automatic_lr(base: ExperimentConfig) -> Study:
 
 
 def _automatic(config: ExperimentConfig) -> ExperimentConfig:
-    automatic = replace(config, schedule=ScheduleConfig(name="automatic"))
+    automatic = replace(config, schedule=replace(config.schedule, name="automatic"))
     return with_settings(automatic, {"optimization.lr": 0.01, "optimization.weight_decay": 1e-4})
 
 
@@ -181,7 +181,7 @@ def autolora(base: ExperimentConfig) -> ExperimentConfig:
 
 def baseline(base: ExperimentConfig, method: str) -> ExperimentConfig:
     """Returns "vanilla" or "twins" with its fixed decay of the learning rate."""
-    return replace(base, method=replace(base.method, name=method), schedule=ScheduleConfig(name="step_decay"))
+    return replace(base, method=replace(base.method, name=method), schedule=replace(base.schedule, name="step_decay"))
 
 
 def paper_baseline(base: ExperimentConfig, method: str) -> ExperimentConfig:

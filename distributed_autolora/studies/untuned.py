@@ -25,6 +25,7 @@ _PAIRED = {"schedule.rule": "paired"}
 _STEP_DECAY = {"schedule.name": "step_decay"}
 _DETACHED = {"method.soft_labels": "detached"}
 _OWN_STATISTICS = {"method.branch_batch_norm": "own"}
+_STRONGER = {"eval_attack.loss": "margin", "eval_attack.num_steps": 20}
 _RULES: dict[str, Mapping[str, object]] = {"released": {}, "paired": _PAIRED, "step decay": _STEP_DECAY}
 
 
@@ -41,7 +42,7 @@ def untuned(base: ExperimentConfig) -> Study:
         f"{AUTOLORA}, paired, average deployed": _PAIRED | {"method.weight_average": "deployed"},
         f"{AUTOLORA}, paired, average deployed and teaching": _PAIRED | {"method.weight_average": "both"},
         f"{AUTOLORA}, paired, KL weight at most 3": _PAIRED | {"method.kl_weight_max": 3.0},
-        f"{AUTOLORA}, paired, steered by the stronger attack": _PAIRED | _stronger(base),
+        f"{AUTOLORA}, paired, steered by the stronger attack": _PAIRED | _STRONGER,
     }
     automatic_vanilla = {"schedule.name": "automatic"} | _PAIRED | _DETACHED
     theirs: dict[str, Mapping[str, object]] = {
@@ -85,16 +86,6 @@ def untuned_sizes(base: ExperimentConfig) -> Study:
 
 def _images(images: int, validation: int) -> dict[str, object]:
     return {"data.train_images": images, "data.val_fraction": validation / images, "data.val_images_min": 0}
-
-
-def _stronger(base: ExperimentConfig) -> dict[str, object]:
-    """An attack on the margin, of twice the usual steps of half their length, from a random start."""
-    return {
-        "eval_attack.loss": "margin",
-        "eval_attack.num_steps": 20,
-        "eval_attack.random_start": True,
-        "eval_attack.step_size": base.threat_model.epsilon / 8,
-    }
 
 
 UNTUNED: dict[str, Callable[[ExperimentConfig], Study]] = {

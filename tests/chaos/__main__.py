@@ -49,7 +49,8 @@ class Flags:
 def main() -> None:
     """Runs rounds until there were enough kills; ends with 1 when something was lost or changed."""
     flags = tyro.cli(Flags, description=__doc__)
-    rounds = _rounds_so_far(flags.output)
+    identity = {key: value for key, value in asdict(flags).items() if key not in ("kills", "output")}
+    rounds = _rounds_so_far(flags.output, identity)
     with tempfile.TemporaryDirectory(prefix="ch") as folder:
         config = small_config(write_task(Path(folder) / "task", train=300), epochs=flags.epochs, global_batch_size=32)
         scaling = replace(config.scaling, check_finite_every=1, max_failures=1000, collective_timeout_s=15.0)
@@ -64,16 +65,23 @@ def main() -> None:
             print(f"{one.seconds:5.0f} s  {place}, {num_workers} workers: {victims or 'no kill'}", flush=True)
             print(f"         {'CHANGED: ' + '; '.join(changed) if changed else 'nothing lost or changed'}", flush=True)
             write_report(rounds, flags.output, " ".join(sys.argv[1:]), sum(one.seconds for one in rounds))
-            (flags.output / "rounds.json").write_text(json.dumps([asdict(each) for each in rounds], indent=1) + "\n")
+            record = {"flags": identity, "rounds": [asdict(each) for each in rounds]}
+            (flags.output / "rounds.json").write_text(json.dumps(record, indent=1) + "\n")
             if changed:
                 log = Path(folder) / f"r{len(rounds) - 1}.log"
                 print(log.read_text(errors="replace")[-6000:], file=sys.stderr)
     sys.exit(0 if all(one.is_equal for one in rounds) else 1)
 
 
-def _rounds_so_far(output: Path) -> list[Round]:
+def _rounds_so_far(output: Path, identity: dict[str, object]) -> list[Round]:
     file = output / "rounds.json"
-    return [Round(**one) for one in json.loads(file.read_text())] if file.is_file() else []
+    if not file.is_file():
+        return []
+    record = json.loads(file.read_text())
+    if record["flags"] != identity:
+        sys.exit(f"{file} holds rounds of other flags ({record['flags']}): give another --output.")
+    print(f"{len(record['rounds'])} rounds are taken over from {file}.", flush=True)
+    return [Round(**one) for one in record["rounds"]]
 
 
 if __name__ == "__main__":
