@@ -10,6 +10,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, fields
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Annotated, Any, NoReturn, TypeVar, get_type_hints
@@ -19,16 +20,24 @@ import tyro
 from distributed_autolora.config import ExperimentConfig
 from distributed_autolora.config_reading import fraction, nearest
 from distributed_autolora.errors import RunFailedError, UserError
+from distributed_autolora.orchestration.console import be_quiet
+from distributed_autolora.orchestration.defects import stack_trace, tell_defect
 from distributed_autolora.orchestration.run_folder import read_config
 from distributed_autolora.recipes import RECIPES_IN_WORDS, recipe
 
 Flags = TypeVar("Flags")
 
 DONE, FAILED, REFUSED, INTERRUPTED = 0, 1, 2, 130
+COMMON_FLAGS = ("--quiet", "--debug")
+COMMON_HELP = (
+    "Every program takes --quiet (only results, warnings and errors are printed) and --debug (an error is printed with "
+    "its stack trace)."
+)
 CONTINUES = "The same command goes on from the last checkpoint."
-_FRAME = re.compile("[\u2500-\u257f]")  # the box that tyro draws around a message
+_FRAME = re.compile("\u256d.*|[\u2500-\u257f]")  # the box that tyro draws around a message, with its title
 _DOTTED = re.compile(r"(?<![\w./-])(?:--)?(?P<group>[a-z_]+)\.(?P<negation>no-)?(?P<name>[a-z][a-z_-]*)(?![\w/-]|\.\w)")
 _FRACTION = re.compile(r"\d+(\.\d+)?/\d+(\.\d+)?")
+_given: list[str] = []
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,7 +84,7 @@ def parse_training_flags(
             args=_plain_numbers(words, numbers),
             default=TrainingFlags(experiment=base),
             description=f"{description}\n\nRecipes: {RECIPES_IN_WORDS}. The defaults below are those of "
-            f"the recipe or file given; without one, of {default_recipe}.",
+            f"the recipe or file given; without one, of {default_recipe}.\n\n{COMMON_HELP}",
         )
 
 
@@ -96,7 +105,23 @@ def parse_flags(kind: type[Flags], description: str, arguments: Sequence[str] | 
     _refuse_unknown_flags(words, list(hints))
     with _refusals_in_one_line():
         numbers = {name for name, hint in hints.items() if "float" in hint}
-        return tyro.cli(kind, args=_plain_numbers(words, numbers), description=description)
+        return tyro.cli(kind, args=_plain_numbers(words, numbers), description=f"{description}\n\n{COMMON_HELP}")
+
+
+def parse_by(read: Callable[[str], Flags], description: str) -> Flags:
+    """Reads this process's command line by a function of a program's own, which takes the description.
+
+    Raises:
+        UserError: for what it refuses by ending the process.
+        SystemExit: for --help.
+    """
+    with _refusals_in_one_line():
+        return read(f"{description}\n\n{COMMON_HELP}")
+
+
+def common_flags() -> list[str]:
+    """Returns those of `COMMON_FLAGS` that this program was given, for a program that it starts."""
+    return list(_given)
 
 
 def run_program(
@@ -104,7 +129,8 @@ def run_program(
 ) -> NoReturn:
     """Runs a program and ends the process: 0 done, 1 failed, 2 refused input, 130 interrupted.
 
-    A user's mistake is one line on stderr; a stack trace is shown for defects only.
+    What ended it is one line on stderr; a stack trace is shown with --debug only, and that of a defect kept in a file.
+    The flags that all programs share are obeyed here, and taken out of the command line.
 
     Args:
         main: the program.
@@ -115,18 +141,28 @@ def run_program(
         if signal.getsignal(number) is not signal.SIG_IGN:  # as SIGHUP is under nohup
             signal.signal(number, _interrupt)
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+    _given[:] = [flag for flag in COMMON_FLAGS if flag in sys.argv[1:]]
+    sys.argv[1:] = [word for word in sys.argv[1:] if word not in COMMON_FLAGS]
+    if "--quiet" in _given:
+        be_quiet()
+    is_debug = "--debug" in _given
+    sys.excepthook = partial(tell_defect, is_debug)
     try:
         main()
         said, status = "", DONE
-    except RunFailedError as error:
-        said, status = f"error: {in_flags_of(flags, str(error))}", FAILED
     except UserError as error:
-        said, status = f"error: {in_flags_of(flags, str(error))}", REFUSED
+        status = FAILED if isinstance(error, RunFailedError) else REFUSED
+        said = f"{stack_trace(error) if is_debug else ''}error: {in_flags_of(flags, str(error))}"
+    except BrokenPipeError:
+        said, status = "error: nobody reads the output of this program any more.", FAILED
     except KeyboardInterrupt:
         said, status = f"\nInterrupted. {when_interrupted}", INTERRUPTED
     with contextlib.suppress(OSError):  # a closed terminal
         print(said, end="\n" if said else "", file=sys.stderr, flush=True)
+    try:
         sys.stdout.flush()
+    except OSError:  # its reader has left: what it did not take must not change the exit status
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     sys.exit(status)
 
 
@@ -185,7 +221,7 @@ def _plain_numbers(words: list[str], numbers: set[str]) -> list[str]:
         try:
             number = repr(fraction(value))
         except ZeroDivisionError:
-            raise UserError(f'{flag} is "{value}": that divides by zero.') from None
+            raise UserError(f'{flag} is "{value}": that divides by zero. Give a number.') from None
         plain[i] = f"{flag}={number}" if equals else number
     return plain
 
@@ -206,5 +242,5 @@ def _refuse_unknown_flags(words: list[str], flags: list[str]) -> None:
     for word in words:
         flag = word.partition("=")[0].replace("_", "-")
         if word.startswith("--") and flag not in known:
-            shown = [f"--{name}" for name in names]
+            shown = [*(f"--{name}" for name in names), *COMMON_FLAGS]
             raise UserError(f'There is no flag "{flag}".{nearest(flag, shown)} --help lists all flags.')

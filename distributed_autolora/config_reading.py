@@ -38,11 +38,11 @@ def from_mapping(cls: Any, values: Any, where: str = "") -> Any:
         UserError: for an unknown key (names the nearest known one) or a value of the wrong type.
     """
     if not isinstance(values, dict):
-        raise UserError(f'Config: "{where.rstrip(".") or "the file"}" must be a mapping, not {values!r}.')
+        raise UserError(f'Config: "{where.rstrip(".") or "the file"}" must be a mapping (name: value), not {values!r}.')
     hints = get_type_hints(cls)
     for key in values:
         if key not in hints:
-            raise UserError(f'Config: unknown key "{where}{key}".{nearest(str(key), list(hints))}')
+            raise UserError(f'Config: unknown key "{where}{key}".{nearest(str(key), list(hints))} --help lists all.')
     return cls(**{key: _convert(hints[key], value, f"{where}{key}") for key, value in values.items()})
 
 

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import shlex
 
-from distributed_autolora.cli import run_program
+from distributed_autolora.cli import parse_by, run_program
 from distributed_autolora.data.prepare_flags import Check, prepare, read_flags
+from distributed_autolora.orchestration.console import print_line
 
 
 def main() -> None:
     """Reads the command line, writes or checks the files and prints what they hold."""
-    flags = read_flags(str(__doc__))
+    flags = parse_by(read_flags, str(__doc__))
     if isinstance(flags, Check):
         check(flags.folder)
         return
     prepared = prepare(flags)
     print(prepared.table())
     weights = f"python jobs/finetune.py --recipe {flags.recipe} --model.weights WEIGHTS --data.path"
-    print(f"\nNext: {weights} {shlex.quote(prepared.output)}")
+    print_line(f"\nNext: {weights} {shlex.quote(prepared.output)}")
 
 
 def check(folder: str) -> None:

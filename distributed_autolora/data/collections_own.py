@@ -14,6 +14,8 @@ from distributed_autolora.data.source_tasks import Protocol, SourceRow, SourceTa
 from distributed_autolora.data.storage import one_line
 from distributed_autolora.errors import UserError
 
+_AGAIN = "Unpack the archive again."
+
 
 def dogs(source: Path, *, protocol: Protocol) -> SourceTask:
     """Reads Stanford Dogs (Khosla et al., 2011) with its official split.
@@ -31,7 +33,7 @@ def dogs(source: Path, *, protocol: Protocol) -> SourceTask:
     for file, label in [entry for entries in lists.values() for entry in entries]:
         folder = file.partition("/")[0]
         if folders.setdefault(label, folder) != folder:
-            raise UserError(f"The lists in {source} give {folders[label]} and {folder} the label {label + 1}.")
+            raise UserError(f"The lists in {source} give {folders[label]} and {folder} the label {label + 1}. {_AGAIN}")
     if sorted(folders) != list(range(len(folders))):
         raise UserError(f"The lists in {source} skip labels of 1 .. {max(folders, default=0) + 1}: unpack them again.")
     rows = {split: [row_of(file, label) for file, label in entries] for split, entries in lists.items()}
@@ -119,14 +121,18 @@ def cub(source: Path, *, protocol: Protocol) -> SourceTask:
         for name in ("images.txt", "image_class_labels.txt", "train_test_split.txt", "classes.txt")
     )
     if not files.keys() == labels.keys() == is_train.keys():
-        raise UserError(f"{folder}: its lists do not name the same images. Unpack the archive again.")
+        raise UserError(f"{folder}: its lists do not name the same images. {_AGAIN}")
     class_ids = {number: label for label, number in enumerate(sorted(names, key=int))}
     rows: dict[str, list[SourceRow]] = {"train": [], "test": []}
     for number, file in files.items():
         if labels[number] not in class_ids:
-            raise UserError(f"{folder}/image_class_labels.txt: class {labels[number]} of image {number} has no name.")
+            raise UserError(
+                f"{folder}/image_class_labels.txt: class {labels[number]} of image {number} has no name. {_AGAIN}"
+            )
         if is_train[number] not in ("0", "1"):
-            raise UserError(f"{folder}/train_test_split.txt: image {number} has {is_train[number]}, not 0 or 1.")
+            raise UserError(
+                f"{folder}/train_test_split.txt: image {number} has {is_train[number]}, not 0 or 1. {_AGAIN}"
+            )
         split = "train" if is_train[number] == "1" else "test"
         rows[split].append(file_row(folder / "images" / file, class_ids[labels[number]], file))
     return SourceTask(
@@ -152,9 +158,7 @@ def _numbered(path: Path) -> dict[str, str]:
     for position, line in enumerate(lines, start=1):
         number, _, text = line.strip().partition(" ")
         if line.strip() and not (number.isdigit() and text):
-            raise UserError(
-                f'{path}, line {position}: "{line.strip()}" is no number and text. Unpack the archive again.'
-            )
+            raise UserError(f'{path}, line {position}: "{line.strip()}" is no number and text. {_AGAIN}')
         if line.strip():
             entries[number] = text
     return entries

@@ -79,7 +79,9 @@ def image_folder(source: Path, *, test_fraction: float, seed: int) -> FolderImag
     for position, file in enumerate(files):
         splits["test" if position in chosen else "train"].append(file)
     if not chosen:
-        raise UserError(f"{source} has {len(files)} images: too few to hold out {test_fraction:.0%} for testing.")
+        raise UserError(
+            f"{source} has {len(files)} images, too few to hold out {test_fraction:.0%} for testing: add some."
+        )
     return FolderImages(
         source,
         tuple(folders),

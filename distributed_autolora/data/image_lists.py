@@ -58,7 +58,7 @@ def _held_out(numbers: list[int], test_fraction: float, seed: int) -> list[str]:
         raise UserError(f"The test fraction is {test_fraction}: it must be between 0 and 1, for instance 0.2.")
     chosen = set(stratified_holdout(torch.tensor(numbers), round(test_fraction * len(numbers)), seed).tolist())
     if not chosen:
-        raise UserError(f"{len(numbers)} images are too few to hold out {test_fraction:.0%} for testing.")
+        raise UserError(f"{len(numbers)} images are too few to hold out {test_fraction:.0%} for testing. Add some.")
     return ["test" if position in chosen else "train" for position in range(len(numbers))]
 
 

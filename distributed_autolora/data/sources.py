@@ -75,7 +75,7 @@ def fashion_mnist(
         if not 1 <= limit <= len(indices):
             raise UserError(
                 f"{limit} {split} images were asked for: {source} has 1 to {len(indices)} of these classes"
-                f"{'' if left_out is None else ' that are not left out'}."
+                f"{'' if left_out is None else ' that are not left out'}: ask for so many."
             )
         indices = indices[stratified_subset(official[indices], limit, seed)]
     new_label = {label: position for position, label in enumerate(classes)}

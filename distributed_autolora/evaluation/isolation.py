@@ -104,7 +104,10 @@ def check_logits(logits: Tensor, y: Tensor) -> None:
         raise UserError(f"Evaluation: the model returns {tuple(logits.shape)}: it must return logits [n, classes].")
     broken = int((~logits.isfinite().all(1)).sum())
     if broken:
-        raise UserError(f"Evaluation: the logits of {broken} of {len(y)} natural images are not finite.")
+        raise UserError(
+            f"Evaluation: the logits of {broken} of {len(y)} natural images are not finite: give weights from before "
+            "training diverged, and images in the range that the model was trained on."
+        )
     if len(y) and not 0 <= int(y.min()) <= int(y.max()) < logits.shape[1]:
         raise UserError(
             f"Evaluation: labels go from {int(y.min())} to {int(y.max())} but the model has {logits.shape[1]} outputs: "

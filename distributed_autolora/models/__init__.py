@@ -4,7 +4,6 @@ from distributed_autolora.models.classifier import Classifier, build, check_take
 from distributed_autolora.models.weight_files import absolute_location, weights_digest
 from distributed_autolora.models.weights import (
     load_backbone,
-    load_classifier,
     read_checkpoint,
     read_weights,
     save_weights,
@@ -16,7 +15,6 @@ __all__ = [
     "build",
     "check_takes_images",
     "load_backbone",
-    "load_classifier",
     "read_checkpoint",
     "read_weights",
     "save_weights",

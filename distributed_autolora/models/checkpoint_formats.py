@@ -140,7 +140,9 @@ def _normalisers(state: State) -> set[str]:
 def _agreed(where: str, what: str, values: list[Tensor]) -> tuple[float, ...] | None:
     found = {tuple(value.double().flatten().tolist()) for value in values}
     if len(found) > 1:
-        raise UserError(f"Weights: {where} states more than one {what} for its input: {sorted(found)}.")
+        raise UserError(
+            f"Weights: {where} states more than one {what} for its input: {sorted(found)}. Leave the right one."
+        )
     return next(iter(found), None)
 
 

@@ -127,7 +127,9 @@ def build(
         network: nn.Module = SmallResNet(in_channels=len(mean), num_classes=num_classes)
     elif backbone in _TORCHVISION_RESNETS:
         if len(mean) != 3:
-            raise UserError(f"{backbone} takes 3 channels, but model.mean has {len(mean)}.")
+            raise UserError(
+                f"{backbone} takes 3 channels, but model.mean has {len(mean)}: give model.mean and model.std 3 entries."
+            )
         network = torchvision.models.get_model(backbone, weights=None, num_classes=num_classes)
     elif backbone.startswith(PREFIX):
         network, head, fixed_size = timm_backbone(backbone, num_classes, len(mean), input_size)

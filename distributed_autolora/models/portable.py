@@ -20,6 +20,8 @@ from distributed_autolora.errors import UserError
 from distributed_autolora.models.classifier import Classifier, build
 from distributed_autolora.models.graph_safety import refuse_code, tensors_only
 
+_AGAIN = "Export the model again."
+
 
 @dataclass(frozen=True, kw_only=True)
 class NetworkDescription:
@@ -102,7 +104,9 @@ class PortableModel:
             return len(self.description.mean)
         shape = _graph_input_shape(self.graph)
         if len(shape) != 4:
-            raise UserError(f"The exported graph takes inputs of {len(shape)} dimensions, not images [n, C, H, W].")
+            raise UserError(
+                f"The exported graph takes inputs of {len(shape)} dimensions, not images [n, C, H, W]. {_AGAIN}"
+            )
         return int(shape[1])
 
 
@@ -155,7 +159,9 @@ def read_graph(path: Path) -> bytes:
     try:
         graph = path.read_bytes()
     except OSError as error:
-        raise UserError(f"{path} cannot be read ({error.strerror}).") from None
+        raise UserError(
+            f"{path} cannot be read ({error.strerror}). Give another file, or the right to read it."
+        ) from None
     try:
         _graph_input_shape(graph)
     except UserError as error:
@@ -166,7 +172,7 @@ def read_graph(path: Path) -> bytes:
 def _load_program(graph: bytes) -> torch.export.ExportedProgram:
     if not zipfile.is_zipfile(io.BytesIO(graph)):
         # torch would log a stack trace of its own first.
-        raise UserError("This is no complete file of torch.export. Export the model again.")
+        raise UserError(f"This is no complete file of torch.export. {_AGAIN}")
     try:
         refuse_code(graph)
         with warnings.catch_warnings(), tensors_only():
@@ -174,7 +180,7 @@ def _load_program(graph: bytes) -> torch.export.ExportedProgram:
             return torch.export.load(io.BytesIO(graph))
     except (RuntimeError, ValueError, KeyError, EOFError, OSError, pickle.UnpicklingError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise UserError(f"This is no complete file of torch.export ({reason}). Export the model again.") from None
+        raise UserError(f"This is no complete file of torch.export ({reason}). {_AGAIN}") from None
 
 
 def _graph_input_shape(graph: bytes) -> tuple[Any, ...]:
@@ -182,7 +188,7 @@ def _graph_input_shape(graph: bytes) -> tuple[Any, ...]:
     names = program.graph_signature.user_inputs
     nodes = [node for node in program.graph.nodes if node.op == "placeholder" and node.name in names]
     if len(nodes) != 1:
-        raise UserError(f"The exported graph takes {len(nodes)} inputs, not one batch of images.")
+        raise UserError(f"The exported graph takes {len(nodes)} inputs, not one batch of images. {_AGAIN}")
     return tuple(nodes[0].meta["val"].shape)
 
 

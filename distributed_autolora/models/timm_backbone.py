@@ -71,7 +71,9 @@ def _head_name(name: str, network: Any) -> str:
     head = network.get_classifier()
     names = [path for path, module in network.named_modules() if module is head]
     if not isinstance(head, nn.Linear) or len(names) != 1:
-        raise UserError(f"{name} ends in a {type(head).__name__}: only backbones with one linear head can be used.")
+        raise UserError(
+            f"{name} ends in a {type(head).__name__}: only backbones with one linear head can be used. Choose another."
+        )
     return str(names[0])
 
 

@@ -74,33 +74,6 @@ def load_backbone(
     network.load_state_dict(_matched(location, own, given), strict=False)
 
 
-def load_classifier(
-    network: nn.Module,
-    location: str | Path,
-    *,
-    mean: tuple[float, ...] | None = None,
-    std: tuple[float, ...] | None = None,
-    digest: str | None = None,
-    allow_pickle: bool = False,
-) -> None:
-    """Loads every weight of `network`, its head included, from a file, strictly.
-
-    Args:
-        network: as `Classifier.backbone`, whose names are its own.
-        location: file for `read_checkpoint`.
-        mean: as in `load_backbone`.
-        std: as in `load_backbone`.
-        digest: SHA-256 that the file must have; None: any.
-        allow_pickle: see `weight_files.open_weights`.
-
-    Raises:
-        UserError: as `load_backbone`; a head of another number of classes does not fit.
-    """
-    checkpoint = read_checkpoint(location, digest=digest, allow_pickle=allow_pickle)
-    _check_normalisation(location, checkpoint, mean, std)
-    network.load_state_dict(_matched(location, network.state_dict(), checkpoint.state))
-
-
 def save_weights(state: dict[str, Tensor], path: Path, metadata: dict[str, str] | None = None) -> None:
     """Writes a state dict as safetensors, whole or not at all.
 

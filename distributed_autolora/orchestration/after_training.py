@@ -6,6 +6,7 @@ from typing import Any
 
 from distributed_autolora.config import ExperimentConfig
 from distributed_autolora.errors import UserError
+from distributed_autolora.orchestration.console import print_line
 from distributed_autolora.orchestration.run_folder import RunFolder
 
 QUICK, NOTHING = "quick", "none"
@@ -32,7 +33,7 @@ def evaluate_finished(folder: RunFolder, attacks: str) -> None:
     """
     result, scaling = folder.read("result.json"), folder.config().scaling
     if attacks != NOTHING and result["test"] is None:
-        print("The model was not judged: this run is not to open its test split.", flush=True)
+        print_line("The model was not judged: this run is not to open its test split.")
     if attacks == NOTHING or result["test"] is None:
         return
     from distributed_autolora.orchestration.evaluate import evaluate_run
@@ -46,7 +47,7 @@ def evaluate_finished(folder: RunFolder, attacks: str) -> None:
             flush=True,
         )
         return
-    print(flush=True)
+    print_line("")
     try:
         evaluate_run(
             folder,

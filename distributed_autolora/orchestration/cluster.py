@@ -16,6 +16,7 @@ from ray.autoscaler.sdk import request_resources
 
 from distributed_autolora.config import ExperimentConfig, ScalingConfig
 from distributed_autolora.errors import UserError
+from distributed_autolora.orchestration.console import is_quiet
 from distributed_autolora.training.precision import cpu_precision, gpu_precision
 
 LOOPBACK = "lo" if sys.platform == "linux" else "lo0"
@@ -154,7 +155,8 @@ def wait_for_resources(scaling: ScalingConfig) -> None:
         time.sleep(_POLL_S / 5)
     if not missing:
         return
-    print(f"Waiting for {missing} on the cluster, {scaling.wait_for_resources_s:g} s at most.", file=sys.stderr)
+    if not is_quiet():
+        print(f"Waiting for {missing} on the cluster, {scaling.wait_for_resources_s:g} s at most.", file=sys.stderr)
     deadline = time.monotonic() + scaling.wait_for_resources_s
     request_resources(bundles=[per_worker] * scaling.num_workers)
     try:

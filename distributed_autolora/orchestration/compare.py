@@ -12,6 +12,7 @@ from distributed_autolora.config import ExperimentConfig, RunConfig
 from distributed_autolora.errors import RunFailedError, UserError
 from distributed_autolora.orchestration import mlflow_tracking
 from distributed_autolora.orchestration.after_training import check_attacks
+from distributed_autolora.orchestration.console import print_line
 from distributed_autolora.orchestration.preflight import check_inputs, find_inputs
 from distributed_autolora.orchestration.processes import uninterrupted
 from distributed_autolora.orchestration.run_folder import with_precision
@@ -117,10 +118,9 @@ class Comparison:
         """Makes all missing runs on the connected cluster."""
         missing = self._missing()
         in_all = len(self._folder.runs)
-        print(
+        print_line(
             f'Study "{self._folder.name}": {in_all - len(missing)} of {in_all} runs are done, {at_a_time} at a time, '
-            f"in {self._folder.path}",
-            flush=True,
+            f"in {self._folder.path}"
         )
         self._progress = StudyProgress(in_all, in_all - len(missing), at_a_time)
         self._fix_precision()

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from distributed_autolora.errors import UserError
+from distributed_autolora.orchestration.console import print_line
 from distributed_autolora.orchestration.local_cluster import LocalCluster
 from distributed_autolora.orchestration.processes import stop_signals_interrupt, uninterrupted
 from distributed_autolora.orchestration.run_folder import RunFolder, check_writable, find_run
@@ -92,12 +93,12 @@ def run_demo(*, home: Path, working_dir: Path, entrypoint: Sequence[str]) -> int
     """
     run = choose_run(home / "runs")
     cpus = max(2, os.cpu_count() or 1)
-    print(f"{run.name}: {'continues where it was interrupted' if run.continued else 'a new run'}.", flush=True)
-    print(f"Starting a Ray cluster of its own on this machine ({cpus} CPUs) ...", flush=True)
+    print_line(f"{run.name}: {'continues where it was interrupted' if run.continued else 'a new run'}.")
+    print_line(f"Starting a Ray cluster of its own on this machine ({cpus} CPUs) ...")
     with stop_signals_interrupt():
         try:
             with LocalCluster(num_cpus=cpus) as cluster:
-                print(f"The cluster answers at {cluster.dashboard_url}; submitting the job ...", flush=True)
+                print_line(f"The cluster answers at {cluster.dashboard_url}; submitting the job ...")
                 status = submit_and_follow(
                     cluster,
                     submission_id=run.name,
@@ -109,7 +110,7 @@ def run_demo(*, home: Path, working_dir: Path, entrypoint: Sequence[str]) -> int
             print(f"Stopped. {_continuation(home / 'runs' / run.name)}", flush=True)
             return _INTERRUPTED
     if status == 0:
-        print(_next_steps(home / "runs" / run.name, working_dir), flush=True)
+        print_line(_next_steps(home / "runs" / run.name, working_dir))
     elif status == _FAILED:
         print(f"{run.name} did not finish. {_continuation(home / 'runs' / run.name)}", flush=True)
     return status
@@ -206,7 +207,9 @@ def _exit_status(cluster: LocalCluster, submission_id: str, said: list[str]) -> 
         job = _ask(cluster, f"/api/jobs/{submission_id}")
     except OSError as error:
         text = " | ".join([line.strip() for line in said if line.strip()][-8:])
-        raise UserError(f"Ray took no job, or lost it ({error}); its last words: {text or '(none)'}") from error
+        raise UserError(
+            f"Ray took no job, or lost it ({error}); the same command tries again. Its last words: {text or '(none)'}"
+        ) from error
     if job["status"] == "SUCCEEDED":
         return 0
     if job.get("driver_exit_code") is None:  # its program was never started, or killed: it could not say why

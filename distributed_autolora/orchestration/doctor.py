@@ -16,6 +16,7 @@ from distributed_autolora.data.parquet_reading import row_groups
 from distributed_autolora.data.storage import split_bytes
 from distributed_autolora.errors import RunFailedError, UserError, masked
 from distributed_autolora.orchestration import cluster, mlflow_tracking
+from distributed_autolora.orchestration.console import is_quiet
 from distributed_autolora.orchestration.doctor_access import judge_exposure, listens_beyond_loopback
 from distributed_autolora.orchestration.doctor_findings import (
     Finding,
@@ -50,7 +51,8 @@ def report(config: ExperimentConfig) -> None:
     """
     levels = []
     for finding in examine(config):
-        print(finding, flush=True)
+        if finding.level != "PASS" or not is_quiet():
+            print(finding, flush=True)
         levels.append(finding.level)
     if failed := levels.count("FAIL"):
         raise RunFailedError(f"{failed} of {len(levels)} checks failed; what to do stands behind each.")
@@ -74,7 +76,7 @@ def examine(config: ExperimentConfig) -> Iterator[Finding]:
     home = output_home(config.run)
     check_writable(home)
     data, data_problem = _data(config)
-    if os.environ.get("RAY_ADDRESS", "local") == "local" and not ray.is_initialized():
+    if os.environ.get("RAY_ADDRESS", "local") == "local" and not ray.is_initialized() and not is_quiet():
         print("RAY_ADDRESS names no cluster: a local Ray is started for the checks, as for a run.", file=sys.stderr)
     cluster.connect(config.scaling)
     if data_problem:

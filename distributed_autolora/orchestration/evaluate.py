@@ -16,6 +16,7 @@ from distributed_autolora.data.splits import stratified_subset
 from distributed_autolora.evaluation.chunks import Chunk, Columns
 from distributed_autolora.evaluation.curve import expected_robustness
 from distributed_autolora.orchestration import cluster
+from distributed_autolora.orchestration.console import print_line
 from distributed_autolora.orchestration.evaluation_folder import joined
 from distributed_autolora.orchestration.evaluation_plan import Plan, make_plan
 from distributed_autolora.orchestration.evaluation_pool import Pool
@@ -166,7 +167,7 @@ def _sanity(plan: Plan, pool: Pool, outcomes: Columns) -> list[dict[str, Any]]:
     rows = torch.tensor(plan.assignment.rows)
     subset = stratified_subset(plan.table.labels[rows], min(_SANITY_IMAGES, len(rows)), plan.request.seed)
     question = SanityQuestion(rows=tuple(rows[subset].tolist()), accuracies=counts_of(outcomes), seed=plan.request.seed)
-    print(f"Checking attacks and model on {len(subset)} images.", flush=True)
+    print_line(f"Checking attacks and model on {len(subset)} images.")
     ((_, checks),) = pool.work_off([("The sanity check", "sanity", question)])
     return list(checks)
 
@@ -175,4 +176,4 @@ def _announce(plan: Plan, in_all: int, done: int) -> None:
     attacks = ", ".join(attack.name for attack in plan.assignment.attacks)
     chunks = f"{in_all} chunk{'' if in_all == 1 else 's'}"
     state = f"continues after {done} of {chunks}" if done else f"starts, {chunks}"
-    print(f'Evaluation of "{plan.found.name}" by {attacks} {state}, in {plan.place}', flush=True)
+    print_line(f'Evaluation of "{plan.found.name}" by {attacks} {state}, in {plan.place}')

@@ -159,7 +159,10 @@ def _data_folder(request: EvaluationRequest, config: ExperimentConfig | None) ->
     if request.data == EMBEDDED_TASK and not Path(request.data).is_dir():
         return data_folder(DataConfig(task=request.data))
     if not is_uri(request.data) and not Path(request.data).expanduser().exists():
-        raise UserError(f"Data: there is no folder {request.data}, and the only shipped task is {EMBEDDED_TASK}.")
+        raise UserError(
+            f"Data: there is no folder {request.data}, and the only shipped task is {EMBEDDED_TASK}. Give --data one "
+            "of the two."
+        )
     return data_folder(DataConfig(path=request.data))
 
 
@@ -173,7 +176,7 @@ def _epsilon(request: EvaluationRequest, config: ExperimentConfig | None) -> flo
 
 def _rows(request: EvaluationRequest, table: ImageTable) -> tuple[int, ...]:
     if len(table) == 0:
-        raise UserError(f"{table.where} has no images.")
+        raise UserError(f"{table.where} has no images: give others with --data.")
     if request.images is None:
         return tuple(range(len(table)))
     return tuple(stratified_subset(table.labels, request.images, request.seed).tolist())
@@ -204,7 +207,9 @@ def _check_model(found: FoundModel, images: ImageSource, num_classes: int) -> No
             f"{num_classes} classes: give the model that was trained for this data."
         )
     if not bool(logits.isfinite().all()):
-        raise UserError(f"The model {found.name} gives outputs that are not finite.")
+        raise UserError(
+            f"The model {found.name} gives outputs that are not finite: give weights from before training diverged."
+        )
 
 
 def _check_run_data(request: EvaluationRequest, config: ExperimentConfig | None, found: str) -> None:

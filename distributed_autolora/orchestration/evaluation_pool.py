@@ -150,7 +150,10 @@ def _for_people(error: ray.exceptions.RayTaskError) -> UserError:
     cause = error.cause
     if isinstance(cause, UserError):
         return cause
-    return RunFailedError(f"A worker failed ({type(cause).__name__}: {_first_line(cause)}). Finished chunks are kept.")
+    return RunFailedError(
+        f"A worker failed ({type(cause).__name__}: {_first_line(cause)}). Finished chunks are kept; the same "
+        "command goes on with the others."
+    )
 
 
 def _first_line(error: BaseException) -> str:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from distributed_autolora.core.metrics import AccuracyCount
+from distributed_autolora.orchestration.console import is_live, print_line
 from distributed_autolora.reporting.evaluation import chunk_line
 
 Say = Callable[[int, dict[str, AccuracyCount], float], None]
@@ -24,7 +24,7 @@ def chunk_progress(in_all: int, done: int) -> Iterator[Say]:
     Yields:
         say(index of a chunk, its counts, the seconds it took).
     """
-    if sys.stdout.isatty():
+    if is_live():
         with _bar(in_all, done) as say:
             yield say
     else:
@@ -38,7 +38,7 @@ def _lines(in_all: int, done: int) -> Say:
         nonlocal finished
         finished += 1
         left = (time.monotonic() - start) / finished * (in_all - done - finished)
-        print(chunk_line(done + finished, in_all, index, counts, seconds, left), flush=True)
+        print_line(chunk_line(done + finished, in_all, index, counts, seconds, left))
 
     return say
 

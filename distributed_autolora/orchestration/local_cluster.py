@@ -127,7 +127,10 @@ class LocalCluster:
         while not _answers(f"{self.dashboard_url}/api/version"):
             status = self._head.poll()
             if status is not None:
-                raise UserError(f"The local Ray cluster ended with status {status} at its start: {self._log_tail()}")
+                raise UserError(
+                    f"The local Ray cluster ended with status {status} at its start; the same command tries again. Its "
+                    f"log ends: {self._log_tail()}"
+                )
             if time.monotonic() > deadline:
                 raise UserError(
                     f"The local Ray cluster did not answer within {self._start_timeout_s:.0f} s; "

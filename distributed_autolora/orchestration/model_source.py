@@ -131,7 +131,7 @@ def _not_found(request: EvaluationRequest, path: Path) -> str:
     names = sorted(folder.name for folder in runs.iterdir() if folder.is_dir()) if runs.is_dir() else []
     return (
         f'There is no model "{request.model}": no file {path}, and no run of that name in {runs}.'
-        f"{nearest(request.model, names)}"
+        f"{nearest(request.model, names)} Give --model a run, a file, or models:/NAME/VERSION."
     )
 
 

@@ -1,23 +1,19 @@
-"""What a person sees while a run goes on: one line an epoch."""
+"""What a person sees while a run goes on: one line an epoch, and on a terminal a live view below them."""
 
 from __future__ import annotations
 
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import Any
+from contextlib import contextmanager, nullcontext
 
+from distributed_autolora.orchestration.console import is_live, print_line
+from distributed_autolora.orchestration.live_view import LiveView, seconds_left
 from distributed_autolora.orchestration.run_folder import RunFolder
 from distributed_autolora.reporting.masking import masking_warning
 from distributed_autolora.reporting.terminal import epoch_header, epoch_line
 
 _POLL_S = 0.3
-
-
-def print_line(line: str) -> None:
-    """Prints a line at once, whatever stdout is."""
-    print(line, flush=True)
 
 
 @contextmanager
@@ -40,7 +36,20 @@ def epoch_lines(folder: RunFolder, epochs: int, say: Callable[[str], None] = pri
 
 
 def _follow(folder: RunFolder, epochs: int, say: Callable[[str], None], done: threading.Event) -> None:
-    said = len(folder.history())
+    before = len(folder.history())
+    with LiveView(epochs, before) if is_live() else nullcontext() as view:
+        _say_epochs(folder, epochs, before, say, done, view)
+
+
+def _say_epochs(
+    folder: RunFolder,
+    epochs: int,
+    before: int,
+    say: Callable[[str], None],
+    done: threading.Event,
+    view: LiveView | None,
+) -> None:
+    said = before
     headed, last = False, False
     while not last:
         # The history is read once more after the run ended, so that its last epoch is said too.
@@ -50,13 +59,10 @@ def _follow(folder: RunFolder, epochs: int, say: Callable[[str], None], done: th
             if not headed:
                 say(epoch_header(epochs))
                 headed = True
-            say(epoch_line(record, epochs=epochs, seconds_left=_seconds_left(history, record["epoch"], epochs)))
+            left = seconds_left(history[: record["epoch"]], before, epochs)
+            say(epoch_line(record, epochs=epochs, seconds_left=left))
             if warning := masking_warning(record, folder.name):
                 print(f"warning: {warning}", file=sys.stderr, flush=True)
         said = max(said, len(history))
-
-
-def _seconds_left(history: list[dict[str, Any]], epoch: int, epochs: int) -> float:
-    """Returns the mean duration of the last epochs times those that are left."""
-    recent: list[float] = [record["seconds/epoch"] for record in history[max(0, epoch - 5) : epoch]]
-    return (epochs - epoch) * sum(recent) / len(recent)
+        if view is not None:
+            view.update(history)

@@ -10,6 +10,7 @@ from typing import Any, Literal
 from distributed_autolora.config import RunConfig
 from distributed_autolora.models.export import export_model
 from distributed_autolora.orchestration import mlflow_tracking
+from distributed_autolora.orchestration.console import print_line
 from distributed_autolora.orchestration.evaluation_folder import OUTCOMES_FILE, RESULT_FILE
 from distributed_autolora.orchestration.evaluation_plan import Plan
 from distributed_autolora.orchestration.processes import uninterrupted
@@ -92,7 +93,7 @@ def publish(plan: Plan, result: dict[str, Any], tracking: Tracking) -> None:
     files = [folder / RESULT_FILE, folder / OUTCOMES_FILE]
     if plan.request.export:
         files += _export(plan, result)
-        print(f"Exported: {', '.join(file.name for file in files[2:])}")
+        print_line(f"Exported: {', '.join(file.name for file in files[2:])}")
     logged = mlflow_tracking.log_evaluation(
         tracking.uri, tracking.run_id, metrics=_metrics(plan, result), tags=_tags(plan, result), files=files
     )
@@ -177,4 +178,4 @@ def _register(plan: Plan, name: str, result: dict[str, Any], tracking: Tracking)
     tags = {key: f"{value:.4f}" for key, value in _metrics(plan, result).items() if "accuracy" in key}
     tags = {key.replace("/", "."): text for key, text in (tags | _tags(plan, result)).items()}
     version = mlflow_tracking.register_model(tracking.uri, tracking.run_id, name, tags)
-    print(f"Registered in MLflow as models:/{name}/{version} ({mlflow_tracking.masked(tracking.uri)}).")
+    print_line(f"Registered in MLflow as models:/{name}/{version} ({mlflow_tracking.masked(tracking.uri)}).")

@@ -166,9 +166,9 @@ def read_config(path: Path) -> ExperimentConfig:
     try:
         values = unseal(path.expanduser().parent, yaml.safe_load(path.expanduser().read_text()))
     except OSError as error:
-        raise UserError(f"Config: {path} cannot be read ({error.strerror}).") from None
+        raise UserError(f"Config: {path} cannot be read ({error.strerror}). Check the path.") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"Config: {path} is no YAML ({' '.join(str(error).split())}).") from None
+        raise UserError(f"Config: {path} is no YAML ({' '.join(str(error).split())}). Correct it.") from None
     return ExperimentConfig.from_dict(values or {})
 
 

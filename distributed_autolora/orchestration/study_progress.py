@@ -6,8 +6,9 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from distributed_autolora.orchestration.progress import print_line
+from distributed_autolora.orchestration.console import print_line
 from distributed_autolora.orchestration.study_plan import PlannedRun
+from distributed_autolora.reporting.history import left_text
 
 
 class StudyProgress:
@@ -81,10 +82,3 @@ def minutes(seconds: float) -> str:
     whole = round(seconds)
     hours, rest = divmod(whole, 3600)
     return f"{hours}:{rest // 60:02}:{rest % 60:02}" if hours else f"{rest // 60}:{rest % 60:02}"
-
-
-def left_text(seconds: float) -> str:
-    """Returns "about 31 min left", or hours where that reads better."""
-    if seconds < 90:
-        return "about a minute left" if seconds > 0 else "done"
-    return f"about {seconds / 60:.0f} min left" if seconds < 2 * 3600 else f"about {seconds / 3600:.1f} h left"

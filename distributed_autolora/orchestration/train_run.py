@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from distributed_autolora.config import ExperimentConfig, output_home
 from distributed_autolora.errors import UserError
+from distributed_autolora.orchestration.console import print_line
 from distributed_autolora.orchestration.preflight import Inputs, check_inputs, find_inputs
 from distributed_autolora.orchestration.processes import uninterrupted
 from distributed_autolora.orchestration.run_folder import (
@@ -100,7 +101,7 @@ def _show_finished(folder: RunFolder) -> FinishedRun:
         result["tracked"] = track(folder.config(), folder, result)
         write_json(folder.path / "result.json", result, sealed=True)
     print(f'Run "{folder.name}" is finished. Its result:\n\n{result_table(result, folder.history())}')
-    print("\nThe same command with --fresh runs it again under a new number.")
+    print_line("\nThe same command with --fresh runs it again under a new number.")
     return FinishedRun(folder, result)
 
 
@@ -154,7 +155,7 @@ def _connect(config: ExperimentConfig, folder: RunFolder, tags: dict[str, str]) 
 def _announce(config: ExperimentConfig, folder: RunFolder) -> None:
     epochs = len(folder.history())
     verb = f"continues after epoch {epochs}" if epochs else "starts"
-    print(f'Run "{folder.name}" {verb}: {config.method.name} on {config.data.task}, in {folder.path}', flush=True)
+    print_line(f'Run "{folder.name}" {verb}: {config.method.name} on {config.data.task}, in {folder.path}')
 
 
 def _tracking_uri(config: ExperimentConfig) -> str:

@@ -88,3 +88,10 @@ def duration(seconds: float) -> str:
     minutes, rest = divmod(max(0, round(seconds)), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+def left_text(seconds: float) -> str:
+    """Returns "about 31 min left", or hours where that reads better."""
+    if seconds < 90:
+        return "about a minute left" if seconds > 0 else "done"
+    return f"about {seconds / 60:.0f} min left" if seconds < 2 * 3600 else f"about {seconds / 3600:.1f} h left"

@@ -143,12 +143,16 @@ def load_study(folder: Path) -> Study:
         runs = tuple(_run(folder, entry, images) for entry in _read(folder / "runs.json") or [])
     except KeyError as error:
         raise UserError(
-            f"{folder}: study.json or runs.json lacks {error}; was it written by another version?"
+            f"{folder}: study.json or runs.json lacks {error}; another version may have written it: start the "
+            "study again under another --name."
         ) from None
     names = {arm.name for arm in arms}
     strangers = sorted({run.arm for run in runs} - names)
     if strangers:
-        raise UserError(f'{folder / "runs.json"} names "{strangers[0]}", which is no arm of study.json.')
+        raise UserError(
+            f'{folder / "runs.json"} names "{strangers[0]}", which is no arm of study.json. Restore the two files, or '
+            "start the study again under another --name."
+        )
     return Study(folder, description, arms, runs)
 
 

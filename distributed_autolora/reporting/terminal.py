@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
     from rich.table import Table
 
-__all__ = ["duration", "epoch_header", "epoch_line", "result_table", "schedule_table"]
+__all__ = ["duration", "epoch_header", "epoch_line", "result_table"]
 
 WIDTH = 80
 _EVENT_WIDTH = 29
@@ -68,11 +68,6 @@ def _marks(metrics: dict[str, Any]) -> list[str]:
         return events
     texts = (f"masking {gap}", gap)
     return [*(", ".join(filter(None, (happened, text))) for happened in events for text in texts), gap]
-
-
-def schedule_table(history: list[dict[str, Any]]) -> str:
-    """Returns what the automatic schedules did, one row an epoch, at most 80 columns wide."""
-    return _render(_schedule(history))
 
 
 def result_table(result: dict[str, Any], history: list[dict[str, Any]]) -> str:

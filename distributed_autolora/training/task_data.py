@@ -173,7 +173,8 @@ def split_rows(config: ExperimentConfig, table: Labelled) -> Split:
     if config.data.train_images is not None:
         if config.data.train_images > len(labels):
             raise UserError(
-                f"data.train_images is {config.data.train_images}, but {table.where} has {len(labels)} images."
+                f"data.train_images is {config.data.train_images}, but {table.where} has {len(labels)} images: "
+                "give fewer."
             )
         subset = stratified_subset(labels, config.data.train_images, config.data.split_seed)
     split = split_train_val(

@@ -163,7 +163,7 @@ FOLDERS: dict[str, tuple[Callable[[Path], object], str]] = {
         "has Test, Train but not both train and test: add or rename them",
     ),
     "classes differ": (bad_train_and_test, 'class "b" is in train but not in test'),
-    "too few": (lambda folder: (add(folder / "a", "1.jpg"), add(folder / "b", "1.jpg")), "2 images: too few"),
+    "too few": (lambda folder: (add(folder / "a", "1.jpg"), add(folder / "b", "1.jpg")), "2 images, too few"),
 }
 
 

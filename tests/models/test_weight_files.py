@@ -15,8 +15,9 @@ from torch import Tensor, nn
 
 from distributed_autolora.config import ExperimentConfig, ModelConfig
 from distributed_autolora.errors import UserError
-from distributed_autolora.models import build, load_backbone, load_classifier, read_checkpoint, save_weights
+from distributed_autolora.models import build, load_backbone, read_checkpoint, save_weights
 from distributed_autolora.models import weights_digest as digest_of
+from distributed_autolora.models.portable import load_strictly
 from distributed_autolora.models.published import SHA256
 from distributed_autolora.models.small_resnet import SmallResNet
 from tests.models.checkpoints import IMAGENET, State, attacker_state, column, write_robust_imagenet
@@ -77,12 +78,12 @@ LAYOUTS = (_plain, _data_parallel, _robustbench, _mu_sigma, _sequential, _compil
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_every_layout_gives_the_classifier_head_included(tmp_path: Path, layout: Callable[[State], object]) -> None:
+def test_every_layout_gives_the_backbone_and_the_head(tmp_path: Path, layout: Callable[[State], object]) -> None:
     source, network = small(), small()
     torch.save(layout(source.state_dict()), tmp_path / "w.pt")
-    load_classifier(network, tmp_path / "w.pt", mean=IMAGENET[0], std=IMAGENET[1])
-    for name, value in network.state_dict().items():
-        assert torch.equal(value, source.state_dict()[name]), name
+    load_backbone(network, tmp_path / "w.pt", head="fc", mean=IMAGENET[0], std=IMAGENET[1])
+    assert_backbone_is(network, source)
+    assert torch.equal(read_checkpoint(tmp_path / "w.pt").state["fc.weight"], source.state_dict()["fc.weight"])
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
@@ -101,11 +102,11 @@ def test_weights_come_from_a_uri(tmp_path: Path) -> None:
     source = small()
     save_weights(source.state_dict(), tmp_path / "w.safetensors")
     network = small()
-    load_classifier(network, f"file://{tmp_path}/w.safetensors")
+    load_backbone(network, f"file://{tmp_path}/w.safetensors", head="fc")
     assert_backbone_is(network, source)
     for uri in (f"file://{tmp_path}/none.pt", "gopher://host/w.pt"):
         with pytest.raises(UserError, match="cannot be read"):
-            load_classifier(network, uri)
+            load_backbone(network, uri, head="fc")
 
 
 def _a_copy_differs(state: State) -> None:
@@ -157,7 +158,7 @@ def test_a_head_of_other_classes_is_dropped_for_fine_tuning_and_refused_for_eval
     save_weights(small(9).state_dict(), tmp_path / "w.safetensors")
     load_backbone(small(5), tmp_path / "w.safetensors", head="fc")
     with pytest.raises(UserError, match=r"fc.weight is \[9, 64\], not \[5, 64\]"):
-        load_classifier(small(5), tmp_path / "w.safetensors")
+        load_strictly(small(5), read_checkpoint(tmp_path / "w.safetensors").state)
 
 
 def test_another_normalisation_than_the_file_s_is_refused(tmp_path: Path) -> None:

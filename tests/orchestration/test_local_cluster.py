@@ -172,7 +172,7 @@ def test_a_cluster_that_does_not_answer_is_reported_in_one_line_and_cleaned_up()
 def test_a_cluster_that_ends_at_its_start_is_reported_with_the_end_of_its_log(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_START_HOOK", "no_such_module.hook")
     cluster = LocalCluster()
-    with pytest.raises(UserError, match=r"ended with status 1 at its start: .*no_such_module") as caught, cluster:
+    with pytest.raises(UserError, match=r"ended with status 1 at its start; .*no_such_module") as caught, cluster:
         pass
     assert "\n" not in str(caught.value)
     assert not cluster.folder.exists()

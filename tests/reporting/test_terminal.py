@@ -6,7 +6,7 @@ import pytest
 
 from distributed_autolora.reporting.description import run_description
 from distributed_autolora.reporting.history import attack_label, compact, event, pixel_fraction
-from distributed_autolora.reporting.terminal import duration, epoch_header, epoch_line, result_table, schedule_table
+from distributed_autolora.reporting.terminal import duration, epoch_header, epoch_line, result_table
 from tests.reporting import runs
 
 
@@ -79,8 +79,9 @@ def test_a_run_that_never_opened_the_test_split_says_so_and_shows_its_schedule()
         assert "test images" not in report
 
 
-def test_the_schedule_table_has_a_row_an_epoch_with_what_happened() -> None:
-    rows = [line.split(maxsplit=7) for line in schedule_table(runs.history(20)).splitlines()]
+def test_the_result_has_a_row_an_epoch_with_what_happened() -> None:
+    history = runs.history(20)
+    rows = [line.split(maxsplit=7) for line in result_table(runs.result(history), history).splitlines()]
     by_epoch = {row[0].lstrip("*"): row[1:] for row in rows if row and row[0].lstrip("*").isdigit()}
     assert list(by_epoch) == [str(epoch) for epoch in range(1, 21)]
     assert by_epoch["1"][:3] == ["0.01", "0.800", "1.200"]
@@ -92,8 +93,9 @@ def test_the_schedule_table_has_a_row_an_epoch_with_what_happened() -> None:
     assert [row[0] for row in rows if row and row[0].startswith("*") and row[0] != "*"] == ["*15"]
 
 
-def test_the_schedule_table_of_a_method_without_loss_weights_leaves_them_out() -> None:
-    table = schedule_table(runs.history(5, vanilla=True))
+def test_the_result_of_a_method_without_loss_weights_leaves_them_out() -> None:
+    history = runs.history(5, vanilla=True)
+    table = result_table(runs.result(history), history)
     assert "lambda" not in table
     assert "branch" not in table
 

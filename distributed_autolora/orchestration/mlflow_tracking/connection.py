@@ -117,7 +117,10 @@ def _check_uri(uri: str) -> None:
             port = parts.port or _DATABASE_PORTS[parts.scheme.partition("+")[0]]
             socket.create_connection((parts.hostname, port), timeout=QUICK_S).close()
         except (OSError, ValueError) as error:
-            raise UserError(f"The MLflow database at {masked(uri)} does not answer ({problem_of(error)}).") from None
+            raise UserError(
+                f"The MLflow database at {masked(uri)} does not answer ({problem_of(error)}): start it, or change "
+                "run.mlflow_uri."
+            ) from None
     elif not is_server(uri) or not parts.hostname:
         raise UserError(
             f'"{masked(uri)}" is no MLflow tracking URI: give http://host:port or sqlite:////folder/mlflow.db.'
@@ -133,7 +136,10 @@ def _check_sqlite(uri: str, file: Path) -> None:
             opened.seek(0)
             start = opened.read(16)
     except OSError as error:
-        raise UserError(f"The MLflow database {file} cannot be written: {error.strerror}.") from None
+        raise UserError(
+            f"The MLflow database {file} cannot be written: {error.strerror}. Give yourself the right to, or change "
+            "run.mlflow_uri."
+        ) from None
     if start and not start.startswith(b"SQLite format 3"):
         raise UserError(f"{file} is no SQLite database: move it away, or change run.mlflow_uri.")
 

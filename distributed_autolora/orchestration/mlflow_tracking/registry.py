@@ -41,7 +41,10 @@ def download_graph(uri: str, model_uri: str) -> bytes:
 
             path = mlflow.artifacts.download_artifacts(artifact_uri=model_uri, tracking_uri=uri, dst_path=folder)
         except failures() as error:
-            raise UserError(f"MLflow at {masked(uri)} has no model {model_uri} ({problem_of(error)}).") from None
+            raise UserError(
+                f"MLflow at {masked(uri)} has no model {model_uri} ({problem_of(error)}). Check its name and "
+                "run.mlflow_uri."
+            ) from None
         graphs = sorted(Path(path).rglob("*.pt2"))
         if len(graphs) != 1:
             raise UserError(
@@ -104,7 +107,8 @@ def register_model(uri: str, run_id: str, name: str, tags: dict[str, str]) -> st
             return _register(client, uri, run_id, name, tags)
         except failures() as error:
             raise UserError(
-                f'MLflow at {masked(uri)} did not register "{name}": {problem_of(error).rstrip(".")}.'
+                f'MLflow at {masked(uri)} did not register "{name}": {problem_of(error).rstrip(".")}. The same command '
+                "tries again, or takes another name with --register."
             ) from None
 
 
@@ -112,7 +116,10 @@ def _register(client: MlflowClient, uri: str, run_id: str, name: str, tags: dict
     outputs = client.get_run(run_id).outputs
     models = outputs.model_outputs if outputs is not None else []
     if not models:
-        raise UserError(f"The run {run_id} at {masked(uri)} has no logged model to register.")
+        raise UserError(
+            f"The run {run_id} at {masked(uri)} has no logged model to register: give the file of its weights as "
+            "--model."
+        )
     model = client.get_logged_model(models[-1].model_id)
     _create_name(client, name)
     versions = client.search_model_versions(f"name = '{name}'")

@@ -62,7 +62,10 @@ def open_run(
         try:
             return _open(client, uri, experiment, run_name, params, tags, run_id, home)
         except failures() as error:
-            raise UserError(f"MLflow at {masked(uri)} refused the run: {problem_of(error)}") from None
+            raise UserError(
+                f"MLflow at {masked(uri)} refused the run ({problem_of(error)}): mend that there, or change "
+                "run.mlflow_uri."
+            ) from None
 
 
 def finish_run(uri: str, run_id: str, *, status: Literal["FINISHED", "FAILED", "KILLED"]) -> bool:

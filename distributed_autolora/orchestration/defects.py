@@ -1,0 +1,43 @@
+"""What is said of an error that no part of a program foresaw, and where its stack trace is kept."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import tempfile
+import time
+import traceback
+from pathlib import Path
+from types import TracebackType
+
+from distributed_autolora.config import RunConfig, output_home
+from distributed_autolora.errors import masked
+
+
+def tell_defect(
+    is_debug: bool, _kind: type[BaseException], error: BaseException, _traceback: TracebackType | None
+) -> None:
+    """Says it in one line on stderr, after the stack trace where that is wanted: a hook for `sys.excepthook`."""
+    trace = stack_trace(error)
+    what = masked((str(error).strip() or "no message").splitlines()[0])
+    line = f"error: a defect of this program ({type(error).__name__}: {what})."
+    kept = _keep(trace)
+    where = f" Its stack trace is in {kept}; --debug prints it. Report it with the command." if kept else ""
+    print(f"{trace if is_debug or kept is None else ''}{line}{where}", file=sys.stderr, flush=True)
+
+
+def stack_trace(error: BaseException) -> str:
+    """Returns the stack trace of an error and of its causes, without the secrets of URIs."""
+    return masked("".join(traceback.format_exception(error)))
+
+
+def _keep(trace: str) -> Path | None:
+    """Writes a stack trace below the output folder, or else where temporary files are; None: nowhere."""
+    for folder in (output_home(RunConfig()) / "errors", Path(tempfile.gettempdir())):
+        path = folder / f"error-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}.txt"
+        with contextlib.suppress(OSError):
+            folder.mkdir(parents=True, exist_ok=True)
+            path.write_text(f"{' '.join(masked(word) for word in sys.argv)}\n\n{trace}")
+            return path
+    return None

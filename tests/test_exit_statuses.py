@@ -1,0 +1,134 @@
+"""How every program ends: its status, one line for people, and a stack trace only where one is asked for."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+REFUSED = {
+    "compare.py": ["--study", "nothing"],
+    "demo.py": ["--quite"],
+    "doctor.py": ["--seed", "many"],
+    "evaluate.py": ["--attacks", "pgd10"],
+    "finetune.py": ["--recipe", "dem"],
+    "prepare_data.py": ["folder", "--source", "nowhere", "--output", "somewhere"],
+    "pretrain.py": ["--optimization.lr", "1/0"],
+}
+
+# A program of each kind of end, as those in jobs/ are written.
+ENDS = """
+import os, signal, sys
+from distributed_autolora.cli import common_flags, run_program
+from distributed_autolora.errors import RunFailedError, UserError
+from distributed_autolora.orchestration.console import print_line
+
+def main() -> None:
+    print_line("on the way")
+    print("the result", sys.argv[1:], common_flags())
+    end = sys.argv[1]
+    if end == "refused":
+        raise UserError("Bad input: mend it.")
+    if end == "failed":
+        raise RunFailedError("The run failed.")
+    if end == "defect":
+        raise KeyError("http://user:secret@host/x")
+    if end == "interrupted":
+        os.kill(os.getpid(), signal.SIGINT)
+    if end == "terminated":
+        os.kill(os.getpid(), signal.SIGTERM)
+
+run_program(main)
+"""
+
+
+def _environment(folder: Path) -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": str(ROOT), "DISTRIBUTED_AUTOLORA_HOME": str(folder / "home")}
+
+
+def _end(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", ENDS, *words]
+    return subprocess.run(command, env=_environment(folder), capture_output=True, text=True, check=False)
+
+
+@pytest.fixture(scope="module")
+def refusals(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[int, str, str]]:
+    """What each program in jobs/ answers to a wrong command line: status, standard output, standard error."""
+    folder = tmp_path_factory.mktemp("refusals")
+    programs = {
+        name: subprocess.Popen(
+            [sys.executable, str(ROOT / "jobs" / name), "--quiet", *words],
+            cwd=folder,
+            env=_environment(folder),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for name, words in REFUSED.items()
+    }
+    said = {name: program.communicate() for name, program in programs.items()}
+    return {name: (programs[name].returncode, *texts) for name, texts in said.items()}
+
+
+def test_every_program_refuses_a_wrong_command_line_with_status_2_and_one_line(
+    refusals: dict[str, tuple[int, str, str]],
+) -> None:
+    assert set(refusals) == {path.name for path in (ROOT / "jobs").glob("*.py")}
+    for name, (status, output, error) in refusals.items():
+        assert (status, output) == (2, ""), (name, error)
+        assert error.startswith("error: "), (name, error)
+        assert error.count("\n") == 1, (name, error)
+    assert 'Did you mean "--quiet"?' in refusals["demo.py"][2]
+
+
+@pytest.mark.parametrize(
+    ("end", "status", "last"),
+    [
+        ("done", 0, ""),
+        ("refused", 2, "error: Bad input: mend it."),
+        ("failed", 1, "error: The run failed."),
+        ("interrupted", 130, "Interrupted. The same command goes on from the last checkpoint."),
+        ("terminated", 130, "Interrupted. The same command goes on from the last checkpoint."),
+    ],
+)
+def test_a_status_says_how_a_program_ended(end: str, status: int, last: str, tmp_path: Path) -> None:
+    done = _end(tmp_path, end)
+    assert done.returncode == status
+    assert done.stderr.strip() == last
+    assert done.stdout == f"on the way\nthe result ['{end}'] []\n"
+
+
+def test_quiet_leaves_the_result_and_debug_shows_where_a_refusal_came_from(tmp_path: Path) -> None:
+    done = _end(tmp_path, "refused", "--quiet", "--debug")
+    assert done.returncode == 2
+    assert done.stdout == "the result ['refused'] ['--quiet', '--debug']\n"
+    assert done.stderr.startswith("Traceback (most recent call last)")
+    assert done.stderr.endswith("error: Bad input: mend it.\n")
+
+
+def test_a_defect_is_one_line_that_names_the_file_of_its_trace_and_debug_prints_it(tmp_path: Path) -> None:
+    done = _end(tmp_path, "defect")
+    (kept,) = (tmp_path / "home" / "errors").iterdir()
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: a defect of this program (KeyError: ")
+    assert done.stderr.count("\n") == 1
+    assert str(kept) in done.stderr
+    assert "in main" in kept.read_text()
+    shown = _end(tmp_path, "defect", "--debug")
+    assert shown.returncode == 1
+    assert "in main" in shown.stderr
+    assert "secret" not in done.stderr + shown.stderr + kept.read_text()
+
+
+def test_a_reader_that_leaves_early_is_no_defect(tmp_path: Path) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, "-c", ENDS, "done"]
+    done = subprocess.run(command, env=_environment(tmp_path), stdout=writer, stderr=subprocess.PIPE, check=False)
+    os.close(writer)
+    assert done.returncode == 1
+    assert done.stderr == b"error: nobody reads the output of this program any more.\n"
