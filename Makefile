@@ -9,7 +9,7 @@ PORT ?= 5000
 export OMP_NUM_THREADS = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo compare-demo test test-long chaos check bench mlflow clean
+.PHONY: help demo compare-demo test test-long chaos check docs bench mlflow clean
 
 help:  ## list what can be made
 	@sed -n 's/^\([a-z-]*\):.*  ## \(.*\)/  make \1	\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 20
@@ -34,6 +34,9 @@ check: $(INSTALLED)  ## check style, types and layers
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/python -m pytest tests/test_layers.py
+
+docs: $(INSTALLED)  ## build docs/ as a site, build/site/index.html; a broken link ends it
+	@$(BIN)/python -m mkdocs build --strict && echo "Open build/site/index.html in a browser."
 
 bench: $(INSTALLED)  ## measure speed on this machine: tables, and figures in bench/*.json; about 15 minutes on two cores
 	@mkdir -p bench; for name in attack step workers autoattack reading startup memory; do \

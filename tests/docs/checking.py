@@ -1,0 +1,198 @@
+"""Says what is wrong with a command of a document, by the parser of the program that it calls; starts none of them."""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import io
+import subprocess
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from functools import cache
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import click
+import tyro
+
+from distributed_autolora.cli import TrainingFlags, parse_flags, parse_training_flags
+from distributed_autolora.data.prepare_flags import read_flags
+from distributed_autolora.errors import UserError
+from distributed_autolora.evaluation.attacks import parse
+from distributed_autolora.orchestration.after_training import check_attacks
+from distributed_autolora.orchestration.evaluation_request import EvaluationRequest
+from distributed_autolora.orchestration.study_estimate import dry_run
+from distributed_autolora.orchestration.study_request import CompareFlags, study_request
+from tests.docs.collecting import Command
+
+ROOT = Path(__file__).resolve().parents[2]
+NOT_READ = {"wget": "needs the network", "dmesg": "needs root", "grep": "reads the logs of a run", "pip": "installs"}
+"""Programs whose arguments are not read, but for the names of files, and why."""
+ONLY_PARSED = {"ray": "needs a cluster or a cloud", "sudo": "needs root", "make": "takes minutes", "python": "as make"}
+"""Programs whose arguments are read by their own parsers, and why nothing is started.
+
+Done for real are --help, --dry-run and, by other tests, `make help` and the README's lines for one's own images.
+"""
+EXAMPLES = {"TASK": "cub"}
+"""What is read in the place of a capital word that stands for one of a few."""
+
+Parser = Callable[[Sequence[str]], Any]
+
+
+def problem(command: Command, home: Path) -> str | None:
+    """Returns what is wrong with a command, beginning with its place; None: nothing.
+
+    Args:
+        command: from a document.
+        home: empty output folder for what is asked without starting anything.
+    """
+    try:
+        _check(command.words, command.is_whole, home)
+    except (UserError, click.UsageError, ValueError) as error:
+        said = error.format_message() if isinstance(error, click.UsageError) else str(error)
+        return f"{command.where}: {' '.join(command.words)}: {' '.join(said.split())}"
+    return None
+
+
+def _check(words: tuple[str, ...], is_whole: bool, home: Path) -> None:
+    program, arguments = words[0], words[1:]
+    if program not in NOT_READ | ONLY_PARSED:
+        raise ValueError("an unknown program")
+    if program == "sudo":
+        _check(arguments, is_whole, home)
+    elif program == "python":
+        _check_python(arguments, is_whole, home)
+    elif program == "make":
+        _check_make(arguments)
+    elif program == "ray":
+        _check_ray(arguments, is_whole, home)
+    elif program == "pip" and "-c" in words and not (ROOT / words[words.index("-c") + 1]).is_file():
+        raise ValueError("there is no such file of constraints")
+
+
+def _check_python(arguments: tuple[str, ...], is_whole: bool, home: Path) -> None:
+    match arguments:
+        case ("-c", code, *_):
+            compile(code, "-c", "exec")
+        case ("-m", "pytest", *paths):
+            for path in paths:
+                if not (ROOT / path).exists():
+                    raise ValueError(f"there is no file {path}")
+        case ("-m", module, *rest) if (ROOT / module.replace(".", "/") / "__main__.py").is_file():
+            _check_flags(parser_of(f"{module.replace('.', '/')}/__main__.py"), rest, is_whole, home)
+        case ("-m", module, *_):
+            if find_spec(module) is None:
+                raise ValueError(f"there is no module {module}")
+        case (path, *rest):
+            _check_flags(parser_of(path), [EXAMPLES.get(word, word) for word in rest], is_whole, home)
+
+
+def _check_flags(parser: Parser, arguments: Sequence[str], is_whole: bool, home: Path) -> None:
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said), contextlib.redirect_stdout(said):
+            flags = parser(arguments)
+    except SystemExit as end:
+        if end.code:
+            raise ValueError(said.getvalue()) from None
+        return
+    except UserError as error:
+        if is_whole or "are required" not in str(error):
+            raise
+        return
+    _check_values(flags, home)
+
+
+def _check_values(flags: Any, home: Path) -> None:
+    """Checks what a program checks before it looks at files and machines; makes the dry run that is asked for."""
+    if isinstance(flags, TrainingFlags):
+        flags.experiment.validate()
+        check_attacks(flags.evaluate)
+    elif isinstance(flags, EvaluationRequest):
+        flags.validate()
+        parse(flags.attacks)
+    elif isinstance(flags, CompareFlags):
+        request = study_request(replace(flags, output=str(home)), "")
+        if flags.dry_run and "In all: " not in dry_run(request):
+            raise ValueError("the dry run prints no sum")
+
+
+@cache
+def parser_of(path: str) -> Parser:
+    """Returns what reads the command line in a program of this repository: a function of the arguments.
+
+    Raises:
+        ValueError: for a missing file, or one that reads no command line.
+    """
+    if not (ROOT / path).is_file():
+        raise ValueError(f"there is no file {path}")
+    module = import_module(path.removesuffix(".py").replace("/", "."))
+    for node in _calls(ROOT / path):
+        match ast.unparse(node.func):
+            case "parse_training_flags":
+                recipe = next(ast.literal_eval(word.value) for word in node.keywords if word.arg == "default_recipe")
+                return lambda words: parse_training_flags("", recipe, words)
+            case "parse_flags":
+                kind = getattr(module, ast.unparse(node.args[0]))
+                return lambda words: parse_flags(kind, "", words)
+            case "read_flags":
+                return lambda words: read_flags("", words)
+            case "tyro.cli":
+                return lambda words: tyro.cli(module.Flags, args=words)
+            case "_parse":
+                parse_arguments: Parser = module._parse
+                return parse_arguments
+            case "argparse.ArgumentParser":
+                return _no_flags
+    raise ValueError(f"{path} reads no command line")
+
+
+def _calls(file: Path) -> Iterator[ast.Call]:
+    """Yields the calls of a program's main(), outermost first."""
+    mains = [node for node in ast.parse(file.read_text()).body if getattr(node, "name", "") == "main"]
+    return (node for main in mains for node in ast.walk(main) if isinstance(node, ast.Call))
+
+
+def _no_flags(words: Sequence[str]) -> None:
+    if set(words) - {"--help"}:
+        raise ValueError("it takes no flags")
+
+
+@cache
+def _makefile() -> str:
+    return (ROOT / "Makefile").read_text()
+
+
+def _check_make(arguments: tuple[str, ...]) -> None:
+    for name in (word.partition("=")[0] for word in arguments if "=" in word):
+        if f"\n{name} ?= " not in _makefile():
+            raise ValueError(f"the Makefile has no variable {name}")
+    targets = [word for word in arguments if "=" not in word]
+    done = subprocess.run(
+        ["make", "--dry-run", "--directory", str(ROOT), "--", *targets], capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        raise ValueError(done.stderr)
+
+
+def _check_ray(arguments: tuple[str, ...], is_whole: bool, home: Path) -> None:
+    """Checks Ray's part by Ray's own parser, and what a job runs by its program's."""
+    from ray.scripts.scripts import cli
+
+    split = arguments.index("--") if "--" in arguments else len(arguments)
+    own, entrypoint = list(arguments[:split]), arguments[split + 1 :]
+    command: click.Command = cli
+    context = click.Context(cli)
+    while isinstance(command, click.Group):
+        name, found, own = command.resolve_command(context, own)
+        assert found is not None
+        command, context = found, click.Context(found, context, name)
+    try:
+        command.make_context(context.info_name, [*own, *(["--", *entrypoint] if entrypoint else [])])
+    except click.MissingParameter:
+        if is_whole:
+            raise
+    if entrypoint:
+        _check(entrypoint, is_whole, home)
