@@ -49,7 +49,8 @@ mlflow: $(INSTALLED)  ## show all runs at http://127.0.0.1:5000 (PORT=... for an
 	  echo "There is no tracking store at $$home/mlflow.db yet: run \`make demo\` first." >&2; exit 2; fi; \
 	if ! $(BIN)/python -c 'import socket, sys; socket.create_server(("127.0.0.1", int(sys.argv[1])))' $(PORT) 2>/dev/null; then \
 	  echo "Port $(PORT) of 127.0.0.1 cannot be used: choose another, as in \`make mlflow PORT=5001\`." >&2; exit 2; fi; \
-	echo "Open http://127.0.0.1:$(PORT) in a browser, in half a minute at most. Ctrl-C ends the server."; \
+	echo "Open http://127.0.0.1:$(PORT)/#/experiments/1?workflowType=machine_learning in a browser, in half a minute at most."; \
+	echo "Ctrl-C ends the server."; \
 	MLFLOW_DISABLE_TELEMETRY=true MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false PYTHONWARNINGS=ignore \
 	exec $(BIN)/python -m mlflow server --backend-store-uri "sqlite:///$$home/mlflow.db" \
 	  --artifacts-destination "$$home/mlartifacts" --host 127.0.0.1 --port $(PORT) --workers 1 \

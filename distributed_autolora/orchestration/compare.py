@@ -183,6 +183,8 @@ class Comparison:
             "arm": run.arm,
             "phase": run.phase,
             mlflow_tracking.PARENT: self._mlflow["run_id"],
+            # The program that trains a study's runs is Ray's, which tells a reader nothing.
+            "mlflow.source.name": "jobs/compare.py",
         }
 
     def _attack(self, runs: Sequence[PlannedRun], at_a_time: int) -> None:

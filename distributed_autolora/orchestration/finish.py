@@ -19,8 +19,9 @@ from distributed_autolora.errors import cannot_write
 from distributed_autolora.models import Classifier, build, read_weights, save_weights
 from distributed_autolora.orchestration import mlflow_tracking
 from distributed_autolora.orchestration.run_folder import RunFolder, config_text, write_json
-from distributed_autolora.reporting.figures import curves_figure, samples_figure
 from distributed_autolora.reporting.masking import masking_summary
+from distributed_autolora.reporting.run_figure import curves_figure
+from distributed_autolora.reporting.samples_figure import samples_figure
 from distributed_autolora.reporting.terminal import result_table
 from distributed_autolora.training.cost import total_cost
 
@@ -58,6 +59,11 @@ def finish(
         "recipe": config.recipe,
         "seed": config.seed,
         "config_digest": config.digest(),
+        "method": config.method.name,
+        "task": config.data.task,
+        "backbone": config.model.backbone,
+        "schedule": config.schedule.name,
+        "rule": config.schedule.rule if config.schedule.name == "automatic" else None,
         **returned["summary"],
         "masking": masking_summary(history),
         "seconds": {"training": sum(record["seconds/epoch"] for record in history)},

@@ -172,7 +172,14 @@ def _open_tracking(config: ExperimentConfig, folder: RunFolder, tags: dict[str, 
     identity = folder.read("run.json")
     known = identity.get("mlflow", {})
     uri = mlflow_tracking.newest_secret(known.get("uri"), _tracking_uri(config))
-    own = {"recipe": config.recipe, "method": config.method.name, "task": config.data.task, "seed": str(config.seed)}
+    own = {
+        "recipe": config.recipe,
+        "method": config.method.name,
+        "task": config.data.task,
+        "backbone": config.model.backbone,
+        "rule": config.schedule.rule if config.schedule.name == "automatic" else config.schedule.name,
+        "seed": str(config.seed),
+    }
     run_id = mlflow_tracking.open_run(
         uri=uri,
         experiment=config.run.mlflow_experiment,

@@ -18,24 +18,50 @@ from distributed_autolora.reporting.statistics import wilson_interval
 
 def run_description(result: dict[str, Any], history: list[dict[str, Any]]) -> str:
     """Returns the result of a run, what its schedules did, and how to repeat it."""
-    parts = [_accuracies(result), _data(result), _schedules(result, history), " ".join(masking_sentences(result))]
+    warning = " ".join(masking_sentences(result))
+    parts = [_accuracies(result), _what(result), warning, _schedules(result, history), _data(result)]
     return "\n\n".join(filter(None, [*parts, _reproduction(result)])) + "\n"
+
+
+def study_description(report: str, length: int) -> str:
+    """Returns a study's report for a page that shows no pictures and takes only so much text.
+
+    Args:
+        report: text of report.md.
+        length: most characters; what is too long is cut between two paragraphs.
+    """
+    end = "The whole report, with its pictures and `results.csv`, is in the folder `report` under Artifacts."
+    paragraphs = [part for part in report.strip().split("\n\n") if not part.startswith("![")]
+    while paragraphs and len("\n\n".join([*paragraphs, end])) >= length:
+        paragraphs.pop()
+    if paragraphs and paragraphs[-1].startswith("#"):
+        paragraphs.pop()
+    return "\n\n".join([*paragraphs, end]) + "\n"
+
+
+def _what(result: dict[str, Any]) -> str:
+    """What was trained on what; "" for a result that does not say."""
+    if "method" not in result:
+        return ""
+    rule = "step decay" if result["schedule"] == "step_decay" else f"automatic, rule `{result['rule']}`"
+    return (
+        f"`{result['method']}` on `{result['task']}`, backbone `{result['backbone']}`, learning rate: {rule}, "
+        f"seed {result['seed']}. The picture `curves.png` under Artifacts shows the run by epoch."
+    )
 
 
 def _accuracies(result: dict[str, Any]) -> str:
     if result["test"] is None:
         return f"Test split not opened; the best epoch on validation is {result['best_epoch']}."
     attack = attack_label(result["attack"])
-    rows = [
-        f"| on {result['test_images']:,} test images | natural accuracy | {attack} accuracy |",
-        "| --- | --- | --- |",
-    ]
+    # MLflow sets the columns of a table without any space between them: a list reads better.
+    rows = [f"On {result['test_images']:,} test images:\n"]
     parts = [(f"**final model** (best on validation, epoch {result['best_epoch']})", result["test"])]
     if result.get("linear_head"):
         parts.append(("untouched backbone, linear head", result["linear_head"]))
     for label, part in parts:
-        cells = [_with_interval(*accuracy_counts(part, name)) for name in accuracy_names(result)]
-        rows.append(f"| {label} | {' | '.join(cells)} |")
+        natural, robust = (_with_interval(*accuracy_counts(part, name)) for name in accuracy_names(result))
+        rows.append(f"- {label}: natural {natural}, {attack} {robust}")
     return "\n".join(rows)
 
 
@@ -69,6 +95,10 @@ def _schedules(result: dict[str, Any], history: list[dict[str, Any]]) -> str:
         f"{result['stopped_epoch']} epochs, learning rate {compact(history[0]['lr'])} to {compact(history[-1]['lr'])}"
     )
     text += f", halved after epoch {', '.join(halvings)}." if halvings else "."
+    restores = [metrics for metrics in history if metrics.get("restored")]
+    if restores:
+        back = ", ".join(f"{metrics['restored_epoch']} after epoch {metrics['epoch']}" for metrics in restores)
+        text += f" Went back to the weights of epoch {back}."
     first, last = value(history[0], "natural_weight"), value(history[-1], "natural_weight")
     if first is not None and last is not None:
         kl = f"{history[0]['kl_weight']:.2f} to {history[-1]['kl_weight']:.2f}"

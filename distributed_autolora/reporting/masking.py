@@ -52,6 +52,18 @@ def masking_summary(history: list[dict[str, Any]]) -> dict[str, Any] | None:
     }
 
 
+def masking_status(result: Mapping[str, Any]) -> str:
+    """Returns what the checks by a stronger attack came to, to filter runs by: "unchecked", "clear" or "warned".
+
+    Args:
+        result: the run's result.
+    """
+    found = result.get("masking")
+    if not found:
+        return "unchecked"
+    return "warned" if found["warned_epochs"] else "clear"
+
+
 def masking_sentences(result: Mapping[str, Any]) -> list[str]:
     """Returns the finding of a run's checks, and a warning where there was one; empty for a run without a check.
 

@@ -237,7 +237,7 @@ def test_two_processes_can_open_a_fresh_database_at_once(tmp_path: Path) -> None
 
 
 def test_a_result_is_logged_once_with_its_files_and_description(home: Path, tmp_path: Path) -> None:
-    from distributed_autolora.reporting.figures import samples_figure
+    from distributed_autolora.reporting.samples_figure import samples_figure
 
     uri, history = default_tracking_uri(home), runs.history(6)
     result = runs.result(history)
@@ -258,6 +258,7 @@ def test_a_result_is_logged_once_with_its_files_and_description(home: Path, tmp_
     assert steps(uri, run_id, "test/natural_accuracy") == [result["best_epoch"]]
     assert steps(uri, run_id) == [1, 2, 3, 4, 5, 6]
     assert "--config config.yaml" in run.data.tags["mlflow.note.content"]
+    assert run.data.tags["masking"] == "unchecked"
     folder = Path(client.download_artifacts(run_id, "", str(tmp_path)))
     assert (folder / "model.safetensors").read_bytes() == weights.read_bytes()
     assert (folder / "config.yaml").read_text() == "recipe: demo\n"

@@ -15,7 +15,7 @@ from distributed_autolora.orchestration.progress import epoch_lines
 from distributed_autolora.orchestration.run_folder import RunFolder, write_json
 from distributed_autolora.reporting.description import run_description
 from distributed_autolora.reporting.history import attack_label
-from distributed_autolora.reporting.masking import masking_summary, masking_warning
+from distributed_autolora.reporting.masking import masking_status, masking_summary, masking_warning
 from distributed_autolora.reporting.terminal import epoch_line, result_table
 from tests.reporting import runs
 
@@ -102,6 +102,14 @@ def test_the_result_has_the_last_and_the_largest_gap_and_repeats_a_warning() -> 
         assert "Warning in epoch 8: PGD-10 promises too much" in " ".join(report.split())
     assert max(map(len, result_table(result | {"masking": summary}, history).splitlines())) <= 80
     assert "Masking" not in result_table(result, history)
+
+
+def test_the_status_to_filter_by_tells_unchecked_clear_and_warned_apart() -> None:
+    found = {"checks": 1, "images": 64, "warned_epochs": []}
+    statuses = [masking_status(result) for result in ({}, {"masking": None}, {"masking": found})]
+    assert [*statuses, masking_status({"masking": found | {"warned_epochs": [8]}})] == [
+        "unchecked", "unchecked", "clear", "warned",
+    ]  # fmt: skip
 
 
 def test_the_margin_s_name_reads_well_and_its_table_fits() -> None:

@@ -16,7 +16,7 @@ from distributed_autolora.errors import UserError
 from distributed_autolora.orchestration.finish import finish
 from distributed_autolora.orchestration.preflight import check_inputs, find_inputs
 from distributed_autolora.orchestration.run_folder import RunFolder
-from distributed_autolora.reporting.figures import curves_figure
+from distributed_autolora.reporting.run_figure import curves_figure
 from distributed_autolora.training.checkpoint import TrainingState
 from distributed_autolora.training.loop import FitResult, fit
 from distributed_autolora.training.task_data import TaskData
@@ -84,7 +84,7 @@ def test_a_trial_ends_although_the_test_split_cannot_be_read(
         "config.yaml", "run.json", "history.json", "result.json", "model.safetensors", "curves.png"
     }  # fmt: skip
     assert folder.read("result.json")["cost"]["forward_passes"] == result.history[0]["passes/forward"]
-    titles = [axes.get_title() for axes in curves_figure(result.history, folder.read("result.json")).axes]
+    titles = [axes.get_title(loc="left") for axes in curves_figure(result.history, folder.read("result.json")).axes]
     assert not [title for title in titles if "test images" in title]
 
 

@@ -16,6 +16,7 @@ from distributed_autolora.orchestration.mlflow_tracking.connection import (
 )
 from distributed_autolora.orchestration.mlflow_tracking.metrics import MetricWriter, legal_name
 from distributed_autolora.reporting.description import run_description
+from distributed_autolora.reporting.masking import masking_status
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -32,7 +33,8 @@ def log_result(
     history: list[dict[str, Any]],
     artifacts: dict[str, Path | Figure | str],
 ) -> bool:
-    """Writes all that a finished run leaves: missing epochs, test metrics, cost, files and a description.
+    """Writes all that a finished run leaves: missing epochs, test metrics, cost, files, a description, and the tag
+    `masking`.
 
     Calling it again writes no metric twice and replaces files. Test metrics carry the step of the epoch whose
     model was judged.
@@ -59,6 +61,7 @@ def log_result(
                     client.log_metric(run_id, name, value, step=result["best_epoch"])
             for name, content in artifacts.items():
                 _log_artifact(client, run_id, name, content)
+            client.set_tag(run_id, "masking", masking_status(result))
             client.set_tag(run_id, "mlflow.note.content", truncated(run_description(result, history), _TAG_LENGTH))
         except failures(UserError):
             return False

@@ -10,8 +10,8 @@ from distributed_autolora.orchestration.mlflow_tracking.connection import (
     connect,
     failures,
     patience,
-    truncated,
 )
+from distributed_autolora.reporting.description import study_description
 
 PARENT = "mlflow.parentRunId"
 """Tag by which MLflow shows a run below another."""
@@ -19,7 +19,7 @@ _TAG_LENGTH = 8000
 
 
 def log_study(uri: str, run_id: str, report: Path) -> bool:
-    """Writes the files of a report and its text as the run's description; files replace older ones.
+    """Writes the files of a report and its text, without pictures, as the run's description; files replace older ones.
 
     Args:
         uri: tracking URI.
@@ -33,7 +33,7 @@ def log_study(uri: str, run_id: str, report: Path) -> bool:
         try:
             client = connect(uri)
             client.log_artifacts(run_id, str(report.parent), "report")
-            client.set_tag(run_id, "mlflow.note.content", truncated(report.read_text(), _TAG_LENGTH))
+            client.set_tag(run_id, "mlflow.note.content", study_description(report.read_text(), _TAG_LENGTH))
         except failures(UserError):
             return False
     return True
