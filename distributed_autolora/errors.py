@@ -5,16 +5,18 @@ from __future__ import annotations
 import errno
 import re
 
-# A user part may hold unescaped quotes and brackets, and a password a slash as well; what follows it may be followed by
-# a quote that closes a text, and a double quote that ends a value of JSON ends a URI, too.
+# A user part may hold unescaped quotes and brackets, and a password a slash as well; so may a query. A quote that
+# closes a text, and a double quote that ends a value of JSON, ends a URI.
 _URI = re.compile(
     r"(?<![\w+.-])([A-Za-z][\w+.-]*:)?//"
-    r"(?:(?:[^\s\"/@]|\"(?![,:\]}\s]))*@|[^\s\"'<>/@:]+:[^\s\"@?]*@)?[^\s\"'<>]+"
+    r"(?:(?:[^\s\"/@]|\"(?![,:\]}\s]))*@|[^\s\"'<>/@:]+:[^\s\"@?]*@)?(?=[^\s\"'<>])[^\s\"'<>?]*"
+    r"(?:\?(?:[^\s\"'>]|[\"'>](?![,:\]}]|[.;)]*(?:\s|\Z)))*)?"
 )
 _ONE_URI = re.compile(r"[A-Za-z][\w+.-]*://\S+")
 # A password may hold an unescaped slash; where it has none, an "@" in the path is no end of it.
 _USER = re.compile(r"(?<=//)(?:[^/@]*@(?:[^/]*@)?|[^/@:]+:[^@?]*@)")
-_QUERY = re.compile(r"(?<=[?&;])(?P<name>[^=&;?]+)=(?P<value>[^&;]+)")
+# A semicolon may part a query, or be part of a secret: it parts where a name follows, but never begins a value.
+_QUERY = re.compile(r"(?<=[?&;])(?P<name>[^=&;?]+)=(?P<value>(?=[^&]);?(?:[^&;]|;(?![^=&;?]+=))*)")
 _PASSING = frozenset({errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.ECONNRESET, errno.EAGAIN, errno.EHOSTUNREACH})
 # What pyarrow and databases are told of a place, and a reader of an error message needs to know.
 _PLAIN = frozenset({"region", "scheme", "endpoint_override", "allow_bucket_creation", "driver", "timeout"})
@@ -31,7 +33,8 @@ def masked_uri(uri: str) -> str:
 
 
 def _hidden(part: re.Match[str]) -> str:
-    return part[0] if part["name"].lower() in _PLAIN else f"{part['name']}=***"
+    is_plain = part["name"].lower() in _PLAIN and ";" not in part["value"]
+    return part[0] if is_plain else f"{part['name']}=***"
 
 
 class UserError(Exception):

@@ -99,6 +99,14 @@ def test_the_automatic_learning_rate_differs_from_its_partner_in_the_schedule_al
     assert alike == fixed
 
 
+@pytest.mark.parametrize("rule", ["released", "apgd", "paired"])
+def test_every_automatic_arm_follows_the_rule_of_the_config_that_the_study_starts_from(rule: str) -> None:
+    base = with_settings(base_config(EMBEDDED_TASK), {"schedule.rule": rule})
+    for name, automatic in (("automatic_lr", 4), ("tuned_baselines", 1)):
+        schedules = [arm.config.schedule for arm in study(name, base).arms]
+        assert [schedule.rule for schedule in schedules if schedule.name == "automatic"] == [rule] * automatic
+
+
 def test_each_switch_of_the_untuned_study_is_thrown_alone_or_with_those_that_its_name_says() -> None:
     built = build("untuned", EMBEDDED_TASK)
     assert {arm.config.optimization.epochs for arm in built.arms} == {16}

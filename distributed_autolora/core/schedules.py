@@ -151,7 +151,7 @@ class StepDecay:
         self.best = -1.0
 
     def step(self, robust_accuracy: float, outcomes: Sequence[bool] | Tensor | None = None) -> Decision:
-        """Takes the robust validation accuracy after an epoch; only the choice of the best depends on it."""
+        """Takes the robust validation accuracy after an epoch; only the choice of the epoch depends on it."""
         self.history.append(robust_accuracy)
         improved = robust_accuracy > self.best
         self.best = max(self.best, robust_accuracy)

@@ -23,5 +23,24 @@ def least_share(fallen: int, total: int) -> float:
 
 
 def overstates(fallen: int, total: int) -> bool:
-    """Tells whether the weaker attack surely overlooks more than `MASKING_LIMIT` of the images; args as above."""
+    """Tells whether the weaker attack overlooks more than `MASKING_LIMIT` of the images, at 95 % confidence.
+
+    Each check is judged by itself: of many checks of a model at the limit up to one in twenty says so.
+
+    Args:
+        fallen: images that withstand the weaker attack only, from 0 to `total`.
+        total: images that met both, at least 1.
+    """
     return least_share(fallen, total) > MASKING_LIMIT
+
+
+def warns_from(total: int) -> int:
+    """Returns the smallest number of fallen images that `overstates` calls too many: what a check can see at all.
+
+    Args:
+        total: images that met both, at least 1.
+    """
+    from scipy.stats import binom
+
+    # That the bound is above the limit means that at the limit so many or more are seen in less than 5 % of the cases.
+    return int(binom.isf(1 - _CONFIDENCE, total, MASKING_LIMIT)) + 1

@@ -58,7 +58,7 @@ def _card(
         "Threat model": f"{config.threat_model.norm}, epsilon {config.threat_model.epsilon:g}",
         "Training attack": f"PGD, {attack.num_steps} steps of {attack.step_size:g}, "
         f"random start: {attack.random_start}",
-        "Epochs": f"{result['stopped_epoch']} run; the best on validation is epoch {result['best_epoch']}",
+        "Epochs": f"{result['stopped_epoch']} run; chosen on validation: epoch {result['best_epoch']}",
         "Optimiser": f"SGD, lr {config.optimization.lr:g} ({config.schedule.name}), momentum "
         f"{config.optimization.momentum:g}, weight decay {config.optimization.weight_decay:g}, global batch "
         f"{config.optimization.global_batch_size}, seed {config.seed}",

@@ -98,7 +98,7 @@ def track(config: ExperimentConfig, folder: RunFolder, result: dict[str, Any]) -
     """
     uri, run_id = result["mlflow"]["uri"], result["mlflow"]["run_id"]
     artifacts: dict[str, Any] = {name: folder.path / name for name in _ARTIFACTS if (folder.path / name).is_file()}
-    artifacts["config.yaml"] = mlflow_tracking.masked(config_text(config))
+    artifacts["config.yaml"] = config_text(config, with_secrets=False)
     artifacts["split_digest.txt"] = f"{result['split_digest']}\n"
     artifacts["task_card.json"] = json.dumps(result.get("task_card", {}), indent=2, ensure_ascii=False)
     tracked = (

@@ -83,7 +83,7 @@ class LiveView:
 
     def _position(self, history: Sequence[dict[str, Any]], since: float) -> str:
         if self._is_trained(history):
-            return f"judging the best model {duration(since)}"
+            return f"judging the chosen model {duration(since)}"
         begins = "" if len(history) > self._before else "workers start, "
         return f"{begins}epoch {len(history) + 1}/{self._epochs} {duration(since)}"
 
@@ -112,9 +112,9 @@ def _accuracies(history: Sequence[dict[str, Any]]) -> str:
         return "the time left is known after the first epoch"
     last, attack = history[-1], attack_name(history[-1])
     robust, natural = value(last, ROBUST_VALIDATION + attack), value(last, NATURAL_VALIDATION)
-    best_epoch, best = last.get("best_epoch"), value(last, f"best_{ROBUST_VALIDATION}{attack}")
+    chosen, accuracy = last.get("best_epoch"), value(last, f"best_{ROBUST_VALIDATION}{attack}")
     text = f"validation: {attack_label(attack)} {_per_cent(robust)}, natural {_per_cent(natural)}"
-    return text if best_epoch is None else f"{text}; best epoch {best_epoch} ({_per_cent(best)})"
+    return text if chosen is None else f"{text}; chosen so far: epoch {chosen} ({_per_cent(accuracy)})"
 
 
 def _learning_rate(history: Sequence[dict[str, Any]]) -> str:

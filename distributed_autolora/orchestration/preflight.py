@@ -87,7 +87,7 @@ def _warnings(config: ExperimentConfig, train_images: int, val_images: int) -> l
     warnings = []
     if val_images < _FEW_VALIDATION_IMAGES:
         warnings.append(
-            f"only {val_images} validation images: the learning rate and the choice of the best epoch follow their "
+            f"only {val_images} validation images: the learning rate and the choice of the epoch follow their "
             "robust accuracy, and with so few they follow noise. Give more training images, or a larger "
             "--data.val-fraction."
         )

@@ -17,9 +17,10 @@ from distributed_autolora.errors import UserError
 from distributed_autolora.orchestration.folder_lock import lock_folder
 from distributed_autolora.orchestration.whole_files import (
     read_json,
-    seal,
     unseal,
+    without_secrets,
     write_json,
+    write_sealed,
     write_text,
 )
 
@@ -96,7 +97,7 @@ class RunFolder:
 
     def create(self, config: ExperimentConfig) -> None:
         """Writes the effective config and the run's identity."""
-        write_text(self.path / "config.yaml", _yaml(seal(self.path, config.to_dict())))
+        write_sealed(self.path / "config.yaml", config.to_dict(), _yaml)
         write_json(self.path / "run.json", {"config_digest": config.digest(), "seed": config.seed})
 
     def hold(self) -> None:
@@ -147,13 +148,18 @@ def check_writable(folder: Path, *, flag: str = "--run.output") -> None:
         )
 
 
-def config_text(config: ExperimentConfig) -> str:
-    """Returns the YAML that `read_config` and --config take."""
-    return _yaml(config.to_dict())
+def config_text(config: ExperimentConfig, *, with_secrets: bool = True) -> str:
+    """Returns the YAML that `read_config` and --config take.
+
+    Args:
+        config: the effective config.
+        with_secrets: whether to keep the secrets of its URIs.
+    """
+    return _yaml(config.to_dict() if with_secrets else without_secrets(config.to_dict()))
 
 
 def _yaml(values: dict[str, Any]) -> str:
-    # On one line each and unescaped, so that a secret in a URI is seen as such.
+    # One line each, as --config and a reader's search find them.
     return str(yaml.safe_dump(values, sort_keys=False, width=math.inf, allow_unicode=True))
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from distributed_autolora.errors import kind_of
-from distributed_autolora.orchestration.run_folder import RunFolder, write_json, write_text
+from distributed_autolora.orchestration.run_folder import RunFolder, write_json
 from distributed_autolora.training.checkpoint_content import broken_part, read_values
 
 _NAME = "checkpoint_manager_snapshot.json"
@@ -28,8 +28,9 @@ def copy_snapshot(run: Path) -> None:
     """
     snapshot = run / "train" / _NAME
     with contextlib.suppress(OSError):  # as long as the list itself can be read, its copy is not missed
-        if _read(snapshot) is not None:
-            write_text(run / _COPY, snapshot.read_text())
+        state = _read(snapshot)
+        if state is not None:
+            write_json(run / _COPY, state)
 
 
 def mend_snapshot(run: Path) -> None:
@@ -42,8 +43,9 @@ def mend_snapshot(run: Path) -> None:
     try:
         if not snapshot.is_file() or _read(snapshot) is not None:
             return
-        if _read(run / _COPY) is not None:
-            write_text(snapshot, (run / _COPY).read_text())
+        copy = _read(run / _COPY)
+        if copy is not None:
+            write_json(snapshot, copy)
         else:
             snapshot.unlink()
     except OSError as error:

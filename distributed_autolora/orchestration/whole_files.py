@@ -24,6 +24,8 @@ _URI_START = re.compile(r"[A-Za-z][\w+.-]*://")
 def write_json(path: Path, values: Any, *, sealed: bool = False) -> None:
     """Writes JSON, whole or not at all, without the secrets of URIs.
 
+    Text is masked value by value: within a file, quoting changes what a secret looks like.
+
     Args:
         path: the file.
         values: what is written.
@@ -32,7 +34,29 @@ def write_json(path: Path, values: Any, *, sealed: bool = False) -> None:
     Raises:
         RunFailedError: when the file cannot be written.
     """
-    write_text(path, json.dumps(seal(path.parent, values) if sealed else values, indent=2))
+    if sealed:
+        write_sealed(path, values, _json)
+    else:
+        _replace(path, _json(without_secrets(values)), 0o666)
+
+
+def write_sealed(path: Path, values: Any, dump: Callable[[Any], str]) -> None:
+    """Writes JSON values, whole or not at all, without the secrets of URIs, which it keeps for `unseal`.
+
+    Args:
+        path: the file; the secrets are kept beside it.
+        values: what is written.
+        dump: makes the file's text of values.
+
+    Raises:
+        RunFailedError: when a file cannot be written.
+    """
+    _replace(path, dump(_seal(path.parent, values)), 0o666)
+
+
+def without_secrets(values: Any) -> Any:
+    """Returns JSON values without the secrets of their URIs."""
+    return _mapped(values, _without_secret)
 
 
 def read_json(path: Path) -> Any:
@@ -46,7 +70,7 @@ def read_json(path: Path) -> Any:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Writes a text, whole or not at all, without the secrets of URIs.
+    """Writes a text for people, whole or not at all, without the secrets of URIs.
 
     Raises:
         RunFailedError: when the file cannot be written; then an earlier one is still there.
@@ -54,18 +78,12 @@ def write_text(path: Path, text: str) -> None:
     _replace(path, masked(text), 0o666)
 
 
-def seal(folder: Path, values: Any) -> Any:
-    """Returns JSON values without the secrets of their URIs, which are kept in the folder for `unseal`.
-
-    Text is masked value by value: within a file, quoting changes what a secret looks like.
-
-    Raises:
-        RunFailedError: when the secrets cannot be written.
-    """
+def _seal(folder: Path, values: Any) -> Any:
+    """Returns JSON values without the secrets of their URIs, which are kept in the folder for `unseal`."""
     secrets: dict[str, str] = {}
 
     def hide(text: str) -> str:
-        plain = masked_uri(text) if _URI_START.match(text) else masked(text)
+        plain = _without_secret(text)
         if plain != text:
             secrets[plain] = text
         return plain
@@ -79,7 +97,7 @@ def seal(folder: Path, values: Any) -> Any:
 
 
 def unseal(folder: Path, values: Any) -> Any:
-    """Returns values with the secrets that `seal` kept in the folder, as far as they may be read."""
+    """Returns values with the secrets that `write_sealed` kept in the folder, as far as they may be read."""
     secrets = _secrets(folder / SECRETS_FILE)
     return _mapped(values, lambda text: secrets.get(text, text)) if secrets else values
 
@@ -91,12 +109,20 @@ def remove_unfinished(folder: Path) -> None:
             file.unlink(missing_ok=True)
 
 
+def _json(values: Any) -> str:
+    return json.dumps(values, indent=2)
+
+
+def _without_secret(text: str) -> str:
+    return masked_uri(text) if _URI_START.match(text) else masked(text)
+
+
 def _mapped(values: Any, change: Callable[[str], str]) -> Any:
-    """Returns JSON values with each text changed, but for the keys."""
+    """Returns JSON values with each text changed, the keys as well."""
     if isinstance(values, str):
         return change(values)
     if isinstance(values, dict):
-        return {key: _mapped(value, change) for key, value in values.items()}
+        return {_mapped(key, change): _mapped(value, change) for key, value in values.items()}
     if isinstance(values, list | tuple):
         return [_mapped(value, change) for value in values]
     return values

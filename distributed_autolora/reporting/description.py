@@ -52,11 +52,11 @@ def _what(result: dict[str, Any]) -> str:
 
 def _accuracies(result: dict[str, Any]) -> str:
     if result["test"] is None:
-        return f"Test split not opened; the best epoch on validation is {result['best_epoch']}."
+        return f"Test split not opened; the epoch chosen on validation is {result['best_epoch']}."
     attack = attack_label(result["attack"])
     # MLflow sets the columns of a table without any space between them: a list reads better.
     rows = [f"On {result['test_images']:,} test images:\n"]
-    parts = [(f"**final model** (best on validation, epoch {result['best_epoch']})", result["test"])]
+    parts = [(f"**final model** (chosen on validation, epoch {result['best_epoch']})", result["test"])]
     if result.get("linear_head"):
         parts.append(("untouched backbone, linear head", result["linear_head"]))
     for label, part in parts:

@@ -5,15 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from distributed_autolora.evaluation.masking_rule import least_share, overstates
+from distributed_autolora.evaluation.masking_rule import least_share, overstates, warns_from
 from distributed_autolora.reporting.history import attack_label, attack_name
-
-GAP, STRONGER, IMAGES = "val/masking_gap", "val/robust_accuracy_stronger", "val/masking_images"
+from distributed_autolora.training.record_keys import MASKING_GAP, MASKING_IMAGES, MASKING_STRONGER
 
 
 def masking_gap(metrics: dict[str, Any]) -> str:
     """Returns "gap 3.2 %" for an epoch that was checked, "" for others."""
-    return f"gap {100 * metrics[GAP]:.1f} %" if GAP in metrics else ""
+    return f"gap {100 * metrics[MASKING_GAP]:.1f} %" if MASKING_GAP in metrics else ""
 
 
 def masking_warning(metrics: dict[str, Any], model: str) -> str | None:
@@ -25,28 +24,35 @@ def masking_warning(metrics: dict[str, Any], model: str) -> str | None:
     """
     if not _is_alarming(metrics):
         return None
-    fallen, total = _fallen(metrics), metrics[IMAGES]
+    fallen, total = _fallen(metrics), metrics[MASKING_IMAGES]
     attack = attack_label(attack_name(metrics))
     return (
         f"epoch {metrics['epoch']}: {fallen} of {total} validation images withstand {attack} and fall to a stronger "
-        f"attack ({100 * fallen / total:.1f} %; surely more than {100 * least_share(fallen, total):.1f} %). "
+        f"attack ({100 * fallen / total:.1f} %; more than {100 * least_share(fallen, total):.1f} % at 95 % confidence "
+        f"in this check; a check of so many images warns from {_warning_gap(total)} on). "
         f"{_meaning(attack)} {_advice(model)}"
     )
 
 
 def masking_summary(history: list[dict[str, Any]]) -> dict[str, Any] | None:
-    """Returns what a run's checks found, JSON values for its result; None for a run without a check."""
-    checked = [metrics for metrics in history if GAP in metrics]
+    """Returns what a run's checks found, JSON values for its result; None for a run without a check.
+
+    `gap` is that of the check nearest to the chosen epoch, the earlier of two: the nearest to the deployed model.
+    """
+    checked = [metrics for metrics in history if MASKING_GAP in metrics]
     if not checked:
         return None
-    last, largest = checked[-1], max(checked, key=lambda metrics: metrics[GAP])
+    chosen = history[-1]["best_epoch"]
+    nearest = min(checked, key=lambda metrics: abs(metrics["epoch"] - chosen))
+    largest = max(checked, key=lambda metrics: metrics[MASKING_GAP])
     return {
         "checks": len(checked),
-        "images": last[IMAGES],
-        "epoch": last["epoch"],
-        "robust_accuracy_stronger": last[STRONGER],
-        "gap": last[GAP],
-        "largest_gap": largest[GAP],
+        "images": nearest[MASKING_IMAGES],
+        "epoch": nearest["epoch"],
+        "robust_accuracy_stronger": nearest[MASKING_STRONGER],
+        "gap": nearest[MASKING_GAP],
+        "warns_from": warns_from(nearest[MASKING_IMAGES]) / nearest[MASKING_IMAGES],
+        "largest_gap": largest[MASKING_GAP],
         "largest_gap_epoch": largest["epoch"],
         "warned_epochs": [metrics["epoch"] for metrics in checked if _is_alarming(metrics)],
     }
@@ -76,8 +82,8 @@ def masking_sentences(result: Mapping[str, Any]) -> list[str]:
     attack = attack_label(result["attack"])
     sentences = [
         f"Masking gap: {100 * found['gap']:.1f} % of {found['images']:,} validation images withstand {attack} and fall "
-        f"to a stronger attack in epoch {found['epoch']} (largest of {found['checks']} checks: "
-        f"{100 * found['largest_gap']:.1f} %, epoch {found['largest_gap_epoch']})."
+        f"to a stronger attack in epoch {found['epoch']} (warns from {_warning_gap(found['images'])} on; largest of "
+        f"{found['checks']} checks: {100 * found['largest_gap']:.1f} %, epoch {found['largest_gap_epoch']})."
     ]
     if found["warned_epochs"]:
         epochs = ", ".join(map(str, found["warned_epochs"]))
@@ -85,12 +91,16 @@ def masking_sentences(result: Mapping[str, Any]) -> list[str]:
     return sentences
 
 
+def _warning_gap(images: int) -> str:
+    return f"{100 * warns_from(images) / images:.1f} %"
+
+
 def _fallen(metrics: dict[str, Any]) -> int:
-    return round(float(metrics[GAP]) * int(metrics[IMAGES]))
+    return round(float(metrics[MASKING_GAP]) * int(metrics[MASKING_IMAGES]))
 
 
 def _is_alarming(metrics: dict[str, Any]) -> bool:
-    return GAP in metrics and overstates(_fallen(metrics), metrics[IMAGES])
+    return MASKING_GAP in metrics and overstates(_fallen(metrics), metrics[MASKING_IMAGES])
 
 
 def _meaning(attack: str) -> str:

@@ -14,8 +14,9 @@ from distributed_autolora.reporting.history import (
     attack_name,
     series,
 )
-from distributed_autolora.reporting.masking import GAP, IMAGES, STRONGER, masking_warning
+from distributed_autolora.reporting.masking import masking_warning
 from distributed_autolora.reporting.statistics import wilson_interval
+from distributed_autolora.training.record_keys import MASKING_GAP, MASKING_IMAGES, MASKING_STRONGER
 
 _LOSS = "train/loss/"
 History = list[dict[str, Any]]
@@ -61,7 +62,7 @@ class RunCurves:
     restored: dict[int, int | None]
     """The epoch whose weights were taken back, by the epoch after which that was."""
     deployed: int
-    """The epoch whose weights are deployed; before the end of a run the best so far."""
+    """The epoch whose weights are deployed; before the end of a run those kept so far."""
     weights: dict[str, tuple[float, ...]]
     """`natural_weight`, `kl_weight` and `natural_branch_accuracy`, of those that the run has."""
     losses: dict[str, tuple[float, ...]]
@@ -114,13 +115,13 @@ def _measured(records: History, key: str, images: int | None) -> Measured:
 
 
 def _checks(history: History, name: str) -> Checks | None:
-    checked = [record for record in history if GAP in record]
+    checked = [record for record in history if MASKING_GAP in record]
     if not checked:
         return None
-    images = int(checked[0][IMAGES])
+    images = int(checked[0][MASKING_IMAGES])
     return Checks(
-        stronger=_measured(checked, STRONGER, images),
-        same_images=tuple(record[STRONGER] + record[GAP] for record in checked),
+        stronger=_measured(checked, MASKING_STRONGER, images),
+        same_images=tuple(record[MASKING_STRONGER] + record[MASKING_GAP] for record in checked),
         images=images,
         warned=tuple(record["epoch"] for record in checked if masking_warning(record, name) is not None),
     )

@@ -81,7 +81,7 @@ def _write_title(figure: Figure, curves: RunCurves, result: dict[str, Any] | Non
     height = figure.get_figheight()
     epochs = f"{len(curves.epochs)} epoch{'s' if len(curves.epochs) > 1 else ''}"
     if result is None:
-        name, line = f"After {epochs}", f"best so far: epoch {curves.deployed}"
+        name, line = f"After {epochs}", f"chosen so far: epoch {curves.deployed}"
     else:
         seconds = (result.get("seconds") or {}).get("training")
         name = result["name"]
@@ -122,7 +122,7 @@ def _draw_accuracies(axes: Axes, curves: RunCurves) -> None:
     best = curves.robust.values[curves.robust.epochs.index(curves.deployed)]
     axes.plot(
         curves.deployed, best, "*", color=BLACK, markersize=15, zorder=5, gid="deployed",
-        label="best so far" if curves.val_images is None else "deployed model",
+        label="chosen so far" if curves.val_images is None else "deployed model",
     )  # fmt: skip
     text = "Validation accuracy"
     if curves.val_images is not None:

@@ -80,6 +80,11 @@ class StudyRun:
             return {}
         return yaml.safe_load((self.folder / "config.yaml").read_text()) or {}
 
+    def automatic_rule(self) -> str | None:
+        """Returns the rule of the run's automatic schedule; None for another schedule or without a config."""
+        schedule = self.config().get("schedule") or {}
+        return schedule.get("rule") if schedule.get("name") == "automatic" else None
+
 
 @dataclass(frozen=True)
 class Study:

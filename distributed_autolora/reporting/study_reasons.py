@@ -73,10 +73,12 @@ def _course(run: StudyRun) -> str:
     path = f"went from {compact(first['lr'])} to" if first["lr"] != last["lr"] else "stayed at"
     text = f"the learning rate {path} {compact(last['lr'])} in {counted(epochs, 'epoch')}"
     text += f" ({counted(halvings, 'halving')})" if halvings else ""
-    best = last.get("best_epoch")
-    if best is not None:
-        rising = ", so it may still have been rising" if best > 0.9 * epochs else ""
-        text += f"; the best epoch on validation was {best}{rising}"
+    chosen = last.get("best_epoch")
+    if chosen is not None:
+        # Rule "paired" keeps the newest state that is as good as the best: a late one is what it mostly chooses.
+        is_late = chosen > 0.9 * epochs and run.automatic_rule() != "paired"
+        rising = ", so it may still have been rising" if is_late else ""
+        text += f"; the epoch chosen on validation was {chosen}{rising}"
     natural = value(last, "natural_branch_accuracy")
     if natural is not None:
         text += f"; the low-rank branch ended at {per_cent(natural)} % natural training accuracy"
@@ -96,7 +98,7 @@ def _optimism(study: Study) -> list[str]:
 def _noise(study: Study, name: str) -> list[str]:
     """Returns how noisy the accuracy is that the reference's automatic learning rate follows; none for a fixed one."""
     images = validation_images(study)
-    runs = [run for run in study.judged(name) if (run.config().get("schedule") or {}).get("name") == "automatic"]
+    runs = [run for run in study.judged(name) if run.automatic_rule() is not None]
     if images is None or not runs or runs[0].validation_accuracy is None:
         return []
     error = 100 * standard_error(runs[0].validation_accuracy, images)

@@ -11,9 +11,9 @@ from distributed_autolora.reporting.history import compact, duration, series, va
 from distributed_autolora.reporting.markdown import NONE, counted, per_cent, table
 from distributed_autolora.reporting.study import Settings, Study, StudyRun
 from distributed_autolora.reporting.study_costs import Cost, mean_final_cost, search_cost
+from distributed_autolora.training.record_keys import MASKING_GAP
 
 _SIMILARITY = "gradient_similarity"
-_MASKING_GAP = "val/masking_gap"
 
 
 def settings_text(settings: Settings) -> str:
@@ -53,8 +53,15 @@ def schedule_table(study: Study) -> str | None:
     for arm in study.arms:
         for run in study.of(arm.name, "final"):
             rows += [[arm.label, str(run.seed), *_schedule_cells(run.history)]] if run.history else []
-    header = ["method", "seed", "epochs", "best", "learning rate", "after epoch", "lambda1", "lambda2"]
+    header = ["method", "seed", "epochs", "chosen", "learning rate", "after epoch", "lambda1", "lambda2"]
     return table(header, rows) if rows else None
+
+
+def automatic_rules(study: Study) -> str:
+    """Returns "rule `paired`" of the final runs with an automatic schedule, all of them if there are more; else ""."""
+    rules = {run.automatic_rule(): None for run in study.runs if run.phase == "final" and run.history}
+    named = [f"`{rule}`" for rule in rules if rule is not None]
+    return f"{'rule' if len(named) == 1 else 'rules'} {', '.join(named)}" if named else ""
 
 
 def similarity_table(study: Study) -> str | None:
@@ -75,7 +82,7 @@ def gap_column(study: Study) -> dict[str, str]:
 
     Of the final runs that have such an epoch; empty where none was checked.
     """
-    found = {arm.name: [_last(run.history, _MASKING_GAP) for run in study.of(arm.name, "final")] for arm in study.arms}
+    found = {arm.name: [_last(run.history, MASKING_GAP) for run in study.of(arm.name, "final")] for arm in study.arms}
     known = {name: [gap for gap in gaps if gap is not None] for name, gaps in found.items()}
     return {name: mean_and_each(gaps) for name, gaps in known.items() if gaps}
 

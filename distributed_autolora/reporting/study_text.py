@@ -107,7 +107,7 @@ def _setting(study: Study) -> str:
         f"Methods: {'; '.join(arm.label for arm in study.arms)}. "
         f"Seeds: {', '.join(map(str, study['seeds'] or []))}. {shared} one split into training and validation "
         "images; runs of one seed also share the order of the images, their augmentation, the random starts of the "
-        "attack and the first weights of the head. Every model is the best epoch on the validation images; the test "
+        "attack and the first weights of the head. Every model is of the epoch chosen on validation images; the test "
         "images were opened when its training was over."
     )
 
@@ -206,8 +206,10 @@ def _schedules(study: Study) -> str:
     found = records.schedule_table(study)
     if found is None:
         return ""
+    rules = records.automatic_rules(study)
+    named = f"Automatic schedules follow {rules}. " if rules else ""
     return (
-        f"## What the schedules did\n\n{found}\n\n"
+        f"## What the schedules did\n\n{found}\n\n{named}"
         "*after epoch*: when the learning rate was halved, in brackets the epoch whose state was restored; or by what "
         "it was multiplied. lambda1 weighs the natural loss, lambda2 the KL loss; a dash: the method has neither."
     )

@@ -117,10 +117,10 @@ def _accuracies(result: dict[str, Any]) -> RenderableType:
     if result["test"] is None:
         from rich.text import Text
 
-        return Text(f"test split not opened; the best epoch on validation is {result['best_epoch']}", style="bold")
+        return Text(f"test split not opened; the epoch chosen on validation is {result['best_epoch']}", style="bold")
     attack = attack_label(result["attack"])
     table = _table(f"on {result['test_images']:,} test images", "natural accuracy, %", f"{attack} accuracy, %")
-    final = f"final model\n(best on validation, epoch {result['best_epoch']})"
+    final = f"final model\n(chosen on validation, epoch {result['best_epoch']})"
     table.add_row(final, *_with_intervals(result, result["test"]), style="bold")
     if result.get("linear_head"):
         table.add_row("untouched backbone,\nlinear head", *_with_intervals(result, result["linear_head"]))
@@ -171,16 +171,16 @@ def _schedule(history: list[dict[str, Any]]) -> Table:
     table = _table("epoch", *columns, gap=1)
     table.columns[0].justify = "right"
     table.add_column("after the epoch", style="yellow", no_wrap=True)
-    best = history[-1].get("best_epoch")
+    chosen = history[-1].get("best_epoch")
     table.caption = "* final model"
     for metrics in history:
-        is_best = metrics["epoch"] == best
+        is_chosen = metrics["epoch"] == chosen
         happened = event(metrics)
         if len(happened) > _EVENT_WIDTH:
             happened = event(metrics, short=True)
         cells = [cell(metrics) for cell in columns.values()]
         table.add_row(
-            f"{'*' if is_best else ''}{metrics['epoch']}", *cells, happened, style="bold" if is_best else None
+            f"{'*' if is_chosen else ''}{metrics['epoch']}", *cells, happened, style="bold" if is_chosen else None
         )
     return table
 

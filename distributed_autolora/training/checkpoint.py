@@ -28,7 +28,7 @@ class TrainingState:
 
     Attributes:
         model: state of the objective: backbone, head, factors, every batch norm buffer.
-        best: the same whole at the best robust validation accuracy so far.
+        best: the same whole as the schedule's rule kept it: of the epoch chosen so far.
         momentum: SGD's momentum buffers by parameter name.
         history: one record an epoch; the schedules are replayed from it.
         identity: what must be equal for a resume: config digest, seed, split digest.
@@ -70,8 +70,8 @@ class TrainingState:
                     "where that cannot be read either, start the run afresh with --fresh."
                 )
             tensors = safetensors.torch.load_file(folder / TENSORS)
-            outcomes = tensors.pop(_OUTCOMES)
             values = read_values(folder)
+            outcomes = _outcomes_of(tensors, values["history"], folder)
             parts: dict[str, dict[str, Tensor]] = {"model": {}, "best": {}, "momentum": {}}
             for full_name, value in tensors.items():
                 part, name = full_name.split("/", 1)
@@ -82,6 +82,26 @@ class TrainingState:
             raise kind_of(error)(
                 f"Checkpoint {folder} cannot be read ({error}). If it stays so, start the run afresh with --fresh."
             ) from None
+
+
+def _outcomes_of(tensors: dict[str, Tensor], history: list[dict[str, Any]], folder: Path) -> Tensor:
+    """Takes the outcomes out of a checkpoint's tensors.
+
+    Raises:
+        UserError: when they are missing, or are not those of the history's epochs.
+    """
+    outcomes = tensors.pop(_OUTCOMES, None)
+    if outcomes is None:
+        raise UserError(
+            f"Checkpoint {folder} was written by an earlier version of this program, which kept no outcomes by "
+            "validation image, so the run cannot go on from it: start it afresh with --fresh."
+        )
+    if len(outcomes) != len(history):
+        raise UserError(
+            f"Checkpoint {folder} holds the outcomes of {len(outcomes)} epochs and the records of {len(history)}, so "
+            "the run cannot go on from it: start it afresh with --fresh."
+        )
+    return outcomes
 
 
 def snapshot(module: nn.Module) -> dict[str, Tensor]:

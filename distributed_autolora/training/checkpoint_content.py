@@ -32,8 +32,9 @@ def read_values(folder: Path) -> dict[str, Any]:
         ValueError: when it is not whole.
     """
     values = json.loads((folder / VALUES).read_bytes())
-    if not isinstance(values, dict) or "history" not in values:
-        raise ValueError("the history is missing")
+    missing = [name for name in ("history", "tensors") if not isinstance(values, dict) or name not in values]
+    if missing:
+        raise ValueError(f'it has no "{missing[0]}", as where an earlier version of this program wrote it')
     return values
 
 
@@ -53,8 +54,8 @@ def broken_part(folder: Path) -> str | None:
     except (FileNotFoundError, NotADirectoryError):
         return f"{name} is missing"
     except ValueError as error:
-        return f"{name} is no whole JSON: {error}"
-    written = values.get("tensors", seen)  # the first versions did not write it
+        return f"{name} is not whole: {error}"
+    written = values["tensors"]
     if seen["bytes"] != written["bytes"]:
         return f"{name} has {seen['bytes']:,} bytes of {written['bytes']:,}"
     return None if seen == written else f"{name} holds other bytes than were written"

@@ -15,7 +15,8 @@ from distributed_autolora.core.schedules import Decision
 from distributed_autolora.training import distributed
 from distributed_autolora.training.cost import epoch_passes
 from distributed_autolora.training.judgement import judge
-from distributed_autolora.training.masking import IMAGES, check_masking
+from distributed_autolora.training.masking import check_masking
+from distributed_autolora.training.record_keys import MASKING_IMAGES
 from distributed_autolora.training.reporter import EpochCheckpoints, Reporter
 from distributed_autolora.training.similarity import measure_similarity, similarity_rows
 from distributed_autolora.training.task_data import TaskData
@@ -31,7 +32,7 @@ class FitResult:
     Attributes:
         summary: counts and sizes, JSON values.
         history: one record an epoch.
-        weights: the deployable model: backbone and head of the best epoch on validation, or their average.
+        weights: the deployable model: backbone and head of the epoch chosen on validation, or their average.
         samples: arrays of a few test images with their perturbed variants and predictions; None without a test.
         outcomes: int64 arrays [n] over all test images in the order of their table: row, label,
             natural_prediction, <attack>_prediction; None without a test.
@@ -53,7 +54,7 @@ def fit(
     device: torch.device | None = None,
     dtype: torch.dtype = torch.float32,
 ) -> FitResult:
-    """Trains from the newest checkpoint or from the start, and judges the best model.
+    """Trains from the newest checkpoint or from the start, and judges the chosen model.
 
     That is the only time that the test split is opened, and not even then with `evaluation.test_split` off.
 
@@ -130,7 +131,7 @@ def run_epoch(trainer: Trainer, epoch: int, after_step: Callable[[], None] = lam
             **{f"train/loss/{name}": value for name, value in losses.items()},
             **_time_record(trainer),
             "num_workers": distributed.world_size(),
-            **_cost_record(trainer, epoch, int(masking.get(IMAGES, 0))),
+            **_cost_record(trainer, epoch, int(masking.get(MASKING_IMAGES, 0))),
         }
     )
     trainer.begin_epoch()

@@ -16,9 +16,8 @@ from distributed_autolora.data.splits import stratified_subset
 from distributed_autolora.training.cost import masking_images
 from distributed_autolora.training.evaluation import own_batches, sum_counts
 from distributed_autolora.training.methods import build_attack, stronger_attack
+from distributed_autolora.training.record_keys import MASKING_GAP, MASKING_IMAGES, MASKING_STRONGER
 from distributed_autolora.training.trainer import Trainer
-
-IMAGES = "val/masking_images"
 
 
 def check_masking(trainer: Trainer, outcomes: tuple[bool, ...], epoch: int, *, is_last: bool) -> dict[str, float]:
@@ -43,9 +42,9 @@ def check_masking(trainer: Trainer, outcomes: tuple[bool, ...], epoch: int, *, i
     with trainer.progress.timer.phase("masking"):
         both = _withstand_both(trainer, _ascending(trainer)[positions], withstood)
     return {
-        "val/robust_accuracy_stronger": both.accuracy,
-        "val/masking_gap": (int(withstood.sum()) - both.correct) / both.total,
-        IMAGES: both.total,
+        MASKING_STRONGER: both.accuracy,
+        MASKING_GAP: (int(withstood.sum()) - both.correct) / both.total,
+        MASKING_IMAGES: both.total,
     }
 
 

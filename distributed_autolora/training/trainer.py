@@ -258,7 +258,7 @@ class Trainer:
         )
 
     def follow(self, decision: Decision) -> None:
-        """Keeps or restores the best state and sets the learning rate, the same on every worker.
+        """Keeps or restores the chosen state and sets the learning rate, the same on every worker.
 
         Raises:
             RuntimeError: when the workers' decisions differ.

@@ -16,12 +16,14 @@ from ray.train import Checkpoint, CheckpointConfig
 from ray.train.v2._internal.execution.checkpoint.checkpoint_manager import CheckpointManager
 from ray.train.v2._internal.execution.storage import StorageContext
 from ray.train.v2._internal.execution.training_report import _TrainingReport
+from safetensors.torch import save_file
 
 from distributed_autolora.errors import UserError
 from distributed_autolora.orchestration.mlflow_tracking import MetricWriter, open_run
 from distributed_autolora.orchestration.run_folder import RunFolder
 from distributed_autolora.orchestration.snapshot import mend_snapshot, remove_unregistered, skip_broken
 from distributed_autolora.training.checkpoint import TrainingState
+from distributed_autolora.training.checkpoint_content import fingerprint
 from distributed_autolora.training.loop import FitResult, fit
 from distributed_autolora.training.task_data import TaskData
 from tests.training.tasks import small_config, write_task
@@ -138,7 +140,8 @@ def two_checkpoints(run: Path) -> tuple[Path, Path]:
     reporter = ListReporter(run)
     for epoch in (1, 2):
         history = [{"epoch": number} for number in range(1, epoch + 1)]
-        state = TrainingState({"w": torch.arange(4000.0) + epoch}, {}, {}, history, {"seed": 0})
+        outcomes = torch.zeros((epoch, 1), dtype=torch.bool)
+        state = TrainingState({"w": torch.arange(4000.0) + epoch}, {}, {}, history, {"seed": 0}, outcomes=outcomes)
         reporter.report(history, state.save)
     older, newest = checkpoints(run)
     return older, newest
@@ -174,6 +177,28 @@ def test_a_run_without_a_whole_checkpoint_is_refused_and_keeps_all_its_files(tmp
     assert len(checkpoints(tmp_path)) == 2
     with pytest.raises(UserError, match=r"000002_000000 cannot be read .state.safetensors has .* bytes of .*--fresh"):
         ListReporter(tmp_path).latest()
+
+
+def test_a_checkpoint_of_an_earlier_version_or_with_another_number_of_epochs_is_refused_in_a_sentence(
+    tmp_path: Path,
+) -> None:
+    state = TrainingState({"w": torch.zeros(3)}, {}, {}, [{"epoch": 1}], {"seed": 0})
+    state.save(tmp_path)
+    with pytest.raises(
+        UserError, match=r"outcomes of 0 epochs and the records of 1, .* start it afresh with --fresh\.$"
+    ):
+        TrainingState.load(tmp_path)
+    save_file({"model/w": torch.zeros(3)}, tmp_path / "state.safetensors")
+    values = json.loads((tmp_path / "state.json").read_text()) | {
+        "tensors": fingerprint(tmp_path / "state.safetensors")
+    }
+    (tmp_path / "state.json").write_text(json.dumps(values))
+    with pytest.raises(UserError, match=r"was written by an earlier version .* start it afresh with --fresh\.$"):
+        TrainingState.load(tmp_path)
+    del values["tensors"]
+    (tmp_path / "state.json").write_text(json.dumps(values))
+    with pytest.raises(UserError, match=r'state.json is not whole: it has no "tensors", as where an earlier version'):
+        TrainingState.load(tmp_path)
 
 
 def test_whole_checkpoints_stay_and_so_does_one_that_the_disk_does_not_give_or_another_run_wrote(

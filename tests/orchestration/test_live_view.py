@@ -74,7 +74,7 @@ def _watch(folder: RunFolder, seen: list[str]) -> list[str]:
         _wait_for("epoch 10/20", seen)
         states.append(_plain(seen))
         write_json(folder.history_file, history)
-        _wait_for("judging the best model", seen)
+        _wait_for("judging the chosen model", seen)
     return states
 
 
@@ -92,7 +92,8 @@ def test_a_terminal_shows_where_the_run_is_and_a_time_left_only_once_an_epoch_wa
     last = runs.history(20)[8]
     robust, natural = (100 * last[f"val/{name}"] for name in ("robust_accuracy/pgd10", "natural_accuracy"))
     best = 100 * last["best_val/robust_accuracy/pgd10"]
-    assert f"validation: PGD-10 {robust:.1f} %, natural {natural:.1f} %; best epoch 9 ({best:.1f} %)" in at_nine
+    accuracies = f"PGD-10 {robust:.1f} %, natural {natural:.1f} %"
+    assert f"validation: {accuracies}; chosen so far: epoch 9 ({best:.1f} %)" in at_nine
     assert "learning rate 0.005" in at_nine
     lines = _plain(seen).replace("\r", "\n").splitlines()
     assert [line.split()[0] for line in lines if re.match(r" *\d+/20 ", line)] == [f"{i}/20" for i in range(1, 21)]

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from distributed_autolora.evaluation.masking_rule import least_share, overstates
+from distributed_autolora.evaluation.masking_rule import least_share, overstates, warns_from
 from distributed_autolora.orchestration.progress import epoch_lines
 from distributed_autolora.orchestration.run_folder import RunFolder, write_json
 from distributed_autolora.reporting.description import run_description
@@ -42,6 +42,13 @@ def test_nothing_fallen_bounds_nothing_and_the_rule_needs_more_than_two_points_f
     assert not overstates(60, 2500), "2.4 %, but within chance of 2 %"
 
 
+def test_a_check_warns_from_fewer_points_on_the_more_images_it_has() -> None:
+    for total in (1, 2, 25, 58, 64, 150, 2500):
+        smallest = next(fallen for fallen in range(total + 1) if overstates(fallen, total))
+        assert warns_from(total) == smallest, total
+    assert [warns_from(total) for total in (25, 58, 150)] == [3, 4, 7]
+
+
 def test_an_epoch_that_was_checked_shows_its_gap_and_warns_only_when_it_is_large() -> None:
     record = runs.history(9)[-2]
     assert "gap" not in epoch_line(record, epochs=20, seconds_left=83)
@@ -53,6 +60,7 @@ def test_an_epoch_that_was_checked_shows_its_gap_and_warns_only_when_it_is_large
     assert warning is not None
     for words in (
         "epoch 8: 9 of 64 validation images withstand PGD-10 and fall to a stronger attack (14.1 %;",
+        "a check of so many images warns from 6.2 % on)",
         "gradients may be masked",
         "python jobs/evaluate.py --model RUN --attacks autoattack",
         "--method.soft-labels joint",
@@ -72,18 +80,20 @@ def test_the_gap_shares_its_line_with_what_happened(epochs: int, seconds_left: f
     assert shown.endswith("  halved, gap 3.1 %")
 
 
-def test_the_result_has_the_last_and_the_largest_gap_and_repeats_a_warning() -> None:
+def test_the_result_has_the_gap_nearest_to_the_chosen_epoch_and_the_largest_and_repeats_a_warning() -> None:
     history = runs.history(20)
     assert masking_summary(history) is None
-    for epoch, fallen in ((8, 9), (12, 1), (20, 2)):
+    assert history[-1]["best_epoch"] == 15
+    for epoch, fallen in ((8, 9), (12, 1), (16, 2), (20, 1)):
         history[epoch - 1] = checked(history[epoch - 1], fallen)
     summary = masking_summary(history)
     assert summary == {
-        "checks": 3,
+        "checks": 4,
         "images": 64,
-        "epoch": 20,
+        "epoch": 16,
         "robust_accuracy_stronger": 0.7,
         "gap": 2 / 64,
+        "warns_from": 4 / 64,
         "largest_gap": 9 / 64,
         "largest_gap_epoch": 8,
         "warned_epochs": [8],
@@ -93,7 +103,7 @@ def test_the_result_has_the_last_and_the_largest_gap_and_repeats_a_warning() -> 
     for report in (result_table(quiet, history), run_description(quiet, history)):
         words = " ".join(report.split())
         assert "Masking gap: 3.1 % of 64 validation images" in words
-        assert "(largest of 3 checks: 14.1 %, epoch 8)" in words
+        assert "in epoch 16 (warns from 6.2 % on; largest of 4 checks: 14.1 %, epoch 8)" in words
         assert "promises too much" not in words
     for report in (
         result_table(result | {"masking": summary}, history),

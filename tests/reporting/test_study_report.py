@@ -106,6 +106,7 @@ def test_a_reference_that_does_not_win_is_said_not_to_win(text: str) -> None:
     )
     assert "three seeds cannot show this" in text
     assert "hints, not proof" in text
+    assert "Automatic schedules follow rule `released`." in text
 
 
 def test_a_reference_that_wins_for_sure_is_said_to_win(tmp_path: Path) -> None:

@@ -79,8 +79,20 @@ def test_a_reference_under_step_decay_is_not_said_to_have_been_halved(tmp_path: 
         rewrite(folder, str(run.name), decay)
     study = load_study(folder)
     found = reasons(study, compare(study))
-    assert found[0].startswith("Vanilla RFT, seed 0: the learning rate went from 0.01 to 0.001 in 20 epochs; the best")
+    assert found[0].startswith("Vanilla RFT, seed 0: the learning rate went from 0.01 to 0.001 in 20 epochs; the epoch")
     assert not any("halving" in sentence for sentence in found)
+
+
+@pytest.mark.parametrize("rule", ["released", "paired"])
+def test_a_late_choice_hints_at_a_rise_only_where_the_rule_does_not_prefer_late_ones(rule: str, tmp_path: Path) -> None:
+    folder = studies.study(tmp_path, autoattack=False)
+    config = folder / "runs" / str(load_study(folder).of("AutoLoRa", "final")[0].name) / "config.yaml"
+    config.write_text(config.read_text().replace("rule: released", f"rule: {rule}"))
+    rewrite(folder, config.parent.name, lambda records: records[-1].update(best_epoch=19))
+    study = load_study(folder)
+    (course,) = [text for text in reasons(study, compare(study)) if text.startswith("AutoLoRa, seed 0:")]
+    assert "the epoch chosen on validation was 19" in course
+    assert ("may still have been rising" in course) == (rule == "released")
 
 
 def test_of_equal_trials_the_first_is_the_winner_and_that_is_no_alarm(tmp_path: Path) -> None:

@@ -50,7 +50,7 @@ def test_the_result_table_fits_80_columns_and_has_the_numbers() -> None:
     assert max(map(len, table.splitlines())) <= 80
     assert "\x1b" not in table
     for text in (
-        f"(best on validation, epoch {history[-1]['best_epoch']})",
+        f"(chosen on validation, epoch {history[-1]['best_epoch']})",
         "92.1  [90.3, 93.6]",
         "83.3  [80.9, 85.5]",
         "78.9  [76.3, 81.3]",
@@ -71,9 +71,9 @@ def test_a_run_that_never_opened_the_test_split_says_so_and_shows_its_schedule()
     history = runs.history(20)
     trial = runs.result(history) | {"test": None, "test_images": None, "linear_head": None}
     table, text = result_table(trial, history), run_description(trial, history)
-    assert "test split not opened; the best epoch on validation is 15" in table
+    assert "test split not opened; the epoch chosen on validation is 15" in table
     assert "halved, restored epoch 15" in table
-    assert "Test split not opened; the best epoch on validation is 15." in text
+    assert "Test split not opened; the epoch chosen on validation is 15." in text
     for report in (table, text):
         assert "Wilson" not in report
         assert "test images" not in report

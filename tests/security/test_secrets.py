@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 import stat
 import traceback
@@ -28,6 +29,10 @@ SECRET_URIS = [
     f"http://user:{SECRET[:5]}/'{SECRET}@host:5000",
     f'http://user:<a>"{SECRET}"@host:5000',
     f"http://user:back\\slash-ü-{SECRET}@host:5000",
+    f'https://host:50/path?token="a^0](0-{SECRET}',
+    f"https://host/path?token='{SECRET}",
+    f"https://host/path?token=;{SECRET}&region=eu",
+    f"https://host/path?region={SECRET[:2]};{SECRET}",
 ]
 
 
@@ -76,10 +81,34 @@ def test_a_run_gets_its_uris_back_from_a_file_that_only_its_owner_reads(uri: str
 
 @pytest.mark.parametrize("quoted", ["two words", "a: b #c", "line\u0085end", "'", '"', "{[,]}", "a\\u00fcb"])
 def test_a_secret_comes_back_however_files_quote_it(quoted: str, tmp_path: Path) -> None:
-    values = {"uri": f"http://user:{quoted}{SECRET}@host:5000", "texts": [f"{quoted} alone", None, 1]}
+    uri = f"http://user:{quoted}{SECRET}@host:5000"
+    values = {"uri": uri, "texts": [f"{quoted} alone", None, 1], uri: {"known": True}}
     write_json(tmp_path / "a.json", values, sealed=True)
     assert SECRET not in (tmp_path / "a.json").read_text()
     assert read_json(tmp_path / "a.json") == values
+
+
+@pytest.mark.parametrize("first", ['"', "'", ";", '"a^0](0-', "a;b'", "<a>"])
+def test_a_command_with_a_query_s_secret_leaves_a_whole_file_and_comes_back(first: str, tmp_path: Path) -> None:
+    values = {"command": f"jobs/x.py --uri https://host:50/p?token={first}{SECRET}- --more", "b": 1}
+    write_json(tmp_path / "sealed.json", values, sealed=True)
+    write_json(tmp_path / "plain.json", values)
+    assert read_json(tmp_path / "sealed.json") == values
+    for file in ("sealed.json", "plain.json"):
+        written = json.loads((tmp_path / file).read_text())
+        assert written == {"command": "jobs/x.py --uri https://host:50/p?token=*** --more", "b": 1}
+
+
+def test_what_closes_a_text_is_no_part_of_its_uri() -> None:
+    for before, after in (
+        ("'", "'). More"),
+        ('{"uri":"', '","b":1}'),
+        ("<", ">, more"),
+        ('KeyError("', '")'),
+        ("", " more"),
+    ):
+        text = f"read {before}https://host/p?token=***{after}"
+        assert masked(text.replace("***", SECRET)) == text
 
 
 def test_a_changed_password_is_used_and_another_server_is_not() -> None:
