@@ -32,10 +32,10 @@ def read_values(folder: Path) -> dict[str, Any]:
         ValueError: when it is not whole.
     """
     values = json.loads((folder / VALUES).read_bytes())
-    missing = [name for name in ("history", "tensors") if not isinstance(values, dict) or name not in values]
-    if missing:
-        raise ValueError(f'it has no "{missing[0]}", as where an earlier version of this program wrote it')
-    return values
+    for name in ("history", "tensors"):
+        if not isinstance(values, dict) or name not in values:
+            raise ValueError(f'it has no "{name}", as where an earlier version of this program wrote it')
+    return dict(values)
 
 
 def broken_part(folder: Path) -> str | None:
