@@ -102,7 +102,7 @@ def test_validation_and_the_deployed_weights_are_those_of_the_average(folder: st
     trainer = trainer_of(config, folder)
     run_epoch(trainer, 1)
     network = AttackNetwork(trainer.deployed)
-    natural, robust = natural_and_robust_accuracy(
+    natural, robust, _ = natural_and_robust_accuracy(
         trainer.deployed, network, trainer.eval_attack, trainer.data.plain_batch, trainer.data.split.val, 32
     )
     assert trainer.history[0]["val/natural_accuracy"] == natural.accuracy
