@@ -17,8 +17,7 @@ from typing import Any
 import click
 import tyro
 
-from distributed_autolora.cli import TrainingFlags, parse_flags, parse_training_flags
-from distributed_autolora.data.prepare_flags import read_flags
+from distributed_autolora.cli import COMMON_FLAGS, TrainingFlags, parse_flags, parse_training_flags
 from distributed_autolora.errors import UserError
 from distributed_autolora.evaluation.attacks import parse
 from distributed_autolora.orchestration.after_training import check_attacks
@@ -86,6 +85,7 @@ def _check_python(arguments: tuple[str, ...], is_whole: bool, home: Path) -> Non
             if find_spec(module) is None:
                 raise ValueError(f"there is no module {module}")
         case (path, *rest):
+            rest = tuple(word for word in rest if not (path.startswith("jobs/") and word in COMMON_FLAGS))
             _check_flags(parser_of(path), [EXAMPLES.get(word, word) for word in rest], is_whole, home)
 
 
@@ -137,8 +137,9 @@ def parser_of(path: str) -> Parser:
             case "parse_flags":
                 kind = getattr(module, ast.unparse(node.args[0]))
                 return lambda words: parse_flags(kind, "", words)
-            case "read_flags":
-                return lambda words: read_flags("", words)
+            case "parse_by":
+                read = getattr(module, ast.unparse(node.args[0]))
+                return lambda words: read("", words)
             case "tyro.cli":
                 return lambda words: tyro.cli(module.Flags, args=words)
             case "_parse":

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from distributed_autolora.cli import TrainingFlags
+from distributed_autolora.cli import COMMON_FLAGS, TrainingFlags
 from distributed_autolora.config import ExperimentConfig
 from distributed_autolora.data import prepare_flags
 from distributed_autolora.orchestration.evaluation_request import EvaluationRequest
@@ -62,7 +62,10 @@ def known_flags() -> set[str]:
     kinds = (TrainingFlags, EvaluationRequest, CompareFlags, *PREPARED)
     names = [*ExperimentConfig().flat(), *(item.name for kind in kinds for item in fields(kind))]
     flags = {name.replace("_", "-") for name in names}
-    return {f"--{flag}" for flag in flags | {re.sub(r"([^.]+)$", r"no-\1", flag) for flag in flags}} | {"--help"}
+    return {f"--{flag}" for flag in flags | {re.sub(r"([^.]+)$", r"no-\1", flag) for flag in flags}} | {
+        "--help",
+        *COMMON_FLAGS,
+    }
 
 
 def unknown_names(text: str) -> list[str]:
