@@ -42,6 +42,8 @@ def main() -> None:
     if end == "terminated":
         os.kill(os.getpid(), signal.SIGTERM)
 
+# A program that was started in the background of a script inherits "ignore SIGINT".
+signal.signal(signal.SIGINT, signal.default_int_handler)
 run_program(main)
 """
 

@@ -160,6 +160,7 @@ def test_a_killed_controller_ends_the_command_in_one_line_and_the_same_command_g
     assert not (folder / "error.txt").exists()
 
 
+@pytest.mark.timeout(600)  # with the shared run's time on a busy machine
 def test_a_killed_run_ends_bit_for_bit_as_an_uninterrupted_one(survivor: tuple[Path, str], tmp_path: Path) -> None:
     folder, _ = survivor
     task = str(folder.parents[2] / "task")
