@@ -85,8 +85,9 @@ def _check_python(arguments: tuple[str, ...], is_whole: bool, home: Path) -> Non
             if find_spec(module) is None:
                 raise ValueError(f"there is no module {module}")
         case (path, *rest):
-            rest = tuple(word for word in rest if not (path.startswith("jobs/") and word in COMMON_FLAGS))
-            _check_flags(parser_of(path), [EXAMPLES.get(word, word) for word in rest], is_whole, home)
+            shared = COMMON_FLAGS if path.startswith("jobs/") else ()
+            own = [EXAMPLES.get(word, word) for word in rest if word not in shared]
+            _check_flags(parser_of(path), own, is_whole, home)
 
 
 def _check_flags(parser: Parser, arguments: Sequence[str], is_whole: bool, home: Path) -> None:
