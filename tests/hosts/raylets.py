@@ -26,7 +26,10 @@ FAST_HEALTH_CHECKS = {
 """For the head: a node is dead after 3 checks of a second without an answer; Ray's defaults are 5 of 10 seconds."""
 
 _GCS_PORT = 6379
-_START_TIMEOUT_S = 60.0
+_SOCKET_PATH_MAX = 107
+_LONGEST_SOCKET = "session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store.99"
+"""A node's first raylet has no number, one that is started again does."""
+_START_TIMEOUT_S = 180.0
 _STOP_TIMEOUT_S = 20.0
 _RESTART_AFTER_S = 1.0
 
@@ -36,17 +39,20 @@ class Raylets:
 
     Args:
         hosts: where the head is, and programs that use the cluster; and where the other raylet is.
-        folder: for the hosts' temporary files; short, because UNIX sockets live in there.
+        folder: for the hosts' temporary files.
         head_settings: more environment variables of the head.
         note: is told what happens to the raylet on the second host.
 
     Raises:
-        UserError: on entering, when the head does not start.
+        UserError: when the folder's path is too long for the sockets in it; on entering, when the head does not start.
     """
 
     def __init__(
         self, hosts: Sequence[Host], folder: Path, head_settings: Mapping[str, str], note: Callable[[str], None]
     ) -> None:
+        longest = folder / max((host.name for host in hosts), key=len) / _LONGEST_SOCKET
+        if len(str(longest)) > _SOCKET_PATH_MAX:
+            raise UserError(f"The path of {longest} has more than {_SOCKET_PATH_MAX} bytes: give a shorter folder.")
         self._first, self._second = hosts
         self._folder = folder
         self._head_settings, self._note = head_settings, note

@@ -110,8 +110,9 @@ def play(scenario: Scenario, folder: Path) -> Outcome:
     own = folder / scenario.name
     own.mkdir()
     timeline = Timeline()
+    of_ray = folder / f"ray{SCENARIOS.index(scenario)}"
     with Network(("first", "second")) as network:
-        with Raylets(network.hosts, own / "ray", scenario.head_settings, timeline.note) as raylets:
+        with Raylets(network.hosts, of_ray, scenario.head_settings, timeline.note) as raylets:
             timeline.begin()
             driver = _start_driver(folder / "config.yaml", own, network.hosts[0], raylets)
             watch = RunWatch(own / "runs" / "mine", network.hosts, timeline)
@@ -119,7 +120,7 @@ def play(scenario: Scenario, folder: Path) -> Outcome:
             seconds = timeline.now()
             timeline.note(f"the driver ended with status {status}")
             left = _left(network, only_workers=True)
-        note_logs(own / "ray", timeline)
+        note_logs(of_ray, timeline)
         left += _left(network, only_workers=False)
     tail = "\n".join((own / "driver.log").read_text(errors="replace").splitlines()[-12:])
     return Outcome(status=status, seconds=seconds, events=timeline.events(), left=left, output=tail)
