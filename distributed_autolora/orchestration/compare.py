@@ -128,9 +128,10 @@ class Comparison:
         self._run(search, at_a_time, early_stopping=self._request.scheduler == "asha")
         final = self._folder.plan_final(self._study, self._request.seeds)
         # Seed by seed, so that a study that is interrupted has something to say about every arm.
-        by_seed = sorted((run for run in final if run.run), key=lambda run: run.seed)
-        self._run(by_seed, at_a_time, early_stopping=False)
-        self._attack([run for run in by_seed if run.status == "finished"], at_a_time)
+        for seed in self._request.seeds:
+            of_seed = [run for run in final if run.run and run.seed == seed]
+            self._run(of_seed, at_a_time, early_stopping=False)
+            self._attack([run for run in of_seed if run.status == "finished"], at_a_time)
 
     def _fix_precision(self) -> None:
         """Chooses the number format once for the whole study."""
