@@ -29,17 +29,8 @@ _CIFAR_NEAR_COPIES = {
 }
 
 # What torchvision's readers raise for damaged files, and pickle for those that are not the published ones.
-_UNREADABLE = (
-    RuntimeError,
-    OSError,
-    EOFError,
-    LookupError,
-    ValueError,
-    TypeError,
-    AttributeError,
-    ImportError,
-    pickle.UnpicklingError,
-)
+_DAMAGED = (RuntimeError, OSError, EOFError, LookupError, ValueError)
+_UNREADABLE = (*_DAMAGED, TypeError, AttributeError, ImportError, pickle.UnpicklingError)
 
 
 def cifar(source: Path, *, task: str, protocol: Protocol, unverified: bool) -> SourceTask:
@@ -74,7 +65,8 @@ def cifar(source: Path, *, task: str, protocol: Protocol, unverified: bool) -> S
         class_names=splits["train"].classes,
         rows=rows,
         licence="not stated by its authors, who ask for a citation of Krizhevsky (2009)",
-        provenance=f"{task} (Krizhevsky, 2009, https://www.cs.toronto.edu/~kriz/cifar.html), official splits",
+        provenance=f"{task} (Krizhevsky, 2009, https://www.cs.toronto.edu/~kriz/cifar.html), "
+        + ("in files that were not verified" if unverified else "official splits"),
         overlaps=("a labelled subset of 80 Million Tiny Images", _CIFAR_NEAR_COPIES[task]),
         notes=(*count_notes(rows, {"train": 50_000, "test": 10_000}), *(["files were not verified"] * unverified)),
         protocol=protocol,

@@ -39,6 +39,7 @@ def test_cifar_keeps_every_pixel_label_and_class_name(task: str, classes: int, t
         assert np.array_equal(image, pixels[row].reshape(3, 32, 32).transpose(1, 2, 0))
     assert table.labels[:20].tolist() == [n % classes for n in range(20)]
     assert any("80 Million" in overlap for overlap in table.card["known_overlaps"])
+    assert table.card["provenance"].endswith("in files that were not verified")
     assert not check_task(str(tmp_path / "out")).train.failures
 
 
