@@ -183,6 +183,8 @@ def in_flags_of(flags: type[Any] | None, message: str) -> str:
         key = f"{group}.{name}"
         if key not in renamed:
             return match[0]
+        if negation and key in getattr(flags, "ONLY_ON", ()):
+            return f"{key}: false in the file of --config"
         if renamed[key] in own:
             return f"--{negation}{renamed[key].replace('_', '-')}"
         return f"{key} in the file of --config" if "config" in own else match[0]

@@ -141,7 +141,7 @@ CASES: dict[str, tuple[Callable[[Place], list[str]], list[str]]] = {
     "an unknown backbone": (lambda p: [*p.task(), "--model.backbone", "resnet17"], ['mean "resnet1']),
     "more workers than CPUs": (
         lambda p: [*p.task(), "--scaling.num-workers", "4096"],
-        ["4096 workers", "--scaling.num-workers"],
+        ["4096 workers", "--scaling.num-workers", "--scaling.cpus-per-worker"],
     ),
     "a value that is no number": (lambda p: ["--seed", "abc"], ["--seed", "abc"]),
     "a word that is no flag": (lambda p: ["stray"], ["stray"]),

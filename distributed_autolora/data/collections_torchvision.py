@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torchvision.datasets import CIFAR10, CIFAR100, DTD, Caltech256
+from torchvision.datasets.utils import check_integrity
 
 from distributed_autolora.data.source_tasks import Protocol, SourceRow, SourceTask, count_notes, file_row
 from distributed_autolora.data.sources import png
@@ -28,17 +29,8 @@ _CIFAR_NEAR_COPIES = {
 }
 
 # What torchvision's readers raise for damaged files, and pickle for those that are not the published ones.
-_UNREADABLE = (
-    RuntimeError,
-    OSError,
-    EOFError,
-    LookupError,
-    ValueError,
-    TypeError,
-    AttributeError,
-    ImportError,
-    pickle.UnpicklingError,
-)
+_DAMAGED = (RuntimeError, OSError, EOFError, LookupError, ValueError)
+_UNREADABLE = (*_DAMAGED, TypeError, AttributeError, ImportError, pickle.UnpicklingError)
 
 
 def cifar(source: Path, *, task: str, protocol: Protocol, unverified: bool) -> SourceTask:
@@ -57,25 +49,37 @@ def cifar(source: Path, *, task: str, protocol: Protocol, unverified: bool) -> S
     """
     kind = _CIFAR[task]
     root = source.parent if source.name == kind.base_folder else source
-    missing = [
-        name for name, _ in [*kind.train_list, *kind.test_list] if not (root / kind.base_folder / name).is_file()
-    ]
+    folder = root / kind.base_folder
+    published = {**dict([*kind.train_list, *kind.test_list]), kind.meta["filename"]: kind.meta["md5"]}
+    missing = [name for name in published if not (folder / name).is_file()]
     if missing:
-        raise UserError(f"{root / kind.base_folder} has no {', '.join(missing)}: unpack {kind.filename} into {root}.")
-    with _readable(root, "give the published files (their MD5 is checked), or --unverified if you trust these ones"):
+        raise UserError(f"{folder} has no {', '.join(missing)}: unpack {kind.filename} into {root}.")
+    if not unverified:
+        _check_published(folder, published, kind.filename)
+    with _readable(folder, f"unpack {kind.filename} into {root} again"):
         kind = _without_checksums(kind) if unverified else kind
         splits = {split: kind(str(root), train=split == "train") for split in ("train", "test")}
-    rows = {split: _pixel_rows(images, split, root / kind.base_folder) for split, images in splits.items()}
+    rows = {split: _pixel_rows(images, split, folder) for split, images in splits.items()}
     return SourceTask(
         task=task,
         class_names=splits["train"].classes,
         rows=rows,
         licence="not stated by its authors, who ask for a citation of Krizhevsky (2009)",
-        provenance=f"{task} (Krizhevsky, 2009, https://www.cs.toronto.edu/~kriz/cifar.html), official splits",
+        provenance=f"{task} (Krizhevsky, 2009, https://www.cs.toronto.edu/~kriz/cifar.html), "
+        + ("in files that were not verified" if unverified else "official splits"),
         overlaps=("a labelled subset of 80 Million Tiny Images", _CIFAR_NEAR_COPIES[task]),
         notes=(*count_notes(rows, {"train": 50_000, "test": 10_000}), *(["files were not verified"] * unverified)),
         protocol=protocol,
     )
+
+
+def _check_published(folder: Path, published: dict[str, str], archive: str) -> None:
+    others = [name for name, md5 in published.items() if not check_integrity(folder / name, md5)]
+    if others:
+        raise UserError(
+            f"{folder}: {', '.join(others)} are not the published files (their MD5 differs), and opening them could "
+            f"run any program: unpack {archive} again, or give --unverified if you trust these ones."
+        )
 
 
 def _pixel_rows(images: Any, split: str, folder: Path) -> list[SourceRow]:

@@ -93,7 +93,8 @@ def check_local_cpus(scaling: ScalingConfig) -> None:
     if wanted > (os.cpu_count() or 1):
         raise UserError(
             f"{scaling.num_workers} workers of {scaling.cpus_per_worker} CPUs need {wanted} CPUs, but this machine "
-            f"has {os.cpu_count()}. Lower --scaling.num-workers, or submit the job to a cluster."
+            f"has {os.cpu_count()}. Lower --scaling.num-workers or --scaling.cpus-per-worker, or submit the job to a "
+            "cluster."
         )
 
 

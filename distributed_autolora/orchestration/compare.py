@@ -43,7 +43,8 @@ def compare(request: StudyRequest) -> Path:
 
 def _checked(request: StudyRequest) -> Study:
     """Looks at the data and weights of every arm, and returns the study with their digests filled in."""
-    study, arms, seen = request.study, [], set()
+    study, arms = request.study, []
+    seen: set[object] = set()
     check_attacks(request.attacks, find_inputs(study.arms[0].config)[1].data_folder, request.attack_images)
     for arm in study.arms:
         config, inputs = find_inputs(arm.config)
@@ -51,7 +52,9 @@ def _checked(request: StudyRequest) -> Study:
             raise UserError("A study compares ways of fine-tuning a pre-trained network: give its file with --weights.")
         key = (config.data, config.model, config.method.name)
         for warning in check_inputs(config, inputs) if key not in seen else ():
-            print(f"warning: {warning}", file=sys.stderr)
+            if warning not in seen:
+                print(f"warning: {warning}", file=sys.stderr)
+            seen.add(warning)
         seen.add(key)
         arms.append(replace(arm, config=config))
     return replace(study, arms=tuple(arms))

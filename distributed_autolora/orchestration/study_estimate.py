@@ -131,7 +131,7 @@ def dry_run_text(study: Study, runs: Sequence[PlannedRun], home: Path) -> str:
 
 
 def _origin(speed: Speed) -> str:
-    return f"{speed.images_per_s:.0f} training images a second and worker: {speed.origin}."
+    return f"{speed.images_per_s:.3g} training images a second and worker: {speed.origin}."
 
 
 def _on_this_machine(scaling: ScalingConfig, worker_hours: float) -> str:

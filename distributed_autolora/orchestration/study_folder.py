@@ -77,16 +77,18 @@ class StudyFolder:
         """Writes study.json.
 
         Raises:
-            UserError: when the study was begun with other settings.
+            UserError: when runs of the study were begun with other settings.
         """
         before = self.description()
-        for key in _SAME if before else ():
-            if _plain(before.get(key)) != _plain(description.get(key)):
-                shown = "" if key in ("arms", "arm_digests") else f": {before.get(key)} there, {description[key]} here"
-                what = {"arms": "arms or grid", "arm_digests": "values in an arm's config"}.get(key, key)
-                raise UserError(
-                    f'Study "{self.name}" was begun with other {what}{shown}. Give another --name, or the same flags.'
-                )
+        other = [key for key in _SAME if before and _plain(before.get(key)) != _plain(description.get(key))]
+        if other and not any((self.path / "runs").glob("*")):  # it was refused before its first run
+            before, other = {}, []
+        for key in other:
+            shown = "" if key in ("arms", "arm_digests") else f": {before.get(key)} there, {description[key]} here"
+            what = {"arms": "arms or grid", "arm_digests": "values in an arm's config"}.get(key, key)
+            raise UserError(
+                f'Study "{self.name}" was begun with other {what}{shown}. Give another --name, or the same flags.'
+            )
         dropped = [seed for seed in before.get("seeds", []) if seed not in description["seeds"]]
         if dropped and any(entry["phase"] == "final" and entry["seed"] in dropped for entry in self._begun()):
             raise UserError(

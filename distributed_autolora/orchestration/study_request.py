@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 from distributed_autolora.config import ExperimentConfig, RunConfig, output_home
 from distributed_autolora.errors import UserError
@@ -21,6 +21,9 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 @dataclass(frozen=True, kw_only=True)
 class CompareFlags:
     """The command line of the comparing program."""
+
+    ONLY_ON: ClassVar[tuple[str, ...]] = ("scaling.use_gpu",)
+    """Values of the config that a flag here turns on and none turns off."""
 
     study: str = "tuned_baselines"
     """tuned_baselines, lora_rank, pretraining_epsilon, automatic_lr, sharpening, gradient_similarity, custom, untuned
@@ -42,7 +45,7 @@ class CompareFlags:
     num_workers: int = 1
     """Training processes of each run; as many runs at a time as the cluster has room for."""
     use_gpu: bool = False
-    """One GPU for each worker; the recipes of the paper's tasks want it anyway."""
+    """One GPU for each worker; the recipes of the paper's tasks want it anyway: without GPUs take --config."""
     attacks: str = OWN_ATTACK
     """pgd10: the accuracies that each run has; else also judge the final runs by these, such as autoattack."""
     attack_images: int | None = None

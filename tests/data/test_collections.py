@@ -39,6 +39,7 @@ def test_cifar_keeps_every_pixel_label_and_class_name(task: str, classes: int, t
         assert np.array_equal(image, pixels[row].reshape(3, 32, 32).transpose(1, 2, 0))
     assert table.labels[:20].tolist() == [n % classes for n in range(20)]
     assert any("80 Million" in overlap for overlap in table.card["known_overlaps"])
+    assert table.card["provenance"].endswith("in files that were not verified")
     assert not check_task(str(tmp_path / "out")).train.failures
 
 
@@ -47,8 +48,9 @@ def test_pickles_that_are_not_the_published_ones_are_not_opened(tmp_path: Path) 
     flag = tmp_path / "executed"
     payload = _Payload(flag)
     (tmp_path / "in" / "cifar-10-batches-py" / "batches.meta").write_bytes(pickle.dumps(payload))
-    with pytest.raises(UserError, match=r"MD5.*--unverified"):
+    with pytest.raises(UserError, match=r"batches\.meta are not.*MD5.*--unverified") as refused:
         prepared("cifar10", tmp_path)
+    assert "download" not in str(refused.value)
     assert not flag.exists()
     shutil.rmtree(tmp_path / "in" / "cifar-10-batches-py")
     with pytest.raises(UserError, match=r"has no data_batch_1.*unpack cifar-10-python\.tar\.gz"):

@@ -137,8 +137,8 @@ def test_a_result_without_its_outcomes_is_none(tmp_path: Path) -> None:
         (EvaluationRequest, "Lower --num-workers, give --no-use-gpu, or raise --wait-for-resources-s in /a/run.name."),
         (
             CompareFlags,
-            "Lower --num-workers, give --no-use-gpu, or raise scaling.wait_for_resources_s in the file of --config in "
-            "/a/run.name.",
+            "Lower --num-workers, give scaling.use_gpu: false in the file of --config, or raise "
+            "scaling.wait_for_resources_s in the file of --config in /a/run.name.",
         ),
     ],
 )

@@ -44,6 +44,12 @@ def test_the_newest_run_alike_on_this_machine_says_how_fast_a_worker_is(tmp_path
     assert speed.worker_hours(BASE, 1000) == BASE.optimization.epochs * 1000 / 50 / 3600
 
 
+def test_a_speed_below_one_image_a_second_is_not_shown_as_none(tmp_path: Path) -> None:
+    finished_run(tmp_path, "slow", 400.0)
+    text = dry_run(study_request(CompareFlags(output=str(tmp_path)), ""))
+    assert '0.375 training images a second and worker: run "slow" on this machine.' in text.splitlines()
+
+
 def test_without_a_run_the_shipped_measurement_counts_for_its_network_alone(tmp_path: Path) -> None:
     shipped = measured_speed(BASE, tmp_path)
     assert shipped is not None

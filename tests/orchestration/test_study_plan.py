@@ -152,12 +152,21 @@ def test_a_study_is_not_continued_as_another_one_but_takes_more_seeds(tmp_path: 
     folder.describe(describe_study(request(tmp_path)))
     folder.describe(describe_study(request(tmp_path, seeds=(0, 1, 2))))
     assert folder.description()["seeds"] == [0, 1, 2]
+    (folder.path / "runs" / "trial").mkdir(parents=True)
     with pytest.raises(UserError, match="begun with other scheduler: grid there, asha here"):
         folder.describe(describe_study(request(tmp_path, scheduler="asha")))
     other = with_settings(ExperimentConfig(), {"optimization.epochs": 3})
     arms = (replace(tiny_study().arms[0], config=other), tiny_study().arms[1])
     with pytest.raises(UserError, match="values in an arm's config"):
         folder.describe(describe_study(request(tmp_path, study=tiny_study(arms=arms))))
+
+
+def test_a_study_that_was_refused_before_its_first_run_is_begun_anew_with_other_flags(tmp_path: Path) -> None:
+    folder = held(tmp_path)
+    folder.describe({**describe_study(request(tmp_path)), "mlflow": {"run_id": "refused"}})
+    folder.describe(describe_study(request(tmp_path, scheduler="asha")))
+    assert folder.description()["scheduler"] == "asha"
+    assert "mlflow" not in folder.description()
 
 
 def test_seeds_that_have_runs_are_not_left_out_of_the_report(tmp_path: Path) -> None:
