@@ -21,6 +21,7 @@ LEVELS = {
     "core": 0,
     "config_reading": 1,
     "config_ranges": 1,
+    "config_sections": 1,
     "config": 2,
     "recipes": 3,
     "studies": 4,
@@ -40,7 +41,7 @@ DOORS = {
     "pyautoattack": f"{PACKAGE}.evaluation.autoattack",
 }
 STANDARD = (*sorted(sys.stdlib_module_names), PACKAGE)
-DESCRIPTIONS = ("errors", "config_reading", "config", "recipes", "studies")
+DESCRIPTIONS = ("errors", "config_reading", "config_sections", "config", "recipes", "studies")
 # What modules of these layers may import, at their top or inside a function.
 OUTSIDE = {**dict.fromkeys(DESCRIPTIONS, STANDARD), "core": (*STANDARD, "torch")}
 # Layers whose import must bring none of these along, in the order in which a fresh interpreter imports them.

@@ -42,10 +42,9 @@ def summed_loss(logits: Tensor, y: Tensor, loss: str = "cross_entropy") -> Tenso
     Raises:
         ValueError: for another loss.
     """
+    _check_loss(loss)
     if loss == "cross_entropy":
         return F.cross_entropy(logits, y, reduction="sum")
-    if loss != "margin":
-        raise ValueError(f'loss is "{loss}": it must be one of {LOSSES}')
     own = y[:, None]
     return (logits.scatter(1, own, -torch.inf).amax(1) - logits.gather(1, own)[:, 0]).sum()
 
@@ -96,21 +95,15 @@ def pgd(
     Raises:
         ValueError: for a negative number or length of steps, noise of another shape, or an unknown loss.
     """
-    if loss not in LOSSES:
-        raise ValueError(f'loss is "{loss}": it must be one of {LOSSES}')
-    if num_steps < 0 or step_size < 0:
-        raise ValueError(f"num_steps is {num_steps} and step_size {step_size}: neither may be negative")
-    if noise is not None and noise.shape != x.shape:
-        raise ValueError(f"noise has shape {tuple(noise.shape)}, the images {tuple(x.shape)}")
+    _check_loss(loss)
+    _check_search(x, num_steps, step_size, noise)
     x = x.detach()
     if random_start and noise is None:
         noise = torch.rand_like(x)
     x_adv = threat_model.start(x, noise if random_start else None)
-    if len(x) == 0:
-        return x_adv
     lowest, highest = threat_model.box(x)
     with eval_mode(model):
-        for _ in range(num_steps):
+        for _ in range(num_steps if len(x) else 0):
             gradient = input_gradient(model, x_adv, y, loss=loss)
             x_adv = threat_model.ascend(x_adv, gradient, step_size).clamp_(lowest, highest)
     return x_adv.detach()
@@ -126,3 +119,15 @@ def fgsm(model: nn.Module, x: Tensor, y: Tensor, *, threat_model: ThreatModel) -
         threat_model: where to search.
     """
     return pgd(model, x, y, threat_model=threat_model, num_steps=1, step_size=threat_model.epsilon, random_start=False)
+
+
+def _check_loss(loss: str) -> None:
+    if loss not in LOSSES:
+        raise ValueError(f'loss is "{loss}": it must be one of {LOSSES}')
+
+
+def _check_search(x: Tensor, num_steps: int, step_size: float, noise: Tensor | None) -> None:
+    if num_steps < 0 or step_size < 0:
+        raise ValueError(f"num_steps is {num_steps} and step_size {step_size}: neither may be negative")
+    if noise is not None and noise.shape != x.shape:
+        raise ValueError(f"noise has shape {tuple(noise.shape)}, the images {tuple(x.shape)}")

@@ -111,25 +111,14 @@ class Twins(nn.Module):
         Raises:
             ValueError: for frozen rows outside [0, n], or a denominator other than n without `global_rows`.
         """
-        n = len(y)
-        if global_rows is None and denominator not in (None, n):
-            raise ValueError(f"denominator is {denominator} for {n} rows: give global_rows too")
-        rows = n if global_rows is None else global_rows
-        divisor = n if denominator is None else denominator
-        cut = n // 2 if frozen_rows is None else frozen_rows
-        if not 0 <= cut <= n:
-            raise ValueError(f"frozen_rows is {cut}: it must be in [0, {n}]")
-        teacher, frozen_teacher = (
-            (None, None) if teacher_logits is None else (teacher_logits[cut:], teacher_logits[:cut])
-        )
-        ce, kl = self._sums(self._adaptive_logits, x[cut:], x_adv[cut:], y[cut:], teacher)
-        frozen_ce, frozen_kl = self._sums(self.frozen_logits, x[:cut], x_adv[:cut], y[:cut], frozen_teacher)
-        # The frozen half of a single row is empty and its sums are 0, whatever they are divided by.
-        frozen_half, adaptive_half = max(1, rows // 2), rows - rows // 2
+        divisor = len(y) if denominator is None else denominator
+        cut, share, frozen_share = _halves(len(y), denominator, frozen_rows, global_rows)
+        ce, kl = self._sums(self._adaptive_logits, slice(cut, None), x, x_adv, y, teacher_logits)
+        frozen_ce, frozen_kl = self._sums(self.frozen_logits, slice(cut), x, x_adv, y, teacher_logits)
         return LossTerms(
             {
-                "natural": ce / (divisor * adaptive_half / rows),
-                "natural_frozen": self.twins_gamma * frozen_ce / (divisor * frozen_half / rows),
+                "natural": ce / share,
+                "natural_frozen": self.twins_gamma * frozen_ce / frozen_share,
                 "kl": self.trades_beta * kl / divisor,
                 "kl_frozen": self.twins_gamma * self.trades_beta * frozen_kl / divisor,
             }
@@ -139,13 +128,36 @@ class Twins(nn.Module):
         return float32_logits(self.backbone(x))
 
     def _sums(
-        self, logits: Callable[[Tensor], Tensor], x: Tensor, x_adv: Tensor, y: Tensor, teacher: Tensor | None
+        self,
+        logits: Callable[[Tensor], Tensor],
+        rows: slice,
+        x: Tensor,
+        x_adv: Tensor,
+        y: Tensor,
+        teacher_logits: Tensor | None,
     ) -> tuple[Tensor, Tensor]:
-        """Returns the summed cross-entropy and the summed KL of one path, the adversarial forward first."""
-        adversarial = logits(x_adv)
-        natural = logits(x)
-        ce = F.cross_entropy(natural, y, reduction="sum")
+        """Returns the summed cross-entropy and KL of one path and its rows, the adversarial forward first."""
+        adversarial = logits(x_adv[rows])
+        natural = logits(x[rows])
+        teacher = None if teacher_logits is None else teacher_logits[rows]
+        ce = F.cross_entropy(natural, y[rows], reduction="sum")
         return ce, soft_label_kl(natural, adversarial, self.soft_labels, teacher).sum()
+
+
+def _halves(
+    n: int, denominator: float | None, frozen_rows: int | None, global_rows: int | None
+) -> tuple[int, float, float]:
+    """Returns how many of n rows are in the frozen half, and the denominators of the adaptive and the frozen CE."""
+    if global_rows is None and denominator not in (None, n):
+        raise ValueError(f"denominator is {denominator} for {n} rows: give global_rows too")
+    cut = n // 2 if frozen_rows is None else frozen_rows
+    if not 0 <= cut <= n:
+        raise ValueError(f"frozen_rows is {cut}: it must be in [0, {n}]")
+    rows = n if global_rows is None else global_rows
+    divisor = n if denominator is None else denominator
+    # The frozen half of a single row is empty and its sums are 0, whatever they are divided by.
+    frozen_half, adaptive_half = max(1, rows // 2), rows - rows // 2
+    return cut, divisor * adaptive_half / rows, divisor * frozen_half / rows
 
 
 @contextmanager

@@ -122,25 +122,30 @@ def build(
     Raises:
         UserError: for an unknown backbone, or weights that do not fit.
     """
-    head, fixed_size = _HEAD, None
-    if backbone == "small_resnet":
-        network: nn.Module = SmallResNet(in_channels=len(mean), num_classes=num_classes)
-    elif backbone in _TORCHVISION_RESNETS:
-        if len(mean) != 3:
-            raise UserError(
-                f"{backbone} takes 3 channels, but model.mean has {len(mean)}: give model.mean and model.std 3 entries."
-            )
-        network = torchvision.models.get_model(backbone, weights=None, num_classes=num_classes)
-    elif backbone.startswith(PREFIX):
-        network, head, fixed_size = timm_backbone(backbone, num_classes, len(mean), input_size)
-    else:
-        raise UserError(
-            f'There is no backbone "{backbone}".{nearest(backbone, [*BACKBONES, *timm_names()])} '
-            f"Known: {', '.join(BACKBONES)}, and {PREFIX}NAME for the networks of timm."
-        )
+    network, head, fixed_size = _fresh_network(backbone, num_classes, len(mean), input_size)
     if weights is not None:
         load_backbone(network, weights, head=head, mean=mean, std=std, digest=weights_digest, allow_pickle=allow_pickle)
     return Classifier(network, mean, std, input_size, head_name=head, fixed_size=fixed_size)
+
+
+def _fresh_network(
+    backbone: str, num_classes: int, channels: int, input_size: int | None
+) -> tuple[nn.Module, str, int | None]:
+    """Returns the network, the name of its head, and the only side of images that it takes or None."""
+    if backbone == "small_resnet":
+        return SmallResNet(in_channels=channels, num_classes=num_classes), _HEAD, None
+    if backbone in _TORCHVISION_RESNETS:
+        if channels != 3:
+            raise UserError(
+                f"{backbone} takes 3 channels, but model.mean has {channels}: give model.mean and model.std 3 entries."
+            )
+        return torchvision.models.get_model(backbone, weights=None, num_classes=num_classes), _HEAD, None
+    if backbone.startswith(PREFIX):
+        return timm_backbone(backbone, num_classes, channels, input_size)
+    raise UserError(
+        f'There is no backbone "{backbone}".{nearest(backbone, [*BACKBONES, *timm_names()])} '
+        f"Known: {', '.join(BACKBONES)}, and {PREFIX}NAME for the networks of timm."
+    )
 
 
 @torch.no_grad()

@@ -180,7 +180,7 @@ def autolora(base: ExperimentConfig) -> ExperimentConfig:
 
 
 def baseline(base: ExperimentConfig, method: str) -> ExperimentConfig:
-    """Returns "vanilla" or "twins" with its fixed decay of the learning rate."""
+    """Returns a registered method with its fixed decay of the learning rate."""
     return replace(base, method=replace(base.method, name=method), schedule=replace(base.schedule, name="step_decay"))
 
 

@@ -92,23 +92,11 @@ def is_finished(config: ExperimentConfig, history: list[dict[str, Any]]) -> bool
 
 
 def run_epoch(trainer: Trainer, epoch: int, after_step: Callable[[], None] = lambda: None) -> None:
-    """Trains what is left of an epoch (from 1), measures, decides, restores, and appends the epoch's record.
-
-    The first one measures the natural-branch accuracy that it begins with, too.
-    """
-    progress = trainer.progress
-    if progress.step:
-        _log.info("Epoch %d goes on after step %d.", epoch, progress.step)
-    else:
-        _log.info("Epoch %d begins.", epoch)
-    if epoch == 1 and progress.step == 0:
-        with progress.timer.phase("validation"):
-            progress.natural_branch_accuracy = trainer.natural_branch_accuracy(epoch=0)
-            trainer.set_loss_weights(progress.natural_branch_accuracy)
-    _log.info("Epoch %d: steps begin.", epoch)
+    """Trains what is left of an epoch (from 1), measures, decides, restores, and appends the epoch's record."""
+    _begin_or_go_on(trainer, epoch)
     used = {"lr": trainer.optimizer.param_groups[0]["lr"], **trainer.loss_weights()}
     losses = trainer.train_epoch(epoch, after_step)
-    with progress.timer.phase("validation"):
+    with trainer.progress.timer.phase("validation"):
         natural_branch_accuracy = trainer.natural_branch_accuracy(epoch)
         natural, robust, outcomes = trainer.validate()
     similarity = _similarity_record(trainer)
@@ -135,6 +123,20 @@ def run_epoch(trainer: Trainer, epoch: int, after_step: Callable[[], None] = lam
         }
     )
     trainer.begin_epoch()
+
+
+def _begin_or_go_on(trainer: Trainer, epoch: int) -> None:
+    """Logs where the epoch begins; the first one measures the natural-branch accuracy that it begins with, too."""
+    progress = trainer.progress
+    if progress.step:
+        _log.info("Epoch %d goes on after step %d.", epoch, progress.step)
+    else:
+        _log.info("Epoch %d begins.", epoch)
+    if epoch == 1 and progress.step == 0:
+        with progress.timer.phase("validation"):
+            progress.natural_branch_accuracy = trainer.natural_branch_accuracy(epoch=0)
+            trainer.set_loss_weights(progress.natural_branch_accuracy)
+    _log.info("Epoch %d: steps begin.", epoch)
 
 
 def _similarity_record(trainer: Trainer) -> dict[str, float]:

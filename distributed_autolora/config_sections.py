@@ -1,0 +1,211 @@
+"""The sections of an experiment's description: each field is a flag, a YAML key and a tracked parameter.
+
+Fractions and pixel values live in [0, 1]. Everything here is standard library, so that reading a
+config never imports torch.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+Precision = Literal["auto", "float32", "bfloat16"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """Which labelled images, and how they are split and augmented."""
+
+    task: str = "custom"
+    """Name of the task, for people; "fashion-mnist-5-9" is shipped with the package."""
+    path: str | None = None
+    """Folder or pyarrow URI of train*.parquet and test*.parquet (jobs/prepare_data.py); None: the shipped task."""
+    train_images: int | None = None
+    """Use a stratified subset of this many images of the training file, validation included; None: all."""
+    val_fraction: float = 0.05
+    """Share of the training images held out for validation (paper, section 5: 0.05)."""
+    val_images_min: int = 250
+    """Hold out at least this many images, but never more than a quarter; 0: the fraction alone."""
+    split_seed: int = 0
+    """Seed of the subset and of the stratified validation split, apart from the training seed."""
+    image_size: int | None = None
+    """Side of the square images that training sees, in pixels; None: the images' own (then all are equal)."""
+    augmentation: Literal["none", "crop_flip", "resized_crop_flip"] = "crop_flip"
+    """crop_flip: 4 pixels of zero padding, random crop, horizontal flip; resized_crop_flip: the 224-pixel tasks'."""
+    digest: str | None = None
+    """SHA-256 of the Parquet files; filled in when a run is created, checked ever after."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """Which backbone, and what happens to an image before its first layer."""
+
+    backbone: str = "resnet18"
+    """"small_resnet", a torchvision ResNet (resnet18, resnet50, wide_resnet50_2, ...), or timm/NAME of a timm model."""
+    weights: str | None = None
+    """Pre-trained weights: a .safetensors or torch file or URI, or "embedded" for the shipped one; None: random."""
+    mean: tuple[float, ...] = IMAGENET_MEAN
+    """Per-channel mean that the model subtracts from images in [0, 1]."""
+    std: tuple[float, ...] = IMAGENET_STD
+    """Per-channel standard deviation that the model divides by."""
+    input_size: int | None = None
+    """Nearest-neighbour up-sampling inside the model, in pixels; None: none (the paper's CIFAR: 224).
+    A network for images of one size, such as a ViT, is built for this size; None: for its published size."""
+    weights_digest: str | None = None
+    """SHA-256 of the weights file; filled in when a run is created, checked ever after."""
+    allow_pickle: bool = False
+    """Execute pickled code in the weights file if need be; needs weights_digest, from whoever vouches for the file."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MethodConfig:
+    """The objective and the weights of its terms."""
+
+    name: str = "autolora"
+    """autolora: Eq. 5 with the low-rank branch; vanilla: Eq. 1; twins: Eq. 2; or one that you added."""
+    soft_labels: Literal["joint", "detached"] = "joint"
+    """joint: the KL term also trains its natural soft labels (as released); detached: it does not."""
+    branch_batch_norm: Literal["shared", "own"] = "shared"
+    """shared: natural and adversarial images move the same running statistics (as released); own: the natural branch of
+    AutoLoRa keeps statistics of its own, and the feature extractor's come from adversarial images alone."""
+    weight_average: Literal["none", "deployed", "teacher", "both"] = "none"
+    """A moving average of feature extractor and head over about an epoch: deployed: it is validated, judged and saved;
+    teacher: its predictions on natural images are the soft labels of the KL term, never trained; both; none."""
+    lora_rank: int = 8
+    """Rank r of the low-rank branch; its factors have r x kernel size inner dimensions."""
+    lora_scope: Literal["all", "last_block"] = "all"
+    """all: every convolution but the stem; last_block: the last block of each stage (what the released code trains)."""
+    sharpening: float = 1.0
+    """Exponent of the natural-branch accuracy in the loss weights (alpha of Eq. 6 and 7)."""
+    kl_weight_max: float = 6.0
+    """Largest weight of the KL term (Eq. 7)."""
+    natural_weight: float | None = None
+    """Fixed lambda1 of AutoLoRa; None: set every epoch from the natural-branch accuracy (Eq. 6)."""
+    kl_weight: float | None = None
+    """Fixed lambda2 of AutoLoRa; None: set every epoch from the natural-branch accuracy (Eq. 7)."""
+    trades_beta: float = 6.0
+    """Fixed weight of the KL term of vanilla RFT and TWINS (beta of Eq. 1)."""
+    twins_gamma: float = 1.0
+    """Weight of the path with frozen batch-norm statistics in TWINS (gamma of Eq. 2)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ThreatModelConfig:
+    """What the adversary may do."""
+
+    norm: Literal["linf"] = "linf"
+    """Norm of the perturbation."""
+    epsilon: float = 8 / 255
+    """Largest perturbation of a pixel value in [0, 1]; fractions such as 8/255 are understood."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttackConfig:
+    """How the adversary searches: projected gradient descent."""
+
+    num_steps: int = 10
+    """Number of gradient steps."""
+    step_size: float = 2 / 255
+    """Length of a step in pixel values in [0, 1]."""
+    random_start: bool = True
+    """Start uniformly inside the threat model; False: start at the clean image."""
+    loss: Literal["cross_entropy", "margin"] = "cross_entropy"
+    """What it maximises; margin: the largest other logit minus the label's, which overconfidence cannot hide."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScheduleConfig:
+    """How the learning rate moves."""
+
+    name: Literal["automatic", "step_decay"] = "automatic"
+    """automatic: halve on the robust validation accuracy; step_decay: x 0.1 at 50 % and 83 % of the epochs."""
+    rule: Literal["released", "apgd", "paired"] = "released"
+    """When the automatic rule halves: as the released code; as the attack APGD halves its step; or when the same
+    validation images say that a window of epochs brought nothing (paired), for few of them."""
+    interval: int = 4
+    """Epochs between two decisions of the automatic rule."""
+    min_lr: float = 1e-5
+    """The automatic rule stops training below this learning rate."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimizationConfig:
+    """Stochastic gradient descent."""
+
+    epochs: int = 60
+    """Largest number of passes over the training images."""
+    global_batch_size: int = 128
+    """Images per step, over all workers."""
+    lr: float = 0.01
+    """Initial learning rate."""
+    momentum: float = 0.9
+    """Momentum of SGD."""
+    weight_decay: float = 1e-4
+    """Weight decay of every trained parameter."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationConfig:
+    """What is measured beside the two accuracies of the final model."""
+
+    batch_size_per_worker: int = 250
+    """Images per evaluation batch of one worker; no result depends on it beyond rounding."""
+    linear_head: bool = True
+    """Also judge the untouched backbone under a linear head fitted to the training images."""
+    test_split: bool = True
+    """Judge the final model on the test split, once; False: never open it, as in the trials of a search."""
+    gradient_similarity_images: int = 0
+    """Training images to measure the gradient similarity on after every epoch (Eq. 3 and 4); 0: do not."""
+    masking_every: int = 4
+    """Epochs between two checks of the robust validation accuracy by a stronger attack; 0: never."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ComputeConfig:
+    """Number formats; they are part of a run's identity."""
+
+    attack_precision: Precision = "auto"
+    """Format of the network that attacks search on; auto: bfloat16 where the hardware computes it natively."""
+    train_precision: Precision = "auto"
+    """Format of the matrix products of a training step (bfloat16: weights and losses stay float32); auto: as above."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScalingConfig:
+    """Where a run computes; nothing here changes what it computes."""
+
+    num_workers: int = 2
+    """Training processes, each with its own share of every global batch."""
+    use_gpu: bool = False
+    """One GPU for each worker (NCCL); False: CPU workers (gloo)."""
+    cpus_per_worker: int = 1
+    """CPUs reserved for each worker, and its number of threads."""
+    wait_for_resources_s: float = 600.0
+    """On a cluster: seconds to wait for the workers' CPUs and GPUs before giving up."""
+    collective_timeout_s: float = 600.0
+    """Seconds after which a worker that is silent, to the others or to Ray, is lost, and the group starts again."""
+    max_failures: int = 3
+    """Restarts of the worker group after a worker was lost or failed; a diverged loss is not retried."""
+    check_finite_every: int = 20
+    """Steps between two checks that the loss is finite, and whether a checkpoint is due."""
+    checkpoint_every_s: float = 60.0
+    """Seconds between two checkpoints within an epoch, as far as the checks allow; there is one after every epoch."""
+    cache: str | None = None
+    """Folder on each node for memory-mapped copies of the encoded images; None: the system's temporary folder."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """What a run is called and where it is kept."""
+
+    name: str | None = None
+    """Name of the run; None: recipe, config digest and seed."""
+    output: str | None = None
+    """Folder of all runs; None: $DISTRIBUTED_AUTOLORA_HOME or ~/distributed_autolora."""
+    mlflow_uri: str | None = None
+    """MLflow tracking URI; None: SQLite in the output folder."""
+    mlflow_experiment: str = "distributed_autolora"
+    """MLflow experiment that the run is filed under."""
