@@ -35,6 +35,10 @@ _DAMAGED = (
     MemoryError,
 )
 """What readers of damaged files raise; a flipped byte can ask for any attribute, any type or any amount of memory."""
+TENSORS_OR_TRUST = (
+    "Take a file of tensors only; or, if you trust its publisher, give model.allow_pickle and model.weights_digest."
+)
+"""What programs with these two flags say of a file that needs its code run."""
 _FOREIGN = re.compile(r"(?:Unsupported (?:global: GLOBAL|class)|Trying to (?:load|call reduce for)) ?(\S+)?")
 _NUMPY_SCALAR = np.float64(0).__reduce__()[0]
 # Numbers and settings that training programs store beside the weights; building them runs no code of the file's.
@@ -58,13 +62,20 @@ class WeightsFile:
     """SHA-256 of its bytes."""
 
 
-def open_weights(location: str | Path, *, digest: str | None = None, allow_pickle: bool = False) -> WeightsFile:
+def open_weights(
+    location: str | Path,
+    *,
+    digest: str | None = None,
+    allow_pickle: bool = False,
+    pickle_advice: str = TENSORS_OR_TRUST,
+) -> WeightsFile:
     """Reads a .safetensors or torch file from a local path or a pyarrow URI such as s3://bucket/weights.pt.
 
     Args:
         location: the file. One that bears a published name must have the published bytes, unless `digest` is given.
         digest: SHA-256 that the file must have; None: any.
         allow_pickle: execute a pickle that cannot be read without, if its digest is given or published.
+        pickle_advice: what to do about such a pickle where it is not allowed, for people.
 
     Raises:
         UserError: when the file is missing, damaged, another one than its digest or name says, or needs its code run.
@@ -75,9 +86,8 @@ def open_weights(location: str | Path, *, digest: str | None = None, allow_pickl
     _check_digest(where, found, digest)
     if _name(where).endswith(".safetensors"):
         return WeightsFile(*_safetensors(where, data), found)
-    return WeightsFile(
-        _torch(where, data, found in ((digest or "").lower(), *SHA256.values()), allow_pickle), {}, found
-    )
+    vouched_for = found in ((digest or "").lower(), *SHA256.values())
+    return WeightsFile(_torch(where, data, vouched_for, allow_pickle, pickle_advice), {}, found)
 
 
 def absolute_location(location: str) -> str:
@@ -149,7 +159,7 @@ def _safetensors(where: str, data: bytes) -> tuple[dict[str, torch.Tensor], dict
     return state, json.loads(data[8 : 8 + size]).get("__metadata__", {})
 
 
-def _torch(where: str, data: bytes, vouched_for: bool, allow_pickle: bool) -> Any:
+def _torch(where: str, data: bytes, vouched_for: bool, allow_pickle: bool, pickle_advice: str) -> Any:
     try:
         with torch.serialization.safe_globals(_HARMLESS), warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -161,8 +171,7 @@ def _torch(where: str, data: bytes, vouched_for: bool, allow_pickle: bool) -> An
         asked = (foreign[1] or "an object").rstrip(".,")
     if not allow_pickle:
         raise UserError(
-            f"Weights: {where} cannot be read without executing code from it (it asks for {asked}). Take a file of "
-            "tensors only; or, if you trust its publisher, give model.allow_pickle and model.weights_digest."
+            f"Weights: {where} cannot be read without executing code from it (it asks for {asked}). {pickle_advice}"
         )
     if not vouched_for:
         raise UserError(
@@ -185,5 +194,6 @@ def _damaged(where: str, error: BaseException) -> UserError:
 
 
 def _first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
+    # PyTorch advises to execute the file before it says what is wrong with it.
+    lines = str(error).rpartition("WeightsUnpickler error:")[2].strip().splitlines()
     return lines[0][:200] if lines else type(error).__name__

@@ -13,24 +13,31 @@ from torch import Tensor, nn
 
 from distributed_autolora.errors import UserError, cannot_write
 from distributed_autolora.models.checkpoint_formats import Checkpoint, checkpoint_of
-from distributed_autolora.models.weight_files import open_weights
+from distributed_autolora.models.weight_files import TENSORS_OR_TRUST, open_weights
 
 _COUNTER = "num_batches_tracked"
 """Buffer of a batch norm that files from before PyTorch 0.4.1 lack, and that decides nothing here."""
 
 
-def read_checkpoint(location: str | Path, *, digest: str | None = None, allow_pickle: bool = False) -> Checkpoint:
+def read_checkpoint(
+    location: str | Path,
+    *,
+    digest: str | None = None,
+    allow_pickle: bool = False,
+    pickle_advice: str = TENSORS_OR_TRUST,
+) -> Checkpoint:
     """Reads a classifier's weights, and the input normalisation that the file states, from any known layout.
 
     Args:
         location: .safetensors or torch file, as a local path or pyarrow URI.
         digest: SHA-256 that the file must have; None: any.
         allow_pickle: see `weight_files.open_weights`.
+        pickle_advice: see there.
 
     Raises:
         UserError: when the file is missing, unreadable, in no known layout, or holds NaN or infinite values.
     """
-    file = open_weights(location, digest=digest, allow_pickle=allow_pickle)
+    file = open_weights(location, digest=digest, allow_pickle=allow_pickle, pickle_advice=pickle_advice)
     return checkpoint_of(str(location), file.content, file.metadata)
 
 

@@ -15,7 +15,7 @@ from ray._private import ray_constants
 from ray.autoscaler.sdk import request_resources
 
 from distributed_autolora.config import ExperimentConfig, ScalingConfig
-from distributed_autolora.errors import UserError
+from distributed_autolora.errors import RunFailedError, UserError
 from distributed_autolora.orchestration.console import is_quiet
 from distributed_autolora.training.precision import cpu_precision, gpu_precision
 
@@ -107,11 +107,14 @@ def initialize(address: str, own: dict[str, Any]) -> None:
 
     Raises:
         UserError: when the cluster does not answer.
+        RunFailedError: when a local Ray does not start in time.
     """
+    # Ray prints warnings on this process's stdout, as of a worker that died, and would colour them in files as well.
+    os.environ.setdefault("RAY_COLOR_PREFIX", "0")
     # Ray's own handler would end this process at once, with a status that says nothing.
     on_sigterm = signal.getsignal(signal.SIGTERM)
     try:
-        with _StartInTime():
+        with StartInTime():
             ray.init(address=address, log_to_driver=False, logging_level="warning", **own)
     except ray.exceptions.AuthenticationError:
         raise UserError(
@@ -127,7 +130,7 @@ def initialize(address: str, own: dict[str, Any]) -> None:
         signal.signal(signal.SIGTERM, on_sigterm)
 
 
-class _StartInTime:
+class StartInTime:
     """Ray raises a bare `Exception`, and nothing else that is one, when its own processes take over half a minute."""
 
     def __enter__(self) -> None:
@@ -136,7 +139,7 @@ class _StartInTime:
     def __exit__(self, kind: type[BaseException] | None, error: object, traceback: object) -> None:
         """Turns that error into one for people."""
         if kind is Exception:
-            raise UserError(
+            raise RunFailedError(
                 f"Ray could not start on this machine in time ({str(error).split('.', maxsplit=1)[0]}). It may be "
                 "overloaded: the same command tries again."
             ) from None

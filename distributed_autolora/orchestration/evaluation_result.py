@@ -81,6 +81,7 @@ def describe(
         "use_gpu": request.use_gpu,
         "chunk_size": request.chunk_size,
         "seed": request.seed,
+        "image_size": assignment.image_size,
         "image_shape": list(plan.images.images(_first_row()).shape[1:]),
         "model_digest": assignment.model.digest(),
         "data_digest": assignment.data_digest,

@@ -21,7 +21,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from distributed_autolora.errors import UserError
+from distributed_autolora.errors import RunFailedError, UserError
 from distributed_autolora.orchestration.caretaker import start_caretaker
 from distributed_autolora.orchestration.processes import end_family, uninterrupted
 
@@ -127,12 +127,12 @@ class LocalCluster:
         while not _answers(f"{self.dashboard_url}/api/version"):
             status = self._head.poll()
             if status is not None:
-                raise UserError(
+                raise RunFailedError(
                     f"The local Ray cluster ended with status {status} at its start; the same command tries again. Its "
                     f"log ends: {self._log_tail()}"
                 )
             if time.monotonic() > deadline:
-                raise UserError(
+                raise RunFailedError(
                     f"The local Ray cluster did not answer within {self._start_timeout_s:.0f} s; "
                     f"try again when the machine is less busy. Its log ends: {self._log_tail()}"
                 )

@@ -23,6 +23,7 @@ from distributed_autolora.orchestration.run_folder import RunFolder
 
 _MLFLOW = re.compile(r"(models|runs):/")
 _GRAPH_SUFFIX = ".pt2"
+_TENSORS_ONLY = "Give --model a file of tensors only, as torch.save(network.state_dict(), FILE) writes it."
 
 
 @dataclass(frozen=True)
@@ -104,7 +105,7 @@ def _described(model: ModelConfig, num_classes: int) -> NetworkDescription:
 
 
 def _model_of_file(path: Path, request: EvaluationRequest, num_classes: int) -> PortableModel:
-    checkpoint = read_checkpoint(path)
+    checkpoint = read_checkpoint(path, pickle_advice=_TENSORS_ONLY)
     description = file_description(path) if request.backbone is None else None
     if description is None:
         if request.backbone is None:

@@ -91,9 +91,27 @@ def _loading(result: Mapping[str, Any], facts: ModelFacts) -> str:
         else ""
     )
     return (
-        f"## Loading\n\n```python\n{loading_lines(result['image_shape'])}\n```\n\n{weights}"
+        f"## Loading\n\n```python\n{loading_lines(result['image_shape'])}\n```\n\n{_reading(result)}{weights}"
         f"Largest difference of a logit between the judged model and its reloaded files, over the judged images: "
         f"{checked}. No low-rank branch is left in them."
+    )
+
+
+def _reading(result: Mapping[str, Any]) -> str:
+    """Returns what the printed numbers stand for, and how a file becomes such an image where it was scaled and cut."""
+    classes = (
+        "A printed number is the place of the class in `class_names` of `evaluation.json`, counted from 0: "
+        f"0 is {result['class_names'][0]}.\n\n"
+    )
+    size = result.get("image_size")
+    if size is None:
+        return classes
+    mode = "L" if result["image_shape"][0] == 1 else "RGB"
+    return (
+        f"{classes}A file becomes such an image as those that it was judged on:\n\n```python\n"
+        "from PIL import Image\nfrom torchvision.transforms import functional\n\n"
+        f'image = functional.resize(Image.open("image.jpg").convert("{mode}"), [{round(size * 256 / 224)}])\n'
+        f"images = functional.to_tensor(functional.center_crop(image, [{size}]))[None]\n```\n\n"
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import pickle
 from collections.abc import Callable
 from pathlib import Path
 
@@ -205,6 +206,14 @@ def test_a_malicious_pickle_creates_no_file(tmp_path: Path, zipped: bool) -> Non
     assert not mark.exists()
     read_checkpoint(path, allow_pickle=True, digest=digest_of(path))
     assert mark.exists(), "the payload works, so the refusals above refused something"
+
+
+def test_the_refusal_of_a_plain_pickle_does_not_advise_to_execute_it(tmp_path: Path) -> None:
+    path = tmp_path / "w.pth"
+    path.write_bytes(pickle.dumps(attacker_state(small())))
+    with pytest.raises(UserError, match=r"cannot be read \(\w[^()]*\)\. Is the file complete") as refusal:
+        read_checkpoint(path)
+    assert "weights_only" not in str(refusal.value)
 
 
 def test_a_config_that_allows_pickles_must_name_the_digest() -> None:

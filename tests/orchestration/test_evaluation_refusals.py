@@ -31,6 +31,7 @@ def material(tmp_path_factory: pytest.TempPathFactory) -> Material:
     (folder / "cut.safetensors").write_bytes(material.weights.read_bytes()[:5000])
     (folder / "cut.pt2").write_bytes(b"PK\x03\x04 and no more")
     torch.save({f"module.{name}": value for name, value in read_weights(material.weights).items()}, folder / "plain.pt")
+    torch.save(torchvision.models.resnet18(), folder / "whole.pth")
     save_weights(torchvision.models.resnet18(num_classes=3).state_dict(), folder / "other.safetensors")
     return material
 
@@ -45,6 +46,7 @@ SMALL = {"backbone": "small_resnet", "mean": (0.5,), "std": (0.25,)}
         ({"model": "cut.safetensors"}, "cannot be read"),
         ({"model": "cut.pt2"}, "no complete file of torch.export"),
         ({"model": "plain.pt"}, "give --backbone"),
+        ({"model": "whole.pth"}, r"asks for \S+\). Give --model a file of tensors only, as torch.save\("),
         ({"model": "plain.pt", **SMALL, "num_classes": 7}, r"fc.weight is \[3, 64\], not \[7, 64\]"),
         ({"model": "plain.pt", "backbone": "resnet18"}, "belong to another network"),
         ({"model": "plain.pt", **SMALL, "backbone": "small_resnot"}, 'Did you mean "small_resnet"'),

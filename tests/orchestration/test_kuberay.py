@@ -1,4 +1,4 @@
-"""docs/kuberay/rayjob.yaml asks Kubernetes for what the run that it starts asks Ray for; checked without a cluster."""
+"""docs/kuberay asks Kubernetes for what the run that it starts asks Ray for; checked without a cluster."""
 
 from __future__ import annotations
 
@@ -61,8 +61,9 @@ def flags(job: dict[str, Any]) -> TrainingFlags:
 
 
 def documents() -> dict[str, dict[str, Any]]:
-    """Returns the manifest's objects by their kind."""
-    return {document["kind"]: document for document in yaml.safe_load_all((FOLDER / "rayjob.yaml").read_text())}
+    """Returns the objects of both manifests by their kind."""
+    texts = [(FOLDER / name).read_text() for name in ("volume.yaml", "rayjob.yaml")]
+    return {document["kind"]: document for text in texts for document in yaml.safe_load_all(text)}
 
 
 def pods(cluster: dict[str, Any]) -> list[dict[str, Any]]:
@@ -168,3 +169,24 @@ def test_a_stranger_needs_a_token_and_nothing_runs_for_ever(job: dict[str, Any],
     assert 0 < job["ttlSecondsAfterFinished"] < 3600
     assert 0 < cluster["autoscalerOptions"]["idleTimeoutSeconds"] <= 600
     assert job["activeDeadlineSeconds"] > 0
+
+
+def test_the_files_get_to_where_the_run_looks_for_them(cluster: dict[str, Any], flags: TrainingFlags) -> None:
+    pod = documents()["Pod"]
+    (container,) = pod["spec"]["containers"]
+    head = cluster["headGroupSpec"]["template"]["spec"]
+    for key in ("image", "workingDir", "volumeMounts"):
+        assert container[key] == head["containers"][0][key]
+    for key in ("volumes", "securityContext"):
+        assert pod["spec"][key] == head[key]
+    said = (FOLDER / "volume.yaml").read_text()
+    assert f"{pod['metadata']['name']}:{flags.experiment.model.weights}\n" in said
+    assert f"--output {flags.experiment.data.path}\n" in said
+
+
+def test_the_flags_for_own_images_ask_for_what_the_pods_have(flags: TrainingFlags) -> None:
+    said = re.search(r"^#\s+(--recipe custom .*) \.\.\.$", (FOLDER / "rayjob.yaml").read_text(), re.MULTILINE)
+    assert said is not None
+    own = parse_training_flags("", "demo", said[1].split()).experiment.scaling
+    scaling = flags.experiment.scaling
+    assert (own.use_gpu, own.cpus_per_worker, own.num_workers) == (True, scaling.cpus_per_worker, scaling.num_workers)

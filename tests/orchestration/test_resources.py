@@ -1,4 +1,4 @@
-"""On a cluster that is too small a run says so, waits with a limit, and gives up in one line."""
+"""A cluster that is too small, or away, is said in one line; what Ray itself prints is plain text."""
 
 from __future__ import annotations
 
@@ -7,7 +7,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from ray._private.worker import print_to_stdstream
 
+from distributed_autolora.errors import RunFailedError, UserError
+from distributed_autolora.orchestration.cluster import StartInTime, initialize
 from distributed_autolora.orchestration.local_cluster import LocalCluster
 from tests.training.tasks import write_task
 
@@ -26,3 +29,22 @@ def test_a_cluster_without_room_is_waited_for_and_then_refused(tmp_path: Path) -
     waiting, refusal = [line for line in done.stderr.splitlines() if not line.startswith("warning")]
     assert waiting.startswith("Waiting for 2 CPU (free: 1) on the cluster, 3 s at most")
     assert refusal.startswith("error: After 3 s the cluster still lacks 2 CPU")
+
+
+def test_what_ray_prints_has_no_colour_codes_once_a_program_asked_for_it(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("RAY_COLOR_PREFIX", "1")  # so that it is as before after the test
+    monkeypatch.delenv("RAY_COLOR_PREFIX")
+    warning = {"lines": ["A worker died."], "pid": "raylet", "is_err": False}
+    print_to_stdstream(warning, ignore_prefix=False)
+    assert "\x1b" in capsys.readouterr().out, "Ray colours a pipe, so the rest of this test says something"
+    with pytest.raises(UserError, match="does not answer"):
+        initialize("no address", {})
+    print_to_stdstream({**warning, "lines": ["Another died."]}, ignore_prefix=False)
+    assert capsys.readouterr().out == "(raylet) Another died.\n"
+
+
+def test_a_ray_that_is_late_is_a_failure_that_another_attempt_may_mend() -> None:
+    with pytest.raises(RunFailedError, match=r"in time \(The node timed out\). It may be overloaded"), StartInTime():
+        raise Exception("The node timed out. See the logs.")

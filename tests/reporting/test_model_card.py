@@ -9,15 +9,18 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 
 from distributed_autolora.core.metrics import AccuracyCount
+from distributed_autolora.data.images import ImageSource
 from distributed_autolora.models.export import export_model
 from distributed_autolora.models.portable import NetworkDescription, PortableModel
 from distributed_autolora.reporting.evaluation import chunk_line, evaluation_table
 from distributed_autolora.reporting.model_card import ModelFacts, model_card
 from distributed_autolora.reporting.robustbench import PaperEntry, robustbench_entry
 from distributed_autolora.reporting.statistics import wilson_interval
+from tests.data.pictures import encode, picture, table_of
 
 LABEL = "AutoAttack (standard, 4 targets: 5 classes)"
 PAPER = PaperEntry(link="https://example.org", name="A title", authors="A. Uthor", venue="Somewhere 2024")
@@ -87,6 +90,22 @@ def test_the_four_lines_of_the_card_classify_images_without_this_package(tmp_pat
     )
     assert done.returncode == 0, done.stderr
     assert re.fullmatch(r"tensor\(\[([0-4], ){7}[0-4]\]\)", done.stdout.strip())
+
+
+@pytest.mark.parametrize(("channels", "size"), [(3, 28), (1, 30)])
+def test_the_card_reads_a_file_as_the_judged_images_were_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, channels: int, size: int
+) -> None:
+    file = encode(picture(0, size=(61, 40)))
+    (tmp_path / "image.jpg").write_bytes(file)
+    table = table_of(tmp_path, [file])
+    judged = ImageSource(table, channels=channels, image_size=size, resized=False).images(torch.tensor([0]))
+    card = model_card(example(image_size=size, image_shape=[channels, size, size]), facts())
+    assert "0 is a." in card
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {}
+    exec(re.findall(r"```python\n(.*?)```", card, re.DOTALL)[1], names)
+    assert torch.equal(names["images"], judged / 255)
 
 
 def test_the_card_states_accuracies_with_their_intervals_licences_and_sanity() -> None:
