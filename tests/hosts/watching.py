@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from tests.hosts.network import Host
+from tests.hosts.raylets import ROOT
 
 # What Ray Train's controller and the workers log, and how the report says it, with the pattern's groups in it.
 _LOGGED = (
@@ -116,7 +117,8 @@ def note_logs(folder: Path, timeline: Timeline) -> None:
         timeline: takes the events.
     """
     noted: dict[str, float] = {}
-    for clock, message in sorted(_logged(folder)):
+    for clock, logged in sorted(_logged(folder)):
+        message = logged.replace(f"{ROOT}/", "")
         for pattern, text in _LOGGED:
             found = pattern.search(message)
             what = text.format(*(" ".join(group.split()) for group in found.groups())) if found else ""
