@@ -101,9 +101,11 @@ def pgd(
     if random_start and noise is None:
         noise = torch.rand_like(x)
     x_adv = threat_model.start(x, noise if random_start else None)
+    if len(x) == 0:
+        return x_adv
     lowest, highest = threat_model.box(x)
     with eval_mode(model):
-        for _ in range(num_steps if len(x) else 0):
+        for _ in range(num_steps):
             gradient = input_gradient(model, x_adv, y, loss=loss)
             x_adv = threat_model.ascend(x_adv, gradient, step_size).clamp_(lowest, highest)
     return x_adv.detach()

@@ -112,7 +112,7 @@ class Twins(nn.Module):
             ValueError: for frozen rows outside [0, n], or a denominator other than n without `global_rows`.
         """
         divisor = len(y) if denominator is None else denominator
-        cut, share, frozen_share = _halves(len(y), denominator, frozen_rows, global_rows)
+        cut, share, frozen_share = _halves(len(y), divisor, frozen_rows, global_rows)
         ce, kl = self._sums(self._adaptive_logits, slice(cut, None), x, x_adv, y, teacher_logits)
         frozen_ce, frozen_kl = self._sums(self.frozen_logits, slice(cut), x, x_adv, y, teacher_logits)
         return LossTerms(
@@ -144,17 +144,14 @@ class Twins(nn.Module):
         return ce, soft_label_kl(natural, adversarial, self.soft_labels, teacher).sum()
 
 
-def _halves(
-    n: int, denominator: float | None, frozen_rows: int | None, global_rows: int | None
-) -> tuple[int, float, float]:
+def _halves(n: int, divisor: float, frozen_rows: int | None, global_rows: int | None) -> tuple[int, float, float]:
     """Returns how many of n rows are in the frozen half, and the denominators of the adaptive and the frozen CE."""
-    if global_rows is None and denominator not in (None, n):
-        raise ValueError(f"denominator is {denominator} for {n} rows: give global_rows too")
+    if global_rows is None and divisor != n:
+        raise ValueError(f"denominator is {divisor} for {n} rows: give global_rows too")
     cut = n // 2 if frozen_rows is None else frozen_rows
     if not 0 <= cut <= n:
         raise ValueError(f"frozen_rows is {cut}: it must be in [0, {n}]")
     rows = n if global_rows is None else global_rows
-    divisor = n if denominator is None else denominator
     # The frozen half of a single row is empty and its sums are 0, whatever they are divided by.
     frozen_half, adaptive_half = max(1, rows // 2), rows - rows // 2
     return cut, divisor * adaptive_half / rows, divisor * frozen_half / rows

@@ -28,9 +28,18 @@ _CIFAR_NEAR_COPIES = {
     "cifar100": "10 % of the test images have a near-copy among the training images (Barz and Denzler, 2020)",
 }
 
-# What torchvision's readers raise for damaged files, and pickle for those that are not the published ones.
-_DAMAGED = (RuntimeError, OSError, EOFError, LookupError, ValueError)
-_UNREADABLE = (*_DAMAGED, TypeError, AttributeError, ImportError, pickle.UnpicklingError)
+# What torchvision's readers raise for damaged files, and pickle for those that were not verified.
+_UNREADABLE = (
+    RuntimeError,
+    OSError,
+    EOFError,
+    LookupError,
+    ValueError,
+    TypeError,
+    AttributeError,
+    ImportError,
+    pickle.UnpicklingError,
+)
 
 
 def cifar(source: Path, *, task: str, protocol: Protocol, unverified: bool) -> SourceTask:

@@ -18,7 +18,7 @@ from distributed_autolora.orchestration.processes import uninterrupted
 from distributed_autolora.orchestration.run_folder import with_precision
 from distributed_autolora.orchestration.study_cluster import study_cluster
 from distributed_autolora.orchestration.study_folder import DONE, StudyFolder, describe_study
-from distributed_autolora.orchestration.study_plan import PlannedRun, run_config
+from distributed_autolora.orchestration.study_plan import PlannedRun, batches, run_config
 from distributed_autolora.orchestration.study_progress import StudyProgress
 from distributed_autolora.orchestration.study_request import OWN_ATTACK, StudyRequest
 from distributed_autolora.studies import Study
@@ -97,7 +97,10 @@ class Comparison:
         return report
 
     def _missing(self) -> list[PlannedRun]:
-        return [run for run in self._folder.runs if run.status not in DONE]
+        return [run for run in self._wanted() if run.status not in DONE]
+
+    def _wanted(self) -> list[PlannedRun]:
+        return [run for run in self._folder.runs if self._request.wants(run.arm)]
 
     def _open_tracking(self) -> dict[str, str]:
         """Opens the study's own MLflow run, the parent of all others, and remembers it in the study's folder."""
@@ -120,21 +123,20 @@ class Comparison:
     def _work(self, at_a_time: int) -> None:
         """Makes all missing runs on the connected cluster."""
         missing = self._missing()
-        in_all = len(self._folder.runs)
+        in_all = len(self._wanted())
         print_line(
             f'Study "{self._folder.name}": {in_all - len(missing)} of {in_all} runs are done, {at_a_time} at a time, '
             f"in {self._folder.path}"
         )
         self._progress = StudyProgress(in_all, in_all - len(missing), at_a_time)
         self._fix_precision()
-        search = [run for run in self._folder.runs if run.phase == "search"]
+        search = [run for run in self._wanted() if run.phase == "search"]
         self._run(search, at_a_time, early_stopping=self._request.scheduler == "asha")
-        final = self._folder.plan_final(self._study, self._request.seeds)
-        # Seed by seed, so that a study that is interrupted has something to say about every arm.
-        for seed in self._request.seeds:
-            of_seed = [run for run in final if run.run and run.seed == seed]
-            self._run(of_seed, at_a_time, early_stopping=False)
-            self._attack([run for run in of_seed if run.status == "finished"], at_a_time)
+        planned = self._folder.plan_final(self._study, self._request.seeds)
+        final = [run for run in planned if run.run and self._request.wants(run.arm)]
+        for batch in batches(final, by_seed=self._request.attacks != OWN_ATTACK):
+            self._run(batch, at_a_time, early_stopping=False)
+            self._attack([run for run in batch if run.status == "finished"], at_a_time)
 
     def _fix_precision(self) -> None:
         """Chooses the number format once for the whole study."""

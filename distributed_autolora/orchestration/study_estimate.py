@@ -95,7 +95,7 @@ def dry_run(request: StudyRequest) -> str:
     """Returns every run of a study with its estimated worker-hours; reads what is there and starts nothing."""
     folder = StudyFolder(request.folder)
     folder.plan(request.study, request.seeds)
-    text = dry_run_text(request.study, folder.runs, request.home)
+    text = dry_run_text(request.study, [run for run in folder.runs if request.wants(run.arm)], request.home)
     return text if request.attacks == OWN_ATTACK else f"{text}\nThe judgement by {request.attacks} is not in it."
 
 
@@ -104,7 +104,7 @@ def dry_run_text(study: Study, runs: Sequence[PlannedRun], home: Path) -> str:
 
     Args:
         study: the study.
-        runs: all of its runs.
+        runs: those that are to be made.
         home: output folder.
     """
     speeds = {arm.name: measured_speed(arm.config, home) for arm in study.arms}
@@ -131,7 +131,8 @@ def dry_run_text(study: Study, runs: Sequence[PlannedRun], home: Path) -> str:
 
 
 def _origin(speed: Speed) -> str:
-    return f"{speed.images_per_s:.3g} training images a second and worker: {speed.origin}."
+    digits = 0 if speed.images_per_s >= 10 else 3
+    return f"{speed.images_per_s:.{digits}f} training images a second and worker: {speed.origin}."
 
 
 def _on_this_machine(scaling: ScalingConfig, worker_hours: float) -> str:

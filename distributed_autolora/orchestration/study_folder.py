@@ -119,11 +119,12 @@ class StudyFolder:
         self.runs = [*search, *self._known(plan_final(study, seeds, winners))]
 
     def plan_final(self, study: Study, seeds: Sequence[int]) -> list[PlannedRun]:
-        """Plans the final runs anew, now that the search is over; an arm without a finished trial fails."""
+        """Plans the final runs anew, now that searches are over; an arm that was searched in vain fails."""
         search = [run for run in self.runs if run.phase == "search"]
         final = self._known(plan_final(study, seeds, self.winners(study)))
+        waiting = {run.arm for run in search if run.status == "pending"}
         for run in final:
-            if run.run is None:
+            if run.run is None and run.arm not in waiting:
                 run.status, run.error = "failed", "no trial of its search has finished"
         self.runs = [*search, *final]
         self.save()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from itertools import groupby
 from typing import Any, Literal
 
 from distributed_autolora.config import ExperimentConfig
@@ -63,6 +64,17 @@ def planned(arm: str, phase: Phase, seed: int, settings: Settings) -> PlannedRun
     words = " ".join(filter(None, [phase, arm, settings_text(settings)])).replace("=", "").replace("+", "")
     name = re.sub(r"[^A-Za-z0-9.]+", "-", words)[:_LONGEST_NAME].strip("-.")
     return PlannedRun(arm, phase, seed, dict(settings), f"{name}-seed{seed}")
+
+
+def batches(runs: Iterable[PlannedRun], *, by_seed: bool) -> list[list[PlannedRun]]:
+    """Returns runs in the order of their seeds: all at once, or each seed for itself.
+
+    Args:
+        runs: final runs.
+        by_seed: runs of a seed are judged before those of the next are made, so that every arm has a number early.
+    """
+    ordered = sorted(runs, key=lambda run: run.seed)
+    return [list(group) for _, group in groupby(ordered, key=lambda run: run.seed)] if by_seed else [ordered]
 
 
 def run_config(arm: Arm, run: PlannedRun, *, output: str, mlflow_uri: str | None) -> ExperimentConfig:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import ClassVar, Literal
 
 from distributed_autolora.config import ExperimentConfig, RunConfig, output_home
+from distributed_autolora.config_reading import nearest
 from distributed_autolora.errors import UserError
 from distributed_autolora.orchestration.run_folder import read_config
 from distributed_autolora.studies import CUSTOM_TASK, Study, base_config, study
@@ -40,6 +41,8 @@ class CompareFlags:
     """YAML file, as a run writes it, that replaces the recipe of the task; the arms set method, schedule and grid."""
     seeds: int = 3
     """Final runs of each arm, on seeds 0, 1, ...; the search is on seed 0."""
+    arms: tuple[str, ...] = ()
+    """Make only the runs of these arms now, by their names in the plan; the report is on all. None: all."""
     scheduler: Literal["grid", "asha"] = "grid"
     """grid: every trial of a search runs to its end; asha: trials that fall behind are stopped early."""
     num_workers: int = 1
@@ -75,6 +78,8 @@ class StudyRequest:
     """Absolute output folder."""
     seeds: tuple[int, ...] = (0, 1, 2)
     """Of the final runs; the search uses the first."""
+    arms: tuple[str, ...] = ()
+    """Names of those whose runs are made; empty: all."""
     scheduler: Literal["grid", "asha"] = "grid"
     mlflow_uri: str | None = None
     attacks: str = OWN_ATTACK
@@ -88,6 +93,10 @@ class StudyRequest:
         """Folder of the study."""
         return self.home / "studies" / self.name
 
+    def wants(self, arm: str) -> bool:
+        """Tells whether runs of an arm are to be made."""
+        return not self.arms or arm in self.arms
+
 
 def study_request(flags: CompareFlags, command: str) -> StudyRequest:
     """Returns the request that a command line makes.
@@ -97,7 +106,7 @@ def study_request(flags: CompareFlags, command: str) -> StudyRequest:
         command: the same, as it was typed.
 
     Raises:
-        UserError: for an unknown study or task, or a number out of range.
+        UserError: for an unknown study, task or arm, or a number out of range.
     """
     for flag, value in (("seeds", flags.seeds), ("num-workers", flags.num_workers)):
         if value < 1:
@@ -111,17 +120,29 @@ def study_request(flags: CompareFlags, command: str) -> StudyRequest:
         from distributed_autolora.evaluation.attacks import parse
 
         parse(flags.attacks)
+    asked = study(flags.study, _base(flags))
+    _check_arms(asked, flags.arms)
     return StudyRequest(
-        study=study(flags.study, _base(flags)),
+        study=asked,
         name=study_name(flags),
         home=output_home(RunConfig(output=flags.output)),
         seeds=tuple(range(flags.seeds)),
+        arms=flags.arms,
         scheduler=flags.scheduler,
         mlflow_uri=flags.mlflow_uri,
         attacks=flags.attacks,
         attack_images=flags.attack_images,
         command=command,
     )
+
+
+def _check_arms(asked: Study, arms: tuple[str, ...]) -> None:
+    names = [arm.name for arm in asked.arms]
+    for arm in arms:
+        if arm not in names:
+            raise UserError(
+                f'--arms: study "{asked.name}" has no arm "{arm}".{nearest(arm, names)} Its arms: {"; ".join(names)}.'
+            )
 
 
 def study_name(flags: CompareFlags) -> str:

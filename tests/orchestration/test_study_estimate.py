@@ -8,6 +8,8 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
+
 from distributed_autolora.orchestration.run_folder import RunFolder, write_json
 from distributed_autolora.orchestration.study_estimate import dry_run, dry_run_text, measured_speed
 from distributed_autolora.orchestration.study_plan import plan_final
@@ -44,10 +46,11 @@ def test_the_newest_run_alike_on_this_machine_says_how_fast_a_worker_is(tmp_path
     assert speed.worker_hours(BASE, 1000) == BASE.optimization.epochs * 1000 / 50 / 3600
 
 
-def test_a_speed_below_one_image_a_second_is_not_shown_as_none(tmp_path: Path) -> None:
-    finished_run(tmp_path, "slow", 400.0)
+@pytest.mark.parametrize(("seconds", "shown"), [(400.0, "0.375"), (0.1, "1500")])
+def test_slow_and_fast_speeds_are_shown_in_digits(tmp_path: Path, seconds: float, shown: str) -> None:
+    finished_run(tmp_path, "mine", seconds)
     text = dry_run(study_request(CompareFlags(output=str(tmp_path)), ""))
-    assert '0.375 training images a second and worker: run "slow" on this machine.' in text.splitlines()
+    assert f'{shown} training images a second and worker: run "mine" on this machine.' in text.splitlines()
 
 
 def test_without_a_run_the_shipped_measurement_counts_for_its_network_alone(tmp_path: Path) -> None:

@@ -13,9 +13,11 @@ from distributed_autolora.config import ExperimentConfig
 from distributed_autolora.data.parquet_reading import read_texts
 from distributed_autolora.errors import UserError
 from distributed_autolora.orchestration.after_training import check_attacks
+from distributed_autolora.orchestration.study_estimate import dry_run
 from distributed_autolora.orchestration.study_folder import StudyFolder, describe_study
 from distributed_autolora.orchestration.study_plan import (
     PlannedRun,
+    batches,
     plan_final,
     plan_search,
     planned,
@@ -142,9 +144,35 @@ def test_a_trial_that_diverged_is_not_tried_again_and_keeps_its_reason(tmp_path:
 def test_an_arm_whose_trials_all_failed_has_failed_finals_and_no_number(tmp_path: Path) -> None:
     folder = held(tmp_path)
     folder.plan(tiny_study(), (0,))
+    for run in folder.runs:
+        run.status = "failed" if run.phase == "search" else run.status
     final = folder.plan_final(tiny_study(), (0,))
     assert [(run.status, run.run) for run in final] == [("pending", "final-AutoLoRa-seed0"), ("failed", None)]
     assert "no trial" in str(final[1].error)
+
+
+def test_an_arm_that_is_left_for_later_waits_and_has_not_failed(tmp_path: Path) -> None:
+    folder = held(tmp_path)
+    folder.plan(tiny_study(), (0,))
+    final = folder.plan_final(tiny_study(), (0,))
+    assert [(run.status, run.run) for run in final] == [("pending", "final-AutoLoRa-seed0"), ("pending", None)]
+
+
+def test_runs_that_are_judged_are_made_seed_by_seed_and_others_all_at_once() -> None:
+    runs = [planned(arm, "final", seed, {}) for seed in (0, 1) for arm in ("AutoLoRa", "TWINS")]
+    assert batches(runs, by_seed=True) == [runs[:2], runs[2:]]
+    assert batches(runs, by_seed=False) == [runs]
+
+
+def test_named_arms_are_the_ones_that_are_made_and_an_unknown_name_is_refused(tmp_path: Path) -> None:
+    some = study_request(CompareFlags(arms=("TWINS",), output=str(tmp_path)), "")
+    assert [arm.name for arm in some.study.arms if some.wants(arm.name)] == ["TWINS"]
+    every = study_request(CompareFlags(output=str(tmp_path)), "")
+    assert all(every.wants(arm.name) for arm in every.study.arms)
+    assert "final TWINS seed 2" in dry_run(some)
+    assert "AutoLoRa seed" not in dry_run(some)
+    with pytest.raises(UserError, match=r'no arm "Twin".* Its arms: AutoLoRa; TWINS; Vanilla RFT'):
+        study_request(CompareFlags(arms=("Twin",), output=str(tmp_path)), "")
 
 
 def test_a_study_is_not_continued_as_another_one_but_takes_more_seeds(tmp_path: Path) -> None:
