@@ -9,12 +9,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-PROGRAMS = ("python", "make", "ray", "pip", "sudo", "wget", "grep")
+PROGRAMS = ("python", "make", "ray", "pip", "sudo", "wget", "grep", "tar", "cp", "git", "ruff", "mypy")
 """What documents may tell people to type; another first word is an unknown command."""
 
 _SHELL_WORDS = (".", "(", "for", "while", "export", "unset", "echo")
 _FENCE = re.compile(r" {0,3}(```+|~~~+)\s*(\w*)")
-_SHELLS = ("sh", "bash", "shell", "console")
+_SHELLS = ("sh", "bash", "shell")
+_TRANSCRIPT = "console"
+_TYPED = re.compile(r"(?m)^\$ ((?:.*\\\n)*.*)")
 _SPAN = re.compile(r"(?<!`)`((?:[^`\n]|\n(?!\n))+)`(?!`)")
 _RECORD = """#!/bin/bash -p
 printf '%s\\0' "$WHERE" "${0##*/}" "$@" $'\\n' >> "$RECORD"
@@ -36,7 +38,7 @@ class Command:
 
 
 def shell_blocks(text: str) -> Iterator[tuple[int, str]]:
-    """Yields line number and text of every fenced shell block, and of every indented one that begins with a command."""
+    """Yields line number and text of shell blocks, of what transcripts show as typed, and of indented commands."""
     block: list[str] = []
     start, fence, language = 0, "", ""
     for number, line in enumerate([*text.splitlines(), ""], 1):
@@ -44,6 +46,8 @@ def shell_blocks(text: str) -> Iterator[tuple[int, str]]:
         if match and (not fence or line.strip() == fence):
             if fence and language in _SHELLS:
                 yield start, "\n".join(block)
+            elif fence and language == _TRANSCRIPT:
+                yield start, "\n".join(_TYPED.findall("\n".join(block)))
             fence, language = ("", "") if fence else (match[1], match[2])
             block, start = [], number + 1
         elif fence:

@@ -32,7 +32,8 @@ OTHERS = {
 GROUPS = ("compute", "eval_attack", "method", "model", "optimization", "scaling", "threat_model", "train_attack")
 """Groups of config keys whose names sentences use for nothing else but files."""
 PREPARED = (prepare_flags.Caltech256, prepare_flags.Cifar10, prepare_flags.Folder, prepare_flags.FashionMnist)
-TO_BE_MADE = {"distributed_autolora/core/plain_adversarial.py": "the reader writes it"}
+TO_BE_MADE = ("distributed_autolora/core/plain_adversarial.py", "core/mart.py", "tests/core/test_mart.py")
+"""What the reader of a page writes, or the one who walked."""
 
 MADE_UP = """
 Type `make tset`, `jobs/nothing.py`, `--no-such-flag` or `ray job submit --adress X`; `make test` is fine.
@@ -52,6 +53,12 @@ python benchmarks/attack.py --ruonds 3
 python -m tests.chaos --kills many
 for eps in 0.1 0.2; do python jobs/nothing.py --epsilon $eps "two words"; done
 make mlflow POTR=1
+```
+
+```console
+$ python jobs/finetune.py --recipe demo \\
+    --sed 1
+it prints: python jobs/finetune.py --not-read
 ```
 """
 
@@ -114,6 +121,7 @@ def test_a_wrong_command_in_a_document_is_found(tmp_path: Path) -> None:
         ("X.md:15: python jobs/nothing.py --epsilon 0.1 two words", "there is no file jobs/nothing.py"),
         ("X.md:15: python jobs/nothing.py --epsilon 0.2 two words", "there is no file jobs/nothing.py"),
         ("X.md:15: make mlflow POTR=1", "no variable POTR"),
+        ("X.md:22: python jobs/finetune.py --recipe demo --sed 1", "--seed"),
     ]
     assert len(problems) == len(expected), problems
     for said, (command, reason) in zip(problems, expected, strict=True):

@@ -51,7 +51,7 @@ class Raylets:
         self, hosts: Sequence[Host], folder: Path, head_settings: Mapping[str, str], note: Callable[[str], None]
     ) -> None:
         longest = folder / max((host.name for host in hosts), key=len) / _LONGEST_SOCKET
-        if len(str(longest)) > _SOCKET_PATH_MAX:
+        if len(os.fsencode(longest)) > _SOCKET_PATH_MAX:
             raise UserError(f"The path of {longest} has more than {_SOCKET_PATH_MAX} bytes: give a shorter folder.")
         self._first, self._second = hosts
         self._folder = folder

@@ -1,3 +1,5 @@
+"""The rig of the two hosts refuses what it cannot run in."""
+
 from pathlib import Path
 
 import pytest
@@ -5,7 +7,6 @@ import pytest
 from distributed_autolora.errors import UserError
 from tests.hosts.network import Host
 from tests.hosts.raylets import Raylets
-from tests.hosts.scenarios import SCENARIOS
 
 HOSTS = [Host(name=name, namespace=name, address="10.77.0.1", port=name) for name in ("first", "second")]
 
@@ -15,8 +16,3 @@ def test_a_folder_too_long_for_the_sockets_of_a_raylet_that_starts_again_is_refu
 ) -> None:
     with pytest.raises(UserError, match="107 bytes: give a shorter folder"):
         Raylets(HOSTS, tmp_path / ("long" * 20), {}, note=print)
-
-
-def test_the_folders_of_all_scenarios_are_short_enough() -> None:
-    for number, _ in enumerate(SCENARIOS):
-        Raylets(HOSTS, Path("/tmp/hosts-12345678") / f"ray{number}", {}, note=print)
