@@ -35,7 +35,10 @@ COMMON_HELP = (
 )
 CONTINUES = "The same command goes on from the last checkpoint."
 _FRAME = re.compile("\u256d.*|[\u2500-\u257f]")  # the box that tyro draws around a message, with its title
-_DOTTED = re.compile(r"(?<![\w./-])(?:--)?(?P<group>[a-z_]+)\.(?P<negation>no-)?(?P<name>[a-z][a-z_-]*)(?![\w/-]|\.\w)")
+_DOTTED = re.compile(
+    r"(?<![\w./-])(?P<give>[Gg]ive )?(?:--)?(?P<group>[a-z_]+)\.(?P<negation>no-)?(?P<name>[a-z][a-z_-]*)"
+    r"(?![\w/-]|\.\w)(?(give)(?: (?P<value>\d+)(?![\w/]|\.\w))?)"
+)
 _FRACTION = re.compile(r"\d+(\.\d+)?/\d+(\.\d+)?")
 _given: list[str] = []
 
@@ -152,7 +155,7 @@ def run_program(
         said, status = "", DONE
     except UserError as error:
         status = FAILED if isinstance(error, RunFailedError) else REFUSED
-        said = f"{stack_trace(error) if is_debug else ''}error: {in_flags_of(flags, str(error))}"
+        said = f"{stack_trace(error) if is_debug else ''}error: {in_flags_of(flags, str(error), sys.argv[1:])}"
     except BrokenPipeError:
         said, status = "error: nobody reads the output of this program any more.", FAILED
     except KeyboardInterrupt:
@@ -166,12 +169,13 @@ def run_program(
     sys.exit(status)
 
 
-def in_flags_of(flags: type[Any] | None, message: str) -> str:
+def in_flags_of(flags: type[Any] | None, message: str, typed: Sequence[str] = ()) -> str:
     """Returns a message that names values of a training config with the flags that a program has for them.
 
     Args:
         flags: the dataclass of its flags; None: a program that trains, whose flags they are.
         message: such as "... Lower --scaling.num-workers.".
+        typed: the words of the command line; a flag among them that nothing turns off is to be left out.
     """
     if flags is None:
         return message
@@ -183,11 +187,20 @@ def in_flags_of(flags: type[Any] | None, message: str) -> str:
         key = f"{group}.{name}"
         if key not in renamed:
             return match[0]
-        if negation and key in getattr(flags, "ONLY_ON", ()):
-            return f"{key}: false in the file of --config"
-        if renamed[key] in own:
-            return f"--{negation}{renamed[key].replace('_', '-')}"
-        return f"{key} in the file of --config" if "config" in own else match[0]
+        give, flag = match["give"] or "", f"--{negation}{renamed[key].replace('_', '-')}"
+        only_on = bool(negation) and key in getattr(flags, "ONLY_ON", ())
+        if renamed[key] in own and not only_on:
+            return " ".join(filter(None, [f"{give}{flag}", match["value"]]))
+        if "config" not in own:
+            return match[0]
+        value = "false" if negation else match["value"]
+        if not give or not value:
+            return f"{give}{key}{': false' if negation else ''} in the file of --config"
+        positive = flag.replace("--no-", "--")
+        if only_on and positive in typed:
+            leave = "Leave" if give[0].isupper() else "leave"
+            return f"{leave} out {positive}, and for a task of the paper give --config a file with {key}: {value}"
+        return f"{give}--config a file with {key}: {value}"
 
     return _DOTTED.sub(rename, message)
 

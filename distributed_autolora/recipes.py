@@ -45,7 +45,7 @@ def fashion_mnist() -> ExperimentConfig:
 
 
 def demo() -> ExperimentConfig:
-    """The shipped task in three minutes on two CPU cores: 1,000 images to train, 250 to validate, 20 epochs."""
+    """The shipped task in some minutes on two CPU cores: 1,000 images to train, 250 to validate, 20 epochs."""
     full = fashion_mnist()
     return replace(
         full,

@@ -141,14 +141,14 @@ CASES: dict[str, tuple[Callable[[Place], list[str]], list[str]]] = {
     "an unknown backbone": (lambda p: [*p.task(), "--model.backbone", "resnet17"], ['mean "resnet1']),
     "more workers than CPUs": (
         lambda p: [*p.task(), "--scaling.num-workers", "4096"],
-        ["4096 workers", "--scaling.num-workers", "--scaling.cpus-per-worker"],
+        ["4096 workers of 1 CPU need 4096 CPUs", "Lower --scaling.num-workers, or submit"],
     ),
     "a value that is no number": (lambda p: ["--seed", "abc"], ["--seed", "abc"]),
     "a word that is no flag": (lambda p: ["stray"], ["stray"]),
     "a division by zero": (lambda p: ["--threat-model.epsilon", "8/0"], ["--threat-model.epsilon", "8/0"]),
     "more GPUs than there are": (
         lambda p: [*p.task(), "--scaling.use-gpu", "--scaling.num-workers", "1"],
-        ["1 GPUs", "Ray sees 0", "--scaling.no-use-gpu"],
+        ["1 worker needs 1 GPU, but Ray sees 0", "Give --scaling.no-use-gpu"],
     ),
     "a negative epsilon": (lambda p: [*p.task(), "--threat-model.epsilon=-0.1"], ["threat_model.epsilon", "-0.1"]),
     "an infinite learning rate": (lambda p: [*p.task(), "--optimization.lr", "inf"], ["optimization.lr", "finite"]),

@@ -67,12 +67,20 @@ def check_local_gpus(scaling: ScalingConfig) -> None:
     Raises:
         UserError: when it needs more.
     """
-    gpus = ray.cluster_resources().get("GPU", 0.0)
-    if scaling.use_gpu and gpus < scaling.num_workers:
-        raise UserError(
-            f"{scaling.num_workers} workers need {scaling.num_workers} GPUs, but Ray sees {gpus:g} on this machine. "
-            "Lower --scaling.num-workers, give --scaling.no-use-gpu, or submit the job to a cluster."
-        )
+    if refusal := lacking_gpus(scaling, ray.cluster_resources().get("GPU", 0.0)):
+        raise UserError(refusal)
+
+
+def lacking_gpus(scaling: ScalingConfig, gpus: float) -> str:
+    """Returns why a run does not fit on a machine with so many GPUs, and what to do; empty when it fits."""
+    workers = scaling.num_workers
+    if not scaling.use_gpu or gpus >= workers:
+        return ""
+    lower = ["lower --scaling.num-workers"] if workers > 1 and gpus >= 1 else []
+    return (
+        f"{_counted(workers, 'worker')} {'needs' if workers == 1 else 'need'} {_counted(workers, 'GPU')}, but Ray sees "
+        f"{gpus:g} on this machine. {_either(*lower, 'give --scaling.no-use-gpu', 'submit the job to a cluster')}"
+    )
 
 
 def concurrent_runs(scaling: ScalingConfig, resources: Mapping[str, float]) -> int:
@@ -89,13 +97,32 @@ def check_local_cpus(scaling: ScalingConfig) -> None:
     Raises:
         UserError: when it needs more CPUs.
     """
-    wanted = scaling.num_workers * scaling.cpus_per_worker
-    if wanted > (os.cpu_count() or 1):
-        raise UserError(
-            f"{scaling.num_workers} workers of {scaling.cpus_per_worker} CPUs need {wanted} CPUs, but this machine "
-            f"has {os.cpu_count()}. Lower --scaling.num-workers or --scaling.cpus-per-worker, or submit the job to a "
-            "cluster."
-        )
+    if refusal := lacking_cpus(scaling, os.cpu_count() or 1):
+        raise UserError(refusal)
+
+
+def lacking_cpus(scaling: ScalingConfig, cpus: int) -> str:
+    """Returns why a run does not fit on a machine with so many CPUs, and what to do; empty when it fits."""
+    workers, each = scaling.num_workers, scaling.cpus_per_worker
+    if workers * each <= cpus:
+        return ""
+    fewer = ["lower --scaling.num-workers"] if workers > 1 else []
+    smaller = ["give --scaling.cpus-per-worker 1"] if each > 1 else []
+    return (
+        f"{_counted(workers, 'worker')} of {_counted(each, 'CPU')} {'needs' if workers == 1 else 'need'} "
+        f"{workers * each} CPUs, but this machine has {cpus}. "
+        f"{_either(*fewer, *smaller, 'submit the job to a cluster')}"
+    )
+
+
+def _counted(count: int, noun: str) -> str:
+    return f"{count} {noun}{'' if count == 1 else 's'}"
+
+
+def _either(*remedies: str) -> str:
+    """Returns "A, b, or c." for two or more."""
+    said = f"{', '.join(remedies[:-1])}, or {remedies[-1]}."
+    return said[0].upper() + said[1:]
 
 
 def initialize(address: str, own: dict[str, Any]) -> None:

@@ -50,17 +50,7 @@ def describe(
         sanity: checks as JSON values; empty: none were made.
         curve: points and mean; None: not measured.
     """
-    from distributed_autolora.orchestration.evaluation_plan import package_versions
-
-    assignment, request, table = plan.assignment, plan.request, plan.table
-    threat_model = ThreatModel("linf", assignment.epsilon)
-    labels = {
-        f"robust_accuracy/{attack.name}": label(
-            attack, plan.num_classes, threat_model=threat_model, step_size=assignment.step_size
-        )
-        for attack in assignment.attacks
-    }
-    counts = counts_of(outcomes)
+    assignment, table = plan.assignment, plan.table
     result = {
         "model": plan.found.name,
         "data": assignment.data_folder,
@@ -72,11 +62,38 @@ def describe(
         "num_classes": plan.num_classes,
         "class_names": list(table.class_names),
         "attacks": [attack.name for attack in assignment.attacks],
+        **_findings(plan, outcomes),
+        "sanity": sanity,
+        "seconds": seconds,
+        **_settings(plan),
+    }
+    return result if curve is None else {**result, "curve": curve}
+
+
+def _findings(plan: Plan, outcomes: Columns) -> dict[str, Any]:
+    """Returns counts, what they are called, and which attack broke how many images first."""
+    assignment = plan.assignment
+    threat_model = ThreatModel("linf", assignment.epsilon)
+    labels = {
+        f"robust_accuracy/{attack.name}": label(
+            attack, plan.num_classes, threat_model=threat_model, step_size=assignment.step_size
+        )
+        for attack in assignment.attacks
+    }
+    counts = counts_of(outcomes)
+    return {
         "accuracies": {name: {"correct": count.correct, "total": count.total} for name, count in counts.items()},
         "labels": labels,
         "broken_by": dict(Counter(str(name) for name in outcomes["broken_by"].tolist() if name is not None)),
-        "sanity": sanity,
-        "seconds": seconds,
+    }
+
+
+def _settings(plan: Plan) -> dict[str, Any]:
+    """Returns how it was judged, and digests and versions of what took part."""
+    from distributed_autolora.orchestration.evaluation_plan import package_versions
+
+    assignment, request = plan.assignment, plan.request
+    return {
         "num_workers": request.num_workers,
         "use_gpu": request.use_gpu,
         "chunk_size": request.chunk_size,
@@ -87,7 +104,6 @@ def describe(
         "data_digest": assignment.data_digest,
         "package_versions": package_versions(),
     }
-    return result if curve is None else {**result, "curve": curve}
 
 
 def _first_row() -> Any:

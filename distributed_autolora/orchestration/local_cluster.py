@@ -47,7 +47,8 @@ class LocalCluster:
         folder: logs, sockets and temporary files of the cluster; removed at the end.
 
     Raises:
-        UserError: on entering, when the job server does not answer in time.
+        UserError: on entering, when Ray's head ends at its start.
+        RunFailedError: on entering, when the job server does not answer in time.
     """
 
     def __init__(self, *, num_cpus: int = 2, start_timeout_s: float = 120.0) -> None:
@@ -127,9 +128,8 @@ class LocalCluster:
         while not _answers(f"{self.dashboard_url}/api/version"):
             status = self._head.poll()
             if status is not None:
-                raise RunFailedError(
-                    f"The local Ray cluster ended with status {status} at its start; the same command tries again. Its "
-                    f"log ends: {self._log_tail()}"
+                raise UserError(
+                    f"The local Ray cluster ended with status {status} at its start. Its log ends: {self._log_tail()}"
                 )
             if time.monotonic() > deadline:
                 raise RunFailedError(

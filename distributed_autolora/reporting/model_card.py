@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -98,20 +99,22 @@ def _loading(result: Mapping[str, Any], facts: ModelFacts) -> str:
 
 
 def _reading(result: Mapping[str, Any]) -> str:
-    """Returns what the printed numbers stand for, and how a file becomes such an image where it was scaled and cut."""
-    classes = (
-        "A printed number is the place of the class in `class_names` of `evaluation.json`, counted from 0: "
-        f"0 is {result['class_names'][0]}.\n\n"
-    )
+    """Returns how a file becomes an image as those that were judged, and the model's number the name of a class."""
+    channels, height, width = result["image_shape"]
     size = result.get("image_size")
-    if size is None:
-        return classes
-    mode = "L" if result["image_shape"][0] == 1 else "RGB"
+    cut = (
+        f"image = functional.center_crop(functional.resize(image, [{round(size * 256 / 224)}]), [{size}])\n"
+        if size is not None
+        else ""
+    )
+    file = "an image file" if cut else f"a file of {width} x {height} pixels"
     return (
-        f"{classes}A file becomes such an image as those that it was judged on:\n\n```python\n"
-        "from PIL import Image\nfrom torchvision.transforms import functional\n\n"
-        f'image = functional.resize(Image.open("image.jpg").convert("{mode}"), [{round(size * 256 / 224)}])\n'
-        f"images = functional.to_tensor(functional.center_crop(image, [{size}]))[None]\n```\n\n"
+        f"A printed number is a place in `classes`. From {file} to the name of its class, upright as the judged images "
+        "were; transparent and 16-bit files need converting first:\n\n```python\n"
+        "from PIL import Image, ImageOps\nfrom torchvision.transforms import functional\n\n"
+        f"classes = {json.dumps(list(result['class_names']), ensure_ascii=False)}\n"
+        f'image = ImageOps.exif_transpose(Image.open("image.jpg")).convert("{"L" if channels == 1 else "RGB"}")\n'
+        f"{cut}images = functional.to_tensor(image)[None]\nprint(classes[model(images).argmax(1)])\n```\n\n"
     )
 
 

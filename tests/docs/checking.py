@@ -27,7 +27,13 @@ from distributed_autolora.orchestration.study_request import CompareFlags, study
 from tests.docs.collecting import Command
 
 ROOT = Path(__file__).resolve().parents[2]
-NOT_READ = {"wget": "needs the network", "dmesg": "needs root", "grep": "reads the logs of a run", "pip": "installs"}
+NOT_READ = {
+    "wget": "needs the network",
+    "dmesg": "needs root",
+    "grep": "reads the logs of a run",
+    "pip": "installs",
+    "kubectl": "needs Kubernetes",
+}
 NOT_READ |= dict.fromkeys(("tar", "cp", "git", "ruff", "mypy"), "a program that people know")
 """Programs whose arguments are not read, but for the names of files, and why."""
 ONLY_PARSED = {"ray": "needs a cluster or a cloud", "sudo": "needs root", "make": "takes minutes", "python": "as make"}
@@ -70,6 +76,8 @@ def _check(words: tuple[str, ...], is_whole: bool, home: Path) -> None:
         _check_ray(arguments, is_whole, home)
     elif program == "pip" and "-c" in words and not (ROOT / words[words.index("-c") + 1]).is_file():
         raise ValueError("there is no such file of constraints")
+    elif program == "kubectl" and arguments[:2] == ("apply", "-f") and not (ROOT / arguments[2]).is_file():
+        raise ValueError(f"there is no file {arguments[2]}")
 
 
 def _check_python(arguments: tuple[str, ...], is_whole: bool, home: Path) -> None:

@@ -53,6 +53,7 @@ python benchmarks/attack.py --ruonds 3
 python -m tests.chaos --kills many
 for eps in 0.1 0.2; do python jobs/nothing.py --epsilon $eps "two words"; done
 make mlflow POTR=1
+kubectl apply -f docs/nothing.yaml
 ```
 
 ```console
@@ -121,7 +122,8 @@ def test_a_wrong_command_in_a_document_is_found(tmp_path: Path) -> None:
         ("X.md:15: python jobs/nothing.py --epsilon 0.1 two words", "there is no file jobs/nothing.py"),
         ("X.md:15: python jobs/nothing.py --epsilon 0.2 two words", "there is no file jobs/nothing.py"),
         ("X.md:15: make mlflow POTR=1", "no variable POTR"),
-        ("X.md:22: python jobs/finetune.py --recipe demo --sed 1", "--seed"),
+        ("X.md:15: kubectl apply -f docs/nothing.yaml", "there is no file docs/nothing.yaml"),
+        ("X.md:23: python jobs/finetune.py --recipe demo --sed 1", "--seed"),
     ]
     assert len(problems) == len(expected), problems
     for said, (command, reason) in zip(problems, expected, strict=True):

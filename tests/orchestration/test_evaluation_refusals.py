@@ -139,7 +139,7 @@ def test_a_result_without_its_outcomes_is_none(tmp_path: Path) -> None:
         (EvaluationRequest, "Lower --num-workers, give --no-use-gpu, or raise --wait-for-resources-s in /a/run.name."),
         (
             CompareFlags,
-            "Lower --num-workers, give scaling.use_gpu: false in the file of --config, or raise "
+            "Lower --num-workers, give --config a file with scaling.use_gpu: false, or raise "
             "scaling.wait_for_resources_s in the file of --config in /a/run.name.",
         ),
     ],
@@ -151,6 +151,16 @@ def test_a_refusal_names_the_flags_of_the_program_that_was_started(flags: type[A
     )
     assert in_flags_of(flags, message) == said
     assert in_flags_of(None, message) == message
+
+
+def test_a_study_without_room_is_told_what_its_own_flags_can_do() -> None:
+    cpus = in_flags_of(CompareFlags, "Give --scaling.cpus-per-worker 1, or submit the job to a cluster.")
+    assert cpus == "Give --config a file with scaling.cpus_per_worker: 1, or submit the job to a cluster."
+    gpus = in_flags_of(CompareFlags, "Give --scaling.no-use-gpu, or wait.", ["--seeds", "2", "--use-gpu"])
+    assert gpus == (
+        "Leave out --use-gpu, and for a task of the paper give --config a file with scaling.use_gpu: false, or wait."
+    )
+    assert in_flags_of(EvaluationRequest, "give --scaling.num-workers 1.") == "give --num-workers 1."
 
 
 def test_flags_are_read_with_fractions() -> None:

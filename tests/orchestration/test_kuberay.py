@@ -12,6 +12,7 @@ import yaml
 
 from distributed_autolora.cli import TrainingFlags, parse_training_flags
 from distributed_autolora.config import output_home
+from distributed_autolora.data.prepare_flags import read_flags
 from distributed_autolora.errors import UserError
 
 FOLDER = Path(__file__).resolve().parents[2] / "docs" / "kuberay"
@@ -184,9 +185,20 @@ def test_the_files_get_to_where_the_run_looks_for_them(cluster: dict[str, Any], 
     assert f"--output {flags.experiment.data.path}\n" in said
 
 
-def test_the_flags_for_own_images_ask_for_what_the_pods_have(flags: TrainingFlags) -> None:
-    said = re.search(r"^#\s+(--recipe custom .*) \.\.\.$", (FOLDER / "rayjob.yaml").read_text(), re.MULTILINE)
+def test_the_run_trains_what_the_volume_is_filled_with_and_a_paper_s_task_needs_two_other_words(
+    job: dict[str, Any], flags: TrainingFlags
+) -> None:
+    comment = (FOLDER / "rayjob.yaml").read_text()
+    said = re.search(r'put "(.+)", say, into the place of "(.+)", and "(.+)" into that of "(.+)" in vol', comment)
     assert said is not None
-    own = parse_training_flags("", "demo", said[1].split()).experiment.scaling
-    scaling = flags.experiment.scaling
-    assert (own.use_gpu, own.cpus_per_worker, own.num_workers) == (True, scaling.cpus_per_worker, scaling.num_workers)
+    recipe, own_recipe, source, own_source = said.groups()
+    assert job["entrypoint"].count(own_recipe) == 1
+    prepare = re.search(r"jobs/prepare_data\.py (\w+) (.*)", (FOLDER / "volume.yaml").read_text())
+    assert prepare is not None
+    assert prepare[1] == own_source
+    for words, name in ((own_source, own_recipe), (source, recipe)):
+        assert f"--recipe {read_flags('', [words, *shlex.split(prepare[2])]).recipe}" == name
+    paper = parse_training_flags("", "demo", shlex.split(job["entrypoint"].replace(own_recipe, recipe))[2:]).experiment
+    paper.validate()
+    assert paper.data.task == source
+    assert paper.scaling == flags.experiment.scaling

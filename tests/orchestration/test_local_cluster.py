@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from distributed_autolora.errors import RunFailedError
+from distributed_autolora.errors import RunFailedError, UserError
 from distributed_autolora.orchestration.local_cluster import LocalCluster
 from distributed_autolora.orchestration.processes import (
     end_family,
@@ -172,8 +172,9 @@ def test_a_cluster_that_does_not_answer_is_reported_in_one_line_and_cleaned_up()
 def test_a_cluster_that_ends_at_its_start_is_reported_with_the_end_of_its_log(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_START_HOOK", "no_such_module.hook")
     cluster = LocalCluster()
-    with pytest.raises(RunFailedError, match=r"ended with status 1 at its start; .*no_such_module") as caught, cluster:
+    with pytest.raises(UserError, match=r"ended with status 1 at its start\. .*no_such_module") as caught, cluster:
         pass
+    assert not isinstance(caught.value, RunFailedError), "a loop would try for ever what lasts"
     assert "\n" not in str(caught.value)
     assert not cluster.folder.exists()
 

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 from ray._private.worker import print_to_stdstream
 
+from distributed_autolora.config import ScalingConfig
 from distributed_autolora.errors import RunFailedError, UserError
-from distributed_autolora.orchestration.cluster import StartInTime, initialize
+from distributed_autolora.orchestration.cluster import StartInTime, initialize, lacking_cpus, lacking_gpus
 from distributed_autolora.orchestration.local_cluster import LocalCluster
 from tests.training.tasks import write_task
 
@@ -48,3 +49,33 @@ def test_what_ray_prints_has_no_colour_codes_once_a_program_asked_for_it(
 def test_a_ray_that_is_late_is_a_failure_that_another_attempt_may_mend() -> None:
     with pytest.raises(RunFailedError, match=r"in time \(The node timed out\). It may be overloaded"), StartInTime():
         raise Exception("The node timed out. See the logs.")
+
+
+@pytest.mark.parametrize(
+    ("workers", "each", "said"),
+    [
+        (1, 8, "1 worker of 8 CPUs needs 8 CPUs, but this machine has 2. Give --scaling.cpus-per-worker 1, or"),
+        (4, 1, "4 workers of 1 CPU need 4 CPUs, but this machine has 2. Lower --scaling.num-workers, or"),
+        (2, 2, "2 workers of 2 CPUs need 4 CPUs, but this machine has 2. "
+         "Lower --scaling.num-workers, give --scaling.cpus-per-worker 1, or"),
+    ],
+)  # fmt: skip
+def test_a_machine_with_too_few_cpus_is_refused_with_what_helps(workers: int, each: int, said: str) -> None:
+    scaling = ScalingConfig(num_workers=workers, cpus_per_worker=each)
+    assert lacking_cpus(scaling, 2) == f"{said} submit the job to a cluster."
+    assert lacking_cpus(scaling, workers * each) == ""
+
+
+@pytest.mark.parametrize(
+    ("workers", "gpus", "said"),
+    [
+        (1, 0.0, "1 worker needs 1 GPU, but Ray sees 0 on this machine. Give"),
+        (2, 0.0, "2 workers need 2 GPUs, but Ray sees 0 on this machine. Give"),
+        (2, 1.0, "2 workers need 2 GPUs, but Ray sees 1 on this machine. Lower --scaling.num-workers, give"),
+    ],
+)
+def test_a_machine_with_too_few_gpus_is_refused_with_what_helps(workers: int, gpus: float, said: str) -> None:
+    scaling = ScalingConfig(num_workers=workers, use_gpu=True)
+    assert lacking_gpus(scaling, gpus) == f"{said} --scaling.no-use-gpu, or submit the job to a cluster."
+    assert lacking_gpus(scaling, float(workers)) == ""
+    assert lacking_gpus(ScalingConfig(num_workers=workers), gpus) == ""

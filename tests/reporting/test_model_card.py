@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import ExifTags, Image
 
 from distributed_autolora.core.metrics import AccuracyCount
 from distributed_autolora.data.images import ImageSource
@@ -92,20 +93,28 @@ def test_the_four_lines_of_the_card_classify_images_without_this_package(tmp_pat
     assert re.fullmatch(r"tensor\(\[([0-4], ){7}[0-4]\]\)", done.stdout.strip())
 
 
-@pytest.mark.parametrize(("channels", "size"), [(3, 28), (1, 30)])
-def test_the_card_reads_a_file_as_the_judged_images_were_read(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, channels: int, size: int
+@pytest.mark.parametrize(("channels", "size"), [(3, 28), (1, 30), (3, None)])
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_the_card_reads_a_file_as_the_judged_images_were_read_and_names_its_class(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    channels: int,
+    size: int | None,
+    orientation: int,
 ) -> None:
-    file = encode(picture(0, size=(61, 40)))
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = orientation
+    file = encode(picture(0, size=(61, 40)), exif=exif)
     (tmp_path / "image.jpg").write_bytes(file)
     table = table_of(tmp_path, [file])
     judged = ImageSource(table, channels=channels, image_size=size, resized=False).images(torch.tensor([0]))
-    card = model_card(example(image_size=size, image_shape=[channels, size, size]), facts())
-    assert "0 is a." in card
+    card = model_card(example(image_size=size, image_shape=list(judged.shape[1:])), facts())
     monkeypatch.chdir(tmp_path)
-    names: dict[str, Any] = {}
+    names: dict[str, Any] = {"model": lambda images: torch.eye(5)[[3]]}
     exec(re.findall(r"```python\n(.*?)```", card, re.DOTALL)[1], names)
     assert torch.equal(names["images"], judged / 255)
+    assert capsys.readouterr().out == "d\n"
 
 
 def test_the_card_states_accuracies_with_their_intervals_licences_and_sanity() -> None:
