@@ -189,7 +189,7 @@ def test_the_run_trains_what_the_volume_is_filled_with_and_a_paper_s_task_needs_
     job: dict[str, Any], flags: TrainingFlags
 ) -> None:
     comment = (FOLDER / "rayjob.yaml").read_text()
-    said = re.search(r'put "(.+)", say, into the place of "(.+)", and "(.+)" into that of "(.+)" in vol', comment)
+    said = re.search(r'put "(.+)", say, for "(.+)", and in volume.yaml "(.+)" for "(.+)"', comment)
     assert said is not None
     recipe, own_recipe, source, own_source = said.groups()
     assert job["entrypoint"].count(own_recipe) == 1
