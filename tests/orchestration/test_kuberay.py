@@ -12,7 +12,7 @@ import yaml
 
 from distributed_autolora.cli import TrainingFlags, parse_training_flags
 from distributed_autolora.config import output_home
-from distributed_autolora.data.prepare_flags import read_flags
+from distributed_autolora.data.prepare_flags import Check, read_flags
 from distributed_autolora.errors import UserError
 
 FOLDER = Path(__file__).resolve().parents[2] / "docs" / "kuberay"
@@ -197,7 +197,9 @@ def test_the_run_trains_what_the_volume_is_filled_with_and_a_paper_s_task_needs_
     assert prepare is not None
     assert prepare[1] == own_source
     for words, name in ((own_source, own_recipe), (source, recipe)):
-        assert f"--recipe {read_flags('', [words, *shlex.split(prepare[2])]).recipe}" == name
+        flags_of_source = read_flags("", [words, *shlex.split(prepare[2])])
+        assert not isinstance(flags_of_source, Check)
+        assert f"--recipe {flags_of_source.recipe}" == name
     paper = parse_training_flags("", "demo", shlex.split(job["entrypoint"].replace(own_recipe, recipe))[2:]).experiment
     paper.validate()
     assert paper.data.task == source
