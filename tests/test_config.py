@@ -87,6 +87,7 @@ OTHER_WORDS |= {
     "float32": "bfloat16",
     "cross_entropy": "margin",
     "paired": "released",
+    "detached": "joint",
     "shared": "own",
     "method.weight_average": "teacher",
 }

@@ -45,6 +45,15 @@ def test_the_paper_s_experiments_have_thirty_six_names() -> None:
     assert PAPER_HYPERPARAMETERS.keys() == APPENDIX.keys()
 
 
+@pytest.mark.parametrize("name", sorted(RECIPES))
+def test_own_data_get_what_was_found_out_and_the_paper_s_recipes_what_was_released(name: str) -> None:
+    config = recipe(name)
+    own = name in ("custom", "demo", "fashion-mnist")
+    found = (config.schedule.rule, config.method.soft_labels)
+    assert found == (("paired", "detached") if own else ("released", "joint"))
+    assert (config.method.branch_batch_norm, config.method.weight_average) == ("shared", "none")
+
+
 @pytest.mark.parametrize(("task", "backbone", "method"), EXPERIMENTS)
 def test_a_recipe_has_the_appendix_s_hyperparameters(task: str, backbone: str, method: str) -> None:
     config = recipe(paper_recipe_name(task, backbone, method))

@@ -111,6 +111,6 @@ def _meaning(attack: str) -> str:
 
 def _advice(model: str) -> str:
     return (
-        f"Judge the model by python jobs/evaluate.py --model {model} --attacks autoattack; if its soft labels are "
-        "detached, train with --method.soft-labels joint."
+        f"Judge the model by python jobs/evaluate.py --model {model} --attacks autoattack; if that confirms it, "
+        "train with --schedule.rule paired --method.soft-labels detached, where the run had not."
     )
