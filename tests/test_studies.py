@@ -134,13 +134,13 @@ def test_each_switch_of_the_untuned_study_is_thrown_alone_or_with_those_that_its
 
 def test_each_size_has_the_released_rule_as_its_reference_and_the_images_that_its_name_says() -> None:
     built = build("untuned_sizes", EMBEDDED_TASK)
-    assert len(built.arms) == 15
+    assert len(built.arms) == 20
     for arm in built.arms:
-        rule, where = arm.name.split(", ", 1)
-        data, schedule = arm.config.data, arm.config.schedule
+        data, schedule, labels = arm.config.data, arm.config.schedule, arm.config.method.soft_labels
         held_out = validation_size(data.train_images or 0, data.val_fraction, data.val_images_min)
-        assert where == f"{data.train_images:,} of which {held_out} validate"
-        assert rule == (schedule.rule if schedule.name == "automatic" else "step decay")
+        where = f"{data.train_images:,} of which {held_out} validate"
+        rule = schedule.rule if schedule.name == "automatic" else "step decay"
+        assert arm.name == ", ".join([rule, *(["detached"] if labels == "detached" else []), where])
         assert arm.reference == f"released, {where}"
 
 

@@ -45,8 +45,12 @@ def counted(count: int, noun: str) -> str:
 
 
 def listed(items: Sequence[str]) -> str:
-    """Returns "a", "a and b", "a, b and c"."""
-    return items[0] if len(items) == 1 else f"{', '.join(items[:-1])} and {items[-1]}"
+    """Returns "a", "a and b", "a, b and c"; "a, b; c; and d" where an item has a comma itself."""
+    if len(items) == 1:
+        return items[0]
+    if any("," in item for item in items):
+        return f"{'; '.join(items[:-1])}; and {items[-1]}"
+    return f"{', '.join(items[:-1])} and {items[-1]}"
 
 
 def _harmless(cell: str) -> str:

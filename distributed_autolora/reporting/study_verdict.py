@@ -26,15 +26,11 @@ def verdict(study: Study, comparisons: Sequence[Comparison]) -> str:
 
 
 def deciding_metric(study: Study, cells: Sequence[Comparison]) -> str:
-    """Returns the accuracy that decides: AutoAttack's where all compared arms have it, else the next best.
-
-    That is the one under its first two attacks, then the runs' own.
-    """
-    baselines = {cell.baseline for cell in cells}
-    strong = (AUTOATTACK, APGD)
-    order = [*strong, *(m for m in study.metrics if m not in (*strong, NATURAL)), NATURAL]
-    complete = [m for m in order if {cell.baseline for cell in cells if cell.metric == m} == baselines]
-    return complete[0] if complete else cells[0].metric
+    """Returns the accuracy that decides: the robust one that most arms have, of equals the strongest attack's."""
+    compared = {m: len({cell.baseline for cell in cells if cell.metric == m}) for m in study.metrics}
+    strong = [m for m in (AUTOATTACK, APGD) if compared.get(m)]
+    others = [m for m in compared if m not in (AUTOATTACK, APGD, NATURAL) and compared[m]]
+    return max([*strong, *others], key=compared.__getitem__, default=NATURAL)
 
 
 def _of_reference(study: Study, name: str, comparisons: Sequence[Comparison]) -> str:
@@ -55,6 +51,10 @@ def _of_reference(study: Study, name: str, comparisons: Sequence[Comparison]) ->
     waiting = [arm.label for arm in study.arms if arm.reference == name and not study.judged(arm.name)]
     if waiting:
         notes.append(f"Not in this verdict for want of a finished final run: {listed(waiting)}.")
+    unmeasured = {cell.baseline for cell in mine} - {cell.baseline for cell in cells}
+    if unmeasured:
+        names = listed([arm.label for arm in study.arms if arm.name in unmeasured])
+        notes.append(f"Not in this verdict for want of their {metric_label(metric)} accuracy: {names}.")
     lines = [f"- {note}" for note in (*filter(None, notes), *_price(study, name, cells))]
     sure = all(cell.can_be_claimed for cell in cells) and not any(
         cell.difference < 0 for cell in mine if cell.metric != NATURAL
@@ -117,21 +117,23 @@ def _headline(study: Study, label: str, cells: Sequence[Comparison], *, sure: bo
 
 
 def _claims(study: Study, cells: Sequence[Comparison]) -> str:
-    """What can be said of every difference, its direction included."""
-    texts = []
+    """What can be said of every difference, its direction included; equal sentences are said once."""
+    others: dict[tuple[str, str], list[str]] = {}
     for cell in cells:
-        other = study.arm(cell.baseline).label
-        pair = f"that it is {'ahead of' if cell.difference > 0 else 'behind'} {other}"
-        if cell.difference == 0:
-            texts.append(f"its mean and that of {other} are the same")
-        elif cell.student is None:
-            texts.append(f"{pair} cannot be tested ({cell.remark.removeprefix('undefined: ')})")
-        else:
-            larger = max(cell.student_holm or 0.0, cell.welch_holm or 0.0)
-            said = "can be claimed" if cell.can_be_claimed else f"cannot be claimed: {cell.remark}"
-            texts.append(f"{pair} {said} (p = {p_value(larger)} after Holm's correction)")
-    text = "; ".join(texts)
-    return f"{text[0].upper()}{text[1:]}."
+        others.setdefault(_claim(cell), []).append(study.arm(cell.baseline).label)
+    return " ".join(f"{before} {listed(labels)} {after}." for (before, after), labels in others.items())
+
+
+def _claim(cell: Comparison) -> tuple[str, str]:
+    """What is said of one difference, before and after the name of the other arm."""
+    before = f"That it is {'ahead of' if cell.difference > 0 else 'behind'}"
+    if cell.difference == 0:
+        return "Its mean and that of", "are the same"
+    if cell.student is None:
+        return before, f"cannot be tested ({cell.remark.removeprefix('undefined: ')})"
+    larger = max(cell.student_holm or 0.0, cell.welch_holm or 0.0)
+    said = "can be claimed" if cell.can_be_claimed else f"cannot be claimed: {cell.remark}"
+    return before, f"{said} (p = {p_value(larger)} after Holm's correction)"
 
 
 def _other(study: Study, label: str, metric: str, cells: Sequence[Comparison]) -> str:
@@ -139,12 +141,23 @@ def _other(study: Study, label: str, metric: str, cells: Sequence[Comparison]) -
     mine = [cell for cell in cells if cell.metric == metric]
     if not mine:
         return ""
+    mixed = len({cell.can_be_claimed for cell in mine}) > 1
     leads = []
     for cell in mine:
-        sure = "can be claimed" if cell.can_be_claimed else "cannot be claimed"
-        leads.append(f"{points(cell.difference)} points against {study.arm(cell.baseline).label} ({sure})")
+        sure = f" ({_sure(cell)})" if mixed else ""
+        leads.append(f"{points(cell.difference)} points against {study.arm(cell.baseline).label}{sure}")
+    all_of_them = ""
+    if len(mine) == 1:
+        all_of_them = f" ({_sure(mine[0])})"
+    elif not mixed:
+        all_of_them = " (each can be claimed)" if mine[0].can_be_claimed else " (none can be claimed)"
     own = per_cent(statistics.fmean(mine[0].reference_values))
-    return f"{metric_label(metric)[0].upper()}{metric_label(metric)[1:]} accuracy: {label} {own} %, {listed(leads)}."
+    name = metric_label(metric)
+    return f"{name[0].upper()}{name[1:]} accuracy: {label} {own} %, {listed(leads)}{all_of_them}."
+
+
+def _sure(cell: Comparison) -> str:
+    return "can be claimed" if cell.can_be_claimed else "cannot be claimed"
 
 
 def _price(study: Study, name: str, cells: Sequence[Comparison]) -> list[str]:

@@ -26,7 +26,12 @@ _STEP_DECAY = {"schedule.name": "step_decay"}
 _DETACHED = {"method.soft_labels": "detached"}
 _OWN_STATISTICS = {"method.branch_batch_norm": "own"}
 _STRONGER = {"eval_attack.loss": "margin", "eval_attack.num_steps": 20}
-_RULES: dict[str, Mapping[str, object]] = {"released": {}, "paired": _PAIRED, "step decay": _STEP_DECAY}
+_BY_SIZE: dict[str, Mapping[str, object]] = {
+    "released": {},
+    "paired": _PAIRED,
+    "step decay": _STEP_DECAY,
+    "paired, detached": _PAIRED | _DETACHED,
+}
 
 
 def untuned(base: ExperimentConfig) -> Study:
@@ -67,17 +72,17 @@ def untuned(base: ExperimentConfig) -> Study:
 
 
 def untuned_sizes(base: ExperimentConfig) -> Study:
-    """Three ways to move the learning rate, by the number of training images and the share that validates."""
+    """Learning-rate rules and detached labels, by the number of images and the share of them that validates."""
     arms = []
     for images, validation in _SIZES:
         config = with_settings(autolora(base), _RELEASED | _images(images, validation))
         where = f"{images:,} of which {validation} validate"
-        for rule, settings in _RULES.items():
+        for rule, settings in _BY_SIZE.items():
             reference = f"released, {where}"
             arms.append(Arm(name=f"{rule}, {where}", config=with_settings(config, settings), reference=reference))
     return Study(
         name="untuned_sizes",
-        title="What makes untuned robust fine-tuning win: the learning rate by the number of images",
+        title="What makes untuned robust fine-tuning win: by the number of images",
         paper_tables=(),
         arms=tuple(arms),
         reference=arms[0].name,

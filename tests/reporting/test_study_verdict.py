@@ -55,7 +55,20 @@ def test_means_that_are_equal_but_for_rounding_are_no_lead(finished: Study) -> N
 def test_a_claim_says_its_direction(finished: Study) -> None:
     text = said(finished, cell("TWINS", [0.5] * 3, [0.6] * 3), cell("Vanilla RFT", [0.5] * 3, [0.4] * 3, p=0.5))
     assert "That it is behind TWINS can be claimed (p = 2e-05" in text
-    assert "that it is ahead of Vanilla RFT cannot be claimed: three seeds cannot show this (p = 0.5" in text
+    assert "That it is ahead of Vanilla RFT cannot be claimed: three seeds cannot show this (p = 0.5" in text
+
+
+def test_arms_of_which_the_same_can_be_said_share_a_sentence(finished: Study) -> None:
+    text = said(finished, *(cell(name, [0.5] * 3, [0.6] * 3, p=0.9) for name in ("TWINS", "Vanilla RFT")))
+    assert "That it is behind TWINS and Vanilla RFT cannot be claimed: three seeds cannot show this (p = 1" in text
+    assert text.count("cannot be claimed") == 1
+
+
+def test_a_robust_accuracy_decides_where_one_arm_lacks_it_and_that_arm_is_named(finished: Study) -> None:
+    natural = [cell(name, [0.9] * 3, [0.5] * 3, "natural_accuracy") for name in ("TWINS", "Vanilla RFT")]
+    text = said(finished, *natural, cell("TWINS", [0.4] * 3, [0.5] * 3))
+    assert text.startswith("**AutoLoRa does not win here**: 40.0 % PGD-10 accuracy")
+    assert "Not in this verdict for want of their PGD-10 accuracy: Vanilla RFT." in text
 
 
 def test_a_stronger_attack_that_says_otherwise_on_some_arms_forbids_a_win(finished: Study) -> None:

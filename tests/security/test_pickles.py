@@ -140,7 +140,7 @@ def test_pickles_among_the_sources_of_a_task_are_not_executed(tmp_path: Path, ma
             member.size = len(_pickled(mark))
             archive.addfile(member, io.BytesIO(_pickled(mark)))
     (stanford / "images.tar").write_bytes((stanford / "lists.tar").read_bytes())
-    with pytest.raises(UserError, match="MD5 is checked"):
+    with pytest.raises(UserError, match="their MD5 differs"):
         cifar(tmp_path / "cifar", task="cifar10", protocol="clean", unverified=False)
     with pytest.raises(UserError, match="cannot be read"):
         dogs(stanford, protocol="clean")
