@@ -9,10 +9,12 @@ PORT ?= 5000
 export OMP_NUM_THREADS = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo compare-demo test test-long chaos check docs bench mlflow clean
+.PHONY: help install demo compare-demo test test-long chaos check docs bench mlflow clean
 
 help:  ## list what can be made
 	@sed -n 's/^\([a-z-]*\):.*  ## \(.*\)/  make \1	\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 20
+
+install: $(INSTALLED)  ## make .venv with the tested versions; all that follow do it as well
 
 demo: $(INSTALLED)  ## fine-tune the shipped model on the shipped images as a Ray job; continues an interrupted demo
 	@$(BIN)/python jobs/demo.py

@@ -33,7 +33,7 @@ COMMON_HELP = (
     "Every program takes --quiet (only results, warnings and errors are printed) and --debug (an error is printed with "
     "its stack trace)."
 )
-CONTINUES = "The same command goes on from the last checkpoint."
+CONTINUES = "The same command goes on from the last checkpoint, if there is one."
 _FRAME = re.compile("\u256d.*|[\u2500-\u257f]")  # the box that tyro draws around a message, with its title
 _DOTTED = re.compile(
     r"(?<![\w./-])(?P<give>[Gg]ive )?(?:--)?(?P<group>[a-z_]+)\.(?P<negation>no-)?(?P<name>[a-z][a-z_-]*)"

@@ -93,8 +93,8 @@ def test_every_program_refuses_a_wrong_command_line_with_status_2_and_one_line(
         ("done", 0, ""),
         ("refused", 2, "error: Bad input: mend it."),
         ("failed", 1, "error: The run failed."),
-        ("interrupted", 130, "Interrupted. The same command goes on from the last checkpoint."),
-        ("terminated", 130, "Interrupted. The same command goes on from the last checkpoint."),
+        ("interrupted", 130, "Interrupted. The same command goes on from the last checkpoint, if there is one."),
+        ("terminated", 130, "Interrupted. The same command goes on from the last checkpoint, if there is one."),
     ],
 )
 def test_a_status_says_how_a_program_ended(end: str, status: int, last: str, tmp_path: Path) -> None:

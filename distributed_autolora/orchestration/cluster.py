@@ -11,11 +11,11 @@ from typing import Any
 
 import ray
 import ray.exceptions
-from ray._private import ray_constants
 from ray.autoscaler.sdk import request_resources
 
 from distributed_autolora.config import ExperimentConfig, ScalingConfig
 from distributed_autolora.errors import RunFailedError, UserError
+from distributed_autolora.orchestration import ray_address
 from distributed_autolora.orchestration.console import is_quiet
 from distributed_autolora.training.precision import cpu_precision, gpu_precision
 
@@ -40,23 +40,20 @@ def connect(scaling: ScalingConfig) -> None:
     address = os.environ.get("RAY_ADDRESS", "local")
     if address == "local":
         check_local_cpus(scaling)
-        stay_on_loopback()
+        keep_private()
     own = {"include_dashboard": False, "num_cpus": os.cpu_count(), "_node_ip_address": "127.0.0.1"}
     initialize(address, own if address == "local" else {})
     if address == "local":
         check_local_gpus(scaling)
 
 
-def stay_on_loopback() -> None:
+def keep_private() -> None:
     """Keeps a Ray that this process starts, and the collectives of its workers, on the loopback interface.
 
     Nothing listens beyond it then, so no token is written to the home folder.
     """
     os.environ.setdefault("RAY_AUTH_MODE", "disabled")
-    # Without this Ray replaces 127.0.0.1 by an address that other machines can reach. Its processes read the variable;
-    # this one imported Ray before.
-    os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
-    ray_constants.ENABLE_RAY_CLUSTER = False
+    ray_address.stay_on_loopback()
     # Gloo would listen on the address that this machine's name stands for.
     os.environ.setdefault("GLOO_SOCKET_IFNAME", LOOPBACK)
 
@@ -136,6 +133,7 @@ def initialize(address: str, own: dict[str, Any]) -> None:
         UserError: when the cluster does not answer.
         RunFailedError: when a local Ray does not start in time.
     """
+    ray_address.check_address(address)
     # Ray prints warnings on this process's stdout, as of a worker that died, and would colour them in files as well.
     os.environ.setdefault("RAY_COLOR_PREFIX", "0")
     # Ray's own handler would end this process at once, with a status that says nothing.
