@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from distributed_autolora.reporting.markdown import counted, number_word
+from distributed_autolora.reporting.markdown import counted
 from distributed_autolora.reporting.statistics import (
     holm,
     mcnemar_exact,
@@ -22,7 +22,10 @@ SIGNIFICANCE = 0.05
 
 @dataclass(frozen=True)
 class Comparison:
-    """One cell: the reference against a baseline on one accuracy. A test that is undefined is None."""
+    """One cell: the reference against a baseline on one accuracy. A test that is undefined is None.
+
+    The values of both are of the same seeds, in the same order: seeds differ by more than most methods do.
+    """
 
     reference: str
     baseline: str
@@ -48,15 +51,14 @@ class Comparison:
 
     @property
     def seeds(self) -> str:
-        """The numbers of seeds in words: "three seeds", "three and two seeds"."""
-        one, other = len(self.reference_values), len(self.baseline_values)
-        return counted(one, "seed") if one == other else f"{number_word(one)} and {counted(other, 'seed')}"
+        """The number of seeds in words: "three seeds"."""
+        return counted(len(self.reference_values), "seed")
 
     @property
     def remark(self) -> str:
         """What the tests of this cell allow to say."""
         if self.student is None:
-            few = min(len(self.reference_values), len(self.baseline_values)) < 2
+            few = len(self.reference_values) < 2
             return f"undefined: {'one seed' if few else 'no spread between seeds'}"
         return "can be claimed" if self.can_be_claimed else f"{self.seeds} cannot show this"
 
@@ -75,26 +77,39 @@ class McNemar:
 
 
 def compare(study: Study) -> list[Comparison]:
-    """Returns every cell (baseline x accuracy) that both sides have values for, corrected over all of them."""
-    values = [
-        (arm.reference, arm.name, metric, _values(study, arm.reference, metric), _values(study, arm.name, metric))
-        for arm in study.arms
-        if arm.reference is not None
-        for metric in study.metrics
-    ]
-    cells = [cell for cell in values if cell[3] and cell[4]]
-    tested = [t_test(cell[3], cell[4], equal_variances=True) for cell in cells]
-    strictest = SIGNIFICANCE / max(1, sum(p is not None for p in tested))
-    comparisons = [
-        Comparison(
-            *cell,
-            needed=smallest_significant_difference(cell[3], cell[4], strictest),
-            student=p,
-            welch=t_test(cell[3], cell[4], equal_variances=False),
-        )
-        for cell, p in zip(cells, tested, strict=True)
-    ]
-    return corrected(comparisons)
+    """Returns every cell (baseline x accuracy) on the seeds that both sides have, corrected over all of them."""
+    cells = []
+    for arm in study.arms:
+        for metric in study.metrics if arm.reference is not None else ():
+            reference = str(arm.reference)
+            mine, theirs = (study.accuracies(name, metric) for name in (reference, arm.name))
+            seeds = [seed for seed in mine if seed in theirs]
+            if seeds:
+                values = ([mine[seed].accuracy for seed in seeds], [theirs[seed].accuracy for seed in seeds])
+                cells.append(_cell(reference, arm.name, metric, *values))
+    strictest = SIGNIFICANCE / max(1, sum(cell.student is not None for cell in cells))
+    return corrected(
+        [
+            replace(
+                cell,
+                needed=smallest_significant_difference(cell.reference_values, cell.baseline_values, strictest),
+            )
+            for cell in cells
+        ]
+    )
+
+
+def _cell(reference: str, baseline: str, metric: str, mine: list[float], theirs: list[float]) -> Comparison:
+    return Comparison(
+        reference,
+        baseline,
+        metric,
+        tuple(mine),
+        tuple(theirs),
+        needed=None,
+        student=t_test(mine, theirs, equal_variances=True),
+        welch=t_test(mine, theirs, equal_variances=False),
+    )
 
 
 def corrected(comparisons: Sequence[Comparison]) -> list[Comparison]:
@@ -125,7 +140,3 @@ def mcnemar_tests(study: Study, pooled: Any) -> list[McNemar]:
                 if found is not None:
                     tests.append(McNemar(arm.reference, arm.name, metric, seed, *found, p=mcnemar_exact(*found)))
     return tests
-
-
-def _values(study: Study, arm: str, metric: str) -> tuple[float, ...]:
-    return tuple(counts.accuracy for counts in study.accuracies(arm, metric).values())

@@ -119,7 +119,10 @@ def _results(study: Study, pooled: Any, comparisons: Sequence[Comparison], figur
         "Per cent: mean ± standard deviation (n - 1) over seeds, in brackets every seed's own value. "
     )
     if comparisons:
-        text += "The last lines are differences of means in percentage points, taken before rounding. "
+        text += (
+            "The last lines are differences of means over the seeds that both have, in percentage points, taken before "
+            "rounding. "
+        )
     text += tables.autoattack_note(study)
     if study["task"] in TASKS:
         text += (

@@ -151,7 +151,7 @@ def _other(study: Study, label: str, metric: str, cells: Sequence[Comparison]) -
         all_of_them = f" ({_sure(mine[0])})"
     elif not mixed:
         all_of_them = " (each can be claimed)" if mine[0].can_be_claimed else " (none can be claimed)"
-    own = per_cent(statistics.fmean(mine[0].reference_values))
+    own = per_cent(statistics.fmean(max(mine, key=lambda cell: len(cell.reference_values)).reference_values))
     name = metric_label(metric)
     return f"{name[0].upper()}{name[1:]} accuracy: {label} {own} %, {listed(leads)}{all_of_them}."
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import statistics
 from dataclasses import replace
@@ -100,3 +101,15 @@ def test_a_claim_needs_both_tests_after_correction(tmp_path: Path) -> None:
     assert [cell.welch_holm for cell in two] == [pytest.approx(0.06), pytest.approx(0.06)]
     assert not any(cell.can_be_claimed for cell in two)
     assert corrected([replace(one, welch=0.04)])[0].remark == "can be claimed"
+
+
+def test_arms_are_compared_on_the_seeds_that_both_have(tmp_path: Path) -> None:
+    folder = studies.study(tmp_path)
+    whole = compare(load_study(folder))[0]
+    first = (whole.baseline, "final", 0)
+    kept = [entry for entry in studies.entries_of(folder) if (entry["arm"], entry["phase"], entry["seed"]) != first]
+    studies.write(folder, json.loads((folder / "study.json").read_text()), kept)
+    part = compare(load_study(folder))[0]
+    assert part.reference_values == whole.reference_values[1:]
+    assert part.baseline_values == whole.baseline_values[1:]
+    assert part.seeds == "two seeds"
