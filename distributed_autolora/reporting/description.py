@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from distributed_autolora.reporting.history import (
@@ -15,6 +16,8 @@ from distributed_autolora.reporting.history import (
 from distributed_autolora.reporting.masking import masking_sentences
 from distributed_autolora.reporting.statistics import wilson_interval
 
+_LINK_WITHIN = re.compile(r"\[([^]]+)\]\(#[^)]*\)")
+
 
 def run_description(result: dict[str, Any], history: list[dict[str, Any]]) -> str:
     """Returns the result of a run, what its schedules did, and how to repeat it."""
@@ -24,14 +27,15 @@ def run_description(result: dict[str, Any], history: list[dict[str, Any]]) -> st
 
 
 def study_description(report: str, length: int) -> str:
-    """Returns a study's report for a page that shows no pictures and takes only so much text.
+    """Returns a study's report for a page that shows no pictures, has no anchors and takes only so much text.
 
     Args:
         report: text of report.md.
         length: most characters; what is too long is cut between two paragraphs.
     """
     end = "The whole report, with its pictures and `results.csv`, is in the folder `report` under Artifacts."
-    paragraphs = [part for part in report.strip().split("\n\n") if not part.startswith("![")]
+    plain = _LINK_WITHIN.sub(r"\1", report.strip())
+    paragraphs = [part for part in plain.split("\n\n") if not part.startswith("![")]
     while paragraphs and len("\n\n".join([*paragraphs, end])) >= length:
         paragraphs.pop()
     if paragraphs and paragraphs[-1].startswith("#"):

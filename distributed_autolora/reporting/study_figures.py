@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#7b4ea3", "#b2182b", "#8c8c8c", "#c9a000", "#56b4e9")
 _MARKERS = "os^Dv<>P"
+_LETTER_INCHES, _LEGEND_HANDLE_INCHES = 0.066, 0.6
+"""How wide a legend's text is, about, by the letter, and what stands before and behind it."""
 
 
 def accuracies_figure(study: Study) -> Figure | None:
@@ -140,7 +142,9 @@ def _legend_below(axes: Axes) -> None:
 
 def _shared_legend(figure: Figure) -> None:
     handles, labels = figure.axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=5, frameon=False, fontsize=9)
+    inches = _LEGEND_HANDLE_INCHES + _LETTER_INCHES * max(map(len, labels), default=1)
+    columns = max(1, min(5, int(figure.get_figwidth() / inches)))
+    figure.legend(handles, labels, loc="outside lower center", ncols=columns, frameon=False, fontsize=9)
 
 
 def _draw_seeds(axes: Axes, study: Study, arm: Arm, metric: str, height: int) -> None:
