@@ -161,6 +161,8 @@ def judge_gpus(nodes: Sequence[NodeFacts], told: Mapping[str, int], wanted: int)
     idle = sum(facts.torch_gpus - told[facts.node] for facts in nodes)
     if idle and wanted:
         return Finding("WARN", "GPUs", seen, f"{idle} of them will idle: start the nodes with --num-gpus.")
+    if sum(told.values()) and not wanted:
+        return Finding("WARN", "GPUs", seen, "the run computes on CPUs: give --scaling.use-gpu.")
     return Finding("PASS", "GPUs", f"{seen}; the run uses {wanted or 'none'}")
 
 

@@ -110,6 +110,9 @@ def test_gpus_that_torch_does_not_see_end_a_gpu_run_only() -> None:
     assert judge.judge_gpus([node(A), node(B)], told, 2).level == "PASS"
     assert judge.judge_gpus(blind, told, 2).level == "FAIL"
     assert judge.judge_gpus(blind, told, 0).level == "WARN"
+    idle = str(judge.judge_gpus([node(A), node(B)], told, 0))
+    assert idle.startswith("WARN  GPUs: ")
+    assert idle.endswith("give --scaling.use-gpu.")
     assert judge.judge_gpus([node(A), node(B)], told, 3).level == "FAIL"
     assert judge.judge_gpus([node(A, torch_gpus=4)], {A: 1}, 1).level == "WARN"
 
