@@ -70,6 +70,10 @@ class PairedComparison:
             self.kept = present
         return is_kept
 
+    def keep_present(self) -> None:
+        """Forgets what was kept and what was best: both are the newest state now."""
+        self.best = self.kept = self.outcomes[-1]
+
     def is_decision(self) -> bool:
         """Tells whether a window ends with this epoch."""
         return len(self.outcomes) >= 2 * self._half and len(self.outcomes) % self.interval == 0

@@ -120,6 +120,14 @@ class RobustAccuracyHalving:
         restore = halved and paired.kept_is_better()
         return Decision(lr=self.lr, improved=is_kept, halved=halved, restore_best=restore, stop=self.lr < self.min_lr)
 
+    def keep_present(self) -> None:
+        """Takes the newest state for the one to keep, after the kept one was found to be worse than it looked.
+
+        Only rule "paired" may be told so: the others go by the accuracies alone.
+        """
+        self.best = self.history[-1]
+        self._paired.keep_present()
+
     def _is_decision(self) -> bool:
         past = len(self.history) - 1
         return past > 0 and past % self.interval == 0

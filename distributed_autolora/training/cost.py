@@ -53,17 +53,24 @@ def epoch_passes(
 def masking_images(config: ExperimentConfig, train_images: int, val_images: int) -> int:
     """Returns how many validation images the stronger attack gets: all checks add `MASKING_SHARE` to a run at most.
 
-    The last epoch is checked as well, and the automatic schedule may end a run: the worst end counts. 0: no image is
-    affordable, or `evaluation.masking_every` is 0.
+    The last epoch is checked as well, with rule "paired" perhaps two states of it, and the automatic schedule may end a
+    run: the worst end counts. What a proposed restore costs comes on top. 0: no image is affordable, or
+    `evaluation.masking_every` is 0.
     """
     every = config.evaluation.masking_every
     if every == 0:
         return 0
     ends = range(_earliest_end(config), config.optimization.epochs + 1)
-    checks_an_epoch = max(math.ceil(end / every) / end for end in ends)
+    compares = compares_kept_state(config)
+    checks_an_epoch = max((math.ceil(end / every) + (compares and end > 1)) / end for end in ends)
     epoch = epoch_passes(config, train_images, val_images, epoch=2)
     image = 2 * stronger_attack(config.eval_attack).num_steps + 1
     return min(val_images, int(MASKING_SHARE * (epoch.forward + epoch.backward) / checks_an_epoch / image))
+
+
+def compares_kept_state(config: ExperimentConfig) -> bool:
+    """Tells whether a kept state is compared under the stronger attack before it takes the present one's place."""
+    return config.schedule.name == "automatic" and config.schedule.rule == "paired"
 
 
 def _earliest_end(config: ExperimentConfig) -> int:
@@ -71,7 +78,7 @@ def _earliest_end(config: ExperimentConfig) -> int:
     schedule, optimization = config.schedule, config.optimization
     if schedule.name != "automatic":
         return optimization.epochs
-    halvings = math.floor(math.log2(optimization.lr / schedule.min_lr)) + 1 if schedule.min_lr else math.inf
+    halvings = max(1, math.floor(math.log2(optimization.lr / schedule.min_lr)) + 1) if schedule.min_lr else math.inf
     return int(min(optimization.epochs, schedule.interval * halvings))
 
 

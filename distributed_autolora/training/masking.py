@@ -13,6 +13,7 @@ from distributed_autolora.core.attacks import eval_mode
 from distributed_autolora.core.metrics import AccuracyCount
 from distributed_autolora.data.keyed import keyed_uniform
 from distributed_autolora.data.splits import stratified_subset
+from distributed_autolora.training.checkpoint import snapshot
 from distributed_autolora.training.cost import masking_images
 from distributed_autolora.training.evaluation import own_batches, sum_counts
 from distributed_autolora.training.methods import build_attack, stronger_attack
@@ -20,7 +21,7 @@ from distributed_autolora.training.record_keys import MASKING_GAP, MASKING_IMAGE
 from distributed_autolora.training.trainer import Trainer
 
 
-def check_masking(trainer: Trainer, outcomes: tuple[bool, ...], epoch: int, *, is_last: bool) -> dict[str, float]:
+def check_masking(trainer: Trainer, outcomes: tuple[bool, ...], epoch: int, *, is_due: bool) -> dict[str, float]:
     """Returns the entries of an epoch's record: the accuracy under both attacks, the gap and the number of images.
 
     An image withstands both when the evaluation attack and the stronger one leave it right; the gap is the share of the
@@ -30,10 +31,11 @@ def check_masking(trainer: Trainer, outcomes: tuple[bool, ...], epoch: int, *, i
         trainer: whose model was validated just now, and not restored since.
         outcomes: what its `validate` returned by row.
         epoch: from 1.
-        is_last: the run ends with it, so that it is checked whatever `evaluation.masking_every` says.
+        is_due: it is checked whatever multiple `evaluation.masking_every` names: the run ends with it, or an older
+            state is about to take its place.
     """
     every = trainer.config.evaluation.masking_every
-    if every == 0 or (epoch % every and not is_last):
+    if every == 0 or (epoch % every and not is_due):
         return {}
     positions = _positions(trainer)
     if len(positions) == 0:
@@ -46,6 +48,25 @@ def check_masking(trainer: Trainer, outcomes: tuple[bool, ...], epoch: int, *, i
         MASKING_GAP: (int(withstood.sum()) - both.correct) / both.total,
         MASKING_IMAGES: both.total,
     }
+
+
+def kept_withstands_more(trainer: Trainer, present: dict[str, float]) -> bool:
+    """Tells whether the kept state withstands both attacks on more images than the present one, which stays in place.
+
+    Among many epochs the one that masks its gradients has the best accuracy under the attack that a run steers by.
+
+    Args:
+        trainer: whose model was validated just now; an earlier epoch's state is kept.
+        present: what `check_masking` found on it, not empty.
+    """
+    positions = _positions(trainer)
+    withstood = trainer.outcomes[trainer.history[-1]["best_epoch"] - 1][positions]
+    state = snapshot(trainer.objective)
+    trainer.objective.load_state_dict(trainer.best)
+    with trainer.progress.timer.phase("masking"):
+        kept = _withstand_both(trainer, _ascending(trainer)[positions], withstood)
+    trainer.objective.load_state_dict(state)
+    return kept.correct > round(present[MASKING_STRONGER] * present[MASKING_IMAGES])
 
 
 def _ascending(trainer: Trainer) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -12,7 +13,7 @@ from distributed_autolora.config import ExperimentConfig
 from distributed_autolora.core.attack_network import AttackNetwork
 from distributed_autolora.core.float32 import tensor_float32
 from distributed_autolora.core.metrics import AccuracyCount
-from distributed_autolora.core.schedules import Decision
+from distributed_autolora.core.schedules import Decision, RobustAccuracyHalving
 from distributed_autolora.data.keyed import keyed_uniform
 from distributed_autolora.data.sampler import global_batches, worker_share
 from distributed_autolora.errors import TrainingDivergedError, UserError
@@ -125,7 +126,9 @@ class Trainer:
         self.history = list(state.history)
         self.outcomes = list(state.outcomes)
         for record, outcomes in zip(self.history, self.outcomes, strict=True):
-            self.schedule.step(record[self.robust_key], outcomes)
+            decision = self.schedule.step(record[self.robust_key], outcomes)
+            if record["best_epoch"] == record["epoch"] and not decision.improved:
+                self.keep_present(decision)
             self.set_loss_weights(record.get("natural_branch_accuracy"))
             self.set_lr(record["next_lr"])
         self.begin_epoch()
@@ -256,6 +259,12 @@ class Trainer:
             self.data.split.val,
             self.config.evaluation.batch_size_per_worker,
         )
+
+    def keep_present(self, decision: Decision) -> Decision:
+        """Returns the decision that keeps this epoch's state in place of the one that was kept."""
+        assert isinstance(self.schedule, RobustAccuracyHalving)
+        self.schedule.keep_present()
+        return replace(decision, improved=True, restore_best=False)
 
     def follow(self, decision: Decision) -> None:
         """Keeps or restores the chosen state and sets the learning rate, the same on every worker.

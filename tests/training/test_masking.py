@@ -14,9 +14,10 @@ from distributed_autolora.config import ExperimentConfig
 from distributed_autolora.core.attack_network import AttackNetwork
 from distributed_autolora.evaluation.masking_rule import overstates
 from distributed_autolora.recipes import recipe
+from distributed_autolora.training.checkpoint import snapshot
 from distributed_autolora.training.cost import MASKING_SHARE, epoch_passes, masking_images
-from distributed_autolora.training.loop import fit
-from distributed_autolora.training.masking import check_masking
+from distributed_autolora.training.loop import fit, run_epoch
+from distributed_autolora.training.masking import check_masking, kept_withstands_more
 from distributed_autolora.training.methods import attack_name, stronger_attack
 from distributed_autolora.training.task_data import TaskData
 from distributed_autolora.training.trainer import Trainer
@@ -44,24 +45,37 @@ def trainer_of(config: ExperimentConfig, folder: str, dtype: torch.dtype = torch
     return Trainer(config, TaskData(config, folder, device, dtype), None, device, dtype)
 
 
-def found_by(folder: str, factor: float) -> dict[str, float]:
-    """Returns the check of a network that knows the classes, and multiplies its logits by `factor`."""
+def checking_many(folder: str) -> ExperimentConfig:
+    """Returns a config with an attack that a network can withstand, and many images to check."""
     config = checking(small_config(folder, epochs=1), 1)
-    config = replace(
+    return replace(
         config,
         threat_model=replace(config.threat_model, epsilon=EPSILON),
         train_attack=replace(config.train_attack, num_steps=100),  # many images are affordable
         eval_attack=replace(config.eval_attack, num_steps=10, step_size=EPSILON / 4),
     )
+
+
+def knowing(config: ExperimentConfig, folder: str) -> Trainer:
+    """Returns a trainer whose network knows the classes."""
     trainer = trainer_of(config, folder)
-    for parameter in trainer.backbone.head.parameters():
-        torch.nn.init.zeros_(parameter)
+    multiply_logits(trainer, 0.0)
     learn_head(trainer)
+    return trainer
+
+
+def multiply_logits(trainer: Trainer, factor: float) -> None:
     with torch.no_grad():
         for parameter in trainer.backbone.head.parameters():
             parameter.mul_(factor)
+
+
+def found_by(folder: str, factor: float) -> dict[str, float]:
+    """Returns the check of a network that knows the classes, and multiplies its logits by `factor`."""
+    trainer = knowing(checking_many(folder), folder)
+    multiply_logits(trainer, factor)
     _, _, outcomes = trainer.validate()
-    return check_masking(trainer, outcomes, 1, is_last=True)
+    return check_masking(trainer, outcomes, 1, is_due=True)
 
 
 def learn_head(trainer: Trainer) -> None:
@@ -127,7 +141,8 @@ def added(config: ExperimentConfig, sizes: tuple[int, int], end: int, images: in
     for checked in passes:
         for epoch in range(1, end + 1):
             is_checked = checked and (epoch % config.evaluation.masking_every == 0 or epoch == end)
-            found = epoch_passes(config, *sizes, epoch, images if is_checked else 0)
+            states = 2 if epoch == end > 1 and config.schedule.name == "automatic" else 1  # the kept one as well
+            found = epoch_passes(config, *sizes, epoch, states * images if is_checked else 0)
             passes[checked] += found.forward + found.backward
     return passes[True] / passes[False] - 1
 
@@ -210,7 +225,49 @@ def test_an_image_counts_as_withstanding_only_if_it_withstands_both(tmp_path: Pa
     assert len(outcomes) == natural.total == robust.total == len(trainer.data.split.val)
     assert sum(outcomes) == robust.correct
     none, everything = ([value] * len(outcomes) for value in (False, True))
-    broken = check_masking(trainer, tuple(none), 1, is_last=True)
+    broken = check_masking(trainer, tuple(none), 1, is_due=True)
     assert (broken[KEYS[0]], broken[KEYS[1]]) == (0, 0)
-    strong = check_masking(trainer, tuple(everything), 1, is_last=True)
+    strong = check_masking(trainer, tuple(everything), 1, is_due=True)
     assert strong[KEYS[0]] + strong[KEYS[1]] == pytest.approx(1)
+
+
+def test_a_kept_state_that_masks_its_gradients_is_no_better_than_the_present_one(tmp_path: Path) -> None:
+    folder = write_task(tmp_path / "task", train=240)
+    trainer = knowing(checking_many(folder), folder)
+    _, _, honest = trainer.validate()
+    present, state = check_masking(trainer, honest, 2, is_due=True), snapshot(trainer.objective)
+    multiply_logits(trainer, 1e6)
+    _, _, masked = trainer.validate()
+    assert sum(masked) > sum(honest), "it looks better under the attack that the run steers by"
+    trainer.best, trainer.outcomes = snapshot(trainer.objective), [torch.tensor(masked)]
+    trainer.history = [{"best_epoch": 1}]
+    trainer.objective.load_state_dict(state)
+    assert not kept_withstands_more(trainer, present)
+    for name, value in trainer.objective.state_dict().items():
+        assert torch.equal(value, state[name]), name
+    trainer.best, trainer.outcomes = state, [torch.tensor(honest)]
+    multiply_logits(trainer, 0.0)
+    _, _, broken = trainer.validate()
+    assert kept_withstands_more(trainer, check_masking(trainer, broken, 2, is_due=True))
+
+
+def test_at_its_end_a_run_gives_up_a_kept_state_that_only_looked_better(tmp_path: Path) -> None:
+    folder = write_task(tmp_path / "task", train=140)
+    config = checking(small_config(folder, epochs=2), 1)
+    config = replace(config, schedule=replace(config.schedule, name="automatic", rule="paired"))
+    trainer = trainer_of(config, folder)
+    run_epoch(trainer, 1)
+    learned = snapshot(trainer.objective)
+    multiply_logits(trainer, -1e6)
+    state, contrary = trainer.state(), snapshot(trainer.objective)
+    trainer = trainer_of(config, folder)
+    trainer.load(replace(state, model=learned, best=contrary, outcomes=torch.ones_like(state.outcomes)))
+    run_epoch(trainer, 2)
+    record = trainer.history[-1]
+    assert (record["dropped_epoch"], record["best_epoch"], record["restored"]) == (1, 2, 0)
+    assert record["best_val/robust_accuracy/pgd2"] == record["val/robust_accuracy/pgd2"] < 1
+    for name, value in trainer.objective.state_dict().items():
+        assert torch.equal(value, trainer.best[name]), name
+    resumed = trainer_of(config, folder)
+    resumed.load(trainer.state())
+    assert resumed.schedule.best == trainer.schedule.best
