@@ -112,5 +112,5 @@ def _meaning(attack: str) -> str:
 def _advice(model: str) -> str:
     return (
         f"Judge the model by python jobs/evaluate.py --model {model} --attacks autoattack; if that confirms it, "
-        "train with --schedule.rule paired --method.soft-labels detached, where the run had not."
+        "train with --schedule.rule paired where the run had not, or try --method.name vanilla."
     )

@@ -106,9 +106,9 @@ def run_epoch(trainer: Trainer, epoch: int, after_step: Callable[[], None] = lam
     is_doubtful = _is_doubtful(trainer, decision, is_last=is_last)
     masking = check_masking(trainer, outcomes, epoch, is_due=is_last or is_doubtful)
     is_doubtful = is_doubtful and bool(masking)
-    dropped = {}
+    dropped_epoch = None
     if is_doubtful and not kept_withstands_more(trainer, masking):
-        dropped = {DROPPED_EPOCH: trainer.history[-1]["best_epoch"]}
+        dropped_epoch = trainer.history[-1]["best_epoch"]
         decision = trainer.keep_present(decision)
     trainer.follow(decision)
     trainer.set_loss_weights(natural_branch_accuracy)
@@ -120,9 +120,9 @@ def run_epoch(trainer: Trainer, epoch: int, after_step: Callable[[], None] = lam
             **{key: value for key, value in measured.items() if value is not None},
             trainer.robust_key: robust.accuracy,
             **masking,
-            **dropped,
             **similarity,
             **_decision_record(trainer, decision, epoch),
+            DROPPED_EPOCH: dropped_epoch,
             **{f"train/loss/{name}": value for name, value in losses.items()},
             **_time_record(trainer),
             "num_workers": distributed.world_size(),
