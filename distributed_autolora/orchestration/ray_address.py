@@ -24,6 +24,7 @@ def check_address(address: str) -> None:
         UserError: when nothing answers there.
     """
     host, _, port = address.rpartition(":")
+    host = host.strip("[]")  # of an IPv6 address
     if not host or "/" in host or not port.isdecimal():
         return
     refusal = _refusal(host, int(port))
@@ -48,6 +49,6 @@ def _refusal(host: str, port: int) -> str:
     """Returns why no connection can be made, "" when it can."""
     try:
         socket.create_connection((host, port), timeout=_PATIENCE_S).close()
-    except OSError as error:
-        return error.strerror or str(error)
+    except (OSError, UnicodeError) as error:  # a name that no host can have is a UnicodeError
+        return (error.strerror if isinstance(error, OSError) else None) or str(error)
     return ""

@@ -29,6 +29,28 @@ def test_an_address_where_nothing_listens_is_refused_by_name() -> None:
         check_address(f"127.0.0.1:{port}")
 
 
+def has_ipv6_loopback() -> bool:
+    try:
+        socket.create_server(("::1", 0), family=socket.AF_INET6).close()
+    except OSError:
+        return False
+    return True
+
+
+@pytest.mark.skipif(not has_ipv6_loopback(), reason="this machine has no IPv6 loopback")
+def test_the_brackets_of_an_ipv6_address_are_not_part_of_the_host() -> None:
+    with socket.create_server(("::1", 0), family=socket.AF_INET6) as server:
+        address = f"[::1]:{server.getsockname()[1]}"
+        check_address(address)
+    with pytest.raises(UserError, match=r"^Ray at \[::1\]:\d+ does not answer \(Connection refused\)"):
+        check_address(address)
+
+
+def test_a_name_that_no_host_can_have_is_refused_in_one_line() -> None:
+    with pytest.raises(UserError, match=r"^Ray at a{64}\.invalid:6379 does not answer \(.*too long.*\)\. Check RAY_A"):
+        check_address(f"{'a' * 64}.invalid:6379")
+
+
 @pytest.mark.parametrize("listens_on", ["127.0.0.1", "0.0.0.0"])
 def test_a_driver_stays_on_loopback_where_the_head_is_reached_there_alone(listens_on: str) -> None:
     only_there = listens_on == "127.0.0.1" and ray.util.get_node_ip_address() != listens_on
