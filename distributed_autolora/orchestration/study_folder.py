@@ -17,7 +17,7 @@ from distributed_autolora.orchestration.preflight import EMBEDDED
 from distributed_autolora.orchestration.run_folder import RunFolder, check_writable, write_json
 from distributed_autolora.orchestration.study_plan import PlannedRun, merit, plan_final, plan_search, winner
 from distributed_autolora.orchestration.study_request import OWN_ATTACK, StudyRequest
-from distributed_autolora.orchestration.whole_files import read_json
+from distributed_autolora.orchestration.whole_files import read_json, without_secrets
 from distributed_autolora.studies import Settings, Study
 
 DONE = ("finished", "diverged", "stopped_early")
@@ -95,7 +95,8 @@ class StudyFolder:
                 f'Study "{self.name}" has runs on {len(before["seeds"])} seeds, and a report tells of all: give '
                 f"--seeds {len(before['seeds'])} or more, or another --name."
             )
-        write_json(self.path / "study.json", {**before, **description}, sealed=True)
+        commands = _commands(before, description)
+        write_json(self.path / "study.json", {**before, **description, "commands": commands}, sealed=True)
 
     def _begun(self) -> list[dict[str, Any]]:
         """Returns the entries of runs.json that have a folder."""
@@ -199,6 +200,13 @@ def describe_study(request: StudyRequest) -> dict[str, Any]:
         ],
         "arm_digests": {arm.name: hashlib.sha256(arm.config.digest().encode()).hexdigest()[:16] for arm in study.arms},
     }
+
+
+def _commands(before: dict[str, Any], description: dict[str, Any]) -> list[str]:
+    """Returns all distinct commands typed for a study, in order; an older study.json holds the last one alone."""
+    typed = [*(before.get("commands") or [before.get("command")]), description.get("command")]
+    # A secret that was changed makes no other command.
+    return list(dict.fromkeys(without_secrets([command for command in typed if command])))
 
 
 def _own_images(data: DataConfig) -> dict[str, str]:

@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 
 from distributed_autolora.errors import UserError
+from distributed_autolora.reporting.masking import masking_summary
 from distributed_autolora.reporting.statistics import AccuracyCounts
 
 NATURAL = "natural_accuracy"
@@ -73,6 +74,11 @@ class StudyRun:
         """Name of the validation attack, such as "pgd10"."""
         keys = self.history[-1] if self.history else ()
         return next((key.removeprefix(_BEST_VALIDATION) for key in keys if key.startswith(_BEST_VALIDATION)), None)
+
+    @property
+    def masking(self) -> dict[str, Any] | None:
+        """What the checks by a stronger attack found, of an older result in its history; None without a check."""
+        return (self.result or {}).get("masking") or masking_summary(self.history)
 
     def config(self) -> dict[str, Any]:
         """Returns the run's effective config as nested dicts; empty where it has none."""

@@ -7,8 +7,8 @@ from collections.abc import Collection
 from typing import Any
 
 from distributed_autolora.reporting.history import attack_label
-from distributed_autolora.reporting.markdown import counted, listed
-from distributed_autolora.reporting.study import APGD, AUTOATTACK, Study
+from distributed_autolora.reporting.markdown import counted, listed, per_cent
+from distributed_autolora.reporting.study import APGD, AUTOATTACK, Study, StudyRun
 from distributed_autolora.reporting.study_outcomes import disagreements
 from distributed_autolora.reporting.study_schedules import chosen_settings
 
@@ -25,6 +25,7 @@ def warnings(study: Study, pooled: Any) -> list[str]:
                 checks.setdefault(f"{check['status']}: {check['name']}", []).append(detail)
     lines = [f"{check}: {'; '.join(details)}" for check, details in checks.items()]
     lines += disagreements(study, pooled)
+    lines += [text for arm in study.arms for run in study.of(arm.name, "final") for text in _masked(run, arm.label)]
     for arm in study.arms:
         failed = sum(run.status == "failed" for run in study.of(arm.name, "search"))
         if failed and study.judged(arm.name):
@@ -43,13 +44,14 @@ def reproduction(study: Study, pooled: Any) -> str:
     """Returns the section that says where every number comes from."""
     digests = split_digests(study)
     chosen = chosen_settings(study)
+    commands = study["commands"] or [study["command"]]  # the last alone, as it once was
     kept = "not kept by any run" if pooled is None else "one line an image, seed and method"
     return "\n\n".join(
         filter(
             None,
             [
                 "## How every number can be computed again",
-                f"```\n{study['command']}\n```",
+                "\n".join(["```", *map(str, commands), "```"]),
                 "- accuracies, differences, intervals and McNemar's tests: `outcomes.parquet` beside this file "
                 f"({kept}; right where a prediction equals `label`, `robust/...` is true or false)\n"
                 "- every run's counts, settings, status and cost: `results.csv`\n"
@@ -69,6 +71,18 @@ def split_digests(study: Study, arms: Collection[str] | None = None) -> list[str
     """Returns the digests of the splits into training and validation images of some arms' runs; None: of all."""
     runs = [run for run in study.runs if arms is None or run.arm in arms]
     return sorted({str(digest) for run in runs if (digest := (run.result or {}).get("split_digest"))})
+
+
+def _masked(run: StudyRun, label: str) -> list[str]:
+    """Returns a line where a run's checks by a stronger attack warned, none elsewhere."""
+    found = run.masking
+    if found is None or not found["warned_epochs"]:
+        return []
+    epochs = listed([str(epoch) for epoch in found["warned_epochs"]])
+    return [
+        f"{label}, seed {run.seed}: the run's own attack promised too much in epoch {epochs}, and gradients may be "
+        f"masked (largest gap on validation {per_cent(found['largest_gap'])} %, epoch {found['largest_gap_epoch']})."
+    ]
 
 
 def _splits_apart(study: Study) -> list[str]:

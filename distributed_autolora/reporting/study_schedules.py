@@ -11,7 +11,6 @@ from distributed_autolora.reporting.history import compact, duration, series, va
 from distributed_autolora.reporting.markdown import NONE, counted, per_cent, table
 from distributed_autolora.reporting.study import Settings, Study, StudyRun
 from distributed_autolora.reporting.study_costs import Cost, mean_final_cost, search_cost
-from distributed_autolora.training.record_keys import MASKING_GAP
 
 _SIMILARITY = "gradient_similarity"
 
@@ -78,24 +77,19 @@ def similarity_table(study: Study) -> str | None:
 
 
 def gap_column(study: Study) -> dict[str, str]:
-    """Returns {arm: "3.2 (2.8, 3.6)"}, the points that a stronger attack took on validation images at the last epoch.
+    """Returns {arm: "3.2 (2.8, 3.6)"}, the points that a stronger attack took on validation images.
 
-    Of the final runs that have such an epoch; empty where none was checked.
+    In the check nearest to the chosen epoch of each final run; empty where none was checked.
     """
-    found = {arm.name: [_last(run.history, MASKING_GAP) for run in study.of(arm.name, "final")] for arm in study.arms}
-    known = {name: [gap for gap in gaps if gap is not None] for name, gaps in found.items()}
-    return {name: mean_and_each(gaps) for name, gaps in known.items() if gaps}
+    found = {arm.name: [run.masking for run in study.of(arm.name, "final")] for arm in study.arms}
+    gaps = {name: [masking["gap"] for masking in checks if masking] for name, checks in found.items()}
+    return {name: mean_and_each(each) for name, each in gaps.items() if each}
 
 
 def mean_and_each(fractions: Sequence[float]) -> str:
     """Returns "3.2 (2.8, 3.6)" in hundredths, a single one alone."""
     each = f" ({', '.join(map(per_cent, fractions))})" if len(fractions) > 1 else ""
     return per_cent(statistics.fmean(fractions)) + each
-
-
-def _last(history: list[dict[str, Any]], key: str) -> float | None:
-    """Returns the newest value that a record has."""
-    return next((found for record in reversed(history) if (found := value(record, key)) is not None), None)
 
 
 def missing(study: Study) -> list[str]:

@@ -49,7 +49,7 @@ def results_table(study: Study, comparisons: Sequence[Comparison]) -> str:
             row = [label, *pad, *(cells.get(metric, NONE) for metric in study.metrics)]
             rows.append([*row, *([NONE] if gaps else [])])
     header = ["%", *(["branch parameters"] if ratios else []), *(_column(study, metric) for metric in study.metrics)]
-    return table([*header, *(["gap on validation, last epoch"] if gaps else [])], rows)
+    return table([*header, *(["gap on validation"] if gaps else [])], rows)
 
 
 def tests_table(study: Study, comparisons: Sequence[Comparison]) -> str:

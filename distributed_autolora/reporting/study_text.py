@@ -140,7 +140,7 @@ def _stronger(study: Study, pooled: Any) -> str:
     """What is said of masking, by attacks on test images and during training."""
     text = (
         " *Gap on validation*: the share of validation images that the runs' own attack leaves right and a stronger "
-        "one does not, when that was last checked."
+        "one does not, in the check nearest to the chosen epoch."
         if records.gap_column(study)
         else ""
     )
