@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import NormalDist
 
 import torch
 from torch import Tensor
@@ -11,33 +12,33 @@ from torch import Tensor
 _LEVEL = 0.05
 
 
-def exceeds(first: Tensor, second: Tensor) -> bool:
-    """Tells whether the accuracy of `first` is more than a standard error of the difference above that of `second`.
+@dataclass(frozen=True)
+class StrongerCheck:
+    """What a stronger attack did to some of the validation images.
 
-    With d_i how much more often image i was right in `first`, the mean of d over n images and the standard error of
-    that mean make this sum(d) > 0 and sum(d)^2 > sum(d^2). For one epoch each it is McNemar's statistic above 1.
+    Attributes:
+        fallen: bool [n] over all validation images in row order: withstood the run's own attack, fell to the stronger.
+        images: how many of the n met it, at least 1.
+    """
+
+    fallen: Tensor
+    images: int
+
+
+def exceeds(first: Tensor, second: Tensor, standard_errors: float = 1.0) -> bool:
+    """Tells whether the mean of `first` is more than so many standard errors of the difference above that of `second`.
+
+    With d = first - second over the same n images, the mean of d and the standard error of that mean make this
+    sum(d) > 0 and sum(d)^2 > standard_errors^2 sum(d^2). For right (1) and wrong (0) it is McNemar's statistic.
 
     Args:
-        first: int64 [n], how often each image was right.
-        second: int64 [n], the same images over as many epochs at another time.
+        first: int64 [n], the score of each image.
+        second: int64 [n], the scores of the same images at another time.
+        standard_errors: how far above, at least 0.
     """
     difference = first - second
     total = int(difference.sum())
-    return total > 0 and total**2 > int((difference**2).sum())
-
-
-def p_value_of_being_better(first: Tensor, second: Tensor) -> float:
-    """Returns the one-sided p-value of McNemar's exact test against "`first` is no better than `second`".
-
-    Only images that one of them got right and the other wrong count; each is a fair coin under the hypothesis.
-
-    Args:
-        first: int64 [n], 1 for each image that was right and 0 for the others.
-        second: int64 [n], the same images.
-    """
-    only_first, only_second = int((first > second).sum()), int((second > first).sum())
-    coins = only_first + only_second
-    return sum(math.comb(coins, heads) for heads in range(only_first, coins + 1)) / (1 << coins)
+    return total > 0 and total**2 > standard_errors**2 * int((difference**2).sum())
 
 
 class PairedComparison:
@@ -50,29 +51,37 @@ class PairedComparison:
     def __init__(self, interval: int) -> None:
         self.interval = interval
         self.outcomes: list[Tensor] = []
-        self.best: Tensor | None = None
-        self.kept: Tensor | None = None
+        self._present: Tensor | None = None
+        self._best: Tensor | None = None
+        self._kept: Tensor | None = None
+        self._keeps_checked = False
 
-    def add(self, outcomes: Sequence[bool] | Tensor) -> bool:
+    def add(self, outcomes: Sequence[bool] | Tensor, check: StrongerCheck | None = None) -> bool:
         """Takes an epoch's outcomes; tells whether its state is to be kept.
 
         That is the newest one that the best does not exceed: the best of many epochs on few images is the luckiest.
+        Once a state was checked, only checked ones are kept. An image that fell to the stronger attack stands for those
+        that were not checked: it counts n / checked times, so that the mean estimates the accuracy under both attacks.
 
         Args:
             outcomes: bool [n], n at least 1: which validation images withstood the attack, in row order.
+            check: what a stronger attack found on this state.
         """
-        present = torch.as_tensor(outcomes, dtype=torch.bool, device="cpu").long()
-        self.outcomes.append(present)
-        if self.best is None or present.sum() > self.best.sum():
-            self.best = present
-        is_kept = not exceeds(self.best, present)
+        withstood = torch.as_tensor(outcomes, dtype=torch.bool, device="cpu").long()
+        self.outcomes.append(withstood)
+        self._present = None
+        if check is None and self._keeps_checked:
+            return False
+        score = withstood if check is None else check.images * withstood - len(withstood) * check.fallen.cpu().long()
+        is_first_checked = check is not None and not self._keeps_checked
+        if self._best is None or is_first_checked or score.sum() > self._best.sum():
+            self._best = score
+        self._keeps_checked = check is not None
+        self._present = score
+        is_kept = not exceeds(self._best, score)
         if is_kept:
-            self.kept = present
+            self._kept = score
         return is_kept
-
-    def keep_present(self) -> None:
-        """Forgets what was kept and what was best: both are the newest state now."""
-        self.best = self.kept = self.outcomes[-1]
 
     def is_decision(self) -> bool:
         """Tells whether a window ends with this epoch."""
@@ -85,9 +94,13 @@ class PairedComparison:
         return exceeds(torch.stack(later).sum(0), torch.stack(earlier).sum(0))
 
     def kept_is_better(self) -> bool:
-        """Tells whether the kept state is credibly better than the present one, after as many looks as epochs."""
-        assert self.kept is not None
-        return p_value_of_being_better(self.kept, self.outcomes[-1]) < _LEVEL / len(self.outcomes)
+        """Tells whether the kept state is credibly better than the newest one, after as many looks as epochs.
+
+        A newest state that was not checked is not compared with a checked one.
+        """
+        if self._kept is None or self._present is None:
+            return False
+        return exceeds(self._kept, self._present, NormalDist().inv_cdf(1 - _LEVEL / len(self.outcomes)))
 
     @property
     def _half(self) -> int:

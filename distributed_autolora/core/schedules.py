@@ -8,7 +8,7 @@ from itertools import pairwise
 
 from torch import Tensor
 
-from distributed_autolora.core.paired import PairedComparison
+from distributed_autolora.core.paired import PairedComparison, StrongerCheck
 
 RULES = ("released", "apgd", "paired")
 _INCREASE_SHARE = 0.75
@@ -60,7 +60,8 @@ class RobustAccuracyHalving:
 
     Rule "paired", which is not the paper's, asks less of few validation images (`PairedComparison`). It halves
     after epoch interval, 2 interval, ... when the second half of the window does not exceed the first, keeps the newest
-    state that is as good as the best, and restores it only where it is credibly better.
+    state that is as good as the best, and restores it only where it is credibly better. Where states are checked by a
+    stronger attack, only checked ones are kept, and what falls to it counts against them.
 
     Args:
         initial_lr: learning rate of the first epoch.
@@ -87,19 +88,25 @@ class RobustAccuracyHalving:
         self._halved_at_decision = True
         self._paired = PairedComparison(interval)
 
-    def step(self, robust_accuracy: float, outcomes: Sequence[bool] | Tensor | None = None) -> Decision:
+    def step(
+        self,
+        robust_accuracy: float,
+        outcomes: Sequence[bool] | Tensor | None = None,
+        check: StrongerCheck | None = None,
+    ) -> Decision:
         """Takes what validation said after an epoch and decides about the next one.
 
         Args:
             robust_accuracy: robust validation accuracy.
             outcomes: bool [n], which validation images withstood the attack, in row order; rule "paired" needs it.
+            check: what a stronger attack found on some of them; only rule "paired" looks at it.
 
         Raises:
             ValueError: for the rule "paired" without outcomes.
         """
         self.history.append(robust_accuracy)
         if self.rule == "paired":
-            return self._paired_step(robust_accuracy, outcomes)
+            return self._paired_step(robust_accuracy, outcomes, check)
         improved = robust_accuracy > self.best
         self.best = max(self.best, robust_accuracy)
         halved = self._is_decision() and self._decide()
@@ -107,11 +114,13 @@ class RobustAccuracyHalving:
             self.lr /= 2
         return Decision(lr=self.lr, improved=improved, halved=halved, restore_best=halved, stop=self.lr < self.min_lr)
 
-    def _paired_step(self, robust_accuracy: float, outcomes: Sequence[bool] | Tensor | None) -> Decision:
+    def _paired_step(
+        self, robust_accuracy: float, outcomes: Sequence[bool] | Tensor | None, check: StrongerCheck | None
+    ) -> Decision:
         if outcomes is None:
             raise ValueError('rule "paired" compares images: give the outcome of each validation image')
         paired = self._paired
-        is_kept = paired.add(outcomes)
+        is_kept = paired.add(outcomes, check)
         if is_kept:
             self.best = robust_accuracy
         halved = paired.is_decision() and not paired.has_risen()
@@ -119,14 +128,6 @@ class RobustAccuracyHalving:
             self.lr /= 2
         restore = halved and paired.kept_is_better()
         return Decision(lr=self.lr, improved=is_kept, halved=halved, restore_best=restore, stop=self.lr < self.min_lr)
-
-    def keep_present(self) -> None:
-        """Takes the newest state for the one to keep, after the kept one was found to be worse than it looked.
-
-        Only rule "paired" may be told so: the others go by the accuracies alone.
-        """
-        self.best = self.history[-1]
-        self._paired.keep_present()
 
     def _is_decision(self) -> bool:
         past = len(self.history) - 1
@@ -158,7 +159,12 @@ class StepDecay:
         self.history: list[float] = []
         self.best = -1.0
 
-    def step(self, robust_accuracy: float, outcomes: Sequence[bool] | Tensor | None = None) -> Decision:
+    def step(
+        self,
+        robust_accuracy: float,
+        outcomes: Sequence[bool] | Tensor | None = None,
+        check: StrongerCheck | None = None,
+    ) -> Decision:
         """Takes the robust validation accuracy after an epoch; only the choice of the epoch depends on it."""
         self.history.append(robust_accuracy)
         improved = robust_accuracy > self.best

@@ -6,8 +6,6 @@ import math
 import re
 from typing import Any
 
-from distributed_autolora.training.record_keys import DROPPED_EPOCH
-
 ROBUST_VALIDATION = "val/robust_accuracy/"
 NATURAL_VALIDATION = "val/natural_accuracy"
 LOSS_TERMS = ("natural", "adversarial", "kl", "natural_frozen", "kl_frozen")
@@ -56,8 +54,6 @@ def event(metrics: dict[str, Any], *, short: bool = False) -> str:
     if metrics.get("restored"):
         epoch = metrics.get("restored_epoch")
         events.append("restored" if epoch is None else f"restored {epoch}" if short else f"restored epoch {epoch}")
-    if dropped := metrics.get(DROPPED_EPOCH):
-        events.append(f"dropped {dropped}" if short else f"dropped epoch {dropped}")
     if metrics.get("stopped"):
         events.append("stopped")
     return ", ".join(events)

@@ -18,7 +18,8 @@ from distributed_autolora.errors import UserError, kind_of
 from distributed_autolora.models import save_weights
 from distributed_autolora.training.checkpoint_content import TENSORS, VALUES, broken_part, fingerprint, read_values
 
-_OUTCOMES = "validation outcomes"
+_BY_IMAGE = {"outcomes": "validation outcomes", "fallen": "validation images fallen to the stronger attack"}
+"""Names of the tensors by epoch and validation image, in a `TrainingState` and in a file."""
 _VALUE_NAMES = ("history", "identity", "progress")
 
 
@@ -34,6 +35,7 @@ class TrainingState:
         identity: what must be equal for a resume: config digest, seed, split digest.
         progress: of the epoch that follows the records (`EpochProgress.state`); None at its start.
         outcomes: bool [epochs, validation images], which withstood the attack after each epoch.
+        fallen: bool [epochs, validation images], which of these fell to the stronger attack of a check.
     """
 
     model: Mapping[str, Tensor]
@@ -43,12 +45,13 @@ class TrainingState:
     identity: dict[str, Any]
     progress: dict[str, Any] | None = None
     outcomes: Tensor = field(default_factory=lambda: torch.empty((0, 0), dtype=torch.bool))
+    fallen: Tensor = field(default_factory=lambda: torch.empty((0, 0), dtype=torch.bool))
 
     def save(self, folder: Path) -> None:
         """Writes the state into an existing folder, each file whole or not at all."""
         parts = {"model": self.model, "best": self.best, "momentum": self.momentum}
         tensors = {f"{part}/{name}": value for part, values in parts.items() for name, value in values.items()}
-        tensors[_OUTCOMES] = self.outcomes
+        tensors |= {stored: getattr(self, name) for name, stored in _BY_IMAGE.items()}
         save_weights(tensors, folder / TENSORS)
         own = {name: getattr(self, name) for name in _VALUE_NAMES}
         unfinished = folder / f".{VALUES}.{os.getpid()}"
@@ -71,37 +74,46 @@ class TrainingState:
                 )
             tensors = safetensors.torch.load_file(folder / TENSORS)
             values = read_values(folder)
-            outcomes = _outcomes_of(tensors, values["history"], folder)
+            by_image = _taken_by_image(tensors, values["history"], folder)
             parts: dict[str, dict[str, Tensor]] = {"model": {}, "best": {}, "momentum": {}}
             for full_name, value in tensors.items():
                 part, name = full_name.split("/", 1)
                 parts[part][name] = value
-            model, best, momentum = parts["model"], parts["best"], parts["momentum"]
-            return cls(model, best, momentum, values["history"], values["identity"], values.get("progress"), outcomes)
+            return cls(
+                parts["model"],
+                parts["best"],
+                parts["momentum"],
+                values["history"],
+                values["identity"],
+                values.get("progress"),
+                **by_image,
+            )
         except (OSError, SafetensorError, ValueError, KeyError) as error:
             raise kind_of(error)(
                 f"Checkpoint {folder} cannot be read ({error}). If it stays so, start the run afresh with --fresh."
             ) from None
 
 
-def _outcomes_of(tensors: dict[str, Tensor], history: list[dict[str, Any]], folder: Path) -> Tensor:
-    """Takes the outcomes out of a checkpoint's tensors.
+def _taken_by_image(tensors: dict[str, Tensor], history: list[dict[str, Any]], folder: Path) -> dict[str, Tensor]:
+    """Takes what is stored by epoch and validation image out of a checkpoint's tensors.
 
     Raises:
-        UserError: when they are missing, or are not those of the history's epochs.
+        UserError: when one is missing, or is not of the history's epochs.
     """
-    outcomes = tensors.pop(_OUTCOMES, None)
-    if outcomes is None:
+    found = {name: tensors.pop(stored, None) for name, stored in _BY_IMAGE.items()}
+    taken = {name: value for name, value in found.items() if value is not None}
+    if len(taken) < len(found):
         raise UserError(
-            f"Checkpoint {folder} was written by an earlier version of this program, which kept no outcomes by "
+            f"Checkpoint {folder} was written by an earlier version of this program, which kept less by "
             "validation image, so the run cannot go on from it: start it afresh with --fresh."
         )
-    if len(outcomes) != len(history):
-        raise UserError(
-            f"Checkpoint {folder} holds the outcomes of {len(outcomes)} epochs and the records of {len(history)}, so "
-            "the run cannot go on from it: start it afresh with --fresh."
-        )
-    return outcomes
+    for name, value in taken.items():
+        if len(value) != len(history):
+            raise UserError(
+                f"Checkpoint {folder} holds the {_BY_IMAGE[name]} of {len(value)} epochs and the records of "
+                f"{len(history)}, so the run cannot go on from it: start it afresh with --fresh."
+            )
+    return taken
 
 
 def snapshot(module: nn.Module) -> dict[str, Tensor]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any
 
 from distributed_autolora.config import ExperimentConfig
@@ -50,27 +51,33 @@ def epoch_passes(
     )
 
 
+def is_checked(config: ExperimentConfig, epoch: int) -> bool:
+    """Tells whether an epoch (from 1) is checked by the stronger attack.
+
+    Rule "paired" keeps and restores checked states only, so its decisions are checked as well, and the last epoch
+    always is. A run that its schedule ends earlier is checked there, too.
+    """
+    every, schedule = config.evaluation.masking_every, config.schedule
+    if every == 0:
+        return False
+    is_decision = schedule.name == "automatic" and schedule.rule == "paired" and epoch % schedule.interval == 0
+    return is_decision or epoch % every == 0 or epoch >= config.optimization.epochs
+
+
 def masking_images(config: ExperimentConfig, train_images: int, val_images: int) -> int:
     """Returns how many validation images the stronger attack gets: all checks add `MASKING_SHARE` to a run at most.
 
-    The last epoch is checked as well, with rule "paired" perhaps two states of it, and the automatic schedule may end a
-    run: the worst end counts. What a proposed restore costs comes on top. 0: no image is affordable, or
+    The automatic schedule may end a run: the worst end counts. 0: no image is affordable, or
     `evaluation.masking_every` is 0.
     """
-    every = config.evaluation.masking_every
-    if every == 0:
+    if config.evaluation.masking_every == 0:
         return 0
-    ends = range(_earliest_end(config), config.optimization.epochs + 1)
-    compares = compares_kept_state(config)
-    checks_an_epoch = max((math.ceil(end / every) + (compares and end > 1)) / end for end in ends)
+    earliest, epochs = _earliest_end(config), config.optimization.epochs
+    before = list(accumulate((is_checked(config, epoch) for epoch in range(1, epochs)), initial=0))
+    checks_an_epoch = max((before[end - 1] + 1) / end for end in range(earliest, epochs + 1))
     epoch = epoch_passes(config, train_images, val_images, epoch=2)
     image = 2 * stronger_attack(config.eval_attack).num_steps + 1
     return min(val_images, int(MASKING_SHARE * (epoch.forward + epoch.backward) / checks_an_epoch / image))
-
-
-def compares_kept_state(config: ExperimentConfig) -> bool:
-    """Tells whether a kept state is compared under the stronger attack before it takes the present one's place."""
-    return config.schedule.name == "automatic" and config.schedule.rule == "paired"
 
 
 def _earliest_end(config: ExperimentConfig) -> int:

@@ -13,10 +13,9 @@ from torch import Tensor
 from distributed_autolora.config import ExperimentConfig
 from distributed_autolora.core.schedules import Decision
 from distributed_autolora.training import distributed
-from distributed_autolora.training.cost import compares_kept_state, epoch_passes
+from distributed_autolora.training.cost import epoch_passes, is_checked
 from distributed_autolora.training.judgement import judge
-from distributed_autolora.training.masking import check_masking, kept_withstands_more
-from distributed_autolora.training.record_keys import DROPPED_EPOCH, MASKING_IMAGES
+from distributed_autolora.training.masking import check_masking
 from distributed_autolora.training.reporter import EpochCheckpoints, Reporter
 from distributed_autolora.training.similarity import measure_similarity, similarity_rows
 from distributed_autolora.training.task_data import TaskData
@@ -100,16 +99,11 @@ def run_epoch(trainer: Trainer, epoch: int, after_step: Callable[[], None] = lam
         natural_branch_accuracy = trainer.natural_branch_accuracy(epoch)
         natural, robust, outcomes = trainer.validate()
     similarity = _similarity_record(trainer)
-    trainer.outcomes.append(torch.tensor(outcomes))
-    decision = trainer.schedule.step(robust.accuracy, outcomes)
-    is_last = decision.stop or epoch >= trainer.config.optimization.epochs
-    is_doubtful = _is_doubtful(trainer, decision, is_last=is_last)
-    masking = check_masking(trainer, outcomes, epoch, is_due=is_last or is_doubtful)
-    is_doubtful = is_doubtful and bool(masking)
-    dropped_epoch = None
-    if is_doubtful and not kept_withstands_more(trainer, masking):
-        dropped_epoch = trainer.history[-1]["best_epoch"]
-        decision = trainer.keep_present(decision)
+    masking, check = check_masking(trainer, outcomes) if is_checked(trainer.config, epoch) else ({}, None)
+    decision = trainer.schedule.step(robust.accuracy, outcomes, check)
+    if decision.stop and not masking:
+        masking, check = check_masking(trainer, outcomes)
+    trainer.remember(outcomes, check)
     trainer.follow(decision)
     trainer.set_loss_weights(natural_branch_accuracy)
     measured = {"natural_branch_accuracy": natural_branch_accuracy, "val/natural_accuracy": natural.accuracy}
@@ -122,19 +116,13 @@ def run_epoch(trainer: Trainer, epoch: int, after_step: Callable[[], None] = lam
             **masking,
             **similarity,
             **_decision_record(trainer, decision, epoch),
-            DROPPED_EPOCH: dropped_epoch,
             **{f"train/loss/{name}": value for name, value in losses.items()},
             **_time_record(trainer),
             "num_workers": distributed.world_size(),
-            **_cost_record(trainer, epoch, (1 + is_doubtful) * int(masking.get(MASKING_IMAGES, 0))),
+            **_cost_record(trainer, epoch, 0 if check is None else check.images),
         }
     )
     trainer.begin_epoch()
-
-
-def _is_doubtful(trainer: Trainer, decision: Decision, *, is_last: bool) -> bool:
-    """Tells whether rule "paired" would put a state that it kept in the place of the present one."""
-    return compares_kept_state(trainer.config) and not decision.improved and (decision.restore_best or is_last)
 
 
 def _begin_or_go_on(trainer: Trainer, epoch: int) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -13,7 +12,8 @@ from distributed_autolora.config import ExperimentConfig
 from distributed_autolora.core.attack_network import AttackNetwork
 from distributed_autolora.core.float32 import tensor_float32
 from distributed_autolora.core.metrics import AccuracyCount
-from distributed_autolora.core.schedules import Decision, RobustAccuracyHalving
+from distributed_autolora.core.paired import StrongerCheck
+from distributed_autolora.core.schedules import Decision
 from distributed_autolora.data.keyed import keyed_uniform
 from distributed_autolora.data.sampler import global_batches, worker_share
 from distributed_autolora.errors import TrainingDivergedError, UserError
@@ -37,6 +37,7 @@ from distributed_autolora.training.methods import (
     method_of,
 )
 from distributed_autolora.training.precision import dtype_of
+from distributed_autolora.training.record_keys import MASKING_IMAGES
 from distributed_autolora.training.task_data import TaskData
 
 
@@ -83,6 +84,7 @@ class Trainer:
         self.train_attack, self.eval_attack = build_attacks(config, self.attack_network, device)
         self.history: list[dict[str, Any]] = []
         self.outcomes: list[Tensor] = []
+        self.fallen: list[Tensor] = []
         self.best = snapshot(self.objective)
         self.progress = self.begin_epoch()
         x, y = data.plain_batch(data.split.train[:2])
@@ -106,7 +108,8 @@ class Trainer:
             history=self.history,
             identity=self.identity,
             progress=self.progress.state() if self.progress.step else None,
-            outcomes=torch.stack(self.outcomes) if self.outcomes else torch.empty((0, 0), dtype=torch.bool),
+            outcomes=_stacked(self.outcomes),
+            fallen=_stacked(self.fallen),
         )
 
     def load(self, state: TrainingState) -> None:
@@ -124,11 +127,10 @@ class Trainer:
         self.best = {name: value.to(self.device) for name, value in state.best.items()}
         restore_momentum(self.objective, self.optimizer, state.momentum)
         self.history = list(state.history)
-        self.outcomes = list(state.outcomes)
-        for record, outcomes in zip(self.history, self.outcomes, strict=True):
-            decision = self.schedule.step(record[self.robust_key], outcomes)
-            if record["best_epoch"] == record["epoch"] and not decision.improved:
-                self.keep_present(decision)
+        self.outcomes, self.fallen = list(state.outcomes), list(state.fallen)
+        for record, outcomes, fallen in zip(self.history, self.outcomes, self.fallen, strict=True):
+            check = StrongerCheck(fallen, int(record[MASKING_IMAGES])) if MASKING_IMAGES in record else None
+            self.schedule.step(record[self.robust_key], outcomes, check)
             self.set_loss_weights(record.get("natural_branch_accuracy"))
             self.set_lr(record["next_lr"])
         self.begin_epoch()
@@ -260,11 +262,10 @@ class Trainer:
             self.config.evaluation.batch_size_per_worker,
         )
 
-    def keep_present(self, decision: Decision) -> Decision:
-        """Returns the decision that keeps this epoch's state in place of the one that was kept."""
-        assert isinstance(self.schedule, RobustAccuracyHalving)
-        self.schedule.keep_present()
-        return replace(decision, improved=True, restore_best=False)
+    def remember(self, outcomes: tuple[bool, ...], check: StrongerCheck | None) -> None:
+        """Keeps what an epoch's validation found by image, for a schedule that goes on from a checkpoint."""
+        self.outcomes.append(torch.tensor(outcomes))
+        self.fallen.append(torch.zeros(len(outcomes), dtype=torch.bool) if check is None else check.fallen)
 
     def follow(self, decision: Decision) -> None:
         """Keeps or restores the chosen state and sets the learning rate, the same on every worker.
@@ -279,3 +280,7 @@ class Trainer:
         if decision.restore_best:
             self.objective.load_state_dict(self.best)
         self.set_lr(decision.lr)
+
+
+def _stacked(epochs: list[Tensor]) -> Tensor:
+    return torch.stack(epochs) if epochs else torch.empty((0, 0), dtype=torch.bool)

@@ -7,28 +7,42 @@ import subprocess
 import sys
 from pathlib import Path
 
-import torch
-
-from benchmarks.schedules import RULES, World, automatic, run
+from benchmarks.schedule_worlds import State, World
+from benchmarks.schedules import RULES, automatic, run
 
 
 def test_outcomes_have_the_true_accuracy_and_the_same_images_stay_difficult() -> None:
-    world = World(seed=3, images=40_000)
+    world = World(seed=3, images=40_000, hiding=0.0)
     for _ in range(8):
         world.epoch(1.0)
-    first, second = world.outcomes(), world.outcomes()
+    first, second = (world.seen(epoch, 20).outcomes for epoch in (1, 2))
     truth = world.accuracy
     assert abs(float(first.double().mean()) - truth) < 0.01
     agree = float((first == second).double().mean())
     assert agree > truth**2 + (1 - truth) ** 2 + 0.1, "independent outcomes would agree as often as that alone"
 
 
+def test_a_state_that_hides_its_gradients_looks_better_and_is_worse_and_a_check_sees_half_of_it() -> None:
+    world = World(seed=3, images=40_000, hiding=1.0)
+    for _ in range(8):
+        world.epoch(1.0)
+    promise, deceit = world.state.promise, world.state.deceit
+    assert 0 <= promise <= 0.06 < deceit <= 0.3
+    assert world.seen(1, 20).check is None, "every fourth epoch has a check"
+    seen = world.seen(4, 20)
+    assert seen.check is not None
+    assert abs(seen.accuracy - world.honest_accuracy - promise) < 0.01
+    assert abs(world.honest_accuracy - world.accuracy - deceit) < 1e-9
+    fallen = float(seen.check.fallen.sum()) / seen.check.images
+    assert abs(fallen - (promise + 0.01 + deceit / 2)) < 0.02
+
+
 def test_a_lower_rate_has_a_lower_floor() -> None:
     """What makes halving worth while."""
     accuracies = []
     for lr in (1.0, 0.05):
-        world = World(seed=5, images=1)
-        world.overfitting_an_epoch, world.distance = 0.0, world.distance * 0
+        world = World(seed=5, images=1, hiding=0.0)
+        world.overfitting_an_epoch, world.state = 0.0, State(world.state.distance * 0, 0.0)
         settled = []
         for _ in range(400):
             world.epoch(lr)
@@ -38,13 +52,24 @@ def test_a_lower_rate_has_a_lower_floor() -> None:
 
 
 def test_the_truth_is_what_a_rule_with_the_truth_steers_by() -> None:
-    found = run(0, 10, 20, automatic("released")(20), lambda world: torch.tensor([world.accuracy], dtype=torch.float64))
+    found = run(World(0, 10, hiding=0.15), 20, automatic("released")(20), World.truth)
     assert found.restores_to_worse == 0
 
 
 def test_the_program_writes_every_rule_of_every_cell(tmp_path: Path) -> None:
     output = tmp_path / "schedules.json"
-    command = [sys.executable, "benchmarks/schedules.py", "--runs", "2", "--images", "30", "--epochs", "9"]
+    command = [
+        sys.executable,
+        "benchmarks/schedules.py",
+        "--runs",
+        "2",
+        "--images",
+        "30",
+        "--epochs",
+        "9",
+        "--hiding",
+        "0.15",
+    ]
     done = subprocess.run([*command, "--output", str(output)], capture_output=True, text=True, check=True)
     (cell,) = json.loads(output.read_text())["cells"]
     assert set(RULES) < set(cell["rules"])

@@ -54,7 +54,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="ch") as folder:
         config = small_config(write_task(Path(folder) / "task", train=300), epochs=flags.epochs, global_batch_size=32)
         scaling = replace(config.scaling, check_finite_every=1, max_failures=1000, collective_timeout_s=15.0)
-        chaos = Chaos(replace(config, scaling=scaling), Path(folder))
+        schedule = replace(config.schedule, rule="paired", interval=4)
+        chaos = Chaos(replace(config, scaling=scaling, schedule=schedule), Path(folder))
         while sum(len(one.kills) for one in rounds) < flags.kills:
             place, num_workers = _ROUNDS[len(rounds) % len(_ROUNDS)]
             chance = random.Random(f"{flags.seed} {len(rounds)}")

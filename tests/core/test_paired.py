@@ -2,72 +2,137 @@
 
 from __future__ import annotations
 
+import math
 from fractions import Fraction
 from statistics import fmean
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from scipy.stats import binomtest
+from scipy.stats import norm
 
-from distributed_autolora.core.paired import p_value_of_being_better
+from distributed_autolora.core.paired import StrongerCheck, exceeds
 from distributed_autolora.core.schedules import RobustAccuracyHalving
 
-EPOCHS = st.integers(2, 12).flatmap(
-    lambda n: st.lists(st.lists(st.booleans(), min_size=n, max_size=n), min_size=1, max_size=30)
-)
+
+@st.composite
+def histories(draw: st.DrawFn) -> list[tuple[list[bool], list[bool] | None]]:
+    """Draws (outcomes, fallen) of some epochs; some are checked, and some histories have no check at all."""
+    n = draw(st.integers(2, 12))
+    outcomes = st.lists(st.booleans(), min_size=n, max_size=n)
+    return draw(st.lists(st.tuples(outcomes, st.none() | outcomes), min_size=1, max_size=30))
 
 
 def accuracy(outcomes: list[bool]) -> float:
     return fmean(map(float, outcomes))
 
 
+def check_of(outcomes: list[bool], broken: list[bool] | None, images: int) -> StrongerCheck | None:
+    """Returns a check of the first so many images."""
+    if broken is None:
+        return None
+    fallen = [i < images and right and bad for i, (right, bad) in enumerate(zip(outcomes, broken, strict=True))]
+    return StrongerCheck(torch.tensor(fallen), images)
+
+
 def played(epochs: list[list[bool]], interval: int = 4) -> list[tuple[bool, bool, bool]]:
+    """Returns (kept, halved, restored) for each epoch of a run without checks."""
+    return played_with_checks([(epoch, None) for epoch in epochs], images=1, interval=interval)
+
+
+def played_with_checks(
+    epochs: list[tuple[list[bool], list[bool] | None]], images: int, interval: int = 4
+) -> list[tuple[bool, bool, bool]]:
     """Returns (kept, halved, restored) for each epoch."""
     schedule = RobustAccuracyHalving(1.0, interval, "paired", min_lr=0.0)
-    decisions = [schedule.step(accuracy(epoch), epoch) for epoch in epochs]
+    decisions = [
+        schedule.step(accuracy(outcomes), outcomes, check_of(outcomes, broken, images)) for outcomes, broken in epochs
+    ]
     return [(one.improved, one.halved, one.restore_best) for one in decisions]
 
 
-def is_above(first: list[list[bool]], second: list[list[bool]]) -> bool:
-    """More than a standard error above, by its definition; both are as many epochs of the same images."""
-    counts = [[sum(epoch[i] for epoch in part) for i in range(len(first[0]))] for part in (first, second)]
-    differences = [Fraction(a - b) for a, b in zip(*counts, strict=True)]
-    n, mean = len(differences), sum(differences) / len(differences)
-    if n == 1:
-        return False
-    return mean > 0 and mean**2 > sum((d - mean) ** 2 for d in differences) / (n - 1) / n
+Scores = list[Fraction]
 
 
-def replayed(epochs: list[list[bool]], interval: int = 4) -> list[tuple[bool, bool, bool]]:
+def is_above(first: list[Scores], second: list[Scores], standard_errors: float = 1.0) -> bool:
+    """More than so many standard errors of the mean difference above; both are as many epochs of the same images.
+
+    The variance is taken about no difference, as McNemar's statistic does.
+    """
+    means = [sum(sum(epoch) for epoch in part) / Fraction(len(part[0])) for part in (first, second)]
+    changes = [sum(epoch[i] for epoch in first) - sum(epoch[i] for epoch in second) for i in range(len(first[0]))]
+    squared_error = sum(change**2 for change in changes) / Fraction(len(changes) ** 2)
+    return means[0] > means[1] and (means[0] - means[1]) ** 2 > Fraction(standard_errors) ** 2 * squared_error
+
+
+def estimate(outcomes: list[bool], broken: list[bool] | None, images: int) -> Scores:
+    """An image's share of the estimated accuracy under both attacks, times n."""
+    scores = [Fraction(right) for right in outcomes]
+    if broken is not None:
+        for i in range(images):
+            scores[i] -= Fraction(len(outcomes), images) * (outcomes[i] and broken[i])
+    return scores
+
+
+def replayed(
+    epochs: list[tuple[list[bool], list[bool] | None]], images: int, interval: int = 4
+) -> list[tuple[bool, bool, bool]]:
     """The rule once more, every epoch from the whole history, with fractions and scipy."""
-    found, kept = [], epochs[0]
+    found: list[tuple[bool, bool, bool]] = []
+    right = [[Fraction(value) for value in outcomes] for outcomes, _ in epochs]
     for t in range(1, len(epochs) + 1):
-        now = epochs[t - 1]
-        is_kept = not is_above([max(epochs[:t], key=accuracy)], [now])
-        kept = now if is_kept else kept
-        halved = t % interval == 0 and not is_above(epochs[t - 2 : t], epochs[t - 4 : t - 2])
-        won = sum(a and not b for a, b in zip(kept, now, strict=True))
-        lost = sum(b and not a for a, b in zip(kept, now, strict=True))
-        p = binomtest(won, won + lost, alternative="greater").pvalue if won + lost else 1.0
-        found.append((is_kept, halved, halved and p < 0.05 / t))
+        checked = [e for e in range(t) if epochs[e][1] is not None]
+        candidates = checked or list(range(t))
+        scores = {e: estimate(*epochs[e], images) for e in candidates}
+        best = max(candidates, key=lambda e: sum(scores[e]))
+        is_kept = t - 1 in candidates and not is_above([scores[best]], [scores[t - 1]])
+        kept = t - 1 if is_kept else max(e for e in candidates if e < t - 1 and found[e][0])
+        halved = t % interval == 0 and not is_above(right[t - 2 : t], right[t - 4 : t - 2])
+        level = norm.isf(0.05 / t)
+        is_better = t - 1 in candidates and is_above([scores[kept]], [scores[t - 1]], level)
+        found.append((is_kept, halved, halved and is_better))
     return found
 
 
-@settings(max_examples=200, deadline=None)
-@given(EPOCHS)
-def test_the_rule_is_what_a_slow_replay_of_the_whole_history_says(epochs: list[list[bool]]) -> None:
-    assert played(epochs) == replayed(epochs)
+@settings(max_examples=300, deadline=None)
+@given(histories(), st.integers(1, 12))
+def test_the_rule_is_what_a_slow_replay_of_the_whole_history_says(
+    epochs: list[tuple[list[bool], list[bool] | None]], images: int
+) -> None:
+    images = min(images, len(epochs[0][0]))
+    assert played_with_checks(epochs, images) == replayed(epochs, images)
 
 
 @settings(max_examples=100, deadline=None)
-@given(st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_size=200))
-def test_p_values_are_scipys(pairs: list[tuple[bool, bool]]) -> None:
+@given(st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_size=200), st.floats(0.1, 4))
+def test_of_two_epochs_it_is_mcnemars_statistic_that_decides(
+    pairs: list[tuple[bool, bool]], standard_errors: float
+) -> None:
     first, second = (torch.tensor(values).long() for values in zip(*pairs, strict=True))
     won, lost = sum(a and not b for a, b in pairs), sum(b and not a for a, b in pairs)
-    expected = binomtest(won, won + lost, alternative="greater").pvalue if won + lost else 1.0
-    assert p_value_of_being_better(first, second) == pytest.approx(expected, rel=1e-9)
+    statistic = (won - lost) / math.sqrt(won + lost) if won + lost else 0.0
+    assume(abs(statistic - standard_errors) > 1e-9)
+    assert exceeds(first, second, standard_errors) == (statistic > standard_errors)
+
+
+def test_a_state_that_hides_its_gradients_is_neither_kept_nor_restored() -> None:
+    """One epoch looks better by 6 points of 250 and a fifth of its 50 checked images falls; another is honest."""
+    honest, hiding = [i % 250 < 205 for i in range(250)], [i % 250 < 220 for i in range(250)]
+    none, fifth = [False] * 250, [i % 5 == 0 for i in range(250)]
+    before: list[tuple[list[bool], list[bool] | None]] = [(honest, None)] * 3
+    last = played_with_checks([*before, (honest, none), *before, (hiding, fifth)], images=50)[-1]
+    assert last == (False, False, False)
+    assert played_with_checks([*before, (honest, none), *before, (hiding, none)], images=50)[-1][0]
+    turned = played_with_checks([*before, (hiding, fifth), *before, (honest, none)], images=50)
+    assert [kept for kept, _, _ in turned[3:]] == [True, False, False, False, True], "the first check is kept"
+
+
+def test_states_that_were_not_checked_are_kept_only_until_one_was() -> None:
+    right = [i % 100 < 70 for i in range(100)]
+    history: list[tuple[list[bool], list[bool] | None]] = [(right, None), (right, None), (right, [False] * 100)]
+    kept = [one[0] for one in played_with_checks([*history, (right, None), (right, [False] * 100)], images=20)]
+    assert kept == [True, True, True, False, True]
 
 
 def test_a_collapse_is_halved_and_restored_and_a_dip_is_not() -> None:

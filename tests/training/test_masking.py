@@ -12,12 +12,13 @@ from torch import Tensor
 
 from distributed_autolora.config import ExperimentConfig
 from distributed_autolora.core.attack_network import AttackNetwork
+from distributed_autolora.core.schedules import Decision
 from distributed_autolora.evaluation.masking_rule import overstates
 from distributed_autolora.recipes import recipe
-from distributed_autolora.training.checkpoint import snapshot
+from distributed_autolora.training.checkpoint import TrainingState, snapshot
 from distributed_autolora.training.cost import MASKING_SHARE, epoch_passes, masking_images
-from distributed_autolora.training.loop import fit, run_epoch
-from distributed_autolora.training.masking import check_masking, kept_withstands_more
+from distributed_autolora.training.loop import fit
+from distributed_autolora.training.masking import check_masking
 from distributed_autolora.training.methods import attack_name, stronger_attack
 from distributed_autolora.training.task_data import TaskData
 from distributed_autolora.training.trainer import Trainer
@@ -75,7 +76,7 @@ def found_by(folder: str, factor: float) -> dict[str, float]:
     trainer = knowing(checking_many(folder), folder)
     multiply_logits(trainer, factor)
     _, _, outcomes = trainer.validate()
-    return check_masking(trainer, outcomes, 1, is_due=True)
+    return check_masking(trainer, outcomes)[0]
 
 
 def learn_head(trainer: Trainer) -> None:
@@ -140,9 +141,10 @@ def added(config: ExperimentConfig, sizes: tuple[int, int], end: int, images: in
     passes = {True: 0, False: 0}
     for checked in passes:
         for epoch in range(1, end + 1):
-            is_checked = checked and (epoch % config.evaluation.masking_every == 0 or epoch == end)
-            states = 2 if epoch == end > 1 and config.schedule.name == "automatic" else 1  # the kept one as well
-            found = epoch_passes(config, *sizes, epoch, states * images if is_checked else 0)
+            # Rule "paired" checks its decisions as well.
+            multiples = {config.evaluation.masking_every, config.schedule.interval}
+            is_due = epoch == end or any(epoch % every == 0 for every in multiples)
+            found = epoch_passes(config, *sizes, epoch, images if checked and is_due else 0)
             passes[checked] += found.forward + found.backward
     return passes[True] / passes[False] - 1
 
@@ -225,49 +227,58 @@ def test_an_image_counts_as_withstanding_only_if_it_withstands_both(tmp_path: Pa
     assert len(outcomes) == natural.total == robust.total == len(trainer.data.split.val)
     assert sum(outcomes) == robust.correct
     none, everything = ([value] * len(outcomes) for value in (False, True))
-    broken = check_masking(trainer, tuple(none), 1, is_due=True)
+    broken, check = check_masking(trainer, tuple(none))
     assert (broken[KEYS[0]], broken[KEYS[1]]) == (0, 0)
-    strong = check_masking(trainer, tuple(everything), 1, is_due=True)
+    assert check is not None
+    assert not check.fallen.any()
+    strong, check = check_masking(trainer, tuple(everything))
     assert strong[KEYS[0]] + strong[KEYS[1]] == pytest.approx(1)
+    assert check is not None
+    assert (check.images, int(check.fallen.sum()) / check.images) == (strong[KEYS[2]], strong[KEYS[1]])
 
 
-def test_a_kept_state_that_masks_its_gradients_is_no_better_than_the_present_one(tmp_path: Path) -> None:
-    folder = write_task(tmp_path / "task", train=240)
-    trainer = knowing(checking_many(folder), folder)
-    _, _, honest = trainer.validate()
-    present, state = check_masking(trainer, honest, 2, is_due=True), snapshot(trainer.objective)
-    multiply_logits(trainer, 1e6)
-    _, _, masked = trainer.validate()
-    assert sum(masked) > sum(honest), "it looks better under the attack that the run steers by"
-    trainer.best, trainer.outcomes = snapshot(trainer.objective), [torch.tensor(masked)]
-    trainer.history = [{"best_epoch": 1}]
-    trainer.objective.load_state_dict(state)
-    assert not kept_withstands_more(trainer, present)
-    for name, value in trainer.objective.state_dict().items():
-        assert torch.equal(value, state[name]), name
-    trainer.best, trainer.outcomes = state, [torch.tensor(honest)]
-    multiply_logits(trainer, 0.0)
-    _, _, broken = trainer.validate()
-    assert kept_withstands_more(trainer, check_masking(trainer, broken, 2, is_due=True))
+def steered(folder: str, epochs: int, every: int, interval: int = 1) -> ExperimentConfig:
+    """Returns a config that is steered by rule "paired"."""
+    config = checking(small_config(folder, epochs=epochs), every)
+    return replace(config, schedule=replace(config.schedule, name="automatic", rule="paired", interval=interval))
 
 
-def test_at_its_end_a_run_gives_up_a_kept_state_that_only_looked_better(tmp_path: Path) -> None:
+def test_rule_paired_checks_what_it_may_keep_and_deploys_a_checked_state(tmp_path: Path) -> None:
     folder = write_task(tmp_path / "task", train=140)
-    config = checking(small_config(folder, epochs=2), 1)
-    config = replace(config, schedule=replace(config.schedule, name="automatic", rule="paired"))
-    trainer = trainer_of(config, folder)
-    run_epoch(trainer, 1)
-    learned = snapshot(trainer.objective)
-    multiply_logits(trainer, -1e6)
-    state, contrary = trainer.state(), snapshot(trainer.objective)
-    trainer = trainer_of(config, folder)
-    trainer.load(replace(state, model=learned, best=contrary, outcomes=torch.ones_like(state.outcomes)))
-    run_epoch(trainer, 2)
-    record = trainer.history[-1]
-    assert (record["dropped_epoch"], record["best_epoch"], record["restored"]) == (1, 2, 0)
-    assert record["best_val/robust_accuracy/pgd2"] == record["val/robust_accuracy/pgd2"] < 1
-    for name, value in trainer.objective.state_dict().items():
-        assert torch.equal(value, trainer.best[name]), name
+    config = steered(folder, epochs=5, every=3, interval=2)
+    history = fit(config, TaskData(config, folder, torch.device("cpu")), None, NoReporter()).history
+    checked = [record["epoch"] for record in history if KEYS[0] in record]
+    assert checked == [2, 3, 4, 5], "decisions, multiples, and the end"
+    assert history[0]["best_epoch"] == 1, "nothing else is there yet"
+    assert all(record["best_epoch"] in checked for record in history[1:])
+
+
+def validate_and_decide(trainer: Trainer) -> Decision:
+    """Does what an epoch does behind its steps."""
+    _, robust, outcomes = trainer.validate()
+    masking, check = check_masking(trainer, outcomes)
+    decision = trainer.schedule.step(robust.accuracy, outcomes, check)
+    trainer.remember(outcomes, check)
+    trainer.history.append({trainer.robust_key: robust.accuracy, "next_lr": decision.lr, **masking})
+    return decision
+
+
+def test_a_state_that_hides_its_gradients_is_not_kept_and_a_resume_knows_what_fell(tmp_path: Path) -> None:
+    folder = write_task(tmp_path / "task", train=240)
+    config = replace(checking_many(folder), schedule=steered(folder, 9, 1, interval=4).schedule)
+    trainer = knowing(config, folder)
+    knows = snapshot(trainer.objective)
+    assert validate_and_decide(trainer).improved
+    weight = trainer.backbone.head.weight
+    with torch.no_grad():
+        weight.add_(weight.std() * torch.randn(weight.shape, generator=torch.Generator().manual_seed(0)))
+    multiply_logits(trainer, 1e6)
+    assert not validate_and_decide(trainer).improved
+    honest, hiding = trainer.history
+    assert hiding[trainer.robust_key] > honest[trainer.robust_key], "under the run's own attack it looks better"
+    assert hiding[KEYS[0]] < honest[KEYS[0]], "and is worse"
+    trainer.state().save(tmp_path)
     resumed = trainer_of(config, folder)
-    resumed.load(trainer.state())
-    assert resumed.schedule.best == trainer.schedule.best
+    resumed.load(TrainingState.load(tmp_path))
+    resumed.objective.load_state_dict(knows)
+    assert validate_and_decide(resumed).improved
