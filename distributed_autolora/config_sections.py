@@ -160,7 +160,8 @@ class EvaluationConfig:
     gradient_similarity_images: int = 0
     """Training images to measure the gradient similarity on after every epoch (Eq. 3 and 4); 0: do not."""
     masking_every: int = 4
-    """Epochs between two checks of the robust validation accuracy by a stronger attack; 0: never."""
+    """Epochs between two checks of the robust validation accuracy by a stronger attack; 0: never. Rule "paired" also
+    checks its decisions, and keeps checked states only."""
 
 
 @dataclass(frozen=True, kw_only=True)

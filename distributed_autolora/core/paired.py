@@ -18,7 +18,7 @@ class StrongerCheck:
 
     Attributes:
         fallen: bool [n] over all validation images in row order: withstood the run's own attack, fell to the stronger.
-        images: how many of the n met it, at least 1.
+        images: how many of the n met it, at least 1; the same images in all checks of a run.
     """
 
     fallen: Tensor
@@ -29,7 +29,8 @@ def exceeds(first: Tensor, second: Tensor, standard_errors: float = 1.0) -> bool
     """Tells whether the mean of `first` is more than so many standard errors of the difference above that of `second`.
 
     With d = first - second over the same n images, the mean of d and the standard error of that mean make this
-    sum(d) > 0 and sum(d)^2 > standard_errors^2 sum(d^2). For right (1) and wrong (0) it is McNemar's statistic.
+    sum(d) > 0 and sum(d)^2 > standard_errors^2 sum(d^2), the variance taken about no difference. For right (1) and
+    wrong (0) it is McNemar's statistic.
 
     Args:
         first: int64 [n], the score of each image.
@@ -54,14 +55,15 @@ class PairedComparison:
         self._present: Tensor | None = None
         self._best: Tensor | None = None
         self._kept: Tensor | None = None
-        self._keeps_checked = False
+        self._has_checked = False
 
     def add(self, outcomes: Sequence[bool] | Tensor, check: StrongerCheck | None = None) -> bool:
         """Takes an epoch's outcomes; tells whether its state is to be kept.
 
         That is the newest one that the best does not exceed: the best of many epochs on few images is the luckiest.
-        Once a state was checked, only checked ones are kept. An image that fell to the stronger attack stands for those
+        Once a checked state was kept, only checked ones are. An image that fell to the stronger attack stands for those
         that were not checked: it counts n / checked times, so that the mean estimates the accuracy under both attacks.
+        A first check says nothing of the states before it, so it does not make a credibly worse state the kept one.
 
         Args:
             outcomes: bool [n], n at least 1: which validation images withstood the attack, in row order.
@@ -69,14 +71,16 @@ class PairedComparison:
         """
         withstood = torch.as_tensor(outcomes, dtype=torch.bool, device="cpu").long()
         self.outcomes.append(withstood)
+        is_first_check = check is not None and not self._has_checked
+        if is_first_check and self._kept is not None and self._is_credibly_better(self._kept, withstood):
+            check = None
         self._present = None
-        if check is None and self._keeps_checked:
+        if check is None and self._has_checked:
             return False
         score = withstood if check is None else check.images * withstood - len(withstood) * check.fallen.cpu().long()
-        is_first_checked = check is not None and not self._keeps_checked
-        if self._best is None or is_first_checked or score.sum() > self._best.sum():
+        if self._best is None or (check is not None and not self._has_checked) or score.sum() > self._best.sum():
             self._best = score
-        self._keeps_checked = check is not None
+        self._has_checked = check is not None
         self._present = score
         is_kept = not exceeds(self._best, score)
         if is_kept:
@@ -98,9 +102,11 @@ class PairedComparison:
 
         A newest state that was not checked is not compared with a checked one.
         """
-        if self._kept is None or self._present is None:
-            return False
-        return exceeds(self._kept, self._present, NormalDist().inv_cdf(1 - _LEVEL / len(self.outcomes)))
+        assert self._kept is not None
+        return self._present is not None and self._is_credibly_better(self._kept, self._present)
+
+    def _is_credibly_better(self, first: Tensor, second: Tensor) -> bool:
+        return exceeds(first, second, NormalDist().inv_cdf(1 - _LEVEL / len(self.outcomes)))
 
     @property
     def _half(self) -> int:

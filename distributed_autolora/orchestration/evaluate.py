@@ -88,6 +88,7 @@ def evaluate_run(
             use_gpu=use_gpu,
             sanity=sanity,
             images=images,
+            cache=folder.config().scaling.cache,
             export=False,
         )
     )

@@ -52,10 +52,10 @@ def epoch_passes(
 
 
 def is_checked(config: ExperimentConfig, epoch: int) -> bool:
-    """Tells whether an epoch (from 1) is checked by the stronger attack.
+    """Tells whether an epoch (from 1) is checked by the stronger attack, whatever the schedule makes of it.
 
     Rule "paired" keeps and restores checked states only, so its decisions are checked as well, and the last epoch
-    always is. A run that its schedule ends earlier is checked there, too.
+    always is. (An epoch that the schedule ends a run with is checked, too, which nobody knows before.)
     """
     every, schedule = config.evaluation.masking_every, config.schedule
     if every == 0:

@@ -1,7 +1,8 @@
 """What a run steers by, checked while it runs: a stronger and different attack on some validation images.
 
-The learning rate, the restores and the choice of the model follow one cheap attack. A model that masks its gradients
-from that attack looks robust to it and to nothing else (Athalye et al., 2018); here the gap shows.
+The learning rate follows one cheap attack, and under all rules but "paired" so do the restores and the choice of the
+model. A model that masks its gradients from that attack looks robust to it and to nothing else (Athalye et al., 2018);
+here the gap shows, and rule "paired" counts what fell.
 """
 
 from __future__ import annotations

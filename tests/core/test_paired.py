@@ -81,15 +81,19 @@ def replayed(
     """The rule once more, every epoch from the whole history, with fractions and scipy."""
     found: list[tuple[bool, bool, bool]] = []
     right = [[Fraction(value) for value in outcomes] for outcomes, _ in epochs]
+    checks: dict[int, list[bool]] = {}
     for t in range(1, len(epochs) + 1):
-        checked = [e for e in range(t) if epochs[e][1] is not None]
-        candidates = checked or list(range(t))
-        scores = {e: estimate(*epochs[e], images) for e in candidates}
+        level, broken = norm.isf(0.05 / t), epochs[t - 1][1]
+        kept_before = [e for e in range(t - 1) if found[e][0]]
+        collapsed = bool(kept_before) and is_above([right[kept_before[-1]]], [right[t - 1]], level)
+        if broken is not None and (checks or not collapsed):
+            checks[t - 1] = broken
+        candidates = list(checks) or list(range(t))
+        scores = {e: estimate(epochs[e][0], checks.get(e), images) for e in candidates}
         best = max(candidates, key=lambda e: sum(scores[e]))
         is_kept = t - 1 in candidates and not is_above([scores[best]], [scores[t - 1]])
         kept = t - 1 if is_kept else max(e for e in candidates if e < t - 1 and found[e][0])
         halved = t % interval == 0 and not is_above(right[t - 2 : t], right[t - 4 : t - 2])
-        level = norm.isf(0.05 / t)
         is_better = t - 1 in candidates and is_above([scores[kept]], [scores[t - 1]], level)
         found.append((is_kept, halved, halved and is_better))
     return found
@@ -126,6 +130,18 @@ def test_a_state_that_hides_its_gradients_is_neither_kept_nor_restored() -> None
     assert played_with_checks([*before, (honest, none), *before, (hiding, none)], images=50)[-1][0]
     turned = played_with_checks([*before, (hiding, fifth), *before, (honest, none)], images=50)
     assert [kept for kept, _, _ in turned[3:]] == [True, False, False, False, True], "the first check is kept"
+    assert turned[-1] == (True, True, False)
+    unchecked = played([outcomes for outcomes, _ in [*before, (hiding, fifth), *before, (honest, none)]])
+    assert unchecked[-1] == (False, True, True), "without checks it is restored"
+
+
+def test_a_collapsed_state_is_not_kept_because_it_is_the_first_that_was_checked() -> None:
+    rising = [[i < 60 + 5 * t for i in range(100)] for t in range(3)]
+    collapsed = [i < 30 for i in range(100)]
+    history: list[tuple[list[bool], list[bool] | None]] = [*((one, None) for one in rising), (collapsed, [False] * 100)]
+    assert played_with_checks(history, images=20)[-1] == (False, True, True)
+    dip = [i < 68 for i in range(100)]
+    assert played_with_checks([*history[:3], (dip, [False] * 100)], images=20)[-1] == (True, False, False)
 
 
 def test_states_that_were_not_checked_are_kept_only_until_one_was() -> None:

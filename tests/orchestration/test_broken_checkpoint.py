@@ -141,7 +141,8 @@ def two_checkpoints(run: Path) -> tuple[Path, Path]:
     for epoch in (1, 2):
         history = [{"epoch": number} for number in range(1, epoch + 1)]
         outcomes = torch.zeros((epoch, 1), dtype=torch.bool)
-        state = TrainingState({"w": torch.arange(4000.0) + epoch}, {}, {}, history, {"seed": 0}, outcomes=outcomes)
+        weights = {"w": torch.arange(4000.0) + epoch}
+        state = TrainingState(weights, {}, {}, history, {"seed": 0}, outcomes=outcomes, fallen=outcomes)
         reporter.report(history, state.save)
     older, newest = checkpoints(run)
     return older, newest

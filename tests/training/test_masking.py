@@ -127,7 +127,8 @@ def ends(config: ExperimentConfig) -> list[int]:
     epochs, lr = config.optimization.epochs, config.optimization.lr
     if config.schedule.name == "step_decay":
         return [epochs]
-    decisions = range(config.schedule.interval + 1, epochs + 1, config.schedule.interval)
+    first = config.schedule.interval + (config.schedule.rule != "paired")
+    decisions = range(first, epochs + 1, config.schedule.interval)
     possible = []
     for decision in decisions:
         lr /= 2
@@ -245,12 +246,13 @@ def steered(folder: str, epochs: int, every: int, interval: int = 1) -> Experime
 
 def test_rule_paired_checks_what_it_may_keep_and_deploys_a_checked_state(tmp_path: Path) -> None:
     folder = write_task(tmp_path / "task", train=140)
-    config = steered(folder, epochs=5, every=3, interval=2)
+    config = steered(folder, epochs=7, every=100, interval=3)
     history = fit(config, TaskData(config, folder, torch.device("cpu")), None, NoReporter()).history
     checked = [record["epoch"] for record in history if KEYS[0] in record]
-    assert checked == [2, 3, 4, 5], "decisions, multiples, and the end"
-    assert history[0]["best_epoch"] == 1, "nothing else is there yet"
-    assert all(record["best_epoch"] in checked for record in history[1:])
+    assert checked == [3, 6, 7], "decisions, and the end"
+    assert history[1]["best_epoch"] == 2, "nothing else is there yet"
+    assert [record["best_epoch"] for record in history[3:5]] == [3, 3]
+    assert all(record["best_epoch"] in checked for record in history[2:])
 
 
 def validate_and_decide(trainer: Trainer) -> Decision:
@@ -280,5 +282,6 @@ def test_a_state_that_hides_its_gradients_is_not_kept_and_a_resume_knows_what_fe
     trainer.state().save(tmp_path)
     resumed = trainer_of(config, folder)
     resumed.load(TrainingState.load(tmp_path))
+    assert not validate_and_decide(resumed).improved, "it is hiding still"
     resumed.objective.load_state_dict(knows)
     assert validate_and_decide(resumed).improved
