@@ -20,6 +20,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 from torch import Tensor
 
+from distributed_autolora.config import ExperimentConfig
 from distributed_autolora.models import read_weights
 from distributed_autolora.orchestration.run_folder import config_text
 from distributed_autolora.training.loop import fit
@@ -33,9 +34,15 @@ EPOCHS = 6
 Record = dict[str, Any]
 
 
+def steered(task: str) -> ExperimentConfig:
+    """Returns a config whose every epoch is checked by a stronger attack and decided on image by image."""
+    config = small_config(task, epochs=EPOCHS, global_batch_size=32)
+    return replace(config, schedule=replace(config.schedule, rule="paired"))
+
+
 def uninterrupted(task: str, folder: str) -> tuple[dict[str, Tensor], list[Record]]:
     """Trains in this process of a gloo group, without Ray."""
-    config = small_config(task, epochs=EPOCHS, global_batch_size=32)
+    config = steered(task)
     data = TaskData(config, task, torch.device("cpu"))
     result = fit(config, data, None, FolderReporter(Path(folder)))
     return dict(result.weights), result.history
@@ -98,7 +105,7 @@ def tracked_run(home: Path) -> Run:
 
 def write_config(folder: Path) -> None:
     """Writes the config of the run that `driver` runs."""
-    config = small_config(write_task(folder / "task", train=140), epochs=EPOCHS, global_batch_size=32)
+    config = steered(write_task(folder / "task", train=140))
     config = replace(config, scaling=replace(config.scaling, check_finite_every=1, checkpoint_every_s=0.5))
     (folder / "config.yaml").write_text(config_text(config))
 
