@@ -1,6 +1,6 @@
 """Simulates learning-rate rules on validation sets of several sizes, where the true accuracy is known.
 
-    python benchmarks/schedules.py               # 300 runs a cell, half an hour on one core
+    python benchmarks/schedules.py               # 300 runs a cell, a quarter of an hour on one core
     python benchmarks/schedules.py --runs 20     # a first impression
 
 benchmarks/schedule_worlds.py says what a run and its validation images are. Rules see outcomes, never the truth.
