@@ -105,7 +105,8 @@ def _is_alarming(metrics: dict[str, Any]) -> bool:
 
 def _meaning(attack: str) -> str:
     return (
-        f"{attack} promises too much: gradients may be masked, and the schedule and the choice of the model follow it."
+        f"{attack} promises too much: gradients may be masked. The learning rate follows it, and unless rule paired "
+        "chose the model, so does that choice."
     )
 
 
