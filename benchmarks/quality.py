@@ -13,7 +13,6 @@ the same as JSON.
 from __future__ import annotations
 
 import math
-import os
 import statistics
 import sys
 from dataclasses import asdict, dataclass, field, replace
@@ -27,6 +26,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a plain checkout
 
 from benchmarks.quality_runs import FAST, FLOAT32, PATHS, expected_seconds, tasks_of, work_off
 from benchmarks.timing import table, write
+from distributed_autolora.machine import available_cpus
 from distributed_autolora.recipes import demo
 from distributed_autolora.reporting.statistics import standard_deviation
 
@@ -45,7 +45,7 @@ class Flags:
     """Largest number of passes over the training images; None: the recipe's."""
     seeds: tuple[int, ...] = (0, 1, 2)
     """Seeds; each is trained once a path."""
-    jobs: int = field(default_factory=lambda: os.cpu_count() or 1)
+    jobs: int = field(default_factory=available_cpus)
     """Processes at a time, of one thread each."""
     folder: Path = Path("quality")
     """Keeps what is finished: weights, and what was found."""

@@ -12,7 +12,6 @@ from __future__ import annotations
 import io
 import json
 import multiprocessing
-import os
 import platform
 import tempfile
 import time
@@ -22,6 +21,8 @@ from pathlib import Path
 from typing import Any
 
 import tyro
+
+from distributed_autolora.machine import available_cpus
 
 _DRAWN = 500
 """Different pictures; drawing takes longer than reading."""
@@ -74,7 +75,7 @@ def main() -> None:
         "image_pixels": list(flags.side),
         "image_bytes_mean": size / flags.images,
         "threads": flags.threads,
-        "machine": f"{platform.machine()}, {os.cpu_count()} CPUs",
+        "machine": f"{platform.machine()}, {available_cpus()} CPUs",
         **measured,
         "cores_for_gpu_rate": {str(gpu): gpu / rate for gpu in flags.gpu_images_per_second},
     }

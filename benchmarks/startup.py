@@ -29,6 +29,7 @@ import tyro
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a plain checkout has no package "benchmarks"
 
 from benchmarks.timing import table, write
+from distributed_autolora.machine import available_cpus
 from distributed_autolora.orchestration.demo import submit_and_follow
 from distributed_autolora.orchestration.local_cluster import LocalCluster
 
@@ -137,7 +138,7 @@ def _start_directly(folder: Path, program: Sequence[str]) -> tuple[float, list[s
 
 def _start_job(folder: Path, program: Sequence[str]) -> tuple[float, list[str]]:
     """As `_start_directly`, for a job."""
-    with LocalCluster(num_cpus=max(2, os.cpu_count() or 1)) as cluster, contextlib.redirect_stdout(sys.stderr):
+    with LocalCluster(num_cpus=max(2, available_cpus())) as cluster, contextlib.redirect_stdout(sys.stderr):
         typed = time.time()
         status = submit_and_follow(
             cluster,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import platform
 import statistics
 import time
@@ -12,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+
+from distributed_autolora.machine import available_cpus
 
 
 def interleaved(
@@ -51,7 +52,7 @@ def machine() -> dict[str, Any]:
     """Returns what a reader must know of the machine beside the figures."""
     return {
         "processor": _processor(),
-        "cpus": os.cpu_count(),
+        "cpus": available_cpus(),
         "threads": torch.get_num_threads(),
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "torch": torch.__version__,

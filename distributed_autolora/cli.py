@@ -9,7 +9,7 @@ import re
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, is_dataclass
 from functools import partial
 from pathlib import Path
 from types import FrameType
@@ -39,6 +39,7 @@ _DOTTED = re.compile(
     r"(?<![\w./-])(?P<give>[Gg]ive )?(?:--)?(?P<group>[a-z_]+)\.(?P<negation>no-)?(?P<name>[a-z][a-z_-]*)"
     r"(?![\w/-]|\.\w)(?(give)(?: (?P<value>\d+)(?![\w/]|\.\w))?)"
 )
+_FLOAT = re.compile(r"\bfloat\b")
 _FRACTION = re.compile(r"\d+(\.\d+)?/\d+(\.\d+)?")
 _given: list[str] = []
 
@@ -80,7 +81,7 @@ def parse_training_flags(
     if chosen_recipe and file:
         raise UserError("Give --recipe or --config, not both: either one names every value.")
     base = read_config(Path(file)) if file else recipe(chosen_recipe or default_recipe)
-    numbers = {name for name, value in base.flat().items() if isinstance(value, float)}
+    numbers = _float_flags(ExperimentConfig)
     with _refusals_in_one_line():
         return tyro.cli(
             TrainingFlags,
@@ -104,11 +105,10 @@ def parse_flags(kind: type[Flags], description: str, arguments: Sequence[str] | 
         SystemExit: for --help.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
-    hints = {name: str(hint) for name, hint in get_type_hints(kind).items()}
-    _refuse_unknown_flags(words, list(hints))
+    _refuse_unknown_flags(words, list(get_type_hints(kind)))
     with _refusals_in_one_line():
-        numbers = {name for name, hint in hints.items() if "float" in hint}
-        return tyro.cli(kind, args=_plain_numbers(words, numbers), description=f"{description}\n\n{COMMON_HELP}")
+        words = _plain_numbers(words, _float_flags(kind))
+        return tyro.cli(kind, args=words, description=f"{description}\n\n{COMMON_HELP}")
 
 
 def parse_by(read: Callable[[str], Flags], description: str) -> Flags:
@@ -220,6 +220,15 @@ def _refusals_in_one_line() -> Iterator[None]:
         if not end.code:
             raise
         raise UserError(f"{' '.join(_FRAME.sub(' ', said.getvalue()).split())}") from None
+
+
+def _float_flags(kind: type[Any]) -> set[str]:
+    """Returns the names of a dataclass's fields that take a float, {"train_attack.epsilon", ...}; `None` may be one."""
+    names = set()
+    for name, hint in get_type_hints(kind).items():
+        inner = _float_flags(hint) if isinstance(hint, type) and is_dataclass(hint) else set()
+        names |= {f"{name}.{each}" for each in inner} | ({name} if _FLOAT.search(str(hint)) else set())
+    return names
 
 
 def _plain_numbers(words: list[str], numbers: set[str]) -> list[str]:

@@ -11,10 +11,11 @@ def main() -> None:
         "Robust fine-tuning with AutoLoRa. On a local Ray by default; inside a submitted job, on its cluster.",
         default_recipe="demo",
     )
+    from distributed_autolora.data.catalog import data_folder
     from distributed_autolora.orchestration.after_training import check_attacks, evaluate_finished
     from distributed_autolora.orchestration.train_run import train_run
 
-    check_attacks(flags.evaluate)
+    check_attacks(flags.evaluate, data_folder(flags.experiment.data))
     evaluate_finished(train_run(flags.experiment, fresh=flags.fresh).folder, flags.evaluate)
 
 

@@ -15,11 +15,12 @@ def main() -> None:
         "Adversarial pre-training of a backbone. The run's folder gets backbone.safetensors and backbone.md.",
         default_recipe="pretrain-fashion-mnist",
     )
+    from distributed_autolora.data.catalog import data_folder
     from distributed_autolora.orchestration.after_training import check_attacks, evaluate_finished
     from distributed_autolora.orchestration.backbone_card import write_backbone
     from distributed_autolora.orchestration.train_run import train_run
 
-    check_attacks(flags.evaluate)
+    check_attacks(flags.evaluate, data_folder(flags.experiment.data))
     command = shlex.join(["python", f"jobs/{Path(sys.argv[0]).name}", *sys.argv[1:]])
     finished = train_run(flags.experiment, fresh=flags.fresh)
     weights = write_backbone(finished, command)

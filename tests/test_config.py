@@ -54,6 +54,11 @@ def test_a_recipe_a_file_and_flags_give_the_same_object(tmp_path: Path) -> None:
     assert by_flags == by_file == expected
 
 
+def test_a_number_without_a_default_takes_a_fraction_too() -> None:
+    flags = ["--method.kl-weight", "1/8", "--compute.attack-precision=float32"]
+    assert parse_training_flags("", "demo", flags).experiment.method.kl_weight == 0.125
+
+
 def test_a_partial_file_takes_defaults_and_fractions(tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text("threat_model: {epsilon: 4/255}\nmodel: {mean: [0.5], std: [0.25]}\n")
     config = read_config(tmp_path / "config.yaml")

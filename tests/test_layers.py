@@ -18,6 +18,7 @@ PACKAGE = "distributed_autolora"
 REPOSITORY = Path(__file__).resolve().parent.parent
 LEVELS = {
     "errors": 0,
+    "machine": 0,
     "core": 0,
     "config_reading": 1,
     "config_ranges": 1,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -18,6 +17,7 @@ from distributed_autolora.data.parquet_checks import check_same_names
 from distributed_autolora.data.parquet_reading import fingerprint, place, protocol_of, row_groups
 from distributed_autolora.data.splits import Split
 from distributed_autolora.errors import UserError
+from distributed_autolora.machine import available_cpus
 
 _IMBALANCE = 10
 _MAX_SHOWN = 3
@@ -131,7 +131,7 @@ def examine_task(
     Raises:
         UserError: for files that cannot be read, labels out of range, and splits with different classes.
     """
-    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as workers:
+    with ThreadPoolExecutor(available_cpus()) as workers:
         splits = [_look(folder, split, workers) for split in ("train", "test")[: 1 + with_test]]
     train, test = splits[0], splits[1] if with_test else None
     refusals = _other_sizes(splits) if one_size else []

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -15,6 +14,7 @@ from distributed_autolora.data.parquet_reading import fingerprint, with_protocol
 from distributed_autolora.data.source_tasks import SourceRow, SourceTask
 from distributed_autolora.data.storage import existing_files, is_uri, one_line, remove_files
 from distributed_autolora.errors import UserError
+from distributed_autolora.machine import available_cpus
 
 SPLITS = ("train", "test")
 _MAX_SHOWN = 3
@@ -123,7 +123,7 @@ def check_output(output: str, overwrite: bool) -> list[str]:
 
 def _loaded(rows: Any) -> Iterator[tuple[list[ImageRow], list[str]]]:
     """Yields the images of every `ROW_GROUP` rows, and "PLACE: REASON" of those that cannot be decoded."""
-    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as workers:
+    with ThreadPoolExecutor(available_cpus()) as workers:
         for group in groups_of(rows, ROW_GROUP):
             results = list(workers.map(_load, group))
             yield (

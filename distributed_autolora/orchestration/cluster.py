@@ -15,6 +15,7 @@ from ray.autoscaler.sdk import request_resources
 
 from distributed_autolora.config import ExperimentConfig, ScalingConfig
 from distributed_autolora.errors import RunFailedError, UserError
+from distributed_autolora.machine import available_cpus
 from distributed_autolora.orchestration import ray_address
 from distributed_autolora.orchestration.console import is_quiet
 from distributed_autolora.training.precision import cpu_precision, gpu_precision
@@ -41,7 +42,7 @@ def connect(scaling: ScalingConfig) -> None:
     if address == "local":
         check_local_cpus(scaling)
         keep_private()
-    own = {"include_dashboard": False, "num_cpus": os.cpu_count(), "_node_ip_address": "127.0.0.1"}
+    own = {"include_dashboard": False, "num_cpus": available_cpus(), "_node_ip_address": "127.0.0.1"}
     initialize(address, own if address == "local" else {})
     if address == "local":
         check_local_gpus(scaling)
@@ -94,7 +95,7 @@ def check_local_cpus(scaling: ScalingConfig) -> None:
     Raises:
         UserError: when it needs more CPUs.
     """
-    if refusal := lacking_cpus(scaling, os.cpu_count() or 1):
+    if refusal := lacking_cpus(scaling, available_cpus()):
         raise UserError(refusal)
 
 

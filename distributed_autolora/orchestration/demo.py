@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import subprocess
 import sys
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from distributed_autolora.errors import UserError
+from distributed_autolora.machine import available_cpus
 from distributed_autolora.orchestration.console import print_line
 from distributed_autolora.orchestration.local_cluster import LocalCluster
 from distributed_autolora.orchestration.processes import stop_signals_interrupt, uninterrupted
@@ -92,7 +92,7 @@ def run_demo(*, home: Path, working_dir: Path, entrypoint: Sequence[str]) -> int
         UserError: when the cluster or the submission fails.
     """
     run = choose_run(home / "runs")
-    cpus = max(2, os.cpu_count() or 1)
+    cpus = max(2, available_cpus())
     print_line(f"{run.name}: {'continues where it was interrupted' if run.continued else 'a new run'}.")
     print_line(f"Starting a Ray cluster of its own on this machine ({cpus} CPUs) ...")
     with stop_signals_interrupt():

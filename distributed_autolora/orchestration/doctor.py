@@ -173,10 +173,10 @@ def _image_size(config: ExperimentConfig, data: str | None) -> tuple[int, int] |
         return None
     try:
         group = next(row_groups(data, "train"))
-    except (UserError, StopIteration):
+        with Image.open(io.BytesIO(group.rows["image"][0].as_py())) as image:
+            return image.height, image.width
+    except (UserError, StopIteration, OSError, Image.DecompressionBombError):
         return None
-    with Image.open(io.BytesIO(group.rows["image"][0].as_py())) as image:
-        return image.height, image.width
 
 
 def _bytes_of(data: str | None) -> int:

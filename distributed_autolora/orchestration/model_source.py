@@ -23,6 +23,7 @@ from distributed_autolora.orchestration.run_folder import RunFolder
 
 _MLFLOW = re.compile(r"(models|runs):/")
 _GRAPH_SUFFIX = ".pt2"
+_NETWORK_FLAGS = ("backbone", "num_classes", "mean", "std", "input_size")
 _TENSORS_ONLY = "Give --model a file of tensors only, as torch.save(network.state_dict(), FILE) writes it."
 
 
@@ -69,18 +70,22 @@ def find_model(request: EvaluationRequest, num_classes: int) -> FoundModel:
         num_classes: classes of the data, the default for a state dict that does not say.
 
     Raises:
-        UserError: for a wrong path or URI, a damaged file, or weights of another network.
+        UserError: for a wrong path or URI, a damaged file, weights of another network, or flags that describe a network
+            which describes itself.
     """
     if _MLFLOW.match(request.model):
+        _refuse_network_flags(request, request.model)
         uri = request.mlflow_uri or default_tracking_uri(request.home())
         return FoundModel(_legal(request.model), PortableModel(None, {}, download_graph(uri, request.model)))
     run = find_run_folder(request.model, request.home())
     if run is not None:
+        _refuse_network_flags(request, f'run "{run.name}"')
         return _model_of_run(run)
     path = Path(request.model).expanduser().absolute()
     if not path.is_file():
         raise UserError(_not_found(request, path))
     if path.suffix == _GRAPH_SUFFIX:
+        _refuse_network_flags(request, str(path))
         return FoundModel(_legal(path.stem), PortableModel(None, {}, read_graph(path)))
     return FoundModel(_legal(path.stem), _model_of_file(path, request, num_classes))
 
@@ -117,9 +122,21 @@ def _model_of_file(path: Path, request: EvaluationRequest, num_classes: int) -> 
             std=request.std or checkpoint.std or IMAGENET_STD,
             input_size=request.input_size,
         )
+    else:
+        _refuse_network_flags(request, str(path))
     model = PortableModel(description, checkpoint.state)
     _check_weights(model, path)
     return model
+
+
+def _refuse_network_flags(request: EvaluationRequest, model: str) -> None:
+    """Refuses flags that would say what the model says itself."""
+    given = [f"--{name.replace('_', '-')}" for name in _NETWORK_FLAGS if getattr(request, name) is not None]
+    if given:
+        raise UserError(
+            f"{', '.join(given)} cannot be changed: {model} says itself what network it is and what its images are "
+            "scaled by. Leave that out; it is for state dicts that do not say."
+        )
 
 
 def _check_weights(model: PortableModel, path: Path) -> None:

@@ -7,6 +7,7 @@ import re
 import shutil
 import tempfile
 from dataclasses import dataclass, replace
+from itertools import count, takewhile
 from pathlib import Path
 from typing import IO, Any
 
@@ -95,10 +96,20 @@ class RunFolder:
         """Returns the effective config that the run was created with."""
         return read_config(self.path / "config.yaml")
 
-    def create(self, config: ExperimentConfig) -> None:
-        """Writes the effective config and the run's identity."""
+    def create(self, config: ExperimentConfig, name: str | None = None) -> None:
+        """Writes the effective config and the run's identity.
+
+        Args:
+            config: the effective config.
+            name: the name without a number, of which this folder is a repeat; None: the folder's own.
+        """
         write_sealed(self.path / "config.yaml", config.to_dict(), _yaml)
-        write_json(self.path / "run.json", {"config_digest": config.digest(), "seed": config.seed})
+        identity = {"name": name or self.name, "config_digest": config.digest(), "seed": config.seed}
+        write_json(self.path / "run.json", identity)
+
+    def repeats(self, name: str) -> bool:
+        """Tells whether this run is one of a name's, and not of another name that ends in a number."""
+        return bool(self.read("run.json").get("name", name) == name)
 
     def hold(self) -> None:
         """Claims the run for this process until it ends.
@@ -192,21 +203,20 @@ def run_name(config: ExperimentConfig) -> str:
 
 def newest_run(home: Path, name: str) -> RunFolder:
     """Returns the highest-numbered run of a name: NAME, NAME-2, NAME-3, ..."""
-    newest = RunFolder(home / "runs" / name)
-    number = 2
-    while RunFolder(home / "runs" / f"{name}-{number}").exists():
-        newest = RunFolder(home / "runs" / f"{name}-{number}")
-        number += 1
-    return newest
+    repeats = [folder for folder in _numbered(home, name) if folder.repeats(name)]
+    return repeats[-1] if repeats else RunFolder(home / "runs" / name)
 
 
 def next_run(home: Path, name: str) -> RunFolder:
     """Returns the first number of a name that has no run yet."""
     newest = newest_run(home, name)
-    if not newest.exists():
-        return newest
-    number = 2 if newest.name == name else int(newest.name.removeprefix(f"{name}-")) + 1
-    return RunFolder(home / "runs" / f"{name}-{number}")
+    return RunFolder(home / "runs" / f"{name}-{len(_numbered(home, name)) + 2}") if newest.exists() else newest
+
+
+def _numbered(home: Path, name: str) -> list[RunFolder]:
+    """Returns the folders NAME-2, NAME-3, ... as far as they exist, repeats of NAME or runs of that very name."""
+    folders = (RunFolder(home / "runs" / f"{name}-{number}") for number in count(2))
+    return list(takewhile(RunFolder.exists, folders))
 
 
 def find_run(config: ExperimentConfig) -> tuple[ExperimentConfig, RunFolder] | None:

@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterator
 
 from distributed_autolora.config import ScalingConfig
+from distributed_autolora.machine import available_cpus
 from distributed_autolora.orchestration.local_cluster import LocalCluster
 
 
@@ -25,7 +26,7 @@ def study_cluster(scaling: ScalingConfig) -> Iterator[int]:
     """
     with contextlib.ExitStack() as stack:
         address = os.environ.get("RAY_ADDRESS")
-        lent = None if address else stack.enter_context(LocalCluster(num_cpus=os.cpu_count() or 1))
+        lent = None if address else stack.enter_context(LocalCluster(num_cpus=available_cpus()))
         if lent is not None:
             os.environ.update(lent.environment())
         # Ray reads the environment when it is imported.

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from distributed_autolora.config import DataConfig, ExperimentConfig, ScalingConfig
 from distributed_autolora.errors import UserError
+from distributed_autolora.machine import available_cpus
 from distributed_autolora.orchestration.folder_lock import last_holder
 from distributed_autolora.orchestration.run_folder import RunFolder
 from distributed_autolora.orchestration.study_folder import DONE, StudyFolder
@@ -137,7 +138,7 @@ def _origin(speed: Speed) -> str:
 
 def _on_this_machine(scaling: ScalingConfig, worker_hours: float) -> str:
     """Returns how long runs take here that are not done yet, as many at a time as there are CPUs for."""
-    at_a_time = max(1, (os.cpu_count() or 1) // (scaling.num_workers * scaling.cpus_per_worker))
+    at_a_time = max(1, available_cpus() // (scaling.num_workers * scaling.cpus_per_worker))
     minutes = 60 * worker_hours / scaling.num_workers / at_a_time
     return (
         f"What is still to do takes about {minutes:.0f} minutes on this machine, {counted(at_a_time, 'run')} at a time."

@@ -58,13 +58,13 @@ def train_run(
     if existing is not None and existing[1].is_finished():
         return _show_finished(existing[1])
     config, folder = existing if existing is not None else _new_run(config, inputs, checked)
-    config = with_name(config, folder)
+    name, config = run_name(config), with_name(config, folder)
     folder.hold()
     try:
         if folder.is_finished():
             return _show_finished(folder)
         if not folder.exists():
-            folder.create(config)
+            folder.create(config, name)
         return _train(config, folder, inputs, dict(tags or {}), callbacks)
     finally:
         folder.release()

@@ -24,8 +24,6 @@ def branch_ratios(study: Study) -> dict[str, str]:
 
 def _of_run(run: StudyRun) -> tuple[float, float]:
     result = run.result or {}
-    if "lora_parameter_ratio" in result and "table3_ratio" in result:
-        return float(result["lora_parameter_ratio"]), float(result["table3_ratio"])
     from distributed_autolora.config import ExperimentConfig
     from distributed_autolora.core.lora import LowRankBranch, parameter_ratio, table3_ratio
     from distributed_autolora.models import build

@@ -55,6 +55,7 @@ SMALL = {"backbone": "small_resnet", "mean": (0.5,), "std": (0.25,)}
             {"model": "other.safetensors", "backbone": "resnet18", "num_classes": 3, "mean": (0.5,)},
             "one entry a channel",
         ),
+        ({"num_classes": 3, "input_size": 64}, "--num-classes, --input-size cannot be changed: .* says itself"),
         ({"data": "nowhere"}, "no folder nowhere"),
         ({"data": None}, "Give --data"),
         ({"epsilon": None}, "Give --epsilon"),

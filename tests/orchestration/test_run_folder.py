@@ -33,7 +33,7 @@ def create(home: Path, config: ExperimentConfig, precision: str) -> RunFolder:
     chosen = with_precision(config, precision)
     folder = next_run(home, run_name(chosen))
     folder.path.mkdir(parents=True)
-    folder.create(chosen)
+    folder.create(chosen, run_name(chosen))
     return folder
 
 
@@ -47,6 +47,20 @@ def test_runs_of_one_name_are_numbered(tmp_path: Path) -> None:
     config = demo(tmp_path, name="mine")
     assert [create(tmp_path, config, "float32").name for _ in range(3)] == ["mine", "mine-2", "mine-3"]
     assert newest_run(tmp_path, "mine").name == "mine-3"
+
+
+def test_a_run_whose_own_name_ends_in_a_number_is_no_repeat_of_another(tmp_path: Path) -> None:
+    first, other = demo(tmp_path, name="mine"), demo(tmp_path, name="mine-2")
+    other = replace(other, optimization=replace(other.optimization, epochs=3))
+    create(tmp_path, first, "float32")
+    create(tmp_path, other, "float32")
+    for config, name in ((first, "mine"), (other, "mine-2")):
+        found = find_run(config)
+        assert found is not None
+        assert found[1].name == name
+    assert create(tmp_path, first, "float32").name == "mine-3", "the next number that is free"
+    assert newest_run(tmp_path, "mine").name == "mine-3"
+    assert newest_run(tmp_path, "mine-2").name == "mine-2"
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)

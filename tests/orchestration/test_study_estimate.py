@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from distributed_autolora.machine import available_cpus
 from distributed_autolora.orchestration.run_folder import RunFolder, write_json
 from distributed_autolora.orchestration.study_estimate import dry_run, dry_run_text, measured_speed
 from distributed_autolora.orchestration.study_plan import plan_final
@@ -91,7 +92,7 @@ def test_arms_of_other_sizes_take_their_own_time_and_what_is_done_takes_none(tmp
     lines = dry_run_text(study, runs, tmp_path).splitlines()
     assert [line.split()[-2] for line in lines if line.startswith("  ")] == [f"{h:.2f}" for h in hours for _ in "01"]
     assert f"In all {2 * sum(hours):.1f} worker-hours." in lines
-    at_a_time = (os.cpu_count() or 1) // (BASE.scaling.num_workers * BASE.scaling.cpus_per_worker) or 1
+    at_a_time = available_cpus() // (BASE.scaling.num_workers * BASE.scaling.cpus_per_worker) or 1
     runs[2].status = runs[3].status = "finished"
     left = f"about {120 * hours[0] / BASE.scaling.num_workers / at_a_time:.0f} minutes on this machine"
     assert left in dry_run_text(study, runs, tmp_path)
