@@ -13,6 +13,7 @@ from distributed_autolora.reporting.history import (
     pixel_fraction,
     value,
 )
+from distributed_autolora.reporting.markdown import NONE
 from distributed_autolora.reporting.masking import masking_sentences
 from distributed_autolora.reporting.statistics import wilson_interval
 
@@ -29,6 +30,9 @@ def run_description(result: dict[str, Any], history: list[dict[str, Any]]) -> st
 def study_description(report: str, length: int) -> str:
     """Returns a study's report for a page that shows no pictures, has no anchors and takes only so much text.
 
+    Such a page sets the columns of a table without any space between them, so tables become lists. The arms of the
+    first, of the accuracies, stand right behind the verdict, whose list has their differences.
+
     Args:
         report: text of report.md.
         length: most characters; what is too long is cut between two paragraphs.
@@ -36,11 +40,29 @@ def study_description(report: str, length: int) -> str:
     end = "The whole report, with its pictures and `results.csv`, is in the folder `report` under Artifacts."
     plain = _LINK_WITHIN.sub(r"\1", report.strip())
     paragraphs = [part for part in plain.split("\n\n") if not part.startswith("![")]
+    accuracies = next((part for part in paragraphs if part.startswith("|")), None)
+    if accuracies is not None:
+        paragraphs.remove(accuracies)
+        header, line, *rows = accuracies.splitlines()
+        arms = _as_list("\n".join([header, line, *(row for row in rows if row.startswith("| **"))]))
+        behind_verdict = next((i + 1 for i, part in enumerate(paragraphs) if part.startswith("- ")), 1)
+        paragraphs[behind_verdict:behind_verdict] = ["Test accuracy in per cent:", arms] if arms else []
+    paragraphs = [_as_list(part) if part.startswith("|") else part for part in paragraphs]
     while paragraphs and len("\n\n".join([*paragraphs, end])) >= length:
         paragraphs.pop()
-    if paragraphs and paragraphs[-1].startswith("#"):
+    if paragraphs and (paragraphs[-1].startswith("#") or paragraphs[-1].endswith(":")):
         paragraphs.pop()
     return "\n\n".join([*paragraphs, end]) + "\n"
+
+
+def _as_list(table: str) -> str:
+    """Returns a Markdown table as one item a row: "- AutoLoRa: natural 88.3, PGD-10 79.1"; empty rows are left out."""
+    header, _, *rows = ([cell.strip() for cell in line.strip("|").split(" | ")] for line in table.splitlines())
+    items = []
+    for label, *values in rows:
+        known = [f"{name} {value}" for name, value in zip(header[1:], values, strict=True) if value != NONE]
+        items += [f"- {label}: {', '.join(known)}"] if known else []
+    return "\n".join(items)
 
 
 def _what(result: dict[str, Any]) -> str:

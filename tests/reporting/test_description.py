@@ -33,7 +33,24 @@ def test_a_study_is_described_by_whole_paragraphs_of_its_report_without_pictures
     assert "![" not in text
     assert "](#" not in text, "a link within the page leads to nowhere on a tracker's page"
     assert "folder `report` under Artifacts" in end
-    kept = [part for part in re.sub(r"\[(.+?)\]\(#.*?\)", r"\1", report).strip().split("\n\n") if part[:2] != "!["]
-    assert body == kept[: len(body)]
-    assert (len(body) == len(kept)) == (length == 100_000)
+    plain = re.sub(r"\[(.+?)\]\(#.*?\)", r"\1", report).strip()
+    kept = [part for part in plain.split("\n\n") if part[0] not in "!|"]
+    added = [part for part in body if part not in kept]
+    assert [part for part in body if part in kept] == kept[: len(body) - len(added)]
     assert not body[-1].startswith("#")
+    assert not body[-1].endswith(":")
+
+
+def test_a_study_s_page_has_the_accuracies_of_every_arm_behind_the_verdict_as_a_list() -> None:
+    report = REPORT.read_text()
+    text = study_description(report, 100_000)
+    assert "|" not in text.replace("\\|", "")
+    _, _, *rows = next(part for part in report.split("\n\n") if part.startswith("|")).splitlines()
+    arms = [row.split("|")[1:-1] for row in rows if row.startswith("| **")]
+    shown = [arm for arm in arms if {cell.strip() for cell in arm[1:]} != {"-"}]
+    items = text[text.index("Test accuracy in per cent:") :].split("\n\n")[1].splitlines()
+    assert len(items) == len(shown) > 10
+    for item, (arm, natural, *_) in zip(items, shown, strict=True):
+        assert item.startswith(f"- {arm.strip()}: natural {natural.strip()}, PGD-10 ")
+    assert "Test accuracy in" not in study_description("# A study\n\n| % | natural |\n| - | - |\n| **A** | - |\n", 999)
+    assert text.index("- Natural accuracy: ") < text.index(items[0]) < text.index("\n## ")
