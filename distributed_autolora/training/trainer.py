@@ -186,8 +186,10 @@ class Trainer:
             self.train_step(batch, x, y, epoch, progress.sums, progress.timer)
             progress.step += 1
             after_step()
-        self.check_weights(epoch)
-        return progress.sums.means()
+        # On a GPU this waits for the kernels of the last steps: their time belongs to training.
+        with progress.timer.phase("step"):
+            self.check_weights(epoch)
+            return progress.sums.means()
 
     def check_weights(self, epoch: int) -> None:
         """Refuses to go on, and to write a checkpoint, after a step that broke the weights.
