@@ -50,9 +50,9 @@ class StudyRun:
     history: list[dict[str, Any]] = field(default_factory=list)
     result: dict[str, Any] | None = None
     evaluation: dict[str, Any] | None = None
-    """Of all evaluations together."""
-    evaluation_folders: tuple[Path, ...] = ()
-    """Where they are; where two judged by the same attack the first counts."""
+    """Of all evaluations together, and "versions": by accuracy, the packages that it was judged with."""
+    evaluation_outcomes: tuple[Path, ...] = ()
+    """Their files of outcomes; where two judged by the same attack the first counts."""
 
     @property
     def counts(self) -> dict[str, AccuracyCounts]:
@@ -193,15 +193,38 @@ def _run(folder: Path, entry: dict[str, Any], attack_images: int | None) -> Stud
         history=(_read(home / "history.json") if home else None) or [],
         result=_read(home / "result.json") if home else None,
         evaluation=_together(list(evaluations.values())),
-        evaluation_folders=tuple(evaluations),
+        evaluation_outcomes=tuple(evaluations),
     )
 
 
 def _evaluations(home: Path, attack_images: int | None) -> dict[Path, dict[str, Any]]:
-    """Returns a run's evaluations: on as many images as the study asked for, then on all."""
+    """Returns a run's evaluations by their files of outcomes: on as many images as the study asked for, then on all."""
     subset = [] if attack_images is None else [home / f"evaluation-{attack_images}-images"]
-    read = {folder: _read(folder / "evaluation.json") for folder in (*subset, home / "evaluation")}
-    return {folder: content for folder, content in read.items() if content is not None}
+    return {file: content for folder in (*subset, home / "evaluation") for file, content in _in_folder(folder)}
+
+
+def _in_folder(folder: Path) -> list[tuple[Path, dict[str, Any]]]:
+    """Returns the evaluations that count of those that a folder keeps, the newest first.
+
+    None is of other images or limits than the oldest, the study's own, and each has an accuracy that no newer one has.
+    """
+    kept = sorted(folder.glob("evaluation-*.json"), key=lambda file: file.stat().st_mtime, reverse=True)
+    read = [(file, content) for file in (folder / "evaluation.json", *kept) if (content := _read(file)) is not None]
+    counting: list[tuple[Path, dict[str, Any]]] = []
+    known: set[str] = set()
+    for file, content in read:
+        accuracies = set(content.get("accuracies") or ())
+        if _question(content) == _question(read[-1][1]) and not accuracies <= known:
+            known |= accuracies
+            counting.append((file.with_name(f"{file.stem.replace('evaluation', 'outcomes')}.parquet"), content))
+    return counting
+
+
+def _question(evaluation: dict[str, Any]) -> list[Any]:
+    """Returns what evaluations have in common whose accuracies may stand side by side."""
+    common = ("threat_model", "test_images", "model_digest", "data_digest", "image_size")
+    is_subset = evaluation.get("test_images") != evaluation.get("test_images_available")
+    return [*map(evaluation.get, common), evaluation.get("seed") if is_subset else None]  # the seed draws the subset
 
 
 def _together(evaluations: list[dict[str, Any]]) -> dict[str, Any] | None:
@@ -211,6 +234,9 @@ def _together(evaluations: list[dict[str, Any]]) -> dict[str, Any] | None:
     joined = {key: value for part in reversed(evaluations) for key, value in part.items()}
     for key in ("accuracies", "labels"):
         joined[key] = {name: value for part in reversed(evaluations) for name, value in (part.get(key) or {}).items()}
+    joined["versions"] = {
+        name: part.get("package_versions") for part in reversed(evaluations) for name in part.get("accuracies") or ()
+    }
     joined["sanity"] = [check for part in evaluations for check in part.get("sanity") or []]
     return joined
 

@@ -20,7 +20,7 @@ def pooled_outcomes(study: Study) -> Any:
     """Returns one Arrow table of all judged final runs, None where no run kept its outcomes.
 
     Columns: arm, seed, run, then those of a run's outcomes.parquet (row, row_id, label, <attack>_prediction) and of
-    its evaluation (robust/<attack>, broken_by), null for images or runs that were not evaluated.
+    its evaluations (robust/<attack>, broken_by), null for images or runs that were not evaluated.
     """
     import pyarrow as pa
 
@@ -93,10 +93,8 @@ def _of_run(run: StudyRun) -> Any:
     import pyarrow.parquet as pq
 
     own = pq.read_table(_folder(run) / _FILE)
-    for evaluated in run.evaluation_folders:
-        if not (evaluated / _FILE).is_file():
-            continue
-        extra = pq.read_table(evaluated / _FILE)
+    for evaluated in filter(Path.is_file, run.evaluation_outcomes):
+        extra = pq.read_table(evaluated)
         places = dict(zip(extra["row_id"].to_pylist(), range(len(extra)), strict=True))
         indices = pa.array([places.get(name) for name in own["row_id"].to_pylist()], pa.int64())
         for name in extra.column_names:

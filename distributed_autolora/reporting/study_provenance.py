@@ -9,8 +9,9 @@ from typing import Any
 from distributed_autolora.reporting.history import attack_label
 from distributed_autolora.reporting.markdown import counted, listed, per_cent
 from distributed_autolora.reporting.study import APGD, AUTOATTACK, Study, StudyRun
-from distributed_autolora.reporting.study_outcomes import disagreements
+from distributed_autolora.reporting.study_outcomes import disagreements, right
 from distributed_autolora.reporting.study_schedules import chosen_settings
+from distributed_autolora.reporting.study_tables import metric_label
 
 _PACKAGES = ("distributed-autolora", "torch", "torchvision", "ray", "mlflow", "scipy", "pyautoattack")
 
@@ -31,7 +32,7 @@ def warnings(study: Study, pooled: Any) -> list[str]:
         if failed and study.judged(arm.name):
             trials = f"{counted(failed, 'trial')} of the search for {arm.label} failed"
             lines.append(f"{trials[0].upper()}{trials[1:]}: its settings were chosen among the others.")
-    lines += _splits_apart(study)
+    lines += _splits_apart(study) + _images_apart(study, pooled)
     attacks = {run.attack for run in study.runs if run.attack}
     if len(attacks) > 1:
         lines.append(
@@ -57,8 +58,7 @@ def reproduction(study: Study, pooled: Any) -> str:
                 "- every run's counts, settings, status and cost: `results.csv`\n"
                 "- validation accuracies, schedules, seconds and passes by epoch: `../runs/RUN/history.json`\n"
                 "- the config of a run, to train it again: `../runs/RUN/config.yaml`\n"
-                f"- {_judgement(study)}: `evaluation.json` and `outcomes.parquet` in "
-                f"`../runs/RUN/{_evaluation_folder(study)}`",
+                f"- {_judgement(study)}: {_evaluation_files(study)}",
                 f"Settings that the search chose:\n\n{chosen}" if chosen else "",
                 f"Data split (SHA-256): {', '.join(f'`{digest}`' for digest in digests) or 'no run has one yet'}. "
                 f"Written with {_versions()}.{_evaluated_with(study)}",
@@ -97,14 +97,28 @@ def _splits_apart(study: Study) -> list[str]:
     return [f"{which} do not share one data split: their accuracies are not comparable."]
 
 
+def _images_apart(study: Study, pooled: Any) -> list[str]:
+    """Returns a line for every accuracy whose runs were judged on different images."""
+    runs = [(arm.name, run.seed) for arm in study.arms for run in study.judged(arm.name)]
+    lines = []
+    for metric in study.metrics:
+        found = [judged for arm, seed in runs if (judged := right(pooled, arm, seed, metric)) is not None]
+        if len({frozenset(rows) for rows, _ in found}) > 1:
+            lines.append(f"The runs were not judged on the same images ({metric_label(metric)}): do not compare these.")
+    return lines
+
+
 def _judgement(study: Study) -> str:
     """Returns the name of the attacks that judged beside the runs' own."""
     return "APGD" if APGD in study.metrics and AUTOATTACK not in study.metrics else "AutoAttack"
 
 
-def _evaluation_folder(study: Study) -> str:
-    names = dict.fromkeys(folder.name for run in study.runs for folder in run.evaluation_folders)
-    return next(iter(names), "evaluation")
+def _evaluation_files(study: Study) -> str:
+    files = [file for run in study.runs for file in run.evaluation_outcomes]
+    folder = next((file.parent.name for file in files), "evaluation")
+    is_kept = any(file.name != "outcomes.parquet" for file in files)
+    earlier = ", and earlier ones as `evaluation-DIGEST.json` and `outcomes-DIGEST.parquet`" if is_kept else ""
+    return f"`evaluation.json` and `outcomes.parquet` in `../runs/RUN/{folder}`{earlier}"
 
 
 def _versions() -> str:
@@ -118,9 +132,7 @@ def _versions() -> str:
 
 
 def _evaluated_with(study: Study) -> str:
-    versions = {
-        ", ".join(f"{name} {version}" for name, version in sorted(run.evaluation["package_versions"].items()))
-        for run in study.runs
-        if run.evaluation and run.evaluation.get("package_versions")
-    }
+    attack = APGD if _judgement(study) == "APGD" else AUTOATTACK
+    found = [run.evaluation["versions"].get(attack) for run in study.runs if run.evaluation]
+    versions = {", ".join(f"{name} {one}" for name, one in sorted(versions.items())) for versions in found if versions}
     return f" {_judgement(study)} ran with {'; '.join(sorted(versions))}." if versions else ""
