@@ -37,6 +37,11 @@ def _hidden(part: re.Match[str]) -> str:
     return part[0] if is_plain else f"{part['name']}=***"
 
 
+def first_line(error: BaseException) -> str:
+    """Returns the first line of an error's message; its type where it has none."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
 class UserError(Exception):
     """Input or circumstances that only the user can change; its message is one readable line."""
 
@@ -60,7 +65,7 @@ def kind_of(error: Exception) -> type[UserError]:
 
 def cannot_write(path: object, error: Exception) -> StorageError:
     """Returns what people are told when a file of a run cannot be written, as on a full disk."""
-    reason = getattr(error, "strerror", None) or (str(error).strip() or type(error).__name__).splitlines()[0]
+    reason = getattr(error, "strerror", None) or first_line(error)
     return StorageError(
         f"{path} cannot be written ({reason}). Free some space, or bring its disk back; the same command goes on from "
         "the last checkpoint."

@@ -13,7 +13,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.fs
 
-from distributed_autolora.errors import UserError, kind_of
+from distributed_autolora.errors import UserError, first_line, kind_of
 
 HOW_TO_WRITE = "jobs/prepare_data.py writes such files"
 _SPLITS = ("train", "test")
@@ -149,8 +149,7 @@ def writable(where: str) -> Iterator[None]:
 
 def one_line(error: BaseException) -> str:
     """Returns the first line of an error's message without its final full stop."""
-    lines = str(error).strip().splitlines()
-    return (lines[0] if lines else type(error).__name__).rstrip(". ")
+    return first_line(error).rstrip(". ")
 
 
 def _list(filesystem: Any, path: str) -> list[Any]:

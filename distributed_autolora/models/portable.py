@@ -16,7 +16,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from distributed_autolora.errors import UserError
+from distributed_autolora.errors import UserError, first_line
 from distributed_autolora.models.classifier import Classifier, build
 from distributed_autolora.models.graph_safety import refuse_code, tensors_only
 
@@ -179,8 +179,7 @@ def _load_program(graph: bytes) -> torch.export.ExportedProgram:
             warnings.simplefilter("ignore")
             return torch.export.load(io.BytesIO(graph))
     except (RuntimeError, ValueError, KeyError, EOFError, OSError, pickle.UnpicklingError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise UserError(f"This is no complete file of torch.export ({reason}). {_AGAIN}") from None
+        raise UserError(f"This is no complete file of torch.export ({first_line(error)}). {_AGAIN}") from None
 
 
 def _graph_input_shape(graph: bytes) -> tuple[Any, ...]:

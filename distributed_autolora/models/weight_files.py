@@ -129,9 +129,7 @@ def _read(where: str) -> bytes:
         return path.read_bytes()
     # pyarrow's own errors are OSError, ValueError and NotImplementedError as well.
     except (OSError, ValueError, NotImplementedError) as error:
-        raise kind_of(error)(
-            f"Weights: {where} cannot be read ({_first_line(error)}). Check the path or URI."
-        ) from None
+        raise kind_of(error)(f"Weights: {where} cannot be read ({_reason(error)}). Check the path or URI.") from None
 
 
 def _check_digest(where: str, found: str, given: str | None) -> None:
@@ -188,12 +186,12 @@ def _torch(where: str, data: bytes, vouched_for: bool, allow_pickle: bool, pickl
 
 def _damaged(where: str, error: BaseException) -> UserError:
     return UserError(
-        f"Weights: {where} cannot be read ({_first_line(error)}). "
+        f"Weights: {where} cannot be read ({_reason(error)}). "
         "Is the file complete, and a safetensors or torch state dict?"
     )
 
 
-def _first_line(error: BaseException) -> str:
+def _reason(error: BaseException) -> str:
     # PyTorch advises to execute the file before it says what is wrong with it.
     lines = str(error).rpartition("WeightsUnpickler error:")[2].strip().splitlines()
     return lines[0][:200] if lines else type(error).__name__

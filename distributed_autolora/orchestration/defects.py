@@ -12,7 +12,7 @@ from pathlib import Path
 from types import TracebackType
 
 from distributed_autolora.config import RunConfig, output_home
-from distributed_autolora.errors import masked
+from distributed_autolora.errors import first_line, masked
 
 
 def tell_defect(
@@ -20,7 +20,7 @@ def tell_defect(
 ) -> None:
     """Says it in one line on stderr, after the stack trace where that is wanted: a hook for `sys.excepthook`."""
     trace = stack_trace(error)
-    what = masked((str(error).strip() or "no message").splitlines()[0])
+    what = masked(first_line(error))
     line = f"error: a defect of this program ({type(error).__name__}: {what})."
     kept = _keep(trace)
     where = f" Its stack trace is in {kept}; --debug prints it. Report it with the command." if kept else ""

@@ -13,6 +13,7 @@ from ray.util.placement_group import placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from distributed_autolora.config import ScalingConfig
+from distributed_autolora.errors import first_line
 from distributed_autolora.orchestration.doctor_findings import Place
 
 _CONNECT_S = 60
@@ -80,8 +81,7 @@ def _meet(peers: list[Any], backend: str, size: int, start_s: float) -> RoundTri
         return RoundTrip(backend=backend, places=places, problem=problem)
     except ray.exceptions.RayError as error:
         cause = getattr(error, "cause", None) or error
-        said = (str(cause).strip() or type(cause).__name__).splitlines()[0]
-        return RoundTrip(backend=backend, places=places, problem=f"they did not {doing}: {said}")
+        return RoundTrip(backend=backend, places=places, problem=f"they did not {doing}: {first_line(cause)}")
     if not all(is_right for _, is_right in sums):
         return RoundTrip(backend=backend, places=places, problem="the sums are wrong")
     return RoundTrip(backend=backend, places=places, milliseconds=max(ms for ms, _ in sums))

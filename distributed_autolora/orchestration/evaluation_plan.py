@@ -22,7 +22,7 @@ from distributed_autolora.data.parquet import ImageTable
 from distributed_autolora.data.parquet_reading import with_protocol
 from distributed_autolora.data.splits import stratified_subset
 from distributed_autolora.data.storage import data_digest, is_uri
-from distributed_autolora.errors import UserError
+from distributed_autolora.errors import UserError, first_line
 from distributed_autolora.evaluation.attacks import parse, parts_for
 from distributed_autolora.evaluation.chunks import Chunk, cut
 from distributed_autolora.orchestration.evaluation_folder import EvaluationFolder
@@ -196,10 +196,9 @@ def _check_model(found: FoundModel, images: ImageSource, num_classes: int) -> No
         with torch.no_grad():
             logits = found.model.build()(x)
     except (RuntimeError, AssertionError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise UserError(
-            f"The model {found.name} does not take images of {shape} ({reason[:120]}). Give its --mean and --std (one "
-            "entry a channel) and its --image-size."
+            f"The model {found.name} does not take images of {shape} ({first_line(error)[:120]}). Give its --mean "
+            "and --std (one entry a channel) and its --image-size."
         ) from None
     if logits.shape != (2, num_classes):
         raise UserError(

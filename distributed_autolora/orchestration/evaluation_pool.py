@@ -10,7 +10,7 @@ from typing import Any
 import ray
 import ray.exceptions
 
-from distributed_autolora.errors import RunFailedError, UserError
+from distributed_autolora.errors import RunFailedError, UserError, first_line
 from distributed_autolora.orchestration.evaluation_worker import Assignment, Judge
 
 _MAX_TRIES = 3
@@ -124,7 +124,7 @@ class Pool:
             self._failed_starts += 1
             if self._failed_starts >= _MAX_TRIES:
                 raise RunFailedError(
-                    f"{_MAX_TRIES} workers died at their start ({_first_line(error)}): does every node have this "
+                    f"{_MAX_TRIES} workers died at their start ({first_line(error)}): does every node have this "
                     "package and its dependencies? Finished chunks are kept."
                 ) from error
             self._start()
@@ -139,7 +139,7 @@ class Pool:
         task.tries += 1
         if task.tries >= _MAX_TRIES:
             raise RunFailedError(
-                f"{task.what} was lost with its worker {_MAX_TRIES} times ({_first_line(error)}): is there enough "
+                f"{task.what} was lost with its worker {_MAX_TRIES} times ({first_line(error)}): is there enough "
                 "memory? Finished chunks are kept; a smaller --chunk-size needs less."
             ) from error
         return task
@@ -151,10 +151,6 @@ def _for_people(error: ray.exceptions.RayTaskError) -> UserError:
     if isinstance(cause, UserError):
         return cause
     return RunFailedError(
-        f"A worker failed ({type(cause).__name__}: {_first_line(cause)}). Finished chunks are kept; the same "
+        f"A worker failed ({type(cause).__name__}: {first_line(cause)}). Finished chunks are kept; the same "
         "command goes on with the others."
     )
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

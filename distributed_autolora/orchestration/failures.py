@@ -12,7 +12,7 @@ from typing import Any
 from ray.exceptions import RayActorError
 from ray.train import ControllerError, TrainingFailedError, UserCallback
 
-from distributed_autolora.errors import RunFailedError, StorageError, UserError
+from distributed_autolora.errors import RunFailedError, StorageError, UserError, first_line
 from distributed_autolora.orchestration.run_folder import RunFolder, write_text
 
 _STORY = "error.txt"
@@ -58,10 +58,9 @@ def failure_for_people(error: TrainingFailedError | RayActorError, folder: RunFo
         return cause
     write_text(folder.path / _STORY, "".join(traceback.format_exception(cause)))
     who = "controller" if cause is error else f"worker {rank}" if rank is not None else type(cause).__name__
-    what = (str(cause).strip() or type(cause).__name__).splitlines()[0]
     return RunFailedError(
-        f"Training failed ({who}: {what}). Everything is in {folder.path / _STORY}; the same command goes on "
-        "from the last checkpoint."
+        f"Training failed ({who}: {first_line(cause)}). Everything is in {folder.path / _STORY}; the same command "
+        "goes on from the last checkpoint."
     )
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from distributed_autolora.errors import UserError, masked, masked_uri
+from distributed_autolora.errors import UserError, first_line, masked, masked_uri
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -155,4 +155,4 @@ def problem_of(error: Exception) -> str:
     for sign, plain in _PLAIN_PROBLEMS.items():
         if sign in text:
             return plain
-    return truncated((text.strip() or type(error).__name__).splitlines()[0], 200)
+    return truncated(masked(first_line(error)), 200)
