@@ -28,6 +28,7 @@ from distributed_autolora.training.cost import epoch_passes
 from distributed_autolora.training.loop import fit
 from distributed_autolora.training.task_data import TaskData
 from distributed_autolora.training.trainer import Trainer
+from distributed_autolora.writing import whole_file
 
 FAST, FLOAT32 = "fast", "float32"
 PATHS = {
@@ -142,9 +143,8 @@ def train_and_judge(task: Task) -> dict[str, Any]:
         "seconds_of_training": trained - start,
         "seconds": time.perf_counter() - start,
     }
-    unfinished = task.place / ".result.json"
-    unfinished.write_text(json.dumps(found, indent=2) + "\n")
-    os.replace(unfinished, task.place / "result.json")
+    with whole_file(task.place / "result.json") as unfinished:
+        unfinished.write_text(json.dumps(found, indent=2) + "\n")
     return found
 
 

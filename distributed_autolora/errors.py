@@ -64,11 +64,10 @@ def kind_of(error: Exception) -> type[UserError]:
 
 
 def cannot_write(path: object, error: Exception) -> StorageError:
-    """Returns what people are told when a file of a run cannot be written, as on a full disk."""
+    """Returns what people are told when a file that a program leaves cannot be written, as on a full disk."""
     reason = getattr(error, "strerror", None) or first_line(error)
     return StorageError(
-        f"{path} cannot be written ({reason}). Free some space, or bring its disk back; the same command goes on from "
-        "the last checkpoint."
+        f"{path} cannot be written ({reason}). Free some space, or bring its disk back; the same command then goes on."
     )
 
 

@@ -21,6 +21,7 @@ LEVELS = {
     "machine": 0,
     "core": 0,
     "config_reading": 1,
+    "writing": 1,
     "config_ranges": 1,
     "config_sections": 1,
     "config": 2,
@@ -42,7 +43,7 @@ DOORS = {
     "pyautoattack": f"{PACKAGE}.evaluation.autoattack",
 }
 STANDARD = (*sorted(sys.stdlib_module_names), PACKAGE)
-DESCRIPTIONS = ("errors", "config_reading", "config_sections", "config", "recipes", "studies")
+DESCRIPTIONS = ("errors", "writing", "config_reading", "config_sections", "config", "recipes", "studies")
 # What modules of these layers may import, at their top or inside a function.
 OUTSIDE = {**dict.fromkeys(DESCRIPTIONS, STANDARD), "core": (*STANDARD, "torch")}
 # Layers whose import must bring none of these along, in the order in which a fresh interpreter imports them.

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import itertools
-import os
+import tempfile
 import warnings
 from collections.abc import Iterable
 from pathlib import Path
@@ -20,6 +21,7 @@ from distributed_autolora.models.portable import (
     read_graph,
 )
 from distributed_autolora.models.weights import read_weights, save_weights
+from distributed_autolora.writing import whole_file, writing
 
 TOLERANCE = 1e-5
 """Largest difference of a logit, absolute and relative, between a model and its reloaded export."""
@@ -41,22 +43,21 @@ def export_model(model: PortableModel, folder: Path, batches: Iterable[Tensor]) 
 
     Raises:
         RunFailedError: when a reloaded model computes something else.
-        OSError: when the folder cannot be written.
+        StorageError: when a file cannot be written.
     """
     images = iter(batches)
     first = next(images)
-    unfinished = {name: folder / f".{os.getpid()}.{name}" for name in (WEIGHTS_FILE, GRAPH_FILE)}
-    try:
-        reloaded = _write(model, unfinished, first)
+    with writing(folder):
+        unfinished = tempfile.TemporaryDirectory(prefix=".export-", dir=folder, ignore_cleanup_errors=True)
+    with unfinished as place:
+        reloaded = _write(model, Path(place), first)
         own, differences = model.build(), dict.fromkeys(reloaded, 0.0)
         for x in itertools.chain([first], images):  # one pass: a test set may be larger than the memory
             for name, copy in reloaded.items():
                 differences[name] = max(differences[name], largest_difference(own, copy, x, folder / name))
         for name in reloaded:
-            os.replace(unfinished[name], folder / name)
-    finally:
-        for path in unfinished.values():
-            path.unlink(missing_ok=True)
+            with writing(folder / name):
+                Path(place, name).replace(folder / name)
     return differences
 
 
@@ -70,6 +71,7 @@ def export_graph(model: nn.Module, example: Tensor, path: Path) -> None:
 
     Raises:
         ValueError: for a model that still has a low-rank branch.
+        StorageError: when the file cannot be written.
     """
     if any(isinstance(module, LowRankBranch) for module in model.modules()):
         raise ValueError("the model still has its low-rank branch")
@@ -79,7 +81,10 @@ def export_graph(model: nn.Module, example: Tensor, path: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         program = torch.export.export(model.eval(), (pair,), dynamic_shapes=((({0: batch}),)))
-        torch.export.save(program, path)
+        content = io.BytesIO()
+        torch.export.save(program, content)
+    with whole_file(path) as file:
+        file.write_bytes(content.getvalue())
 
 
 def largest_difference(model: nn.Module, copy: nn.Module, x: Tensor, what: Path) -> float:
@@ -118,17 +123,18 @@ def load_weights_file(path: Path) -> PortableModel:
     return PortableModel(description, read_weights(path))
 
 
-def _write(model: PortableModel, files: dict[str, Path], example: Tensor) -> dict[str, nn.Module]:
+def _write(model: PortableModel, folder: Path, example: Tensor) -> dict[str, nn.Module]:
     """Writes the files and returns what they hold when read again."""
-    description = model.description
+    description, graph, weights = model.description, folder / GRAPH_FILE, folder / WEIGHTS_FILE
     if description is None:
-        files[GRAPH_FILE].write_bytes(model.graph)
-        return {GRAPH_FILE: PortableModel(None, {}, read_graph(files[GRAPH_FILE])).build()}
-    save_weights(model.weights, files[WEIGHTS_FILE], _metadata(description))
-    export_graph(model.build(), example, files[GRAPH_FILE])
+        with whole_file(graph) as file:
+            file.write_bytes(model.graph)
+        return {GRAPH_FILE: PortableModel(None, {}, read_graph(graph)).build()}
+    save_weights(model.weights, weights, _metadata(description))
+    export_graph(model.build(), example, graph)
     return {
-        WEIGHTS_FILE: load_weights_file(files[WEIGHTS_FILE]).build(),
-        GRAPH_FILE: PortableModel(None, {}, read_graph(files[GRAPH_FILE])).build(),
+        WEIGHTS_FILE: load_weights_file(weights).build(),
+        GRAPH_FILE: PortableModel(None, {}, read_graph(graph)).build(),
     }
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
 from pathlib import Path
 
 import safetensors.torch
@@ -11,9 +9,10 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from distributed_autolora.errors import UserError, cannot_write
+from distributed_autolora.errors import UserError
 from distributed_autolora.models.checkpoint_formats import Checkpoint, checkpoint_of
 from distributed_autolora.models.weight_files import TENSORS_OR_TRUST, open_weights
+from distributed_autolora.writing import whole_file
 
 _COUNTER = "num_batches_tracked"
 """Buffer of a batch norm that files from before PyTorch 0.4.1 lack, and that decides nothing here."""
@@ -85,7 +84,7 @@ def save_weights(state: dict[str, Tensor], path: Path, metadata: dict[str, str] 
     """Writes a state dict as safetensors, whole or not at all.
 
     Raises:
-        OSError: when the folder cannot be written.
+        StorageError: when it cannot be written.
     """
     whole: dict[str, Tensor] = {}
     written: set[int] = set()
@@ -94,14 +93,8 @@ def save_weights(state: dict[str, Tensor], path: Path, metadata: dict[str, str] 
         # safetensors refuses tensors that share their memory, as tied weights do.
         whole[name] = tensor.clone() if tensor.data_ptr() in written else tensor
         written.add(tensor.data_ptr())
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
+    with whole_file(path, SafetensorError) as unfinished:
         safetensors.torch.save_file(whole, unfinished, metadata=metadata)
-        os.replace(unfinished, path)
-    except (OSError, SafetensorError) as error:
-        with contextlib.suppress(OSError):  # as on a read-only disk, where there is nothing to remove
-            unfinished.unlink(missing_ok=True)
-        raise cannot_write(path, error) from error
 
 
 def _matched(location: str | Path, own: dict[str, Tensor], given: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +16,7 @@ from distributed_autolora.evaluation.chunks import Chunk, Columns
 from distributed_autolora.orchestration.folder_lock import lock_folder
 from distributed_autolora.orchestration.run_folder import check_writable, write_json
 from distributed_autolora.orchestration.whole_files import read_json
+from distributed_autolora.writing import whole_file, writing
 
 RESULT_FILE, OUTCOMES_FILE = "evaluation.json", "outcomes.parquet"
 _SECONDS = b"seconds"
@@ -43,7 +42,8 @@ class EvaluationFolder:
             UserError: when another live process holds it, or it cannot be written.
         """
         check_writable(self.path, flag="--output")
-        self.chunks.mkdir(parents=True, exist_ok=True)
+        with writing(self.chunks):
+            self.chunks.mkdir(parents=True, exist_ok=True)
         lock = lock_folder(
             self.path,
             what=f"The evaluation in {self.path}",
@@ -59,7 +59,11 @@ class EvaluationFolder:
         return result if result is not None and result.get("digest") == self.digest else None
 
     def write_chunk(self, chunk: Chunk, columns: Columns, seconds: float) -> None:
-        """Keeps a finished chunk, whole or not at all."""
+        """Keeps a finished chunk, whole or not at all.
+
+        Raises:
+            StorageError: when it cannot be written.
+        """
         table = pa.table(columns).replace_schema_metadata({_SECONDS: repr(seconds).encode()})
         _write_parquet(self._chunk_file(chunk), table)
 
@@ -93,6 +97,9 @@ class EvaluationFolder:
         Args:
             result: of `evaluation.json`.
             outcomes: columns of `outcomes.parquet`, in the order of the test table.
+
+        Raises:
+            StorageError: when a file cannot be written.
         """
         earlier = self._any_result()
         if earlier is not None and earlier.get("digest") != self.digest:
@@ -101,7 +108,8 @@ class EvaluationFolder:
                 stem, dot, suffix = name.partition(".")
                 if (self.path / name).is_file():
                     kept = f"{stem}-{str(earlier.get('digest'))[:8]}{dot}{suffix}"
-                    shutil.move(self.path / name, self.path / kept)
+                    with writing(self.path / kept):
+                        (self.path / name).replace(self.path / kept)
         _write_parquet(self.path / OUTCOMES_FILE, pa.table(outcomes))
         write_json(self.path / RESULT_FILE, {**result, "digest": self.digest})
 
@@ -126,6 +134,5 @@ def joined(parts: list[Columns]) -> Columns:
 
 
 def _write_parquet(path: Path, table: Any) -> None:
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-    pq.write_table(table, unfinished, write_page_checksum=True)
-    os.replace(unfinished, path)
+    with whole_file(path, pa.ArrowException) as unfinished:
+        pq.write_table(table, unfinished, write_page_checksum=True)

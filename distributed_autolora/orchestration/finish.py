@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,7 +14,6 @@ import pyarrow.parquet as pq
 import torch
 
 from distributed_autolora.config import ExperimentConfig
-from distributed_autolora.errors import cannot_write
 from distributed_autolora.models import Classifier, build, read_weights, save_weights
 from distributed_autolora.orchestration import mlflow_tracking
 from distributed_autolora.orchestration.run_folder import RunFolder, config_text, write_json
@@ -24,6 +22,7 @@ from distributed_autolora.reporting.run_figure import curves_figure
 from distributed_autolora.reporting.samples_figure import samples_figure
 from distributed_autolora.reporting.terminal import result_table
 from distributed_autolora.training.cost import total_cost
+from distributed_autolora.writing import whole_file
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -136,21 +135,15 @@ def _plain_classifier(config: ExperimentConfig, num_classes: int) -> Classifier:
 
 
 def _save_figure(figure: Figure, path: Path) -> None:
-    try:
-        figure.savefig(path)
-    except OSError as error:
-        raise cannot_write(path, error) from error
+    with whole_file(path) as unfinished:
+        figure.savefig(unfinished, format=path.suffix[1:])
 
 
 def _save_outcomes(folder: RunFolder, outcomes: dict[str, Any], row_ids: Sequence[str]) -> None:
     """Writes what became of every test image, in the order of the test table; the file whole or not at all."""
     columns = {"row": outcomes["row"], "row_id": [row_ids[row] for row in outcomes["row"]], **outcomes}
-    unfinished = folder.path / f".outcomes.parquet.{os.getpid()}"
-    try:
+    with whole_file(folder.path / "outcomes.parquet", pa.ArrowException) as unfinished:
         pq.write_table(pa.table(columns), unfinished)
-        os.replace(unfinished, folder.path / "outcomes.parquet")
-    except OSError as error:
-        raise cannot_write(folder.path / "outcomes.parquet", error) from error
 
 
 def _save_model(config: ExperimentConfig, folder: RunFolder, weights: dict[str, Any], num_classes: int) -> None:

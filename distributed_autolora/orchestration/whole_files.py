@@ -5,7 +5,6 @@ What a later start needs of such a secret is kept beside them, in one file that 
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import re
@@ -13,7 +12,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from distributed_autolora.errors import cannot_write, masked, masked_uri
+from distributed_autolora.errors import masked, masked_uri
+from distributed_autolora.writing import whole_file
 
 SECRETS_FILE = "secrets.json"
 """Texts with the secrets of their URIs, by the form without; for its owner alone (mode 0600)."""
@@ -136,14 +136,8 @@ def _secrets(file: Path) -> dict[str, str]:
 
 
 def _replace(path: Path, text: str, mode: int) -> None:
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
+    with whole_file(path) as unfinished:
         unfinished.unlink(missing_ok=True)
         descriptor = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
         with os.fdopen(descriptor, "w") as file:
             file.write(text)
-        os.replace(unfinished, path)
-    except OSError as error:
-        with contextlib.suppress(OSError):  # as on a read-only or vanished disk, where there is nothing to remove
-            unfinished.unlink(missing_ok=True)
-        raise cannot_write(path, error) from error

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +16,7 @@ from distributed_autolora.reporting.study_figures import accuracies_figure, cost
 from distributed_autolora.reporting.study_figures import similarity_figure as similarity
 from distributed_autolora.reporting.study_outcomes import pooled_outcomes
 from distributed_autolora.reporting.study_text import report_text
+from distributed_autolora.writing import whole_file, writing
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -40,10 +40,12 @@ def write_report(study_folder: Path) -> Path:
 
     Raises:
         UserError: when the folder holds no study, or one of its files is corrupt.
+        StorageError: when a file of the report cannot be written.
     """
     study = load_study(study_folder)
     report = study_folder / "report"
-    report.mkdir(exist_ok=True)
+    with writing(report):
+        report.mkdir(exist_ok=True)
     pooled = pooled_outcomes(study)
     _write_outcomes(report / "outcomes.parquet", pooled)
     figures = [name for name, draw in _FIGURES.items() if _write_figure(report / name, draw(study))]
@@ -115,7 +117,5 @@ def _write_figure(file: Path, figure: Figure | None) -> bool:
 
 
 def _write(file: Path, content: bytes) -> None:
-    """Whole or not at all."""
-    unfinished = file.with_name(f".{file.name}.{os.getpid()}")
-    unfinished.write_bytes(content)
-    os.replace(unfinished, file)
+    with whole_file(file) as unfinished:
+        unfinished.write_bytes(content)

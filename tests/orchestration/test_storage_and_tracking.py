@@ -9,18 +9,26 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from matplotlib.figure import Figure
 
 from distributed_autolora.errors import RunFailedError, UserError
+from distributed_autolora.evaluation.chunks import Chunk
 from distributed_autolora.models import read_weights, save_weights
+from distributed_autolora.models.export import export_graph, export_model
+from distributed_autolora.models.portable import NetworkDescription, PortableModel
+from distributed_autolora.orchestration.evaluation_folder import EvaluationFolder
+from distributed_autolora.orchestration.finish import _save_figure
 from distributed_autolora.orchestration.mlflow_tracking import MetricWriter, connect, open_run
 from distributed_autolora.orchestration.run_folder import RunFolder, check_writable, config_text, read_config
 from distributed_autolora.orchestration.whole_files import write_json
+from distributed_autolora.reporting.study_report import write_report
 from tests.orchestration.test_mlflow_tracking import assert_each_point_once
 from tests.orchestration.test_survival import driver, epochs_of, uninterrupted, wait_for, without_times, write_config
 from tests.orchestration.tracking_server import TrackingServer
-from tests.reporting import runs
+from tests.reporting import runs, studies
 from tests.training.gloo import run_workers
 
 ROOT = Path(__file__).parent.parent.parent
@@ -110,7 +118,18 @@ def test_a_read_only_disk_is_refused_before_a_run_starts(disk: Disk) -> None:
 WRITERS: dict[str, Callable[[Path, int], None]] = {
     "records.json": lambda path, value: write_json(path, {"text": "x" * 5000, "value": value}),
     "tensors.safetensors": lambda path, value: save_weights({"w": torch.full((5000,), float(value))}, path),
+    "chunk_00000.parquet": lambda path, value: chunks_in(path.parent).write_chunk(
+        Chunk(0, 0, 2000, 0), {"label": np.random.default_rng(value).integers(9, size=2000)}, 1.0
+    ),
+    "curves.png": lambda path, value: _save_figure(Figure(figsize=(value, 1)), path),
 }
+
+
+def chunks_in(folder: Path) -> EvaluationFolder:
+    """Returns an evaluation that keeps its chunks in a folder."""
+    evaluation = EvaluationFolder(folder, "digest")
+    evaluation.chunks = folder
+    return evaluation
 
 
 @pytest.mark.parametrize("name", WRITERS)
@@ -127,6 +146,42 @@ def test_a_file_on_a_full_disk_stays_the_old_one_or_becomes_the_new_one(disk: Di
     disk.free()
     write(path, 2)
     assert path.read_bytes() != before
+
+
+def test_a_result_on_a_full_disk_leaves_the_earlier_one_under_its_digest(disk: Disk) -> None:
+    first, second = (EvaluationFolder(disk.folder, digest) for digest in ("a" * 64, "b" * 64))
+    first.write_result({"value": 1}, {"label": np.zeros(5)})
+    disk.fill()
+    with pytest.raises(RunFailedError, match=r"outcomes\.parquet cannot be written \(.*No space left on device\)"):
+        second.write_result({"value": 2}, {"label": np.ones(5)})
+    assert second.result() is None
+    kept = {file.name for file in disk.folder.iterdir()} - {"ballast"}
+    assert kept == {"evaluation-aaaaaaaa.json", "outcomes-aaaaaaaa.parquet"}
+    disk.free()
+    second.write_result({"value": 2}, {"label": np.ones(5)})
+    assert second.result() == {"value": 2, "digest": "b" * 64}
+
+
+def test_an_export_on_a_full_disk_is_refused_in_one_line_and_leaves_nothing(disk: Disk) -> None:
+    description = NetworkDescription(backbone="small_resnet", num_classes=3, mean=(0.2,), std=(0.3,))
+    model = PortableModel(description, description.build().backbone.state_dict())
+    disk.fill()
+    with pytest.raises(RunFailedError, match=r"model.* cannot be written \(.*No space left on device"):
+        export_model(model, disk.folder, [torch.rand(2, 1, 8, 8)])
+    with pytest.raises(RunFailedError, match=r"model\.pt2 cannot be written \(No space left on device\)"):
+        export_graph(model.build(), torch.rand(2, 1, 8, 8), disk.folder / "model.pt2")
+    assert {file.name for file in disk.folder.iterdir()} == {"ballast"}
+
+
+def test_a_report_on_a_full_disk_leaves_the_earlier_one_and_is_refused_in_one_line(disk: Disk) -> None:
+    study = studies.study(disk.folder / "study", seeds=1, images=40)
+    report = write_report(study)
+    before = {file.name: file.read_bytes() for file in report.parent.iterdir()}
+    disk.fill()
+    with pytest.raises(RunFailedError, match=r"report/\S+ cannot be written \(No space left on device\)") as failed:
+        write_report(study)
+    assert "\n" not in str(failed.value)
+    assert {file.name: file.read_bytes() for file in report.parent.iterdir()} == before
 
 
 def test_a_disk_that_goes_read_only_leaves_every_file_whole(disk: Disk) -> None:
