@@ -219,10 +219,10 @@ class Comparison:
         from distributed_autolora.reporting.study_report import write_report
 
         report = write_report(self._folder.path)
-        if not mlflow_tracking.log_study(**self._mlflow, report=report):
-            print(
-                "warning: the MLflow server is away; it lacks the report. The same command sends it.", file=sys.stderr
-            )
+        try:
+            mlflow_tracking.log_study(**self._mlflow, report=report)
+        except mlflow_tracking.TrackingError as error:
+            print(f"warning: {error} {report.parent} holds the report.", file=sys.stderr)
         print(f"\nReport: {report}", flush=True)
         return report
 

@@ -100,24 +100,21 @@ def track(config: ExperimentConfig, folder: RunFolder, result: dict[str, Any]) -
     artifacts["config.yaml"] = config_text(config, with_secrets=False)
     artifacts["split_digest.txt"] = f"{result['split_digest']}\n"
     artifacts["task_card.json"] = json.dumps(result.get("task_card", {}), indent=2, ensure_ascii=False)
-    tracked = (
+    try:
         mlflow_tracking.log_result(uri, run_id, result, folder.history(), artifacts)
-        and (result["test"] is None or _track_model(config, folder, result))
-        and mlflow_tracking.finish_run(uri, run_id, status="FINISHED")
-    )
-    if not tracked:
-        print(
-            f"warning: the MLflow server is away; {folder.path} holds everything. "
-            "The same command writes what is missing there once the server is back.",
-            file=sys.stderr,
-        )
-    return tracked
+        if result["test"] is not None:
+            _track_model(config, folder, result)
+        mlflow_tracking.end_run(uri, run_id, status="FINISHED")
+    except mlflow_tracking.TrackingError as error:
+        print(f"warning: {error} {folder.path} holds everything.", file=sys.stderr)
+        return False
+    return True
 
 
-def _track_model(config: ExperimentConfig, folder: RunFolder, result: dict[str, Any]) -> bool:
+def _track_model(config: ExperimentConfig, folder: RunFolder, result: dict[str, Any]) -> None:
     classifier = load_deployable(config, folder, result["num_classes"])
     example = torch.zeros(2, *result["image_shape"])
-    return mlflow_tracking.log_model(
+    mlflow_tracking.log_model(
         result["mlflow"]["uri"], result["mlflow"]["run_id"], classifier, example, step=result["best_epoch"]
     )
 

@@ -94,15 +94,12 @@ def publish(plan: Plan, result: dict[str, Any], tracking: Tracking) -> None:
     if plan.request.export:
         files += _export(plan, result)
         print_line(f"Exported: {', '.join(file.name for file in files[2:])}")
-    logged = mlflow_tracking.log_evaluation(
-        tracking.uri, tracking.run_id, metrics=_metrics(plan, result), tags=_tags(plan, result), files=files
-    )
-    if not logged:
-        print(
-            f"warning: the MLflow server is away; {folder} holds everything. The same command writes what is missing "
-            "there once the server is back.",
-            file=sys.stderr,
+    try:
+        mlflow_tracking.log_evaluation(
+            tracking.uri, tracking.run_id, metrics=_metrics(plan, result), tags=_tags(plan, result), files=files
         )
+    except mlflow_tracking.TrackingError as error:
+        print(f"warning: {error} {folder} holds everything.", file=sys.stderr)
     if plan.request.register is not None:
         _register(plan, plan.request.register, result, tracking)
 

@@ -58,7 +58,7 @@ class ListReporter:
         asyncio.run(self._register(Checkpoint(str(folder)), {"history": json.dumps(history)}))
         RunFolder(self._run).history_file.write_text(json.dumps(history))
         if self._writer is not None:
-            assert self._writer.write(history), self._writer.problem
+            self._writer.send(history)
         self._left -= 1
         if self._left == 0:
             raise StoppedError

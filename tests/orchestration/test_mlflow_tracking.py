@@ -7,8 +7,10 @@ import shutil
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +24,13 @@ from distributed_autolora.errors import UserError
 from distributed_autolora.orchestration.finish import track
 from distributed_autolora.orchestration.mlflow_tracking import (
     MetricWriter,
+    TrackingError,
     default_tracking_uri,
     finish_run,
+    log_evaluation,
     log_model,
     log_result,
+    log_study,
     open_run,
 )
 from distributed_autolora.orchestration.mlflow_tracking.connection import connect, failures, truncated
@@ -144,14 +149,13 @@ def test_each_step_appears_once_although_the_server_goes_away(server: TrackingSe
     server.kill()
     start = time.monotonic()
     assert not writer.write(history[:9])
-    assert writer.problem in ("connection lost", "connection refused")
     assert not finish_run(server.uri, run_id, status="FAILED")
-    assert not log_result(server.uri, run_id, runs.result(history), history, {})
+    with pytest.raises(TrackingError, match=r"is away \(connection (refused|lost)\): once it is back"):
+        log_result(server.uri, run_id, runs.result(history), history, {})
     assert time.monotonic() - start < 15
     server.start()
     time.sleep(0.5)
     assert writer.write(history[:10])
-    assert writer.problem is None
     assert writer.write(history)
     assert_each_point_once(server.uri, run_id, history)
 
@@ -167,7 +171,8 @@ def test_a_silent_server_costs_a_few_seconds_and_is_then_left_alone() -> None:
         assert not writer.write(runs.history(3))
         assert first < 8
         assert time.monotonic() - start - first < 0.1
-        assert writer.problem == "no answer in time"
+        with pytest.raises(TrackingError, match=r"is away \(no answer in time\)"):
+            writer.send(runs.history(2))
 
 
 def test_waiting_limits_do_not_outlive_a_call(home: Path) -> None:
@@ -250,7 +255,7 @@ def test_a_result_is_logged_once_with_its_files_and_description(home: Path, tmp_
         "figures/samples.png": samples_figure(runs.samples(2), result["class_names"], 0.1),
     }
     for _ in range(2):
-        assert log_result(uri, run_id, result, history, artifacts)
+        log_result(uri, run_id, result, history, artifacts)
     client = connect(uri)
     run = client.get_run(run_id)
     assert run.data.metrics["test/robust_accuracy/pgd10"] == pytest.approx(0.833)
@@ -283,6 +288,44 @@ def test_a_run_that_never_opened_the_test_split_is_tracked_without_test_metrics_
     assert run.outputs is None or not run.outputs.model_outputs
 
 
+class Forbidding(BaseHTTPRequestHandler):
+    """Refuses every request, as a server does that wants another user."""
+
+    def do_GET(self) -> None:
+        self.send_response(403)
+        self.end_headers()
+        self.wfile.write(b"Permission denied\nmore")
+
+    def log_message(self, *_: Any) -> None:
+        """Says nothing."""
+
+
+def test_a_refusal_is_not_said_to_be_an_absence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    history = runs.history(2)
+    folder = RunFolder(tmp_path)
+    write_json(folder.history_file, history)
+    with ThreadingHTTPServer(("127.0.0.1", 0), Forbidding) as forbidding:
+        threading.Thread(target=forbidding.serve_forever, daemon=True).start()
+        uri = f"http://127.0.0.1:{forbidding.server_port}"
+        result = runs.result(history) | {"test": None, "mlflow": {"uri": uri, "run_id": "0" * 32}, "split_digest": "0"}
+        assert not track(ExperimentConfig(), folder, result)
+        forbidding.shutdown()
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"warning: MLflow at {uri} did not take everything (")
+    assert "403" in line
+    assert "Permission denied" in line
+    assert line.endswith(f"the same command writes what is missing there. {tmp_path} holds everything.")
+
+
+def test_a_run_that_its_store_has_lost_is_said_to_be_lost(home: Path, tmp_path: Path) -> None:
+    (tmp_path / "report.md").write_text("# Report")
+    uri, lost = default_tracking_uri(home), "0" * 32
+    with pytest.raises(TrackingError, match=r"did not take everything \(.*0000 not found\): once that is mended"):
+        log_study(uri, lost, tmp_path / "report.md")
+    with pytest.raises(TrackingError, match=r"did not take everything \(.*0000 not found\): once that is mended"):
+        log_evaluation(uri, lost, metrics={"a": 1.0}, tags={}, files=[])
+
+
 class TinyClassifier(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -313,7 +356,7 @@ def test_a_logged_model_loads_where_this_package_is_not_installed(server: Tracki
     images = torch.rand(7, 1, 8, 8)
     run_id = opened(server.uri, tmp_path, experiment="on the server")
     for _ in range(2):
-        assert log_model(server.uri, run_id, model, images[:2], step=3)
+        log_model(server.uri, run_id, model, images[:2], step=3)
     assert model.training
     client = connect(server.uri)
     run = client.get_run(run_id)

@@ -4,19 +4,26 @@ Importing mlflow takes seconds, so every function imports it when it is first ne
 """
 
 from distributed_autolora.errors import masked
-from distributed_autolora.orchestration.mlflow_tracking.connection import connect, default_tracking_uri, newest_secret
+from distributed_autolora.orchestration.mlflow_tracking.connection import (
+    TrackingError,
+    connect,
+    default_tracking_uri,
+    newest_secret,
+)
 from distributed_autolora.orchestration.mlflow_tracking.metrics import MetricWriter
 from distributed_autolora.orchestration.mlflow_tracking.registry import download_graph, log_evaluation, register_model
 from distributed_autolora.orchestration.mlflow_tracking.results import log_model, log_result
-from distributed_autolora.orchestration.mlflow_tracking.runs import finish_run, open_run
+from distributed_autolora.orchestration.mlflow_tracking.runs import end_run, finish_run, open_run
 from distributed_autolora.orchestration.mlflow_tracking.studies import PARENT, log_study
 
 __all__ = [
     "PARENT",
     "MetricWriter",
+    "TrackingError",
     "connect",
     "default_tracking_uri",
     "download_graph",
+    "end_run",
     "finish_run",
     "log_evaluation",
     "log_model",

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from distributed_autolora.errors import UserError, first_line, masked, masked_uri
+from distributed_autolora.errors import RunFailedError, UserError, first_line, masked, masked_uri
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -25,13 +25,22 @@ _PLAIN_PROBLEMS = {
     "disk is full": "its disk is full",
     "disk I/O error": "its disk cannot be read or written",
     "readonly database": "its disk is read-only",
-    "refused": "connection refused",
+}
+_SIGNS_OF_ABSENCE = {
+    "Connection refused": "connection refused",
     "reset by peer": "connection lost",
     "Connection aborted": "connection lost",
     "timed out": "no answer in time",
-    "resolve": "unknown host name",
+    "Failed to resolve": "unknown host name",
+    "name resolution": "unknown host name",
     "Name or service not known": "unknown host name",
+    "No route to host": "no route to its host",
+    "Network is unreachable": "no network",
 }
+
+
+class TrackingError(RunFailedError):
+    """MLflow did not take what it was given; its message says why, and what to do."""
 
 
 def default_tracking_uri(home: Path) -> str:
@@ -97,6 +106,25 @@ def patience(timeout_s: int, retries: int = 0) -> Iterator[None]:
                 os.environ[name] = value
 
 
+@contextmanager
+def asking(uri: str, timeout_s: int, retries: int = 0) -> Iterator[None]:
+    """Limits how long MLflow waits while the block asks something of it, and says what came of it.
+
+    Raises:
+        TrackingError: when the store is away, refuses, or cannot be used.
+    """
+    with patience(timeout_s, retries):
+        try:
+            yield
+        except failures(UserError) as error:
+            problem = problem_of(error).rstrip(".")
+            is_away = problem in _SIGNS_OF_ABSENCE.values()
+            raise TrackingError(
+                f"MLflow at {masked(uri)} {'is away' if is_away else 'did not take everything'} ({problem}): once "
+                f"{'it is back' if is_away else 'that is mended'}, the same command writes what is missing there."
+            ) from error
+
+
 def is_server(uri: str) -> bool:
     """Tells whether artifacts go through a tracking server, too."""
     return urlsplit(uri).scheme in ("http", "https")
@@ -152,7 +180,7 @@ def truncated(text: str, length: int) -> str:
 def problem_of(error: Exception) -> str:
     """Returns in one line, without passwords, what went wrong."""
     text = masked(str(error))
-    for sign, plain in _PLAIN_PROBLEMS.items():
+    for sign, plain in (_PLAIN_PROBLEMS | _SIGNS_OF_ABSENCE).items():
         if sign in text:
             return plain
     return truncated(masked(first_line(error)), 200)

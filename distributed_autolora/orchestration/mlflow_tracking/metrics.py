@@ -6,14 +6,7 @@ import re
 import time
 from typing import TYPE_CHECKING, Any
 
-from distributed_autolora.errors import UserError
-from distributed_autolora.orchestration.mlflow_tracking.connection import (
-    QUICK_S,
-    connect,
-    failures,
-    patience,
-    problem_of,
-)
+from distributed_autolora.orchestration.mlflow_tracking.connection import QUICK_S, TrackingError, asking, connect
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -38,8 +31,6 @@ class MetricWriter:
         self._has: set[tuple[str, int]] | None = None
         self._stamps: dict[int, int] = {}
         self._retry_at = 0.0
-        self.problem: str | None = None
-        """Why the last write failed, in one line; None after a successful one."""
 
     def write(self, history: list[dict[str, Any]]) -> bool:
         """Writes what the run does not have yet, and tells whether it now has everything.
@@ -51,16 +42,25 @@ class MetricWriter:
         """
         if self._has is None and time.monotonic() < self._retry_at:
             return False
-        with patience(QUICK_S):
-            try:
-                self._write_missing(_points(history))
-            except failures(UserError) as error:
-                self.problem = problem_of(error)
-                self._has, self._client = None, None
-                self._retry_at = time.monotonic() + self._retry_after_s
-                return False
-        self.problem = None
+        try:
+            self.send(history)
+        except TrackingError:
+            self._retry_at = time.monotonic() + self._retry_after_s
+            return False
         return True
+
+    def send(self, history: list[dict[str, Any]]) -> None:
+        """Writes what the run does not have yet, now.
+
+        Raises:
+            TrackingError: when that cannot be done.
+        """
+        try:
+            with asking(self._uri, QUICK_S):
+                self._write_missing(_points(history))
+        except TrackingError:
+            self._has, self._client = None, None
+            raise
 
     def _write_missing(self, points: dict[tuple[str, int], float]) -> None:
         from mlflow.entities import Metric

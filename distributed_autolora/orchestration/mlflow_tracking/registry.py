@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from distributed_autolora.errors import UserError, masked
 from distributed_autolora.orchestration.mlflow_tracking.connection import (
     PATIENT_S,
+    asking,
     connect,
     failures,
     patience,
@@ -56,7 +57,7 @@ def download_graph(uri: str, model_uri: str) -> bytes:
 
 def log_evaluation(
     uri: str, run_id: str, *, metrics: dict[str, float], tags: dict[str, str], files: list[Path]
-) -> bool:
+) -> None:
     """Writes the figures and files of an evaluation to a run; a file replaces its older version.
 
     Args:
@@ -66,23 +67,19 @@ def log_evaluation(
         tags: by name.
         files: what goes to the artifact folder "evaluation".
 
-    Returns:
-        Whether everything was written; a server that is away never raises.
+    Raises:
+        TrackingError: when not everything was written.
     """
-    with patience(PATIENT_S, retries=2):
-        try:
-            client = connect(uri)
-            known = client.get_run(run_id).data.metrics
-            for name, value in metrics.items():
-                if known.get(legal_name(name)) != value:
-                    client.log_metric(run_id, legal_name(name), value)
-            for name, text in tags.items():
-                client.set_tag(run_id, name, truncated(text, _TAG_LENGTH))
-            for file in files:
-                client.log_artifact(run_id, str(file), _FOLDER)
-        except failures(UserError):
-            return False
-    return True
+    with asking(uri, PATIENT_S, retries=2):
+        client = connect(uri)
+        known = client.get_run(run_id).data.metrics
+        for name, value in metrics.items():
+            if known.get(legal_name(name)) != value:
+                client.log_metric(run_id, legal_name(name), value)
+        for name, text in tags.items():
+            client.set_tag(run_id, name, truncated(text, _TAG_LENGTH))
+        for file in files:
+            client.log_artifact(run_id, str(file), _FOLDER)
 
 
 def register_model(uri: str, run_id: str, name: str, tags: dict[str, str]) -> str:

@@ -6,14 +6,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from distributed_autolora.errors import UserError
-from distributed_autolora.orchestration.mlflow_tracking.connection import (
-    PATIENT_S,
-    connect,
-    failures,
-    patience,
-    truncated,
-)
+from distributed_autolora.orchestration.mlflow_tracking.connection import PATIENT_S, asking, connect, truncated
 from distributed_autolora.orchestration.mlflow_tracking.metrics import MetricWriter, legal_name
 from distributed_autolora.reporting.description import run_description
 from distributed_autolora.reporting.masking import masking_status
@@ -32,7 +25,7 @@ def log_result(
     result: dict[str, Any],
     history: list[dict[str, Any]],
     artifacts: dict[str, Path | Figure | str],
-) -> bool:
+) -> None:
     """Writes all that a finished run leaves: missing epochs, test metrics, cost, files, a description, and the tag
     `masking`.
 
@@ -46,29 +39,24 @@ def log_result(
         history: one dict an epoch.
         artifacts: by name in the run ("curves.png", "config.yaml"): an existing file, a figure, or a text.
 
-    Returns:
-        Whether everything was written; a server that is away never raises.
+    Raises:
+        TrackingError: when not everything was written.
     """
-    if not MetricWriter(uri, run_id).write(history):
-        return False
+    MetricWriter(uri, run_id).send(history)
     final = _result_metrics(result)
-    with patience(PATIENT_S, retries=2):
-        try:
-            client = connect(uri)
-            known = client.get_run(run_id).data.metrics
-            for name, value in final.items():
-                if name not in known:
-                    client.log_metric(run_id, name, value, step=result["best_epoch"])
-            for name, content in artifacts.items():
-                _log_artifact(client, run_id, name, content)
-            client.set_tag(run_id, "masking", masking_status(result))
-            client.set_tag(run_id, "mlflow.note.content", truncated(run_description(result, history), _TAG_LENGTH))
-        except failures(UserError):
-            return False
-    return True
+    with asking(uri, PATIENT_S, retries=2):
+        client = connect(uri)
+        known = client.get_run(run_id).data.metrics
+        for name, value in final.items():
+            if name not in known:
+                client.log_metric(run_id, name, value, step=result["best_epoch"])
+        for name, content in artifacts.items():
+            _log_artifact(client, run_id, name, content)
+        client.set_tag(run_id, "masking", masking_status(result))
+        client.set_tag(run_id, "mlflow.note.content", truncated(run_description(result, history), _TAG_LENGTH))
 
 
-def log_model(uri: str, run_id: str, model: nn.Module, example: Tensor, *, step: int = 0) -> bool:
+def log_model(uri: str, run_id: str, model: nn.Module, example: Tensor, *, step: int = 0) -> None:
     """Stores a model that `mlflow.pytorch.load_model` reads without this package; does nothing when the run has one.
 
     Args:
@@ -78,21 +66,15 @@ def log_model(uri: str, run_id: str, model: nn.Module, example: Tensor, *, step:
         example: such images, at least 2: with 1 the exported graph would only take batches of 1.
         step: epoch of the model; the run's metrics of that step are shown beside it.
 
-    Returns:
-        Whether the run has the model; a server that is away never raises.
-
     Raises:
+        TrackingError: when the run does not have it now.
         ValueError: for an example of fewer than 2 images.
     """
     if len(example) < 2:
         raise ValueError("the example needs at least 2 images")
-    with patience(PATIENT_S, retries=2):
-        try:
-            if not _has_model(connect(uri), run_id):
-                _export(uri, run_id, model, example, step)
-        except failures(UserError):
-            return False
-    return True
+    with asking(uri, PATIENT_S, retries=2):
+        if not _has_model(connect(uri), run_id):
+            _export(uri, run_id, model, example, step)
 
 
 def _result_metrics(result: dict[str, Any]) -> dict[str, float]:

@@ -10,6 +10,8 @@ from distributed_autolora.orchestration.mlflow_tracking.connection import (
     OPENING_S,
     PATIENT_S,
     QUICK_S,
+    TrackingError,
+    asking,
     connect,
     failures,
     is_server,
@@ -69,13 +71,22 @@ def open_run(
 
 
 def finish_run(uri: str, run_id: str, *, status: Literal["FINISHED", "FAILED", "KILLED"]) -> bool:
-    """Closes the run, and tells whether that could be done; never raises for a server that is away."""
-    with patience(QUICK_S):
-        try:
-            connect(uri).set_terminated(run_id, status)
-        except failures(UserError):
-            return False
+    """Closes the run if that can be done, and tells whether it could; never raises for a server that is away."""
+    try:
+        end_run(uri, run_id, status=status)
+    except TrackingError:
+        return False
     return True
+
+
+def end_run(uri: str, run_id: str, *, status: Literal["FINISHED", "FAILED", "KILLED"]) -> None:
+    """Closes the run.
+
+    Raises:
+        TrackingError: when that cannot be done.
+    """
+    with asking(uri, QUICK_S):
+        connect(uri).set_terminated(run_id, status)
 
 
 def _open(

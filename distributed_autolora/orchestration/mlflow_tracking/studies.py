@@ -4,13 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from distributed_autolora.errors import UserError
-from distributed_autolora.orchestration.mlflow_tracking.connection import (
-    PATIENT_S,
-    connect,
-    failures,
-    patience,
-)
+from distributed_autolora.orchestration.mlflow_tracking.connection import PATIENT_S, asking, connect
 from distributed_autolora.reporting.description import study_description
 
 PARENT = "mlflow.parentRunId"
@@ -18,7 +12,7 @@ PARENT = "mlflow.parentRunId"
 _TAG_LENGTH = 8000
 
 
-def log_study(uri: str, run_id: str, report: Path) -> bool:
+def log_study(uri: str, run_id: str, report: Path) -> None:
     """Writes the files of a report and its text, without pictures, as the run's description; files replace older ones.
 
     Args:
@@ -26,14 +20,10 @@ def log_study(uri: str, run_id: str, report: Path) -> bool:
         run_id: the study's run.
         report: report.md, in its folder.
 
-    Returns:
-        Whether everything was written; a server that is away never raises.
+    Raises:
+        TrackingError: when not everything was written.
     """
-    with patience(PATIENT_S, retries=2):
-        try:
-            client = connect(uri)
-            client.log_artifacts(run_id, str(report.parent), "report")
-            client.set_tag(run_id, "mlflow.note.content", study_description(report.read_text(), _TAG_LENGTH))
-        except failures(UserError):
-            return False
-    return True
+    with asking(uri, PATIENT_S, retries=2):
+        client = connect(uri)
+        client.log_artifacts(run_id, str(report.parent), "report")
+        client.set_tag(run_id, "mlflow.note.content", study_description(report.read_text(), _TAG_LENGTH))
