@@ -244,6 +244,20 @@ def test_mlflow_has_the_figures_the_files_and_the_registered_model(material: Mat
     assert files == {"evaluation.json", "outcomes.parquet", "model.safetensors", "model.pt2", "model_card.md"}
 
 
+def test_an_export_that_was_checked_is_kept_and_a_damaged_one_is_written_and_checked_again(
+    material: Material, judged: Path
+) -> None:
+    files = {name: judged / name for name in ("model.safetensors", "model.pt2")}
+    request = material.request(judged, num_workers=2, sanity=True, curve=True, export=True)
+    before = {name: (file.stat().st_ino, file.read_bytes()) for name, file in files.items()}
+    evaluate(request)
+    assert {name: (file.stat().st_ino, file.read_bytes()) for name, file in files.items()} == before
+    files["model.safetensors"].write_bytes(before["model.safetensors"][1][:-1])
+    evaluate(request)
+    read_weights(files["model.safetensors"])
+    assert files["model.pt2"].stat().st_ino != before["model.pt2"][0], "both are checked again"
+
+
 def test_a_model_is_registered_once_whatever_store_mlflow_was_last_told_of(
     material: Material, judged: Path, tmp_path: Path
 ) -> None:
