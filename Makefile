@@ -28,7 +28,7 @@ test: $(INSTALLED)  ## run the tests, but for the long ones
 test-long: $(INSTALLED)  ## run the long tests
 	@$(BIN)/python -m pytest -m long
 
-chaos: $(INSTALLED)  ## kill runs at random, 50 times, and compare with undisturbed ones; about an hour on two cores
+chaos: $(INSTALLED)  ## kill runs at random, 50 times, and compare with undisturbed ones; about half an hour on two cores
 	@$(BIN)/python -m tests.chaos --output chaos
 
 check: $(INSTALLED)  ## check style, types and layers

@@ -14,7 +14,7 @@ import ray.exceptions
 from ray.autoscaler.sdk import request_resources
 
 from distributed_autolora.config import ExperimentConfig, ScalingConfig
-from distributed_autolora.errors import RunFailedError, UserError
+from distributed_autolora.errors import RunFailedError, UserError, first_line
 from distributed_autolora.machine import available_cpus
 from distributed_autolora.orchestration import ray_address
 from distributed_autolora.orchestration.console import is_quiet
@@ -148,7 +148,7 @@ def initialize(address: str, own: dict[str, Any]) -> None:
             "unset RAY_AUTH_MODE for a cluster without one."
         ) from None
     except (ConnectionError, RuntimeError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        reason = first_line(error)
         raise UserError(
             f"Ray at {address} does not answer ({reason}). Check RAY_ADDRESS, RAY_AUTH_MODE and the token."
         ) from None
