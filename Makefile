@@ -64,7 +64,7 @@ clean:  ## remove .venv and caches; runs stay
 
 # The stamp is written last, so an interrupted installation is done again. Of two at once, one waits and finds it done.
 $(INSTALLED): pyproject.toml constraints.txt
-	@exec 9<pyproject.toml; if command -v flock >/dev/null; then flock 9; fi; \
+	@exec 9>>pyproject.toml; if command -v flock >/dev/null; then flock 9; fi; \
 	if [ $@ -nt pyproject.toml ] && [ $@ -nt constraints.txt ]; then exit 0; fi; \
 	python=; for candidate in python3.11 python3.12 python3.13 python3; do \
 	  if $$candidate -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; \

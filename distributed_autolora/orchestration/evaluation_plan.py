@@ -197,8 +197,8 @@ def _check_model(found: FoundModel, images: ImageSource, num_classes: int) -> No
             logits = found.model.build()(x)
     except (RuntimeError, AssertionError) as error:
         raise UserError(
-            f"The model {found.name} does not take images of {shape} ({first_line(error)[:120]}). Give its --mean "
-            "and --std (one entry a channel) and its --image-size."
+            f"The model {found.name} does not take images of {shape} ({first_line(error)[:120]}). Give the "
+            "--image-size that it takes, and for a state dict its --mean and --std, one entry a channel."
         ) from None
     if logits.shape != (2, num_classes):
         raise UserError(

@@ -138,9 +138,9 @@ def _save_figure(figure: Figure, path: Path) -> None:
 
 def _save_outcomes(folder: RunFolder, outcomes: dict[str, Any], row_ids: Sequence[str]) -> None:
     """Writes what became of every test image, in the order of the test table; the file whole or not at all."""
-    columns = {"row": outcomes["row"], "row_id": [row_ids[row] for row in outcomes["row"]], **outcomes}
+    table = pa.table({"row": outcomes["row"], "row_id": [row_ids[row] for row in outcomes["row"]], **outcomes})
     with whole_file(folder.path / "outcomes.parquet", pa.ArrowException) as unfinished:
-        pq.write_table(pa.table(columns), unfinished)
+        pq.write_table(table, unfinished)
 
 
 def _save_model(config: ExperimentConfig, folder: RunFolder, weights: dict[str, Any], num_classes: int) -> None:

@@ -111,7 +111,7 @@ def _described(model: ModelConfig, num_classes: int) -> NetworkDescription:
 
 def _model_of_file(path: Path, request: EvaluationRequest, num_classes: int) -> PortableModel:
     checkpoint = read_checkpoint(path, pickle_advice=_TENSORS_ONLY)
-    description = file_description(path) if request.backbone is None else None
+    description = file_description(path)
     if description is None:
         if request.backbone is None:
             raise UserError(f"{path} does not say which network it belongs to: give --backbone, such as resnet18.")

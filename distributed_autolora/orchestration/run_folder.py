@@ -108,8 +108,14 @@ class RunFolder:
         write_json(self.path / "run.json", identity)
 
     def repeats(self, name: str) -> bool:
-        """Tells whether this run is one of a name's, and not of another name that ends in a number."""
-        return bool(self.read("run.json").get("name", name) == name)
+        """Tells whether this run is one of a name's, and not of another name that ends in a number.
+
+        One that cannot be read is taken for one: its number is not free.
+        """
+        try:
+            return bool(self.read("run.json").get("name", name) == name)
+        except UserError:
+            return True
 
     def hold(self) -> None:
         """Claims the run for this process until it ends.

@@ -13,10 +13,11 @@ from distributed_autolora.reporting.history import (
     pixel_fraction,
     value,
 )
-from distributed_autolora.reporting.markdown import NONE
+from distributed_autolora.reporting.markdown import NONE, TABLE_NOTE
 from distributed_autolora.reporting.masking import masking_sentences
 from distributed_autolora.reporting.statistics import wilson_interval
 
+_ACCURACIES = "Test accuracy in per cent; of several seeds mean ± standard deviation, and each seed's own in brackets:"
 _LINK_WITHIN = re.compile(r"\[([^]]+)\]\(#[^)]*\)")
 
 
@@ -40,19 +41,27 @@ def study_description(report: str, length: int) -> str:
     end = "The whole report, with its pictures and `results.csv`, is in the folder `report` under Artifacts."
     plain = _LINK_WITHIN.sub(r"\1", report.strip())
     paragraphs = [part for part in plain.split("\n\n") if not part.startswith("![")]
-    accuracies = next((part for part in paragraphs if part.startswith("|")), None)
-    if accuracies is not None:
-        paragraphs.remove(accuracies)
-        header, line, *rows = accuracies.splitlines()
-        arms = _as_list("\n".join([header, line, *(row for row in rows if row.startswith("| **"))]))
-        behind_verdict = next((i + 1 for i, part in enumerate(paragraphs) if part.startswith("- ")), 1)
-        paragraphs[behind_verdict:behind_verdict] = ["Test accuracy in per cent:", arms] if arms else []
-    paragraphs = [_as_list(part) if part.startswith("|") else part for part in paragraphs]
+    paragraphs = [_as_list(part) if part.startswith("|") else part for part in _accuracies_first(paragraphs)]
     while paragraphs and len("\n\n".join([*paragraphs, end])) >= length:
         paragraphs.pop()
     if paragraphs and (paragraphs[-1].startswith("#") or paragraphs[-1].endswith(":")):
         paragraphs.pop()
     return "\n\n".join([*paragraphs, end]) + "\n"
+
+
+def _accuracies_first(paragraphs: list[str]) -> list[str]:
+    """Returns a report's paragraphs with the arms of its first table behind the verdict, as a list with a heading."""
+    place = next((i for i, part in enumerate(paragraphs) if part.startswith("|")), None)
+    if place is None:
+        return paragraphs
+    header, line, *rows = paragraphs[place].splitlines()
+    arms = _as_list("\n".join([header, line, *(row for row in rows if row.startswith("| **"))]))
+    behind = paragraphs[place + 1 :]
+    rest = [*paragraphs[:place], *(behind[1:] if behind and behind[0].startswith(TABLE_NOTE) else behind)]
+    first_section = next((i for i, part in enumerate(rest) if part.startswith("## ")), len(rest))
+    lists = [i + 1 for i, part in enumerate(rest[:first_section]) if part.startswith("- ")]
+    verdict_end = lists[0] if lists else first_section
+    return [*rest[:verdict_end], *([_ACCURACIES, arms] if arms else []), *rest[verdict_end:]]
 
 
 def _as_list(table: str) -> str:

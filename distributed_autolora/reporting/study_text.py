@@ -9,7 +9,7 @@ from distributed_autolora.reporting import study_schedules as records
 from distributed_autolora.reporting import study_search as search
 from distributed_autolora.reporting import study_tables as tables
 from distributed_autolora.reporting.history import duration, pixel_fraction
-from distributed_autolora.reporting.markdown import counted
+from distributed_autolora.reporting.markdown import TABLE_NOTE, counted
 from distributed_autolora.reporting.paper_results import TASKS
 from distributed_autolora.reporting.study import Arm, Study
 from distributed_autolora.reporting.study_costs import total
@@ -116,7 +116,7 @@ def _results(study: Study, pooled: Any, comparisons: Sequence[Comparison], figur
     text = (
         "## Test accuracy\n\n"
         f"{tables.results_table(study, comparisons)}\n\n"
-        "Per cent: mean ± standard deviation (n - 1) over seeds, in brackets every seed's own value. "
+        f"{TABLE_NOTE}mean ± standard deviation (n - 1) over seeds, in brackets every seed's own value. "
     )
     if comparisons:
         text += (

@@ -56,6 +56,7 @@ SMALL = {"backbone": "small_resnet", "mean": (0.5,), "std": (0.25,)}
             "one entry a channel",
         ),
         ({"num_classes": 3, "input_size": 64}, "--num-classes, --input-size cannot be changed: .* says itself"),
+        ({"backbone": "resnet18"}, "--backbone cannot be changed: .* says itself"),
         ({"data": "nowhere"}, "no folder nowhere"),
         ({"data": None}, "Give --data"),
         ({"epsilon": None}, "Give --epsilon"),

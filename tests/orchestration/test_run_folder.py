@@ -61,6 +61,8 @@ def test_a_run_whose_own_name_ends_in_a_number_is_no_repeat_of_another(tmp_path:
     assert create(tmp_path, first, "float32").name == "mine-3", "the next number that is free"
     assert newest_run(tmp_path, "mine").name == "mine-3"
     assert newest_run(tmp_path, "mine-2").name == "mine-2"
+    (tmp_path / "runs" / "mine-2" / "run.json").write_text("{")
+    assert next_run(tmp_path, "mine").name == "mine-4", "what cannot be read is in nobody's way"
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)

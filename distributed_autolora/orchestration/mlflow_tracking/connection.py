@@ -118,7 +118,7 @@ def asking(uri: str, timeout_s: int, retries: int = 0) -> Iterator[None]:
             yield
         except failures(UserError) as error:
             problem = problem_of(error).rstrip(".")
-            is_away = problem in _SIGNS_OF_ABSENCE.values()
+            is_away = any(sign in problem for sign in _SIGNS_OF_ABSENCE.values())
             raise TrackingError(
                 f"MLflow at {masked(uri)} {'is away' if is_away else 'did not take everything'} ({problem}): once "
                 f"{'it is back' if is_away else 'that is mended'}, the same command writes what is missing there."
