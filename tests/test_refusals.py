@@ -19,7 +19,8 @@ from distributed_autolora.config import output_home
 from distributed_autolora.errors import UserError
 from distributed_autolora.models import build, save_weights
 from distributed_autolora.orchestration.preflight import check_inputs, find_inputs
-from distributed_autolora.orchestration.run_folder import RunFolder, run_name, with_precision
+from distributed_autolora.orchestration.run_folder import RunFolder
+from distributed_autolora.orchestration.run_names import run_name, with_precision
 from distributed_autolora.orchestration.train_run import train_run
 from tests.training.tasks import write_task
 

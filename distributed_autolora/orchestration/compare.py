@@ -15,7 +15,7 @@ from distributed_autolora.orchestration.after_training import check_attacks
 from distributed_autolora.orchestration.console import print_line
 from distributed_autolora.orchestration.preflight import check_inputs, find_inputs
 from distributed_autolora.orchestration.processes import uninterrupted
-from distributed_autolora.orchestration.run_folder import with_precision
+from distributed_autolora.orchestration.run_names import with_precision
 from distributed_autolora.orchestration.study_cluster import study_cluster
 from distributed_autolora.orchestration.study_folder import DONE, StudyFolder, describe_study
 from distributed_autolora.orchestration.study_plan import PlannedRun, batches, run_config

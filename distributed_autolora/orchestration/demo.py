@@ -18,7 +18,8 @@ from distributed_autolora.machine import available_cpus
 from distributed_autolora.orchestration.console import print_line
 from distributed_autolora.orchestration.local_cluster import LocalCluster
 from distributed_autolora.orchestration.processes import stop_signals_interrupt, uninterrupted
-from distributed_autolora.orchestration.run_folder import RunFolder, check_writable, find_run
+from distributed_autolora.orchestration.run_folder import RunFolder, check_writable
+from distributed_autolora.orchestration.run_names import find_run
 from distributed_autolora.recipes import recipe
 
 _FAILED, _REFUSED, _INTERRUPTED = 1, 2, 130

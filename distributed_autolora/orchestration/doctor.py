@@ -35,7 +35,8 @@ from distributed_autolora.orchestration.doctor_probe import socket_tables
 from distributed_autolora.orchestration.doctor_round_trip import RoundTrip, round_trip
 from distributed_autolora.orchestration.mlflow_tracking.connection import OPENING_S, failures, patience, problem_of
 from distributed_autolora.orchestration.preflight import EMBEDDED
-from distributed_autolora.orchestration.run_folder import check_writable, is_precision_open, with_precision
+from distributed_autolora.orchestration.run_folder import check_writable
+from distributed_autolora.orchestration.run_names import is_precision_open, with_precision
 from distributed_autolora.training.methods import method_of
 
 

@@ -13,16 +13,14 @@ from distributed_autolora.errors import UserError
 from distributed_autolora.orchestration.console import print_line
 from distributed_autolora.orchestration.preflight import Inputs, check_inputs, find_inputs
 from distributed_autolora.orchestration.processes import uninterrupted
-from distributed_autolora.orchestration.run_folder import (
-    RunFolder,
-    check_writable,
+from distributed_autolora.orchestration.run_folder import RunFolder, check_writable, write_json
+from distributed_autolora.orchestration.run_names import (
     find_run,
     is_precision_open,
     next_run,
     run_name,
     with_name,
     with_precision,
-    write_json,
 )
 from distributed_autolora.reporting.terminal import result_table
 

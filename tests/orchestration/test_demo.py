@@ -16,7 +16,8 @@ from distributed_autolora.errors import UserError
 from distributed_autolora.orchestration.demo import choose_run, job_lines, submit_and_follow
 from distributed_autolora.orchestration.local_cluster import LocalCluster
 from distributed_autolora.orchestration.preflight import find_inputs
-from distributed_autolora.orchestration.run_folder import RunFolder, with_precision
+from distributed_autolora.orchestration.run_folder import RunFolder
+from distributed_autolora.orchestration.run_names import with_precision
 from distributed_autolora.recipes import recipe
 
 # Stands for the training program: what the demo needs of it is its flag, its folder and its exit status.

@@ -11,14 +11,8 @@ import pytest
 
 from distributed_autolora.config import ExperimentConfig
 from distributed_autolora.errors import UserError
-from distributed_autolora.orchestration.run_folder import (
-    RunFolder,
-    find_run,
-    newest_run,
-    next_run,
-    run_name,
-    with_precision,
-)
+from distributed_autolora.orchestration.run_folder import RunFolder
+from distributed_autolora.orchestration.run_names import find_run, newest_run, next_run, run_name, with_precision
 from distributed_autolora.recipes import recipe
 
 PRECISIONS = ["bfloat16", "float32"]
