@@ -204,3 +204,27 @@ def test_the_run_trains_what_the_volume_is_filled_with_and_a_paper_s_task_needs_
     paper.validate()
     assert paper.data.task == source
     assert paper.scaling == flags.experiment.scaling
+
+
+def test_the_job_tracks_in_the_server_of_the_third_manifest(flags: TrainingFlags, cluster: dict[str, Any]) -> None:
+    objects = {document["kind"]: document for document in yaml.safe_load_all((FOLDER / "mlflow.yaml").read_text())}
+    service, pod = objects["Service"], objects["Deployment"]["spec"]["template"]
+    name, (port,) = service["metadata"]["name"], service["spec"]["ports"]
+    assert flags.experiment.run.mlflow_uri == f"http://{name}:{port['port']}"
+    (server,) = pod["spec"]["containers"]
+    assert port["targetPort"] in {each["name"] for each in server["ports"]}
+    assert server["image"] == pods(cluster)[0]["containers"][0]["image"]
+    assert objects["PersistentVolumeClaim"]["metadata"]["name"] == name
+    policy = objects["NetworkPolicy"]["spec"]["podSelector"]["matchLabels"]
+    for selector in (service["spec"]["selector"], policy, objects["Deployment"]["spec"]["selector"]["matchLabels"]):
+        assert selector == pod["metadata"]["labels"]
+
+    from mlflow.cli import server as command
+
+    assert server["command"] == ["python", "-m", "mlflow", "server"]
+    read = command.make_context("server", list(server["args"])).params
+    (mounted,) = server["volumeMounts"]
+    assert read["backend_store_uri"] == f"sqlite:///{mounted['mountPath']}/mlflow.db"
+    assert read["artifacts_destination"].startswith(f"{mounted['mountPath']}/")
+    assert f"{name}:{port['port']}" in read["allowed_hosts"].split(",")
+    assert read["port"] == server["ports"][0]["containerPort"]
