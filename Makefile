@@ -63,6 +63,7 @@ clean:  ## remove .venv and caches; runs stay
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # The stamp is written last, so an interrupted installation is done again. Of two at once, one waits and finds it done.
+# A .venv that works is brought up to date in place: a run may be using it.
 $(INSTALLED): pyproject.toml constraints.txt
 	@exec 9>>pyproject.toml; if command -v flock >/dev/null; then flock 9; fi; \
 	if [ $@ -nt pyproject.toml ] && [ $@ -nt constraints.txt ]; then exit 0; fi; \
@@ -74,6 +75,6 @@ $(INSTALLED): pyproject.toml constraints.txt
 	  exit 2; fi; \
 	echo "Installing into $(VENV) with $$($$python --version); this takes some minutes the first time ..."; \
 	rm -f $@ && \
-	$$python -m venv --clear $(VENV) && \
+	{ $(BIN)/python -m pip --version >/dev/null 2>&1 || $$python -m venv --clear $(VENV); } && \
 	$(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt -e '.[dev]' && \
 	touch $@
