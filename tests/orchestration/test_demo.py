@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -48,6 +49,7 @@ sys.exit(status)
 """
 DEMO = """
 import sys
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from distributed_autolora.orchestration.demo import run_demo
 
@@ -162,6 +164,13 @@ def test_a_failure_is_told_from_a_job_that_could_not_be_submitted(tmp_path: Path
     assert "\n" not in str(caught.value)
 
 
+def until_working(lines: Iterable[str]) -> Iterator[str]:
+    for line in lines:
+        yield line
+        if "working" in line:
+            return
+
+
 @pytest.mark.long
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_demo_stops_its_job_and_is_continued(tmp_path: Path, number: signal.Signals) -> None:
@@ -170,13 +179,13 @@ def test_an_interrupted_demo_stops_its_job_and_is_continued(tmp_path: Path, numb
     command = [sys.executable, "-c", DEMO, str(home), str(tmp_path), "python", "program.py"]
     with subprocess.Popen([*command, "130"], stdout=subprocess.PIPE, text=True, start_new_session=True) as demo:
         assert demo.stdout is not None
-        said = []
-        for line in demo.stdout:
-            said.append(line)
-            if "working" in line:
-                break
-        os.killpg(demo.pid, number)
-        said += list(demo.stdout)
+        try:
+            said = list(until_working(demo.stdout))
+            os.killpg(demo.pid, number)
+            said += list(demo.stdout)
+        except BaseException:  # as at the test's time limit: leaving the block would wait for the demo
+            os.killpg(demo.pid, signal.SIGKILL)
+            raise
     assert demo.returncode == 130
     assert "demo-1: a new run.\n" in said
     assert "Stopped. The same command continues demo-1.\n" in said
