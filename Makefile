@@ -25,7 +25,7 @@ compare-demo: $(INSTALLED)  ## compare AutoLoRa with searched baselines on the s
 test: $(INSTALLED)  ## run the tests, but for the long ones
 	@$(BIN)/python -m pytest -m "not long"
 
-test-long: $(INSTALLED)  ## run the long tests
+test-long: $(INSTALLED)  ## run the long tests; about half an hour on two cores
 	@$(BIN)/python -m pytest -m long
 
 chaos: $(INSTALLED)  ## kill runs at random, 50 times, and compare with undisturbed ones; about half an hour on two cores
