@@ -26,9 +26,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a plain checkout
 
 from benchmarks.reference import plain_pgd
 from benchmarks.timing import interleaved, ratio, table, write
-from distributed_autolora.core.attack_network import AttackNetwork
 from distributed_autolora.core.attacks import pgd
-from distributed_autolora.core.fused_convolution import FusedConvolution
+from distributed_autolora.core.fast_attack.attack_network import AttackNetwork
+from distributed_autolora.core.fast_attack.fused_convolution import FusedConvolution
 from distributed_autolora.core.threat_model import ThreatModel
 from distributed_autolora.models import build
 

@@ -29,18 +29,18 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a plain checkout
 
 from benchmarks.autoattack_worker import Judged, is_ready, judge, judge_plainly, num_classes, worker_process
 from benchmarks.timing import ratio, table, write
+from distributed_autolora.config.recipes import demo
+from distributed_autolora.data.parquet.locations import data_digest
 from distributed_autolora.data.splits import stratified_subset
-from distributed_autolora.data.storage import data_digest
 from distributed_autolora.errors import UserError
 from distributed_autolora.evaluation.attacks import STANDARD_BUDGET, label, parse
 from distributed_autolora.evaluation.chunks import Chunk, cut
 from distributed_autolora.models import read_weights
 from distributed_autolora.models.portable import NetworkDescription, PortableModel, file_description
-from distributed_autolora.orchestration.evaluation_worker import Assignment, open_test_split, table_digest
-from distributed_autolora.orchestration.preflight import find_inputs
-from distributed_autolora.recipes import demo
+from distributed_autolora.orchestration.evaluations.worker import Assignment, open_test_split, table_digest
+from distributed_autolora.orchestration.runs.preflight import find_inputs
 from distributed_autolora.training.evaluation import fit_linear_head
-from distributed_autolora.training.methods import fresh_classifier
+from distributed_autolora.training.methods.registry import fresh_classifier
 from distributed_autolora.training.task_data import TaskData
 
 Pair = tuple[Chunk, Chunk]

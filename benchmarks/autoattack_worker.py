@@ -16,7 +16,7 @@ from distributed_autolora.data.augmentation import to_unit_interval
 from distributed_autolora.evaluation.attacks import STANDARD_BUDGET, parts_for
 from distributed_autolora.evaluation.autoattack import LOGGER, configured
 from distributed_autolora.evaluation.chunks import Chunk
-from distributed_autolora.orchestration.evaluation_worker import Assignment, Judge
+from distributed_autolora.orchestration.evaluations.worker import Assignment, Judge
 
 
 @dataclass(frozen=True)

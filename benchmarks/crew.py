@@ -21,7 +21,7 @@ import torch.distributed as dist
 from distributed_autolora.config import ExperimentConfig
 from distributed_autolora.data.catalog import data_folder, embedded_backbone
 from distributed_autolora.data.sampler import global_batches, worker_share
-from distributed_autolora.training import distributed
+from distributed_autolora.training.distributed import collectives
 from distributed_autolora.training.epoch import LossSums, PhaseSeconds
 from distributed_autolora.training.task_data import TaskData
 from distributed_autolora.training.trainer import Trainer
@@ -109,7 +109,7 @@ def take_steps(trainer: Trainer, steps: int, halved: bool = False, timer: PhaseS
     batches = [whole[step % len(whole)] for step in range(steps)]
     if halved:
         batches = [worker_share(batch, 0, 2) for batch in batches]
-    shares = [worker_share(batch, distributed.rank(), distributed.world_size()) for batch in batches]
+    shares = [worker_share(batch, collectives.rank(), collectives.world_size()) for batch in batches]
     images = trainer.data.prefetch(shares, 1, "augmentation")
     start = time.perf_counter()
     for batch in batches:

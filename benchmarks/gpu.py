@@ -31,9 +31,9 @@ from benchmarks.gpu_hours import gpu_hours
 from benchmarks.gpu_tables import show_hours, show_network
 from benchmarks.gpu_variants import EAGER, PLAIN, Trained, Variant, Work, builders, first_run, run_again, training_steps
 from benchmarks.timing import interleaved, ratio, write
-from distributed_autolora.core.attack_network import AttackNetwork
-from distributed_autolora.core.captured_attack import CapturedAttack, agreement
-from distributed_autolora.core.float32 import exact_float32
+from distributed_autolora.core.fast_attack.attack_network import AttackNetwork
+from distributed_autolora.core.fast_attack.cuda_graphs import CapturedAttack, agreement
+from distributed_autolora.core.fast_attack.float32 import exact_float32
 
 _PEAK_FLOPS = (("H100 PCIe", 756e12), ("H100", 989e12), ("H200", 989e12), ("A100", 312e12))
 """Dense bfloat16 products a second by the makers' data sheets; the first name that is part of the device's counts."""

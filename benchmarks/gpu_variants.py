@@ -16,10 +16,10 @@ import torchvision
 from torch import Tensor, nn
 
 from benchmarks.reference import plain_pgd
-from distributed_autolora.core.attack_network import AttackNetwork
 from distributed_autolora.core.attacks import pgd
-from distributed_autolora.core.captured_attack import Attack, Capture, CapturedAttack, CudaGraphs, Run
-from distributed_autolora.core.float32 import tensor_float32
+from distributed_autolora.core.fast_attack.attack_network import AttackNetwork
+from distributed_autolora.core.fast_attack.cuda_graphs import Attack, Capture, CapturedAttack, CudaGraphs, Run
+from distributed_autolora.core.fast_attack.float32 import tensor_float32
 from distributed_autolora.core.lora import LowRankBranch
 from distributed_autolora.core.objectives import AutoLoRa
 from distributed_autolora.core.schedules import LossWeights

@@ -26,7 +26,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a plain checkout
 from benchmarks.memory_account import Case, Theory, account
 from benchmarks.timing import table, write
 from distributed_autolora.config import Precision
-from distributed_autolora.training.precision import cpu_precision, gpu_precision
+from distributed_autolora.hardware import cpu_precision, gpu_precision
 
 Network = Literal["small_resnet", "resnet18"]
 _SHAPES: dict[Network, dict[str, int]] = {

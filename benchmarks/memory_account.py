@@ -28,7 +28,7 @@ from distributed_autolora.config import (
     ScalingConfig,
 )
 from distributed_autolora.core.attacks import eval_mode, input_gradient
-from distributed_autolora.data.parquet import ImageRow, write_images
+from distributed_autolora.data.parquet.writer import ImageRow, write_images
 from distributed_autolora.training.epoch import LossSums, PhaseSeconds
 from distributed_autolora.training.task_data import TaskData
 from distributed_autolora.training.trainer import Trainer

@@ -26,8 +26,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a plain checkout
 
 from benchmarks.quality_runs import FAST, FLOAT32, PATHS, expected_seconds, tasks_of, work_off
 from benchmarks.timing import table, write
-from distributed_autolora.machine import available_cpus
-from distributed_autolora.recipes import demo
+from distributed_autolora.config.recipes import demo
+from distributed_autolora.hardware import available_cpus
 from distributed_autolora.reporting.statistics import standard_deviation
 
 _CONFIDENCE = 0.95

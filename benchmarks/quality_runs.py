@@ -20,15 +20,15 @@ from distributed_autolora.core.attacks import pgd
 from distributed_autolora.core.threat_model import ThreatModel
 from distributed_autolora.evaluation.attacks import parse
 from distributed_autolora.evaluation.chunks import evaluate_chunk
+from distributed_autolora.files.atomic_write import whole_file
 from distributed_autolora.models import save_weights
 from distributed_autolora.models.portable import NetworkDescription
-from distributed_autolora.orchestration.preflight import Inputs, find_inputs
+from distributed_autolora.orchestration.runs.preflight import Inputs, find_inputs
 from distributed_autolora.training.checkpoint import TrainingState
-from distributed_autolora.training.cost import epoch_passes
 from distributed_autolora.training.loop import fit
+from distributed_autolora.training.methods.cost import epoch_passes
 from distributed_autolora.training.task_data import TaskData
 from distributed_autolora.training.trainer import Trainer
-from distributed_autolora.writing import whole_file
 
 FAST, FLOAT32 = "fast", "float32"
 PATHS = {

@@ -22,7 +22,7 @@ from typing import Any
 
 import tyro
 
-from distributed_autolora.machine import available_cpus
+from distributed_autolora.hardware import available_cpus
 
 _DRAWN = 500
 """Different pictures; drawing takes longer than reading."""
@@ -85,7 +85,7 @@ def main() -> None:
 
 def _write_task(flags: Flags, folder: Path) -> int:
     """Writes the task; returns the bytes of its training images."""
-    from distributed_autolora.data.parquet import ROW_GROUP, ImageRow, SplitWriter, groups_of
+    from distributed_autolora.data.parquet.writer import ROW_GROUP, ImageRow, SplitWriter, groups_of
 
     sizes = 0
     drawn = [_jpeg(number, flags.side) for number in range(min(_DRAWN, flags.images))]

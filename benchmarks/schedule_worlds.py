@@ -21,7 +21,7 @@ import torch
 from scipy.stats import norm
 from torch import Tensor
 
-from distributed_autolora.core.paired import StrongerCheck
+from distributed_autolora.core.paired_comparison import StrongerCheck
 
 _DIRECTIONS = 30
 _LUCK = 0.35

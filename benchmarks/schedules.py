@@ -24,7 +24,7 @@ import torch
 
 from benchmarks.schedule_worlds import Seen, World
 from benchmarks.timing import table, write
-from distributed_autolora.core.paired import PairedComparison, exceeds
+from distributed_autolora.core.paired_comparison import PairedComparison, exceeds
 from distributed_autolora.core.schedules import Decision, RobustAccuracyHalving, StepDecay
 
 

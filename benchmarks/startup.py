@@ -29,9 +29,9 @@ import tyro
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a plain checkout has no package "benchmarks"
 
 from benchmarks.timing import table, write
-from distributed_autolora.machine import available_cpus
+from distributed_autolora.hardware import available_cpus
+from distributed_autolora.orchestration.cluster.local_cluster import LocalCluster
 from distributed_autolora.orchestration.demo import submit_and_follow
-from distributed_autolora.orchestration.local_cluster import LocalCluster
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 Way = Literal["direct", "job"]

@@ -23,13 +23,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a plain checkout
 from benchmarks.reference import plain_step
 from benchmarks.timing import interleaved, ratio, table, write
 from distributed_autolora.config import ComputeConfig, ExperimentConfig, MethodConfig, Precision
+from distributed_autolora.config.recipes import demo
+from distributed_autolora.core.keyed_random import keyed_uniform
 from distributed_autolora.core.objectives import AutoLoRa
 from distributed_autolora.core.schedules import LossWeights
 from distributed_autolora.data.catalog import embedded_backbone, embedded_folder
-from distributed_autolora.data.keyed import keyed_uniform
-from distributed_autolora.recipes import demo
 from distributed_autolora.training.epoch import LossSums, PhaseSeconds
-from distributed_autolora.training.methods import build_objective, fresh_classifier
+from distributed_autolora.training.methods.registry import build_objective, fresh_classifier
 from distributed_autolora.training.task_data import TaskData
 from distributed_autolora.training.trainer import Trainer
 

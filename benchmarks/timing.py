@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from distributed_autolora.machine import available_cpus
+from distributed_autolora.hardware import available_cpus
 
 
 def interleaved(

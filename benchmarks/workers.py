@@ -25,9 +25,9 @@ from benchmarks.collectives import PHASES, Traffic, of_one_step, profiled_traffi
 from benchmarks.crew import Crew, Turn, take_steps
 from benchmarks.timing import ratio, table, write
 from distributed_autolora.config import ComputeConfig, ExperimentConfig, Precision
-from distributed_autolora.orchestration.run_names import with_precision
-from distributed_autolora.recipes import demo
-from distributed_autolora.training.precision import cpu_precision
+from distributed_autolora.config.recipes import demo
+from distributed_autolora.hardware import cpu_precision
+from distributed_autolora.orchestration.runs.names import with_precision
 
 ALONE, OTHER, GROUP = "alone", "other", ("first", "second")
 ONE, TWO, HALF, PAIR = "one worker", "two workers", "half a batch", "two apart"

@@ -18,12 +18,12 @@ from typing import Annotated, Any, NoReturn, TypeVar, get_type_hints
 import tyro
 
 from distributed_autolora.config import ExperimentConfig
-from distributed_autolora.config_reading import fraction, nearest
+from distributed_autolora.config.reading import fraction, nearest
+from distributed_autolora.config.recipes import RECIPES_IN_WORDS, recipe
+from distributed_autolora.config.yaml_files import read_config
+from distributed_autolora.console import be_quiet
+from distributed_autolora.crash_report import stack_trace, tell_defect
 from distributed_autolora.errors import RunFailedError, UserError
-from distributed_autolora.orchestration.console import be_quiet
-from distributed_autolora.orchestration.defects import stack_trace, tell_defect
-from distributed_autolora.orchestration.run_folder import read_config
-from distributed_autolora.recipes import RECIPES_IN_WORDS, recipe
 
 Flags = TypeVar("Flags")
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from distributed_autolora.cli import parse_flags, run_program
 from distributed_autolora.config import RunConfig, output_home
-from distributed_autolora.orchestration.study_request import CompareFlags, study_name, study_request
+from distributed_autolora.orchestration.studies.request import CompareFlags, study_name, study_request
 
 
 def main() -> None:
@@ -23,18 +23,18 @@ def main() -> None:
         flags.write_hyperparameters.write_text(hyperparameters_page())
         return
     if flags.report_only:
-        from distributed_autolora.orchestration.compare import report_only
+        from distributed_autolora.orchestration.studies.compare import report_only
 
         report_only(output_home(RunConfig(output=flags.output)), study_name(flags))
         return
     command = shlex.join(["python", f"jobs/{Path(sys.argv[0]).name}", *sys.argv[1:]])
     request = study_request(flags, command)
     if flags.dry_run:
-        from distributed_autolora.orchestration.study_estimate import dry_run
+        from distributed_autolora.orchestration.studies.estimate import dry_run
 
         print(dry_run(request))
         return
-    from distributed_autolora.orchestration.compare import compare
+    from distributed_autolora.orchestration.studies.compare import compare
 
     compare(request)
 

@@ -13,7 +13,7 @@ def main() -> None:
         "fails, 2 refused input.",
         default_recipe="demo",
     )
-    from distributed_autolora.orchestration.doctor import report
+    from distributed_autolora.orchestration.cluster_check.report import report
 
     report(flags.experiment)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from distributed_autolora.cli import parse_flags, run_program
-from distributed_autolora.orchestration.evaluation_request import EvaluationRequest
+from distributed_autolora.orchestration.evaluations.request import EvaluationRequest
 
 
 def main() -> None:
@@ -14,7 +14,7 @@ def main() -> None:
         "workers, checks of the attacks, exports, and a model card. The same command continues an interrupted "
         "evaluation.",
     )
-    from distributed_autolora.orchestration.evaluate import evaluate
+    from distributed_autolora.orchestration.evaluations.evaluate import evaluate
 
     evaluate(request)
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import shlex
 
 from distributed_autolora.cli import parse_by, run_program
-from distributed_autolora.data.prepare_flags import Check, prepare, read_flags
-from distributed_autolora.orchestration.console import print_line
+from distributed_autolora.console import print_line
+from distributed_autolora.data.preparation.flags import Check, prepare, read_flags
 
 
 def main() -> None:
@@ -23,8 +23,8 @@ def main() -> None:
 
 def check(folder: str) -> None:
     """Prints what a folder holds and refuses what cannot be trained on."""
-    from distributed_autolora.data.doctor import examine_task
-    from distributed_autolora.data.doctor_report import report_text
+    from distributed_autolora.data.dataset_check import examine_task
+    from distributed_autolora.data.dataset_check_report import report_text
 
     report = examine_task(folder)
     print(report_text(report))

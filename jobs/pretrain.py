@@ -16,9 +16,9 @@ def main() -> None:
         default_recipe="pretrain-fashion-mnist",
     )
     from distributed_autolora.data.catalog import data_folder
-    from distributed_autolora.orchestration.after_training import check_attacks, evaluate_finished
-    from distributed_autolora.orchestration.backbone_card import write_backbone
-    from distributed_autolora.orchestration.train_run import train_run
+    from distributed_autolora.orchestration.evaluations.after_training import check_attacks, evaluate_finished
+    from distributed_autolora.orchestration.runs.backbone_card import write_backbone
+    from distributed_autolora.orchestration.runs.train import train_run
 
     check_attacks(flags.evaluate, data_folder(flags.experiment.data))
     command = shlex.join(["python", f"jobs/{Path(sys.argv[0]).name}", *sys.argv[1:]])

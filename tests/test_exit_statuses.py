@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[1]
 REFUSED = {
     "compare.py": ["--study", "nothing"],
     "demo.py": ["--quite"],

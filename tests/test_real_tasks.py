@@ -16,12 +16,12 @@ import torch
 import torchvision
 import yaml
 
-from distributed_autolora.data.parquet_reading import read_texts
-from distributed_autolora.data.prepare_flags import Check, read_flags
-from tests.data.formats import FORMATS, words, write_folder, write_source
+from distributed_autolora.data.parquet.reader import read_texts
+from distributed_autolora.data.preparation.flags import Check, read_flags
+from tests.data.preparation.formats import FORMATS, words, write_folder, write_source
 from tests.models.checkpoints import write_robust_imagenet
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[1]
 # What a run on two processor cores needs instead of the paper's GPU, and two epochs of short attacks.
 SHORT = ["--scaling.no-use-gpu", "--scaling.num-workers", "1", "--scaling.cpus-per-worker", "1"]
 SHORT += ["--optimization.epochs", "2", "--optimization.global-batch-size", "16", "--train-attack.num-steps", "1"]

@@ -18,13 +18,13 @@ from distributed_autolora.cli import parse_training_flags
 from distributed_autolora.config import output_home
 from distributed_autolora.errors import UserError
 from distributed_autolora.models import build, save_weights
-from distributed_autolora.orchestration.preflight import check_inputs, find_inputs
-from distributed_autolora.orchestration.run_folder import RunFolder
-from distributed_autolora.orchestration.run_names import run_name, with_precision
-from distributed_autolora.orchestration.train_run import train_run
+from distributed_autolora.orchestration.runs.folder import RunFolder
+from distributed_autolora.orchestration.runs.names import run_name, with_precision
+from distributed_autolora.orchestration.runs.preflight import check_inputs, find_inputs
+from distributed_autolora.orchestration.runs.train import train_run
 from tests.training.tasks import write_task
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[1]
 SMALL = ["--recipe", "demo", "--data.task", "halves", "--model.weights", "None", "--data.train-images", "None"]
 
 

@@ -10,8 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from distributed_autolora.core.branch_statistics import BranchStatistics
-from distributed_autolora.core.lora import LowRankBranch
+from distributed_autolora.core.lora import BranchStatistics, LowRankBranch
 from distributed_autolora.core.losses import LossTerms, check_soft_labels, float32_logits, soft_label_kl
 from distributed_autolora.core.schedules import LossWeights
 from distributed_autolora.core.twins import Twins

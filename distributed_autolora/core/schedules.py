@@ -8,7 +8,7 @@ from itertools import pairwise
 
 from torch import Tensor
 
-from distributed_autolora.core.paired import PairedComparison, StrongerCheck
+from distributed_autolora.core.paired_comparison import PairedComparison, StrongerCheck
 
 RULES = ("released", "apgd", "paired")
 _INCREASE_SHARE = 0.75

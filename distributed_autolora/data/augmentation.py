@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from distributed_autolora.data.keyed import keyed_uniform
+from distributed_autolora.core.keyed_random import keyed_uniform
 
 
 def crop_flip(

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from distributed_autolora.config import DataConfig
-from distributed_autolora.data.parquet_reading import protocol_of, read_texts, with_protocol
-from distributed_autolora.data.storage import is_uri
+from distributed_autolora.data.parquet.locations import is_uri
+from distributed_autolora.data.parquet.reader import protocol_of, read_texts, with_protocol
 from distributed_autolora.errors import UserError
 
 EMBEDDED_TASK = "fashion-mnist-5-9"

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from distributed_autolora.data.storage import one_line
+from distributed_autolora.data.parquet.locations import one_line
 from distributed_autolora.errors import UserError
 
 MODES = {1: "L", 3: "RGB"}

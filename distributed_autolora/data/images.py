@@ -14,9 +14,9 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms.v2 import functional as transforms
 
+from distributed_autolora.core.keyed_random import keyed_uniform
 from distributed_autolora.data.decoding import MODES, ImageDecodeError, decode_image, refuse_undecodable
-from distributed_autolora.data.keyed import keyed_uniform
-from distributed_autolora.data.parquet import ImageTable
+from distributed_autolora.data.parquet.writer import ImageTable
 from distributed_autolora.errors import UserError
 
 T = TypeVar("T")

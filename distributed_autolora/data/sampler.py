@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from distributed_autolora.data.keyed import keyed_permutation
+from distributed_autolora.core.keyed_random import keyed_permutation
 
 
 def global_batches(rows: Tensor, global_batch_size: int, seed: int, epoch: int) -> list[Tensor]:

@@ -9,7 +9,7 @@ from fractions import Fraction
 import torch
 from torch import Tensor
 
-from distributed_autolora.data.keyed import keyed_order
+from distributed_autolora.core.keyed_random import keyed_order
 from distributed_autolora.errors import UserError
 
 # Two draws from the "split" stream that must not repeat each other take different epochs of it.

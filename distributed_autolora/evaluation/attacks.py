@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from distributed_autolora.config_reading import nearest
+from distributed_autolora.config.reading import nearest
 from distributed_autolora.core.threat_model import ThreatModel
 from distributed_autolora.errors import UserError
 

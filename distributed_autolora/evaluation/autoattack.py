@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from distributed_autolora.core.threat_model import ThreatModel
 from distributed_autolora.evaluation.attacks import Budget, num_targets
-from distributed_autolora.evaluation.isolation import model_device
+from distributed_autolora.evaluation.guard import model_device
 
 LOGGER = logging.getLogger("auto-attack")
 """Where pyautoattack reports; everything arrives at level DEBUG."""

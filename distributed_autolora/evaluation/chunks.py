@@ -16,8 +16,8 @@ from distributed_autolora.core.attacks import fgsm, pgd
 from distributed_autolora.core.threat_model import ThreatModel
 from distributed_autolora.evaluation.attacks import STANDARD_BUDGET, Budget, NamedAttack, parts_for, pgd_step_size
 from distributed_autolora.evaluation.autoattack import PartsOutcome, run_parts
-from distributed_autolora.evaluation.isolation import check_differentiable, check_inputs, check_logits, undisturbed
-from distributed_autolora.evaluation.probes import margins, start_noise
+from distributed_autolora.evaluation.guard import check_differentiable, check_inputs, check_logits, undisturbed
+from distributed_autolora.evaluation.trajectories import margins, start_noise
 
 Columns = dict[str, NDArray[Any]]
 

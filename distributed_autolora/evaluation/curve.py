@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from distributed_autolora.core.attacks import pgd
 from distributed_autolora.core.metrics import AccuracyCount
 from distributed_autolora.core.threat_model import ThreatModel
-from distributed_autolora.evaluation.isolation import check_differentiable, check_inputs, check_logits, undisturbed
-from distributed_autolora.evaluation.probes import start_noise
+from distributed_autolora.evaluation.guard import check_differentiable, check_inputs, check_logits, undisturbed
+from distributed_autolora.evaluation.trajectories import start_noise
 
 CURVE_SHARES = (0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0)
 """The points of the curve, as shares of the threat model's epsilon."""

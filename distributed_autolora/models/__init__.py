@@ -2,12 +2,7 @@
 
 from distributed_autolora.models.classifier import Classifier, build, check_takes_images
 from distributed_autolora.models.weight_files import absolute_location, weights_digest
-from distributed_autolora.models.weights import (
-    load_backbone,
-    read_checkpoint,
-    read_weights,
-    save_weights,
-)
+from distributed_autolora.models.weights import load_backbone, read_checkpoint, read_weights, save_weights
 
 __all__ = [
     "Classifier",

@@ -9,7 +9,7 @@ import torchvision
 from torch import Tensor, nn
 
 from distributed_autolora.config import IMAGENET_MEAN, IMAGENET_STD
-from distributed_autolora.config_reading import nearest
+from distributed_autolora.config.reading import nearest
 from distributed_autolora.core.attacks import eval_mode
 from distributed_autolora.errors import UserError
 from distributed_autolora.models.small_resnet import SmallResNet

@@ -14,14 +14,9 @@ from torch import Tensor, nn
 
 from distributed_autolora.core.lora import LowRankBranch
 from distributed_autolora.errors import RunFailedError
-from distributed_autolora.models.portable import (
-    NetworkDescription,
-    PortableModel,
-    file_description,
-    read_graph,
-)
+from distributed_autolora.files.atomic_write import whole_file, writing
+from distributed_autolora.models.portable import NetworkDescription, PortableModel, file_description, read_graph
 from distributed_autolora.models.weights import read_weights, save_weights
-from distributed_autolora.writing import whole_file, writing
 
 TOLERANCE = 1e-5
 """Largest difference of a logit, absolute and relative, between a model and its reloaded export."""

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import nn
 
-from distributed_autolora.config_reading import nearest
+from distributed_autolora.config.reading import nearest
 from distributed_autolora.errors import UserError
 
 PREFIX = "timm/"

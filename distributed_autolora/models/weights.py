@@ -10,9 +10,9 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from distributed_autolora.errors import UserError
+from distributed_autolora.files.atomic_write import whole_file
 from distributed_autolora.models.checkpoint_formats import Checkpoint, checkpoint_of
 from distributed_autolora.models.weight_files import TENSORS_OR_TRUST, open_weights
-from distributed_autolora.writing import whole_file
 
 _COUNTER = "num_batches_tracked"
 """Buffer of a batch norm that files from before PyTorch 0.4.1 lack, and that decides nothing here."""

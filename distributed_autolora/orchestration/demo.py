@@ -13,14 +13,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from distributed_autolora.config.recipes import recipe
+from distributed_autolora.console import print_line
 from distributed_autolora.errors import UserError
-from distributed_autolora.machine import available_cpus
-from distributed_autolora.orchestration.console import print_line
-from distributed_autolora.orchestration.local_cluster import LocalCluster
-from distributed_autolora.orchestration.processes import stop_signals_interrupt, uninterrupted
-from distributed_autolora.orchestration.run_folder import RunFolder, check_writable
-from distributed_autolora.orchestration.run_names import find_run
-from distributed_autolora.recipes import recipe
+from distributed_autolora.hardware import available_cpus
+from distributed_autolora.orchestration.cluster.local_cluster import LocalCluster
+from distributed_autolora.orchestration.cluster.processes import stop_signals_interrupt, uninterrupted
+from distributed_autolora.orchestration.runs.folder import RunFolder, check_writable
+from distributed_autolora.orchestration.runs.names import find_run
 
 _FAILED, _REFUSED, _INTERRUPTED = 1, 2, 130
 _ENDED = ("SUCCEEDED", "FAILED", "STOPPED")
@@ -58,7 +58,7 @@ def _is_of_another_recipe(folder: RunFolder) -> bool:
     """Tells whether an earlier version of the package began the run with other values, so that it cannot go on."""
     if not folder.exists():
         return False
-    from distributed_autolora.orchestration.preflight import find_inputs
+    from distributed_autolora.orchestration.runs.preflight import find_inputs
 
     config = recipe("demo")
     run = replace(config.run, name=folder.name, output=str(folder.path.parent.parent))

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from distributed_autolora.core.metrics import AccuracyCount
-from distributed_autolora.reporting.history import duration, pixel_fraction
+from distributed_autolora.reporting.format import duration, pixel_fraction
 from distributed_autolora.reporting.statistics import wilson_interval
 
 WIDTH = 80

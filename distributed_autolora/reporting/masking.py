@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from distributed_autolora.evaluation.masking_rule import least_share, overstates, warns_from
-from distributed_autolora.reporting.history import attack_label, attack_name
-from distributed_autolora.training.record_keys import MASKING_GAP, MASKING_IMAGES, MASKING_STRONGER
+from distributed_autolora.evaluation.masking_test import least_share, overstates, warns_from
+from distributed_autolora.records import MASKING_GAP, MASKING_IMAGES, MASKING_STRONGER, attack_name
+from distributed_autolora.reporting.format import attack_label
 
 
 def masking_gap(metrics: dict[str, Any]) -> str:

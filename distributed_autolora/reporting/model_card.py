@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from distributed_autolora.reporting.history import duration, pixel_fraction
+from distributed_autolora.reporting.format import duration, pixel_fraction
 from distributed_autolora.reporting.masking import masking_sentences
 from distributed_autolora.reporting.statistics import wilson_interval
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from distributed_autolora.reporting.history import pixel_fraction
+from distributed_autolora.reporting.format import pixel_fraction
 from distributed_autolora.reporting.model_card import ModelFacts
 
 _AUTOATTACK = "robust_accuracy/autoattack"

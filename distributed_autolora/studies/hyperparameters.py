@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from distributed_autolora.recipes import PAPER_HYPERPARAMETERS, Hyperparameters
+from distributed_autolora.config.recipes import PAPER_HYPERPARAMETERS, Hyperparameters
 from distributed_autolora.studies.definition import Settings
 
 PAPER_TASK_NAMES = {
@@ -38,7 +38,7 @@ def _row(task: str) -> str:
 
 _HEAD = """# The baselines' hyperparameters in the paper (its Table 7)
 
-Written from `distributed_autolora/recipes.py` by
+Written from `distributed_autolora/config/recipes.py` by
 `python jobs/compare.py --write-hyperparameters docs/hyperparameters.md`.
 
 | task | recipe | vanilla RFT: lr | weight decay | TWINS: lr | weight decay | gamma |

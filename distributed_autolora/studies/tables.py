@@ -6,8 +6,8 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from distributed_autolora.config import ExperimentConfig
+from distributed_autolora.config.recipes import demo
 from distributed_autolora.errors import UserError
-from distributed_autolora.recipes import demo
 from distributed_autolora.studies.definition import Arm, Study, with_settings
 from distributed_autolora.studies.hyperparameters import tuned
 

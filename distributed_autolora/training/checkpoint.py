@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from distributed_autolora.errors import UserError, kind_of
 from distributed_autolora.models import save_weights
-from distributed_autolora.training.checkpoint_content import TENSORS, VALUES, broken_part, fingerprint, read_values
+from distributed_autolora.training.checkpoint_integrity import TENSORS, VALUES, broken_part, fingerprint, read_values
 
 _BY_IMAGE = {"outcomes": "validation outcomes", "fallen": "validation images fallen to the stronger attack"}
 """Names of the tensors by epoch and validation image, in a `TrainingState` and in a file."""

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from distributed_autolora.core.objectives import LossTerms
 from distributed_autolora.errors import TrainingDivergedError
-from distributed_autolora.training import distributed
+from distributed_autolora.training.distributed import collectives
 
 
 class PhaseSeconds:
@@ -63,17 +63,17 @@ class LossSums:
     def state(self) -> dict[str, Any]:
         """Returns the sums of every worker, exactly; every worker calls it."""
         assert self._sums is not None
-        sums = distributed.gather_rows(self._sums[None]).tolist()
+        sums = collectives.gather_rows(self._sums[None]).tolist()
         return {"names": self._names, "sums": sums, "rows": self._rows, "steps": self._steps}
 
     def load(self, state: Mapping[str, Any], device: torch.device) -> None:
         """Goes on from what `state` returned; with another number of workers the first takes the sum of all."""
         self._names, self._rows, self._steps = list(state["names"]), state["rows"], state["steps"]
         sums = torch.tensor(state["sums"], dtype=torch.float64, device=device)
-        if len(sums) == distributed.world_size():
-            self._sums = sums[distributed.rank()]
+        if len(sums) == collectives.world_size():
+            self._sums = sums[collectives.rank()]
         else:
-            self._sums = sums.sum(0) * (distributed.rank() == 0)
+            self._sums = sums.sum(0) * (collectives.rank() == 0)
 
     def means(self) -> dict[str, float]:
         """Returns {"total": ..., term: ...}: means over the rows of all workers so far.
@@ -86,7 +86,7 @@ class LossSums:
 
     def _means(self) -> list[float]:
         assert self._sums is not None
-        means = (distributed.sum_over_workers(self._sums) / self._rows).tolist()
+        means = (collectives.sum_over_workers(self._sums) / self._rows).tolist()
         if not all(abs(mean) < float("inf") for mean in means):
             values = ", ".join(f"{name} {mean}" for name, mean in zip(self._names, means, strict=True))
             raise TrainingDivergedError(

@@ -8,13 +8,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from distributed_autolora.core.attack_network import AttackNetwork
 from distributed_autolora.core.attacks import eval_mode
+from distributed_autolora.core.fast_attack.attack_network import AttackNetwork
 from distributed_autolora.core.metrics import AccuracyCount, count_correct
 from distributed_autolora.data.sampler import worker_share
 from distributed_autolora.models import Classifier
-from distributed_autolora.training import distributed
-from distributed_autolora.training.methods import Attack
+from distributed_autolora.training.distributed import collectives
+from distributed_autolora.training.methods.registry import Attack
 
 Batches = Callable[[Tensor], tuple[Tensor, Tensor]]
 Loaded = Callable[[Iterator[Tensor]], Iterator[tuple[Tensor, Tensor]]]
@@ -24,13 +24,13 @@ _LBFGS_STEPS = 200
 
 def own_batches(rows: Tensor, batch_size: int) -> Iterator[Tensor]:
     """Cuts this worker's share of `rows` into batches; shards are never padded."""
-    share = worker_share(rows, distributed.rank(), distributed.world_size())
+    share = worker_share(rows, collectives.rank(), collectives.world_size())
     return iter(share.split(batch_size)) if len(share) else iter(())
 
 
 def sum_counts(count: AccuracyCount, device: torch.device) -> AccuracyCount:
     """Adds the counts of all workers."""
-    total = distributed.sum_over_workers(torch.tensor([count.correct, count.total], device=device))
+    total = collectives.sum_over_workers(torch.tensor([count.correct, count.total], device=device))
     return AccuracyCount(int(total[0]), int(total[1]))
 
 
@@ -94,7 +94,7 @@ def natural_and_robust_predictions(
     parts = [torch.empty((0, 4), dtype=torch.int64, device=device)]
     for batch, y, natural_logits, robust_logits in _judged(model, network, attack, batches, rows, batch_size):
         parts.append(torch.stack([batch.to(device), y, natural_logits.argmax(1), robust_logits.argmax(1)], 1))
-    predictions = distributed.gather_rows(torch.cat(parts)).cpu()
+    predictions = collectives.gather_rows(torch.cat(parts)).cpu()
     return predictions[predictions[:, 0].argsort()]
 
 
@@ -129,8 +129,8 @@ def fit_linear_head(classifier: Classifier, batches: Batches, rows: Tensor, batc
             x, y = batches(batch)
             shards.append(classifier.features(x))
             labels.append(y)
-    features = distributed.gather_rows(torch.cat(shards))
-    y = distributed.gather_rows(torch.cat(labels))
+    features = collectives.gather_rows(torch.cat(shards))
+    y = collectives.gather_rows(torch.cat(labels))
     scale = features.std(0).clamp_min(1e-6)
     weight = torch.zeros_like(head.weight, requires_grad=True)
     bias = torch.zeros_like(head.bias, requires_grad=True)
@@ -146,8 +146,8 @@ def fit_linear_head(classifier: Classifier, batches: Batches, rows: Tensor, batc
     with torch.no_grad():
         head.weight.copy_(weight / scale)
         head.bias.copy_(bias)
-        distributed.copy_from_first(head.weight)
-        distributed.copy_from_first(head.bias)
+        collectives.copy_from_first(head.weight)
+        collectives.copy_from_first(head.bias)
 
 
 def _device(module: nn.Module) -> torch.device:

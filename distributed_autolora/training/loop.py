@@ -12,12 +12,12 @@ from torch import Tensor
 
 from distributed_autolora.config import ExperimentConfig
 from distributed_autolora.core.schedules import Decision
-from distributed_autolora.training import distributed
-from distributed_autolora.training.cost import epoch_passes, is_checked
-from distributed_autolora.training.judgement import judge
-from distributed_autolora.training.masking import check_masking
+from distributed_autolora.training.distributed import collectives
+from distributed_autolora.training.final_evaluation import judge
+from distributed_autolora.training.gradient_similarity import measure_similarity, similarity_rows
+from distributed_autolora.training.masking_check import check_masking
+from distributed_autolora.training.methods.cost import epoch_passes, is_checked
 from distributed_autolora.training.reporter import EpochCheckpoints, Reporter
-from distributed_autolora.training.similarity import measure_similarity, similarity_rows
 from distributed_autolora.training.task_data import TaskData
 from distributed_autolora.training.trainer import Trainer
 
@@ -118,7 +118,7 @@ def run_epoch(trainer: Trainer, epoch: int, after_step: Callable[[], None] = lam
             **_decision_record(trainer, decision, epoch),
             **{f"train/loss/{name}": value for name, value in losses.items()},
             **_time_record(trainer),
-            "num_workers": distributed.world_size(),
+            "num_workers": collectives.world_size(),
             **_cost_record(trainer, epoch, 0 if check is None else check.images),
         }
     )

@@ -9,8 +9,8 @@ from typing import Any, Protocol
 
 import torch
 
-from distributed_autolora.training import distributed
 from distributed_autolora.training.checkpoint import TrainingState
+from distributed_autolora.training.distributed import collectives
 from distributed_autolora.training.trainer import Trainer
 
 _LEAVING_EVERY_S = 10.0
@@ -64,5 +64,5 @@ class EpochCheckpoints:
         is_due = torch.tensor(
             [float(is_news or time.monotonic() - self._written >= limit)], device=self._trainer.device
         )
-        distributed.copy_from_first(is_due)
+        collectives.copy_from_first(is_due)
         return bool(is_due.item())

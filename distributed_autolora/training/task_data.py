@@ -10,9 +10,10 @@ from torch import Tensor
 
 from distributed_autolora.config import ExperimentConfig
 from distributed_autolora.data.augmentation import crop_flip, to_unit_interval
-from distributed_autolora.data.cache import mapped_images
 from distributed_autolora.data.images import ImageSource
-from distributed_autolora.data.parquet_reading import ImageTable, check_same_classes, read_images
+from distributed_autolora.data.parquet.locations import split_bytes
+from distributed_autolora.data.parquet.node_cache import mapped_images
+from distributed_autolora.data.parquet.reader import ImageTable, check_same_classes, read_images
 from distributed_autolora.data.prefetch import prefetched
 from distributed_autolora.data.splits import (
     Split,
@@ -21,7 +22,6 @@ from distributed_autolora.data.splits import (
     split_train_val,
     stratified_subset,
 )
-from distributed_autolora.data.storage import split_bytes
 from distributed_autolora.errors import UserError
 
 AugmentationStream = Literal["augmentation", "natural_accuracy"]

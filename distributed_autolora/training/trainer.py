@@ -9,26 +9,27 @@ import torch
 from torch import Tensor
 
 from distributed_autolora.config import ExperimentConfig
-from distributed_autolora.core.attack_network import AttackNetwork
-from distributed_autolora.core.float32 import tensor_float32
+from distributed_autolora.core.fast_attack.attack_network import AttackNetwork
+from distributed_autolora.core.fast_attack.float32 import tensor_float32
+from distributed_autolora.core.keyed_random import keyed_uniform
 from distributed_autolora.core.metrics import AccuracyCount
-from distributed_autolora.core.paired import StrongerCheck
+from distributed_autolora.core.paired_comparison import StrongerCheck
 from distributed_autolora.core.schedules import Decision
-from distributed_autolora.data.keyed import keyed_uniform
 from distributed_autolora.data.sampler import global_batches, worker_share
 from distributed_autolora.errors import TrainingDivergedError, UserError
-from distributed_autolora.training import distributed
-from distributed_autolora.training.averaging import Averaging
+from distributed_autolora.hardware import dtype_of
+from distributed_autolora.records import MASKING_IMAGES
 from distributed_autolora.training.checkpoint import TrainingState, momentum_buffers, restore_momentum, snapshot
+from distributed_autolora.training.distributed import batch_norm, collectives
 from distributed_autolora.training.epoch import EpochProgress, LossSums, PhaseSeconds
 from distributed_autolora.training.evaluation import natural_accuracy, natural_and_robust_accuracy
-from distributed_autolora.training.loss_weights import (
+from distributed_autolora.training.methods.loss_weights import (
     AdaptsLossWeights,
     follows_accuracy,
     set_weights,
     weights_record,
 )
-from distributed_autolora.training.methods import (
+from distributed_autolora.training.methods.registry import (
     attack_name,
     build_attacks,
     build_objective,
@@ -36,8 +37,7 @@ from distributed_autolora.training.methods import (
     fresh_classifier,
     method_of,
 )
-from distributed_autolora.training.precision import dtype_of
-from distributed_autolora.training.record_keys import MASKING_IMAGES
+from distributed_autolora.training.methods.weight_averaging import Averaging
 from distributed_autolora.training.task_data import TaskData
 
 
@@ -70,8 +70,8 @@ class Trainer:
         self.objective.to(memory_format=torch.channels_last)
         self.averaging = Averaging(config, self.objective, self.backbone, len(data.split.train))
         self.deployed = self.averaging.deployed
-        distributed.globalize_batch_norm(self.objective)
-        self.wrapped = distributed.data_parallel(self.objective, device)
+        batch_norm.globalize_batch_norm(self.objective)
+        self.wrapped = collectives.data_parallel(self.objective, device)
         self.attack_network = AttackNetwork(self.backbone, dtype_of(config.compute.attack_precision))
         self.optimizer = torch.optim.SGD(
             [parameter for parameter in self.objective.parameters() if parameter.requires_grad],
@@ -88,7 +88,7 @@ class Trainer:
         self.best = snapshot(self.objective)
         self.progress = self.begin_epoch()
         x, y = data.plain_batch(data.split.train[:2])
-        distributed.settle_reduction_layout(self.wrapped, x, x, y)
+        collectives.settle_reduction_layout(self.wrapped, x, x, y)
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -178,7 +178,7 @@ class Trainer:
         batches = global_batches(
             self.data.split.train, self.config.optimization.global_batch_size, self.config.seed, epoch
         )
-        shares = [worker_share(batch, distributed.rank(), distributed.world_size()) for batch in batches]
+        shares = [worker_share(batch, collectives.rank(), collectives.world_size()) for batch in batches]
         images = self.data.prefetch(shares[progress.step :], epoch, "augmentation")
         for batch in batches[progress.step :]:
             with progress.timer.phase("data"):
@@ -212,7 +212,7 @@ class Trainer:
             sums: takes the loss terms.
             timer: takes the seconds.
         """
-        worker, num_workers = distributed.rank(), distributed.world_size()
+        worker, num_workers = collectives.rank(), collectives.world_size()
         rows, denominator = worker_share(batch, worker, num_workers), len(batch) / num_workers
         further = self.method.step_arguments(len(batch), worker, num_workers)
         with timer.phase("attack"):
@@ -276,7 +276,7 @@ class Trainer:
             RuntimeError: when the workers' decisions differ.
         """
         values = [decision.lr, float(decision.improved), float(decision.restore_best), float(decision.stop)]
-        distributed.assert_agreement("the learning-rate decision", values, self.device)
+        collectives.assert_agreement("the learning-rate decision", values, self.device)
         if decision.improved:
             self.best = snapshot(self.objective)
         if decision.restore_best:

@@ -8,11 +8,11 @@ import pytest
 import torch
 
 from benchmarks import attack, reference, step
+from distributed_autolora.config.recipes import demo
 from distributed_autolora.core.attacks import pgd
 from distributed_autolora.core.threat_model import ThreatModel
 from distributed_autolora.data.catalog import embedded_backbone, embedded_folder
 from distributed_autolora.models import build
-from distributed_autolora.recipes import demo
 from distributed_autolora.training.task_data import TaskData
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from ray._raylet import GcsClient  # type: ignore[attr-defined]
 from ray.core.generated.gcs_pb2 import GcsNodeInfo
 
-from tests.orchestration.tracking_server import free_port
+from tests.orchestration.mlflow_tracking.tracking_server import free_port
 
 _START_S = 90.0
 # Ten seconds and more pass by default until the head takes a silent node for dead.

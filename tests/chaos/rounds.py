@@ -15,14 +15,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 from distributed_autolora.config import ExperimentConfig
-from distributed_autolora.orchestration.run_folder import config_text
+from distributed_autolora.config.yaml_files import config_text
 from tests.chaos.moments import plan, registered, wait_for
 from tests.chaos.nodes import Nodes
 from tests.chaos.victims import Victim, kill_all, kill_one, processes
 from tests.hosts.comparing import Verdict, compare, run_folder
-from tests.orchestration.tracking_server import TrackingServer
+from tests.orchestration.mlflow_tracking.tracking_server import TrackingServer
 
-ROOT = Path(__file__).parent.parent.parent
+ROOT = Path(__file__).parents[2]
 Place = Literal["one machine", "three nodes", "tracking server"]
 
 VICTIMS: dict[Place, tuple[Victim, ...]] = {

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from distributed_autolora.core.branch_statistics import BranchStatistics
+from distributed_autolora.core.lora import BranchStatistics
 from distributed_autolora.core.objectives import AutoLoRa
 from distributed_autolora.core.schedules import LossWeights
 from tests.core.comparing import assert_same, assert_tight, branch_with_effect, copied_factors, gradients

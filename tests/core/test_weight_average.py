@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from distributed_autolora.core.attack_network import AttackNetwork
+from distributed_autolora.core.fast_attack.attack_network import AttackNetwork
 from distributed_autolora.core.objectives import AutoLoRa, Twins, VanillaRFT
 from distributed_autolora.core.schedules import LossWeights
 from distributed_autolora.core.weight_average import WeightAverage

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from distributed_autolora.data.parquet import ImageRow, ImageTable, read_images, write_images
+from distributed_autolora.data.parquet.writer import ImageRow, ImageTable, read_images, write_images
 
 
 def encode(image: Image.Image, kind: str = "PNG", **options: Any) -> bytes:

@@ -20,10 +20,10 @@ import tyro
 from distributed_autolora.cli import COMMON_FLAGS, TrainingFlags, parse_flags, parse_training_flags
 from distributed_autolora.errors import UserError
 from distributed_autolora.evaluation.attacks import parse
-from distributed_autolora.orchestration.after_training import check_attacks
-from distributed_autolora.orchestration.evaluation_request import EvaluationRequest
-from distributed_autolora.orchestration.study_estimate import dry_run
-from distributed_autolora.orchestration.study_request import CompareFlags, study_request
+from distributed_autolora.orchestration.evaluations.after_training import check_attacks
+from distributed_autolora.orchestration.evaluations.request import EvaluationRequest
+from distributed_autolora.orchestration.studies.estimate import dry_run
+from distributed_autolora.orchestration.studies.request import CompareFlags, study_request
 from tests.docs.collecting import Command
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -13,9 +13,9 @@ import pytest
 
 from distributed_autolora.cli import COMMON_FLAGS, TrainingFlags
 from distributed_autolora.config import ExperimentConfig
-from distributed_autolora.data import prepare_flags
-from distributed_autolora.orchestration.evaluation_request import EvaluationRequest
-from distributed_autolora.orchestration.study_request import CompareFlags
+from distributed_autolora.data.preparation import flags as prepare_flags
+from distributed_autolora.orchestration.evaluations.request import EvaluationRequest
+from distributed_autolora.orchestration.studies.request import CompareFlags
 from tests.docs.checking import ROOT, problem
 from tests.docs.collecting import commands, shell_blocks, spans
 

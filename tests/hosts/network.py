@@ -15,7 +15,7 @@ from types import TracebackType
 from typing import Self
 
 from distributed_autolora.errors import UserError
-from distributed_autolora.orchestration.processes import uninterrupted
+from distributed_autolora.orchestration.cluster.processes import uninterrupted
 
 INTERFACE = "link0"
 """Name of every host's interface; the address behind it is the host's own."""

@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import Self
 
 from distributed_autolora.errors import UserError
-from distributed_autolora.orchestration.processes import uninterrupted
+from distributed_autolora.orchestration.cluster.processes import uninterrupted
 from tests.hosts.network import INTERFACE, Host
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from distributed_autolora.orchestration.processes import uninterrupted
-from distributed_autolora.orchestration.run_folder import config_text
+from distributed_autolora.config.yaml_files import config_text
+from distributed_autolora.orchestration.cluster.processes import uninterrupted
 from tests.hosts.network import Host, Network
 from tests.hosts.raylets import FAST_HEALTH_CHECKS, ROOT, Raylets
 from tests.hosts.watching import Event, RunWatch, Timeline, note_logs, training_workers

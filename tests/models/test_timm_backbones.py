@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.func import functional_call
 
-from distributed_autolora.core.attack_network import AttackNetwork
+from distributed_autolora.core.fast_attack.attack_network import AttackNetwork
 from distributed_autolora.core.lora import LowRankBranch
 from distributed_autolora.errors import UserError
 from distributed_autolora.models import Classifier, build, read_checkpoint, save_weights

@@ -13,13 +13,13 @@ from pathlib import Path
 
 import pytest
 
+from distributed_autolora.config.recipes import recipe
 from distributed_autolora.errors import UserError
+from distributed_autolora.orchestration.cluster.local_cluster import LocalCluster
 from distributed_autolora.orchestration.demo import choose_run, job_lines, submit_and_follow
-from distributed_autolora.orchestration.local_cluster import LocalCluster
-from distributed_autolora.orchestration.preflight import find_inputs
-from distributed_autolora.orchestration.run_folder import RunFolder
-from distributed_autolora.orchestration.run_names import with_precision
-from distributed_autolora.recipes import recipe
+from distributed_autolora.orchestration.runs.folder import RunFolder
+from distributed_autolora.orchestration.runs.names import with_precision
+from distributed_autolora.orchestration.runs.preflight import find_inputs
 
 # Stands for the training program: what the demo needs of it is its flag, its folder and its exit status.
 PROGRAM = """

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from distributed_autolora.orchestration.after_training import quick_images
-from distributed_autolora.recipes import recipe
+from distributed_autolora.config.recipes import recipe
+from distributed_autolora.orchestration.evaluations.after_training import quick_images
 
 
 def images(seconds_of_an_attack_step: float, test_images: int = 1000, num_workers: int = 2) -> int:

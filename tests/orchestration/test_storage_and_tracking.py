@@ -14,24 +14,33 @@ import pytest
 import torch
 from matplotlib.figure import Figure
 
+from distributed_autolora.config.yaml_files import config_text, read_config
 from distributed_autolora.errors import RunFailedError, UserError
 from distributed_autolora.evaluation.chunks import Chunk
+from distributed_autolora.files.json_files import write_json
 from distributed_autolora.models import read_weights, save_weights
 from distributed_autolora.models.export import export_graph, export_model
 from distributed_autolora.models.portable import NetworkDescription, PortableModel
-from distributed_autolora.orchestration.evaluation_folder import EvaluationFolder
-from distributed_autolora.orchestration.finish import _save_figure
+from distributed_autolora.orchestration.evaluations.folder import EvaluationFolder
 from distributed_autolora.orchestration.mlflow_tracking import MetricWriter, TrackingError, connect, open_run
-from distributed_autolora.orchestration.run_folder import RunFolder, check_writable, config_text, read_config
-from distributed_autolora.orchestration.whole_files import write_json
-from distributed_autolora.reporting.study_report import write_report
-from tests.orchestration.test_mlflow_tracking import assert_each_point_once
-from tests.orchestration.test_survival import driver, epochs_of, uninterrupted, wait_for, without_times, write_config
-from tests.orchestration.tracking_server import TrackingServer
-from tests.reporting import runs, studies
+from distributed_autolora.orchestration.runs.folder import RunFolder, check_writable
+from distributed_autolora.orchestration.runs.results import _save_figure
+from distributed_autolora.reporting.study.report import write_report
+from tests.orchestration.mlflow_tracking.test_mlflow_tracking import assert_each_point_once
+from tests.orchestration.mlflow_tracking.tracking_server import TrackingServer
+from tests.orchestration.runs.test_survival import (
+    driver,
+    epochs_of,
+    uninterrupted,
+    wait_for,
+    without_times,
+    write_config,
+)
+from tests.reporting import runs
+from tests.reporting.study import studies
 from tests.training.gloo import run_workers
 
-ROOT = Path(__file__).parent.parent.parent
+ROOT = Path(__file__).parents[2]
 
 
 class Disk:

@@ -10,13 +10,14 @@ from typing import Any
 
 import pytest
 
-from distributed_autolora.evaluation.masking_rule import least_share, overstates, warns_from
-from distributed_autolora.orchestration.progress import epoch_lines
-from distributed_autolora.orchestration.run_folder import RunFolder, write_json
-from distributed_autolora.reporting.description import run_description
-from distributed_autolora.reporting.history import attack_label
+from distributed_autolora.evaluation.masking_test import least_share, overstates, warns_from
+from distributed_autolora.files.json_files import write_json
+from distributed_autolora.orchestration.runs.folder import RunFolder
+from distributed_autolora.orchestration.runs.progress import epoch_lines
+from distributed_autolora.reporting.format import attack_label
 from distributed_autolora.reporting.masking import masking_status, masking_summary, masking_warning
-from distributed_autolora.reporting.terminal import epoch_line, result_table
+from distributed_autolora.reporting.run.mlflow_description import run_description
+from distributed_autolora.reporting.run.table import epoch_line, result_table
 from tests.reporting import runs
 
 

@@ -15,15 +15,15 @@ import torch
 
 from distributed_autolora.config import ExperimentConfig
 from distributed_autolora.data.catalog import embedded_backbone
-from distributed_autolora.orchestration.finish import finish
 from distributed_autolora.orchestration.mlflow_tracking import default_tracking_uri, log_result, open_run
 from distributed_autolora.orchestration.mlflow_tracking.connection import connect
-from distributed_autolora.orchestration.run_folder import RunFolder
-from distributed_autolora.reporting.study import load_study
-from distributed_autolora.reporting.study_report import results_csv
+from distributed_autolora.orchestration.runs.folder import RunFolder
+from distributed_autolora.orchestration.runs.results import finish
+from distributed_autolora.reporting.study.loading import load_study
+from distributed_autolora.reporting.study.report import results_csv
 from distributed_autolora.training.loop import FitResult, fit
 from distributed_autolora.training.task_data import TaskData
-from tests.reporting.studies import study
+from tests.reporting.study.studies import study
 from tests.training.tasks import small_config, write_task
 from tests.training.test_no_test_split import AWAY, NoReporter, returned, run_folder
 

@@ -13,9 +13,9 @@ import pytest
 import torch
 
 from distributed_autolora.orchestration.mlflow_tracking import connect
-from distributed_autolora.training.distributed import open_meeting_point
-from tests.orchestration.test_local_cluster import listening
-from tests.orchestration.tracking_server import free_port
+from distributed_autolora.training.distributed.collectives import open_meeting_point
+from tests.orchestration.cluster.test_local_cluster import listening
+from tests.orchestration.mlflow_tracking.tracking_server import free_port
 from tests.security.watching import LOOPBACK, ROOT, descendants, wait_for
 
 LOCAL_RAY = """

@@ -17,13 +17,13 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from distributed_autolora.data.collections_own import dogs
-from distributed_autolora.data.collections_torchvision import cifar
+from distributed_autolora.data.preparation.cub_and_dogs import dogs
+from distributed_autolora.data.preparation.torchvision_datasets import cifar
 from distributed_autolora.errors import UserError
 from distributed_autolora.models import build
 from distributed_autolora.models.export import export_graph
 from distributed_autolora.models.portable import PortableModel, read_graph
-from distributed_autolora.orchestration.run_folder import RunFolder
+from distributed_autolora.orchestration.runs.folder import RunFolder
 from distributed_autolora.training.checkpoint import TrainingState
 from tests.security.watching import flags_of, look_at_inputs
 from tests.training.tasks import write_task

@@ -13,11 +13,11 @@ from pathlib import Path
 
 import pytest
 
+from distributed_autolora.config.yaml_files import config_text, read_config
+from distributed_autolora.files.json_files import SECRETS_FILE
 from distributed_autolora.models import build, save_weights
-from distributed_autolora.orchestration.run_folder import config_text, read_config
-from distributed_autolora.orchestration.whole_files import SECRETS_FILE
-from tests.orchestration.test_local_cluster import listening
-from tests.orchestration.tracking_server import TrackingServer
+from tests.orchestration.cluster.test_local_cluster import listening
+from tests.orchestration.mlflow_tracking.tracking_server import TrackingServer
 from tests.security.watching import LOOPBACK, ROOT, SECRET, descendants, wait_for
 from tests.training.tasks import small_config, write_task
 

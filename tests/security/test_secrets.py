@@ -11,10 +11,11 @@ from pathlib import Path
 
 import pytest
 
+from distributed_autolora.config.yaml_files import read_config
 from distributed_autolora.errors import UserError, masked
+from distributed_autolora.files.json_files import SECRETS_FILE, read_json, write_json, write_text
 from distributed_autolora.orchestration.mlflow_tracking import connect, newest_secret, open_run
-from distributed_autolora.orchestration.run_folder import RunFolder, read_config
-from distributed_autolora.orchestration.whole_files import SECRETS_FILE, read_json, write_json, write_text
+from distributed_autolora.orchestration.runs.folder import RunFolder
 from tests.security.watching import SECRET, flags_of, look_at_inputs
 from tests.training.tasks import small_config, write_task
 

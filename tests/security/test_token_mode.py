@@ -12,12 +12,12 @@ from pathlib import Path
 
 import pytest
 
-from distributed_autolora.orchestration.processes import end_family
-from tests.orchestration.test_local_cluster import listening
-from tests.orchestration.tracking_server import free_port
+from distributed_autolora.orchestration.cluster.processes import end_family
+from tests.orchestration.cluster.test_local_cluster import listening
+from tests.orchestration.mlflow_tracking.tracking_server import free_port
 from tests.security.watching import descendants, wait_for
 
-ROOT = Path(__file__).parent.parent.parent
+ROOT = Path(__file__).parents[2]
 
 
 @dataclass

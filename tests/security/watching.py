@@ -7,9 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from distributed_autolora.cli import parse_training_flags
-from distributed_autolora.orchestration.preflight import check_inputs, find_inputs
+from distributed_autolora.orchestration.runs.preflight import check_inputs, find_inputs
 
-ROOT = Path(__file__).parent.parent.parent
+ROOT = Path(__file__).parents[2]
 LOOPBACK = {"0100007F", "0000000000000000FFFF00000100007F", "00000000000000000000000001000000"}
 SECRET = "hunter2hunter2"
 

@@ -22,9 +22,9 @@ from distributed_autolora.config import (
     ScheduleConfig,
     ThreatModelConfig,
 )
-from distributed_autolora.data.parquet import ImageRow, write_images
+from distributed_autolora.data.parquet.writer import ImageRow, write_images
 from distributed_autolora.data.sampler import worker_share
-from distributed_autolora.training import distributed
+from distributed_autolora.training.distributed import collectives
 from distributed_autolora.training.epoch import LossSums, PhaseSeconds
 from distributed_autolora.training.trainer import Trainer
 
@@ -70,7 +70,7 @@ def small_config(
 
 def take_step(trainer: Trainer, batch: Tensor, sums: LossSums) -> None:
     """Takes a step of epoch 1 on a global batch of rows, with this worker's images of it."""
-    rows = worker_share(batch, distributed.rank(), distributed.world_size())
+    rows = worker_share(batch, collectives.rank(), collectives.world_size())
     x, y = trainer.data.training_batch(rows, 1, "augmentation")
     trainer.train_step(batch, x, y, 1, sums, PhaseSeconds())
 

@@ -13,10 +13,10 @@ import torch
 
 from distributed_autolora.config import ExperimentConfig
 from distributed_autolora.errors import UserError
-from distributed_autolora.orchestration.finish import finish
-from distributed_autolora.orchestration.preflight import check_inputs, find_inputs
-from distributed_autolora.orchestration.run_folder import RunFolder
-from distributed_autolora.reporting.run_figure import curves_figure
+from distributed_autolora.orchestration.runs.folder import RunFolder
+from distributed_autolora.orchestration.runs.preflight import check_inputs, find_inputs
+from distributed_autolora.orchestration.runs.results import finish
+from distributed_autolora.reporting.run.figure import curves_figure
 from distributed_autolora.training.checkpoint import TrainingState
 from distributed_autolora.training.loop import FitResult, fit
 from distributed_autolora.training.task_data import TaskData

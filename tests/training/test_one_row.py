@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from distributed_autolora.training import distributed
+from distributed_autolora.training.distributed import batch_norm, collectives
 from tests.training.gloo import run_workers
 
 
@@ -18,8 +18,8 @@ def on_one_row() -> dict[str, Any]:
     nn.init.normal_(norm.weight)
     nn.init.normal_(norm.bias)
     model = nn.Sequential(nn.Conv2d(3, 4, 3), norm).double()
-    distributed.globalize_batch_norm(model)
-    x = torch.rand(1, 3, 3, 3, dtype=torch.float64)[: 1 if distributed.rank() == 0 else 0]
+    batch_norm.globalize_batch_norm(model)
+    x = torch.rand(1, 3, 3, 3, dtype=torch.float64)[: 1 if collectives.rank() == 0 else 0]
     out = model(x)
     out.square().sum().backward()
     gradients = {name: parameter.grad for name, parameter in model.named_parameters()}

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from distributed_autolora.errors import UserError
-from distributed_autolora.training import distributed
 from distributed_autolora.training.checkpoint import TrainingState, momentum_buffers, restore_momentum
+from distributed_autolora.training.distributed import collectives
 from distributed_autolora.training.loop import fit
 from distributed_autolora.training.task_data import TaskData
 from tests.training.gloo import run_workers
@@ -41,10 +41,10 @@ class FolderReporter:
 
     def report(self, history: list[dict[str, Any]], write: Callable[[Path], None], step: int = 0) -> None:
         checkpoint = self.folder / f"{len(history):06d}-{step:06d}"
-        if distributed.rank() == 0:
+        if collectives.rank() == 0:
             checkpoint.mkdir()
             write(checkpoint)
-        distributed.sum_over_workers(torch.zeros(1))
+        collectives.sum_over_workers(torch.zeros(1))
         if (len(history), step) == self.stop:
             raise StoppedError
 

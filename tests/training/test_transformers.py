@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from distributed_autolora.core.attack_network import AttackNetwork
 from distributed_autolora.core.attacks import pgd
+from distributed_autolora.core.fast_attack.attack_network import AttackNetwork
 from distributed_autolora.core.lora import LowRankBranch
 from distributed_autolora.core.objectives import AutoLoRa
 from distributed_autolora.core.schedules import LossWeights

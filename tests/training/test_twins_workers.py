@@ -9,7 +9,7 @@ import torch
 
 from distributed_autolora.core.twins import Twins
 from distributed_autolora.data.sampler import worker_share
-from distributed_autolora.training import distributed
+from distributed_autolora.training.distributed import batch_norm, collectives
 from tests.reference.networks import BASIC, batch, build
 from tests.training.gloo import run_workers
 
@@ -20,10 +20,10 @@ BATCHES = (7, 3, 2, 1)
 def trajectory(gamma: float) -> dict[str, Any]:
     """Takes SGD steps on this worker's share of fixed batches; returns gradients of every step and the last state."""
     twins = Twins(build(BASIC), twins_gamma=gamma)
-    distributed.globalize_batch_norm(twins)
-    wrapped = distributed.data_parallel(twins, torch.device("cpu"))
+    batch_norm.globalize_batch_norm(twins)
+    wrapped = collectives.data_parallel(twins, torch.device("cpu"))
     optimizer = torch.optim.SGD(twins.parameters(), lr=0.05, momentum=0.9)
-    rank, world_size = distributed.rank(), distributed.world_size()
+    rank, world_size = collectives.rank(), collectives.world_size()
     gradients, losses = [], []
     for step, n in enumerate(BATCHES):
         x, _, y = batch(n, seed=step)
@@ -36,7 +36,7 @@ def trajectory(gamma: float) -> dict[str, Any]:
         optimizer.zero_grad(set_to_none=True)
         terms.total.backward()
         gradients.append({name: p.grad.clone() for name, p in twins.named_parameters() if p.grad is not None})
-        losses.append((distributed.sum_over_workers(torch.stack(list(terms.parts.values()))) / world_size).tolist())
+        losses.append((collectives.sum_over_workers(torch.stack(list(terms.parts.values()))) / world_size).tolist())
         optimizer.step()
     return {"gradients": gradients, "losses": losses, "state": dict(twins.state_dict())}
 

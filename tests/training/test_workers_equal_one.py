@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from distributed_autolora.core.objectives import LossTerms
-from distributed_autolora.training import distributed
+from distributed_autolora.training.distributed import collectives
 from distributed_autolora.training.epoch import LossSums
 from distributed_autolora.training.loop import run_epoch
 from distributed_autolora.training.task_data import TaskData
@@ -30,7 +30,7 @@ class _RecordedSums(LossSums):
     def add(self, terms: LossTerms, denominator: float, global_rows: int) -> None:
         super().add(terms, denominator, global_rows)
         parts = torch.stack([part.detach() for part in terms.parts.values()])
-        self.steps.append((distributed.sum_over_workers(parts) / distributed.world_size()).tolist())
+        self.steps.append((collectives.sum_over_workers(parts) / collectives.world_size()).tolist())
 
 
 OWN = {"branch_batch_norm": "own", "weight_average": "both"}

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from distributed_autolora.orchestration.mlflow_tracking.connection import PATIENT_S, asking, connect, truncated
 from distributed_autolora.orchestration.mlflow_tracking.metrics import MetricWriter, legal_name
-from distributed_autolora.reporting.description import run_description
 from distributed_autolora.reporting.masking import masking_status
+from distributed_autolora.reporting.run.mlflow_description import run_description
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

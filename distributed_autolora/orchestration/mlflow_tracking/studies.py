@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from distributed_autolora.orchestration.mlflow_tracking.connection import PATIENT_S, asking, connect
-from distributed_autolora.reporting.description import study_description
+from distributed_autolora.reporting.study.mlflow_description import study_description
 
 PARENT = "mlflow.parentRunId"
 """Tag by which MLflow shows a run below another."""

@@ -1,0 +1,264 @@
+"""Looks at every image of a task before anything is trained on it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from distributed_autolora.data.decoding import ImageDecodeError, ImageFacts, inspect_image, refuse_undecodable
+from distributed_autolora.data.images import different_sizes
+from distributed_autolora.data.parquet.checks import check_same_names
+from distributed_autolora.data.parquet.reader import fingerprint, place, protocol_of, row_groups
+from distributed_autolora.data.splits import Split
+from distributed_autolora.errors import UserError
+from distributed_autolora.hardware import available_cpus
+
+_IMBALANCE = 10
+_MAX_SHOWN = 3
+RELEASED = (
+    "these are the released splits (protocol released), faults included, for comparison with published numbers: "
+    "name the protocol wherever a number from them is shown."
+)
+"""What is said of the released splits, always."""
+
+_LOSSY = ("CMYK", "transparent", "16 bits")
+
+
+@dataclass
+class SplitFacts:
+    """What the files of one split hold; its images are not kept."""
+
+    split: str
+    where: str
+    """The folder and split, for messages."""
+    class_names: tuple[str, ...] = ()
+    texts: dict[str, Any] = field(default_factory=dict)
+    """The JSON values of the first file's metadata."""
+    labels: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int64))
+    """int64 [n]."""
+    fingerprints: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int64))
+    """int64 [n]; equal for equal bytes."""
+    places: list[str] = field(default_factory=list)
+    """File, row and row id of each image."""
+    failures: list[str] = field(default_factory=list)
+    """Place and reason of each image that cannot be decoded."""
+    kinds: Counter[str] = field(default_factory=Counter)
+    """Number of images of each kind of `decoding.CONVERSIONS`."""
+    sizes: Counter[tuple[int, int]] = field(default_factory=Counter)
+    """Number of images of each (width, height)."""
+    odd_size: str | None = None
+    """Message about the first image whose size is not that of row 0."""
+    image_bytes: int = 0
+
+    def class_counts(self) -> list[int]:
+        """Returns the number of images of each class."""
+        return torch.bincount(self.labels, minlength=len(self.class_names)).tolist()
+
+
+@dataclass(frozen=True)
+class Report:
+    """What is known about a task, and what speaks against it."""
+
+    train: SplitFacts
+    test: SplitFacts | None
+    """None: not looked at."""
+    split: Split | None
+    """Training and validation rows, where they were asked for and can be chosen."""
+    refusals: tuple[str, ...]
+    """Each a line for people; with one, the task cannot be used."""
+    warnings: tuple[str, ...]
+
+    @property
+    def splits(self) -> tuple[SplitFacts, ...]:
+        """The splits that were looked at."""
+        return (self.train,) if self.test is None else (self.train, self.test)
+
+    @property
+    def protocol(self) -> str:
+        """ "clean" or "released"."""
+        return protocol_of(self.train.texts)
+
+    def refuse(self) -> None:
+        """Refuses a task that cannot be used.
+
+        Raises:
+            UserError: with all images that cannot be decoded, otherwise with the first reason.
+        """
+        refuse_undecodable([failure for facts in self.splits for failure in facts.failures])
+        if self.refusals:
+            raise UserError(self.refusals[0])
+
+
+def check_task(
+    folder: str,
+    *,
+    with_test: bool = True,
+    one_size: bool = False,
+    choose: Callable[[SplitFacts], Split] | None = None,
+) -> Report:
+    """Looks at every image of a task, as `examine_task`, and refuses one that cannot be used.
+
+    Raises:
+        UserError: for files that cannot be read, images that cannot be decoded, images of different sizes with
+            `one_size`, and the same image in two of train, validation and test.
+    """
+    report = examine_task(folder, with_test=with_test, one_size=one_size, choose=choose)
+    report.refuse()
+    return report
+
+
+def examine_task(
+    folder: str,
+    *,
+    with_test: bool = True,
+    one_size: bool = False,
+    choose: Callable[[SplitFacts], Split] | None = None,
+) -> Report:
+    """Decodes every image of a task, one row group in memory at a time, and compares the splits.
+
+    Args:
+        folder: local path or URI of the Parquet files.
+        with_test: also open the test split.
+        one_size: all images must have one size.
+        choose: chooses the training and validation rows; None: do not look at that split.
+
+    Raises:
+        UserError: for files that cannot be read, labels out of range, and splits with different classes.
+    """
+    with ThreadPoolExecutor(available_cpus()) as workers:
+        splits = [_look(folder, split, workers) for split in ("train", "test")[: 1 + with_test]]
+    train, test = splits[0], splits[1] if with_test else None
+    refusals = _other_sizes(splits) if one_size else []
+    warnings = [warning for facts in splits for warning in _split_warnings(facts)]
+    known = protocol_of(train.texts) == "released"
+    if known:
+        warnings.append(RELEASED)
+    leaks = []
+    if test is not None:
+        check_same_names(train.class_names, test.class_names, train.where, test.where)
+        leaks.append(_test_copies(train, test))
+    split = choose(train) if choose and not train.failures else None
+    if split is not None:
+        leaks.append(_validation_copies(train, split))
+    (warnings if known else refusals).extend(filter(None, leaks))
+    return Report(train, test, split, tuple(refusals), tuple(warnings))
+
+
+def _look(folder: str, split: str, workers: ThreadPoolExecutor) -> SplitFacts:
+    """Reads and decodes a split."""
+    facts = SplitFacts(split, f"{folder} ({split})")
+    labels, prints = [], []
+    for group in row_groups(folder, split):
+        facts.texts = facts.texts or group.texts
+        labels.append(torch.from_numpy(group.rows["label"].to_numpy().copy()))
+        places = [
+            place(group.path, group.first + row, row_id) for row, row_id in enumerate(group.rows["row_id"].to_pylist())
+        ]
+        images = group.rows["image"].to_pylist()
+        for image, where, seen in zip(images, places, workers.map(_inspect, images), strict=True):
+            facts.image_bytes += len(image)
+            prints.append(fingerprint(image))
+            _note(facts, where, seen)
+        facts.places += places
+    facts.class_names = tuple(facts.texts["class_names"])
+    facts.labels, facts.fingerprints = torch.cat(labels), torch.tensor(prints, dtype=torch.int64)
+    return facts
+
+
+def _inspect(image: bytes) -> ImageFacts | str:
+    """Returns what an image holds, or why it cannot be decoded."""
+    try:
+        return inspect_image(image)
+    except ImageDecodeError as error:
+        return str(error)
+
+
+def _note(facts: SplitFacts, where: str, seen: ImageFacts | str) -> None:
+    if isinstance(seen, str):
+        facts.failures.append(f"{where}: {seen}")
+        return
+    facts.kinds.update(seen.kinds)
+    first = next(iter(facts.sizes), seen.size)
+    facts.sizes[seen.size] += 1
+    if seen.size != first and facts.odd_size is None:
+        facts.odd_size = different_sizes(where, seen.size, first)
+
+
+def _split_warnings(facts: SplitFacts) -> list[str]:
+    counts, warnings = facts.class_counts(), []
+    missing = [name for name, count in zip(facts.class_names, counts, strict=True) if not count]
+    if missing:
+        warnings.append(f"{facts.where} has no image of {len(missing)} classes: {_some(missing)}.")
+    smallest, largest = min(count for count in counts if count), max(counts)
+    if largest > _IMBALANCE * smallest:
+        warnings.append(
+            f"{facts.where} is not balanced: {smallest} to {largest} images a class. Accuracies are over images."
+        )
+    lossy = [f"{facts.kinds[kind]} {kind}" for kind in _LOSSY if facts.kinds[kind]]
+    if lossy:
+        warnings.append(f"{facts.where} has images that lose something when they are decoded: {', '.join(lossy)}.")
+    return warnings + _repeated(facts)
+
+
+def _repeated(facts: SplitFacts) -> list[str]:
+    """Returns warnings about images that a split has more than once."""
+    first: dict[int, int] = {}
+    copies, contradictions = 0, []
+    for row, (key, label) in enumerate(zip(facts.fingerprints.tolist(), facts.labels.tolist(), strict=True)):
+        before = first.setdefault(key, row)
+        copies += before != row
+        if label != int(facts.labels[before]):
+            contradictions.append(f"{facts.places[row]} and {facts.places[before]}")
+    warnings = [f"{facts.where} holds {copies} copies of other images in it, byte for byte."] if copies else []
+    if contradictions:
+        warnings.append(f"the same image has two labels in {len(contradictions)} places: {_some(contradictions)}.")
+    return warnings
+
+
+def _test_copies(train: SplitFacts, test: SplitFacts) -> str:
+    """Returns a line about images that are in both, or an empty text."""
+    rows = torch.isin(test.fingerprints, train.fingerprints).nonzero().flatten().tolist()
+    if not rows:
+        return ""
+    at = {key: row for row, key in enumerate(train.fingerprints.tolist())}
+    shown = [f"{test.places[row]} is {train.places[at[int(test.fingerprints[row])]]}" for row in rows[:_MAX_SHOWN]]
+    more = f"; and {len(rows) - _MAX_SHOWN} more" if len(rows) > _MAX_SHOWN else ""
+    return (
+        f"{len(rows)} of {len(test.places)} test images are also training images, byte for byte: "
+        f"{'; '.join(shown)}{more}. Write the files with jobs/prepare_data.py, which leaves such images out of train."
+    )
+
+
+def _validation_copies(train: SplitFacts, split: Split) -> str:
+    """Returns a line about images that are trained and validated on, or an empty text."""
+    both = torch.isin(train.fingerprints[split.val], train.fingerprints[split.train])
+    rows = split.val[both].tolist()
+    if not rows:
+        return ""
+    places = [train.places[row] for row in rows]
+    return f"{len(rows)} validation images are also training images, byte for byte: {_some(places)}. Remove the copies."
+
+
+def _other_sizes(splits: list[SplitFacts]) -> list[str]:
+    """Returns a line for each split whose images are not all of one size, or of another than the first split's."""
+    found = [facts.odd_size for facts in splits if facts.odd_size]
+    first = next(iter(splits[0].sizes), None)
+    for facts in splits[1:]:
+        size = next(iter(facts.sizes), first)
+        if not found and first is not None and size is not None and size != first:
+            found.append(
+                f"{facts.where} has images of {size[0]} x {size[1]} pixels, but {splits[0].where} of {first[0]} x "
+                f"{first[1]}: give --data.image-size (for instance 224) to bring all images to one size."
+            )
+    return found
+
+
+def _some(items: list[str]) -> str:
+    more = f"; and {len(items) - _MAX_SHOWN} more" if len(items) > _MAX_SHOWN else ""
+    return "; ".join(items[:_MAX_SHOWN]) + more

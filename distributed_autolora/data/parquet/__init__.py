@@ -1,0 +1,1 @@
+"""The file format of a task: Parquet files of labelled images, local, remote and cached."""

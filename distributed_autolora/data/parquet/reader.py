@@ -1,0 +1,256 @@
+"""Reads the Parquet files of labelled images, whole or one row group at a time."""
+
+from __future__ import annotations
+
+import bisect
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from torch import Tensor
+
+from distributed_autolora.data.parquet.checks import (
+    COLUMNS,
+    check_columns,
+    check_metadata,
+    check_not_empty,
+    check_rows,
+    check_same_names,
+)
+from distributed_autolora.data.parquet.locations import readable, split_files
+
+# In memory offsets have 64 bits, so that no file is too large for one chunk.
+IN_MEMORY = pa.schema([("image", pa.large_binary()), ("label", pa.int64()), ("row_id", pa.large_string())])
+
+
+@dataclass(frozen=True)
+class ImageTable:
+    """The rows of one split, still encoded; positions in it are the stable rows of a run."""
+
+    labels: Tensor
+    """int64 [n]."""
+    class_names: tuple[str, ...]
+    row_ids: tuple[str, ...]
+    texts: dict[str, Any]
+    """The JSON values of the first file's metadata."""
+    where: str
+    """The folder and split, for messages."""
+    encoded_images: Any
+    """pyarrow ChunkedArray of n encoded images, in memory or mapped from a file."""
+    fingerprints: Tensor
+    """int64 [n]: 64 bits of the hash of the encoded bytes; equal bytes have equal ones."""
+    files: tuple[tuple[int, str], ...]
+    """First row and path of each file that the rows came from."""
+
+    def __len__(self) -> int:
+        """Returns the number of images."""
+        return len(self.labels)
+
+    @property
+    def task(self) -> str:
+        """Name of the task, "" where its files do not say."""
+        return str(self.texts.get("task", ""))
+
+    @property
+    def licence(self) -> str:
+        """Terms that the images may be used under, "" where its files do not say."""
+        return str(self.texts.get("licence", ""))
+
+    @property
+    def provenance(self) -> str:
+        """Where the images came from and how they were chosen, "" where its files do not say."""
+        return str(self.texts.get("provenance", ""))
+
+    @property
+    def protocol(self) -> str:
+        """ "released" for splits that repeat those of the released code with their faults, otherwise "clean"."""
+        return protocol_of(self.texts)
+
+    @property
+    def card(self) -> dict[str, Any]:
+        """What is known about the task: JSON values, at least task, protocol, classes, licence and provenance."""
+        known = {"task": self.task, "protocol": self.protocol, "classes": len(self.class_names)}
+        known |= {"licence": self.licence, "provenance": self.provenance}
+        stated = self.texts.get("card")
+        return known | (stated if isinstance(stated, dict) else {})
+
+    def encoded(self, row: int) -> bytes:
+        """Returns the encoded bytes of one image."""
+        return self.encoded_images[row].as_py()  # type: ignore[no-any-return]
+
+    def place(self, row: int) -> str:
+        """Returns 'FILE, row R (row_id "ID")' for messages; R counts from 0 in that file."""
+        first, path = self.files[bisect.bisect_right(self.files, row, key=lambda file: file[0]) - 1]
+        return place(path, row - first, self.row_ids[row])
+
+
+@dataclass(frozen=True)
+class RowGroup:
+    """Some neighbouring rows of a file, checked."""
+
+    path: str
+    first: int
+    """Position in the file of the first of these rows."""
+    rows: Any
+    """pyarrow Table with the columns of `IN_MEMORY`."""
+    texts: dict[str, Any]
+    """The JSON values of the file's metadata."""
+
+
+def place(path: str, row: int, row_id: str) -> str:
+    """Returns 'FILE, row R (row_id "ID")' for messages."""
+    return f'{path}, row {row} (row_id "{row_id}")'
+
+
+def protocol_of(texts: dict[str, Any]) -> str:
+    """Returns the protocol that a file's metadata states; "clean" where it states none."""
+    return "released" if texts.get("protocol") == "released" else "clean"
+
+
+def with_protocol(task: str, protocol: str) -> str:
+    """Returns a task's name, with the protocol behind it unless that is "clean" or there already."""
+    return task if protocol == "clean" or task.endswith(f"-{protocol}") else f"{task}-{protocol}"
+
+
+def fingerprint(encoded: bytes) -> int:
+    """Returns 64 bits of the hash of an image's bytes, as a signed number."""
+    return int.from_bytes(hashlib.blake2b(encoded, digest_size=8).digest(), "little", signed=True)
+
+
+def row_groups(folder: str, split: str) -> Iterator[RowGroup]:
+    """Reads the row groups of all files `<split>*.parquet` of a folder, in the order of their names.
+
+    Holds one row group in memory.
+
+    Args:
+        folder: local path or URI of a pyarrow filesystem.
+        split: "train" or "test".
+
+    Raises:
+        UserError: for a missing folder or file, a damaged file, missing columns or class names, labels that
+            name no class; says which file and row.
+    """
+    filesystem, paths = split_files(folder, split)
+    first_names: list[str] | None = None
+    for path in paths:
+        for group in _file_groups(filesystem, path):
+            first_names = first_names or group.texts["class_names"]
+            check_same_names(first_names, group.texts["class_names"], paths[0], path)
+            yield group
+
+
+def read_images(folder: str, split: str) -> ImageTable:
+    """Reads all files `<split>*.parquet` of a folder into memory, in the order of their names.
+
+    Args:
+        folder: local path or URI of a pyarrow filesystem.
+        split: "train" or "test".
+
+    Raises:
+        UserError: see `row_groups`.
+    """
+    groups = list(row_groups(folder, split))
+    return table_of_groups(groups, pa.concat_tables([group.rows for group in groups]), f"{folder} ({split})")
+
+
+def table_of_groups(groups: Sequence[RowGroup], rows: Any, where: str) -> ImageTable:
+    """Returns the table of row groups whose rows are `rows`."""
+    files, count = [], 0
+    for group in groups:
+        if group.first == 0:
+            files.append((count, group.path))
+        count += len(group.rows)
+    prints = [fingerprint(image.as_buffer()) for chunk in rows["image"].chunks for image in chunk]
+    return image_table(rows, torch.tensor(prints, dtype=torch.int64), groups[0].texts, where, files)
+
+
+def image_table(
+    rows: Any, fingerprints: Tensor, texts: dict[str, Any], where: str, files: Sequence[tuple[int, str]]
+) -> ImageTable:
+    """Returns the table of rows: a pyarrow Table or a dict with the columns of `IN_MEMORY`."""
+    return ImageTable(
+        labels=torch.from_numpy(rows["label"].to_numpy().copy()),
+        class_names=tuple(texts["class_names"]),
+        row_ids=tuple(rows["row_id"].to_pylist()),
+        texts=texts,
+        where=where,
+        encoded_images=rows["image"],
+        fingerprints=fingerprints,
+        files=tuple(files),
+    )
+
+
+@dataclass(frozen=True)
+class Labels:
+    """A split without its images."""
+
+    rows: Any
+    """pyarrow Table with the columns label and row_id."""
+    texts: dict[str, Any]
+    """The JSON values of the first file's metadata."""
+    files: tuple[tuple[int, str], ...]
+    """First row and path of each file."""
+
+
+def read_labels(folder: str, split: str) -> Labels:
+    """Reads labels and row ids of a split, not its images.
+
+    Raises:
+        UserError: for a missing folder or file, a damaged file, missing class names.
+    """
+    filesystem, paths = split_files(folder, split)
+    tables, files, texts, count = [], [], [], 0
+    columns = [name for name in IN_MEMORY.names if name != "image"]
+    for path in paths:
+        with readable(path), filesystem.open_input_file(path) as stream, pq.ParquetFile(stream) as file:
+            check_columns(file.schema_arrow, path)
+            texts.append(check_metadata(file.metadata.metadata or {}, path))
+            rows = file.read(columns=columns).select(columns)
+        tables.append(rows.cast(pa.schema([IN_MEMORY.field(name) for name in columns])))
+        files.append((count, path))
+        count += len(rows)
+    return Labels(pa.concat_tables(tables), texts[0], tuple(files))
+
+
+def read_texts(folder: str, split: str) -> dict[str, Any]:
+    """Returns the JSON values of the metadata of a split's first file, without reading its rows.
+
+    Raises:
+        UserError: for a missing folder or file, a damaged file, missing class names.
+    """
+    filesystem, paths = split_files(folder, split)
+    with readable(paths[0]), filesystem.open_input_file(paths[0]) as stream, pq.ParquetFile(stream) as file:
+        return check_metadata(file.metadata.metadata or {}, paths[0])
+
+
+def check_same_classes(train: ImageTable, test: ImageTable) -> None:
+    """Checks that both tables mean the same by a label.
+
+    Raises:
+        UserError: naming the first class that differs.
+    """
+    check_same_names(train.class_names, test.class_names, train.where, test.where)
+
+
+def _file_groups(filesystem: Any, path: str) -> Iterator[RowGroup]:
+    """Yields the checked row groups of one file."""
+    with readable(path):
+        stream = filesystem.open_input_file(path)
+    with stream:
+        with readable(path):
+            file = pq.ParquetFile(stream, page_checksum_verification=True)
+        check_columns(file.schema_arrow, path)
+        texts = check_metadata(file.metadata.metadata or {}, path)
+        check_not_empty(file.metadata.num_rows, path)
+        first = 0
+        for group in range(file.num_row_groups):
+            with readable(path):
+                rows = file.read_row_group(group, columns=list(COLUMNS)).select(list(COLUMNS)).cast(IN_MEMORY)
+            check_rows(rows, len(texts["class_names"]), path, first)
+            if len(rows):
+                yield RowGroup(path, first, rows, texts)
+            first += len(rows)

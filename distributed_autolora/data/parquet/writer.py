@@ -1,0 +1,191 @@
+"""The one file format of labelled images: encoded bytes, label and stable row id in Parquet."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from distributed_autolora.data.parquet.locations import data_digest, open_location, writable
+from distributed_autolora.data.parquet.reader import ImageTable, check_same_classes, read_images
+
+__all__ = [
+    "ImageRow",
+    "ImageTable",
+    "SplitWriter",
+    "check_same_classes",
+    "data_digest",
+    "groups_of",
+    "read_images",
+    "write_images",
+]
+
+ROW_GROUP = 256
+"""Rows that are written, and can be read, together."""
+SHARD_BYTES = 256 * 2**20
+"""A file of at least this many bytes of images is followed by another."""
+
+_SCHEMA = pa.schema([("image", pa.binary()), ("label", pa.int64()), ("row_id", pa.string())])
+
+
+@dataclass(frozen=True)
+class ImageRow:
+    """One labelled image."""
+
+    image: bytes
+    """The encoded file (PNG, JPEG, ...), kept as it is."""
+    label: int
+    """Index into the class names."""
+    row_id: str
+    """Where the image came from; never changes."""
+
+
+def write_images(
+    path: str | Path,
+    rows: Iterable[ImageRow],
+    *,
+    class_names: Sequence[str],
+    task: str,
+    split: str,
+    licence: str,
+    provenance: str,
+) -> None:
+    """Writes one Parquet file, whole or not at all.
+
+    Args:
+        path: file to write; a local path or a URI of a pyarrow filesystem.
+        rows: the images; only `ROW_GROUP` of them are held in memory.
+        class_names: name of each label.
+        task: name of the task.
+        split: "train" or "test".
+        licence: terms that the images may be used under.
+        provenance: where the images came from and how they were chosen.
+
+    Raises:
+        ValueError: for a label outside 0 .. len(class_names) - 1.
+        UserError: if the file cannot be written.
+    """
+    texts = {"class_names": list(class_names), "task": task, "split": split}
+    texts |= {"licence": licence, "provenance": provenance}
+    folder, _, name = str(path).rpartition("/")
+    with SplitWriter(folder or ".", name.removesuffix(".parquet"), len(class_names), shard_bytes=None) as writer:
+        for group in groups_of(rows, ROW_GROUP):
+            writer.write(group)
+        writer.finish(texts)
+
+
+def groups_of(rows: Iterable[Any], size: int) -> Iterator[list[Any]]:
+    """Cuts rows into lists of `size`; the last may be shorter."""
+    iterator = iter(rows)
+    while group := list(islice(iterator, size)):
+        yield group
+
+
+class SplitWriter:
+    """Writes the Parquet files of one split under their final names once all of them are complete.
+
+    Leaving its block without `finish` removes what was written. One file is called NAME.parquet, several
+    NAME-00000-of-00003.parquet and so on.
+
+    Args:
+        folder: local path or URI.
+        name: of the files, without their ending.
+        num_classes: labels are below it.
+        shard_bytes: begin another file after this many bytes of images; None: never.
+    """
+
+    def __init__(self, folder: str, name: str, num_classes: int, *, shard_bytes: int | None = SHARD_BYTES) -> None:
+        self._folder, self._name, self._num_classes, self._shard_bytes = folder, name, num_classes, shard_bytes
+        self._filesystem, self._path = open_location(folder)
+        self._shards: list[_Shard] = []
+        with writable(folder):
+            self._filesystem.create_dir(self._path, recursive=True)
+
+    def __enter__(self) -> Self:
+        """Returns itself."""
+        return self
+
+    def write(self, group: Sequence[ImageRow]) -> None:
+        """Adds one row group of up to `ROW_GROUP` rows.
+
+        Raises:
+            ValueError: for a label that names no class.
+            UserError: if the file cannot be written.
+        """
+        for row in group:
+            if not 0 <= row.label < self._num_classes:
+                raise ValueError(f'label {row.label} of "{row.row_id}" names no class')
+        with writable(self._folder):
+            if not self._shards or (self._shard_bytes and self._shards[-1].image_bytes >= self._shard_bytes):
+                self._open_shard()
+            self._shards[-1].write(group)
+
+    def finish(self, texts: dict[str, Any]) -> None:
+        """Completes all files with these metadata (JSON values by key) and gives them their names.
+
+        Raises:
+            UserError: if a file cannot be written.
+        """
+        with writable(self._folder):
+            if not self._shards:
+                self._open_shard()
+            for shard in self._shards:
+                shard.finish(texts)
+            count = len(self._shards)
+            for number, shard in enumerate(self._shards):
+                name = self._name if count == 1 else f"{self._name}-{number:05d}-of-{count:05d}"
+                # A rename in one folder: whoever looks sees the old file or the new one, never a part.
+                self._filesystem.move(shard.path, f"{self._path}/{name}.parquet")
+        self._shards = []
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        """Removes files that were not finished."""
+        for shard in self._shards:
+            with contextlib.suppress(OSError, pa.ArrowException):
+                shard.abandon()
+            with contextlib.suppress(OSError):
+                self._filesystem.delete_file(shard.path)
+
+    def _open_shard(self) -> None:
+        path = f"{self._path}/.{self._name}-{len(self._shards):05d}.{os.getpid()}.partial"
+        self._shards.append(_Shard(path, self._filesystem.open_output_stream(path)))
+
+
+class _Shard:
+    """One file while it is written."""
+
+    def __init__(self, path: str, stream: Any) -> None:
+        self.path, self.image_bytes = path, 0
+        self._stream, self._content = stream, hashlib.sha256()
+        # Page checksums tell a damaged file from a good one when it is read.
+        self._writer = pq.ParquetWriter(
+            stream, _SCHEMA, compression="zstd", use_dictionary=False, write_page_checksum=True
+        )
+
+    def write(self, group: Sequence[ImageRow]) -> None:
+        for row in group:
+            self._content.update(f"{row.label}:{row.row_id}:{len(row.image)}:".encode() + row.image)
+            self.image_bytes += len(row.image)
+        columns = [[row.image for row in group], [row.label for row in group], [row.row_id for row in group]]
+        self._writer.write_table(pa.table(columns, schema=_SCHEMA), row_group_size=ROW_GROUP)
+
+    def finish(self, texts: dict[str, Any]) -> None:
+        texts = {**texts, "content_digest": self._content.hexdigest()}
+        self._writer.add_key_value_metadata(
+            {key: json.dumps(value, ensure_ascii=False) for key, value in texts.items()}
+        )
+        self.abandon()
+
+    def abandon(self) -> None:
+        self._writer.close()
+        self._stream.close()

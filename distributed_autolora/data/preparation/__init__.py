@@ -1,0 +1,1 @@
+"""From published archives, folders and CSV lists to the Parquet files of a task."""

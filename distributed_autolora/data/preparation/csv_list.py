@@ -1,0 +1,96 @@
+"""A CSV file of image paths and labels, as a task."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import torch
+
+from distributed_autolora.data.parquet.locations import one_line
+from distributed_autolora.data.preparation.source import SourceRow, SourceTask, file_row
+from distributed_autolora.data.splits import stratified_holdout
+from distributed_autolora.errors import UserError
+
+_SPLITS = ("train", "test")
+Line = dict[str, str]
+
+
+def image_list(source: Path, *, test_fraction: float, seed: int, task: str | None, licence: str) -> SourceTask:
+    """Reads a CSV file with the columns path and label, and possibly split ("train" or "test").
+
+    Paths are relative to the file's folder. Classes are the labels in ascending order, as numbers if all are.
+
+    Args:
+        source: the file.
+        test_fraction: share of each class to hold out for testing where there is no column split, in (0, 1).
+        seed: seed of that choice.
+        task: name of the task; None: the file's.
+        licence: terms that the images may be used under.
+
+    Raises:
+        UserError: for a file or lines that cannot be used; says which line.
+    """
+    lines = _lines(source)
+    labels = {line["label"] for line in lines}
+    names = sorted(labels)
+    if all(label.isdecimal() for label in labels):
+        names.sort(key=int)
+    if len(names) < 2:
+        raise UserError(f"{source} has {len(names)} labels: two or more are needed.")
+    numbers = [names.index(line["label"]) for line in lines]
+    if "split" in lines[0]:
+        splits, how = [line["split"] for line in lines], "its own split"
+        absent = [split for split in _SPLITS if split not in splits]
+        if absent:
+            raise UserError(f'{source} has no {absent[0]} image: its column "split" needs train and test.')
+    else:
+        splits, how = _held_out(numbers, test_fraction, seed), f"test share {test_fraction}, stratified, seed {seed}"
+    rows: dict[str, list[SourceRow]] = {split: [] for split in _SPLITS}
+    for line, number, split in zip(lines, numbers, splits, strict=True):
+        rows[split].append(file_row(source.parent / line["path"], number, line["path"]))
+    provenance = f'list "{source.name}", {how}'
+    return SourceTask(task or source.stem, names, rows, licence, provenance)
+
+
+def _held_out(numbers: list[int], test_fraction: float, seed: int) -> list[str]:
+    if not 0 < test_fraction < 1:
+        raise UserError(f"The test fraction is {test_fraction}: it must be between 0 and 1, for instance 0.2.")
+    chosen = set(stratified_holdout(torch.tensor(numbers), round(test_fraction * len(numbers)), seed).tolist())
+    if not chosen:
+        raise UserError(f"{len(numbers)} images are too few to hold out {test_fraction:.0%} for testing. Add some.")
+    return ["test" if position in chosen else "train" for position in range(len(numbers))]
+
+
+def _lines(source: Path) -> list[Line]:
+    """Returns the checked lines below the header."""
+    try:
+        with source.open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file, restval="")
+            header = reader.fieldnames or []
+            if not {"path", "label"} <= set(header):
+                raise UserError(f"{source}: its first line must name the columns path and label, possibly split.")
+            lines = [(reader.line_num, line) for line in reader]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"{source} cannot be read: {one_line(error)}. Give a CSV file of path and label.") from error
+    if not lines:
+        raise UserError(f"{source} names no image: give a line for each.")
+    seen: set[str] = set()
+    for number, line in lines:
+        if None in line:
+            raise UserError(
+                f"{source}, line {number}: it has more values than the first line. Quote paths with commas."
+            )
+        # Spaces around a label or a split would make another class or split of it.
+        line |= {name: line[name].strip() for name in ("label", "split") if name in line}
+        if not line["path"] or not line["label"]:
+            raise UserError(f"{source}, line {number}: path or label is empty. Complete or remove the line.")
+        if line.get("split", "train") not in _SPLITS:
+            raise UserError(
+                f'{source}, line {number}: split is "{line["split"]}", not train or test. Validation images are held '
+                "out from train in training."
+            )
+        if line["path"] in seen:
+            raise UserError(f'{source}, line {number}: "{line["path"]}" is there twice. Remove one of the lines.')
+        seen.add(line["path"])
+    return [line for _, line in lines]

@@ -1,0 +1,120 @@
+"""Readers of public image collections, as rows for Parquet."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import math
+import struct
+import zlib
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from distributed_autolora.data.parquet.locations import one_line
+from distributed_autolora.data.preparation.source import SourceRow
+from distributed_autolora.data.splits import stratified_subset
+from distributed_autolora.errors import UserError
+
+FASHION_MNIST_CLASSES = (
+    "T-shirt/top",
+    "Trouser",
+    "Pullover",
+    "Dress",
+    "Coat",
+    "Sandal",
+    "Shirt",
+    "Sneaker",
+    "Bag",
+    "Ankle boot",
+)
+FASHION_MNIST_LICENCE = "MIT, Copyright (c) 2017 Zalando SE, https://tech.zalando.com"
+
+_FASHION_MNIST_FILES = {"train": "train", "test": "t10k"}
+
+
+def fashion_mnist(
+    source: Path,
+    split: str,
+    *,
+    classes: Sequence[int],
+    limit: int | None,
+    seed: int,
+    left_out: Callable[[NDArray[np.uint8]], bool] | None = None,
+) -> list[SourceRow]:
+    """Reads Fashion-MNIST (Xiao, Rasul and Vollgraf, 2017) from its IDX files.
+
+    Args:
+        source: folder with train-images-idx3-ubyte and so on, gzipped or not; torchvision's download folder too.
+        split: "train" or "test".
+        classes: official labels to keep; they become 0, 1, ... in this order.
+        limit: take a stratified subset of this many images; None: all.
+        seed: seed of the subset.
+        left_out: tells of the uint8 pixels [28, 28] of an image whether it is left out; None: none is.
+
+    Returns:
+        PNG rows in the order of the file; a row id is the split and the index in the official file.
+
+    Raises:
+        UserError: for a missing or damaged file, or a limit above the number of images.
+    """
+    prefix = _FASHION_MNIST_FILES[split]
+    images = _read_idx(source, f"{prefix}-images-idx3-ubyte", dimensions=3)
+    official = torch.from_numpy(_read_idx(source, f"{prefix}-labels-idx1-ubyte", dimensions=1)).long()
+    if len(images) != len(official):
+        raise UserError(f"{source} has {len(images)} {split} images but {len(official)} labels: fetch the files again.")
+    indices = torch.isin(official, torch.tensor(list(classes))).nonzero().flatten()
+    if left_out is not None:
+        indices = indices[[not left_out(images[index]) for index in indices.tolist()]]
+    if limit is not None:
+        if not 1 <= limit <= len(indices):
+            raise UserError(
+                f"{limit} {split} images were asked for: {source} has 1 to {len(indices)} of these classes"
+                f"{'' if left_out is None else ' that are not left out'}: ask for so many."
+            )
+        indices = indices[stratified_subset(official[indices], limit, seed)]
+    new_label = {label: position for position, label in enumerate(classes)}
+    row_ids = [f"{split}/{index:05d}" for index in indices.tolist()]
+    return [
+        SourceRow(partial(png, images[index]), new_label[int(official[index])], row_id, f"{source}, {row_id}")
+        for index, row_id in zip(indices.tolist(), row_ids, strict=True)
+    ]
+
+
+def _read_idx(source: Path, name: str, dimensions: int) -> NDArray[np.uint8]:
+    """Returns the array of an IDX file of bytes: magic, big-endian sizes, values."""
+    path = _find_idx(source, name)
+    try:
+        content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+    except (OSError, EOFError, zlib.error) as error:
+        raise UserError(f"{path} cannot be read: {one_line(error)}. Fetch the file again.") from error
+    if content[:4] != bytes([0, 0, 8, dimensions]):
+        raise UserError(f"{path} is no IDX file of bytes in {dimensions} dimensions. Fetch the file again.")
+    start = 4 + 4 * dimensions
+    shape = struct.unpack(f">{dimensions}I", content[4:start]) if len(content) >= start else ()
+    if not shape or len(content) - start != math.prod(shape):
+        raise UserError(f"{path} is damaged: its {len(content)} bytes do not fit its header. Fetch the file again.")
+    return np.frombuffer(content, np.uint8, offset=start).reshape(shape).copy()
+
+
+def _find_idx(source: Path, name: str) -> Path:
+    for folder in (source, source / "FashionMNIST" / "raw", source / "raw"):
+        for path in (folder / name, folder / f"{name}.gz"):
+            if path.is_file():
+                return path
+    raise UserError(
+        f"{source} has no {name} or {name}.gz: give the folder of the Fashion-MNIST files (Debian's package "
+        "dataset-fashion-mnist puts them into /usr/share/datasets/fashion-mnist)."
+    )
+
+
+def png(pixels: NDArray[np.uint8]) -> bytes:
+    """Encodes uint8 pixels [H, W] or [H, W, 3] without loss."""
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG", optimize=True)
+    return buffer.getvalue()

@@ -1,0 +1,173 @@
+"""The command line of jobs/prepare_data.py; reading it imports nothing heavy."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+
+import tyro
+
+if TYPE_CHECKING:
+    from distributed_autolora.data.preparation.prepare import Prepared
+
+
+@dataclass(frozen=True, kw_only=True)
+class Common:
+    """What all sources share."""
+
+    source: Path
+    """Folder, or file, to read."""
+    output: str
+    """Folder or pyarrow URI to write train*.parquet and test*.parquet to."""
+    overwrite: bool = False
+    """Replace Parquet files that are there already."""
+
+    recipe: ClassVar[str] = "custom"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Published(Common):
+    """One of the paper's tasks, from its published files; nothing is downloaded."""
+
+    protocol: Literal["clean", "released"] = "clean"
+    """released: the splits of the released code, faults included, labelled wherever numbers from them appear."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cifar10(Published):
+    """CIFAR-10: the folder that holds cifar-10-batches-py."""
+
+    unverified: bool = False
+    """Also read files that are not the published ones; they are pickles, which can run any code."""
+
+    recipe: ClassVar[str] = "cifar10"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cifar100(Cifar10):
+    """CIFAR-100: the folder that holds cifar-100-python."""
+
+    recipe: ClassVar[str] = "cifar100"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dtd(Published):
+    """Describable Textures: the folder that holds dtd/images and dtd/labels."""
+
+    recipe: ClassVar[str] = "dtd"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dogs(Published):
+    """Stanford Dogs: the folder with Images/ or images.tar, and the lists or lists.tar."""
+
+    recipe: ClassVar[str] = "dogs"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cub(Published):
+    """CUB-200-2011: the folder CUB_200_2011 or the one that holds it."""
+
+    recipe: ClassVar[str] = "cub"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Caltech256(Published):
+    """Caltech-256: the folder that holds 256_ObjectCategories."""
+
+    test_fraction: float = 0.12
+    """Share of each class held out for testing, in (0, 1); there is no official split."""
+    train_per_class: int = 150
+    """Under the released protocol: consecutive images taken for each class."""
+    clutter: bool = True
+    """Whether the clutter class, the 257th, is kept; the released protocol always keeps it."""
+    seed: int = 0
+    """Seed of the held-out share."""
+
+    recipe: ClassVar[str] = "caltech256"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Own(Common):
+    """What one's own images share."""
+
+    test_fraction: float = 0.2
+    """Share of each class held out for testing where the source has no test images of its own; in (0, 1)."""
+    task: str | None = None
+    """Name of the task; None: that of the source."""
+    licence: str = "not stated"
+    """Terms that the images may be used under; kept in the files."""
+    seed: int = 0
+    """Seed of what is held out."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Folder(Own):
+    """A folder with one folder of images a class, or with train/ and test/ that each have those."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageList(Own):
+    """A CSV file with the columns path and label, and possibly split (train or test)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FashionMnist(Common):
+    """Fashion-MNIST from its IDX files (Debian's dataset-fashion-mnist or torchvision's download)."""
+
+    classes: str = "0-9"
+    """Official labels to keep, such as 5-9 or 1,3,8."""
+    train_images: int | None = None
+    """A stratified subset of this many training images; None: all."""
+    test_images: int | None = None
+    """A stratified subset of this many test images; None: all."""
+    seed: int = 0
+    """Seed of the subsets."""
+    without_shipped: bool = False
+    """Leave out every image that is shipped with the package, by its pixels."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Check:
+    """Looks at every image of a prepared task: what cannot be used is refused, what is odd is said."""
+
+    folder: Annotated[str, tyro.conf.Positional]
+    """Folder or URI of train*.parquet and test*.parquet."""
+
+
+Source = (
+    Annotated[Cifar10, tyro.conf.subcommand("cifar10")]
+    | Annotated[Cifar100, tyro.conf.subcommand("cifar100")]
+    | Annotated[Dtd, tyro.conf.subcommand("dtd")]
+    | Annotated[Dogs, tyro.conf.subcommand("dogs")]
+    | Annotated[Cub, tyro.conf.subcommand("cub")]
+    | Annotated[Caltech256, tyro.conf.subcommand("caltech256")]
+    | Annotated[FashionMnist, tyro.conf.subcommand("fashion-mnist")]
+    | Annotated[Folder, tyro.conf.subcommand("folder")]
+    | Annotated[ImageList, tyro.conf.subcommand("csv")]
+    | Annotated[Check, tyro.conf.subcommand("check")]
+)
+"""What jobs/prepare_data.py is asked for."""
+
+
+def read_flags(description: str, arguments: Sequence[str] | None = None) -> Source:
+    """Reads a command line; None: this process's."""
+    return tyro.cli(Source, description=description, args=arguments, config=(tyro.conf.FlagCreatePairsOff,))
+
+
+def prepare(flags: Published | FashionMnist | Folder | ImageList) -> Prepared:
+    """Writes the task that the flags ask for.
+
+    Raises:
+        UserError: for a source or an output that cannot be used.
+    """
+    from distributed_autolora.data.preparation import prepare as kinds
+
+    values = asdict(flags)
+    if isinstance(flags, Published):
+        return kinds.prepare_published(flags.recipe, **values)
+    if isinstance(flags, FashionMnist):
+        return kinds.prepare_fashion_mnist(**values)
+    return (kinds.prepare_folder if isinstance(flags, Folder) else kinds.prepare_list)(**values)

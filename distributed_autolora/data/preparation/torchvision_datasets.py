@@ -1,0 +1,252 @@
+"""CIFAR-10, CIFAR-100, DTD and Caltech-256 from their published files, read by torchvision; nothing is downloaded."""
+
+from __future__ import annotations
+
+import contextlib
+import pickle
+import tempfile
+from collections.abc import Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torchvision.datasets import CIFAR10, CIFAR100, DTD, Caltech256
+from torchvision.datasets.utils import check_integrity
+
+from distributed_autolora.data.parquet.locations import one_line
+from distributed_autolora.data.preparation.fashion_mnist import png
+from distributed_autolora.data.preparation.source import Protocol, SourceRow, SourceTask, count_notes, file_row
+from distributed_autolora.data.splits import stratified_holdout
+from distributed_autolora.errors import UserError
+
+RELEASED_OUTPUTS = 57
+"""Outputs of the released code's classifier for DTD, which has 47 classes."""
+_CIFAR: dict[str, Any] = {"cifar10": CIFAR10, "cifar100": CIFAR100}
+_CIFAR_NEAR_COPIES = {
+    "cifar10": "3.3 % of the test images have a near-copy among the training images (Barz and Denzler, 2020)",
+    "cifar100": "10 % of the test images have a near-copy among the training images (Barz and Denzler, 2020)",
+}
+
+# What torchvision's readers raise for damaged files, and pickle for those that were not verified.
+_UNREADABLE = (
+    RuntimeError,
+    OSError,
+    EOFError,
+    LookupError,
+    ValueError,
+    TypeError,
+    AttributeError,
+    ImportError,
+    pickle.UnpicklingError,
+)
+
+
+def cifar(source: Path, *, task: str, protocol: Protocol, unverified: bool) -> SourceTask:
+    """Reads CIFAR-10 or CIFAR-100 (Krizhevsky, 2009) from its Python version; pixels become PNG files.
+
+    The files are pickles, which may run any code when they are read: others than the published ones are refused.
+
+    Args:
+        source: folder with cifar-10-batches-py or cifar-100-python, or that folder.
+        task: "cifar10" or "cifar100".
+        protocol: "clean" or "released"; the images are the same.
+        unverified: also read files that are not the published ones.
+
+    Raises:
+        UserError: for missing, damaged or other files.
+    """
+    kind = _CIFAR[task]
+    root = source.parent if source.name == kind.base_folder else source
+    folder = root / kind.base_folder
+    published = {**dict([*kind.train_list, *kind.test_list]), kind.meta["filename"]: kind.meta["md5"]}
+    missing = [name for name in published if not (folder / name).is_file()]
+    if missing:
+        raise UserError(f"{folder} has no {', '.join(missing)}: unpack {kind.filename} into {root}.")
+    if not unverified:
+        _check_published(folder, published, kind.filename)
+    with _readable(folder, f"unpack {kind.filename} into {root} again"):
+        kind = _without_checksums(kind) if unverified else kind
+        splits = {split: kind(str(root), train=split == "train") for split in ("train", "test")}
+    rows = {split: _pixel_rows(images, split, folder) for split, images in splits.items()}
+    return SourceTask(
+        task=task,
+        class_names=splits["train"].classes,
+        rows=rows,
+        licence="not stated by its authors, who ask for a citation of Krizhevsky (2009)",
+        provenance=f"{task} (Krizhevsky, 2009, https://www.cs.toronto.edu/~kriz/cifar.html), "
+        + ("in files that were not verified" if unverified else "official splits"),
+        overlaps=("a labelled subset of 80 Million Tiny Images", _CIFAR_NEAR_COPIES[task]),
+        notes=(*count_notes(rows, {"train": 50_000, "test": 10_000}), *(["files were not verified"] * unverified)),
+        protocol=protocol,
+    )
+
+
+def _check_published(folder: Path, published: dict[str, str], archive: str) -> None:
+    others = [name for name, md5 in published.items() if not check_integrity(folder / name, md5)]
+    if others:
+        raise UserError(
+            f"{folder}: {', '.join(others)} are not the published files (their MD5 differs), and opening them could "
+            f"run any program: unpack {archive} again, or give --unverified if you trust these ones."
+        )
+
+
+def _pixel_rows(images: Any, split: str, folder: Path) -> list[SourceRow]:
+    return [
+        SourceRow(partial(png, pixels), int(label), f"{split}/{number:05d}", f"{folder}, {split} image {number}")
+        for number, (pixels, label) in enumerate(zip(images.data, images.targets, strict=True))
+    ]
+
+
+def _without_checksums(kind: Any) -> Any:
+    lists = {name: [(file, None) for file, _ in getattr(kind, name)] for name in ("train_list", "test_list")}
+    return type(kind.__name__, (kind,), {**lists, "meta": {**kind.meta, "md5": None}})
+
+
+def dtd(source: Path, *, protocol: Protocol) -> SourceTask:
+    """Reads the Describable Textures Dataset (Cimpoi et al., 2014): partition 1, train and val together for training.
+
+    Args:
+        source: folder with dtd/labels and dtd/images, or that folder.
+        protocol: "released" names the 57 outputs of the released code, ten of which no image belongs to.
+
+    Raises:
+        UserError: for missing files or lists.
+    """
+    data = _first(source, ("dtd/dtd", "dtd", "."), "labels", "unpack dtd-r1.0.1.tar.gz into it")
+    with _readable(data, "unpack dtd-r1.0.1.tar.gz again"), _linked("dtd/dtd", data) as root:
+        # With this loader an item is the path of an image and its label; labels of parts of a list may differ.
+        parts = {name: DTD(root, split=name, partition=1, loader=Path) for name in ("train", "val", "test")}
+        paths = {name: [Path(*part[i][0].parts[-2:]) for i in range(len(part))] for name, part in parts.items()}
+    names = sorted({path.parent.name for part in paths.values() for path in part})
+    rows = {
+        split: [
+            file_row(data / "images" / path, names.index(path.parent.name), path.as_posix())
+            for part in parts_of_split
+            for path in paths[part]
+        ]
+        for split, parts_of_split in (("train", ("train", "val")), ("test", ("test",)))
+    }
+    unused = [f"(unused {number})" for number in range(len(names), RELEASED_OUTPUTS)] if protocol == "released" else []
+    return SourceTask(
+        task="dtd",
+        class_names=[*names, *unused],
+        rows=rows,
+        licence="for research purposes, as stated on its page",
+        provenance="Describable Textures Dataset r1.0.1 (Cimpoi et al., 2014, "
+        "https://www.robots.ox.ac.uk/~vgg/data/dtd), partition 1: train and val for training, test for testing",
+        notes=(
+            *count_notes(rows, {"train": 3760, "test": 1880}),
+            *([f"as released: {len(unused)} outputs of the classifier belong to no class"] if unused else []),
+        ),
+        protocol=protocol,
+    )
+
+
+def caltech256(
+    source: Path, *, protocol: Protocol, test_fraction: float, train_per_class: int, clutter: bool, seed: int
+) -> SourceTask:
+    """Reads Caltech-256 (Griffin, Holub and Perona, 2007), which has no official split.
+
+    "clean" holds out a stratified share of every class. "released" takes `train_per_class` consecutive images from
+    the first of each class on, beyond its end where it has fewer: small classes have no test image, and images
+    of the next class are repeated.
+
+    Args:
+        source: folder with 256_ObjectCategories, or that folder.
+        protocol: "clean" or "released".
+        test_fraction: share of each class held out under "clean", in (0, 1).
+        train_per_class: images per class under "released" (released code: 150; Liu et al.: 60).
+        clutter: keep the class of pictures of nothing in particular; "released" always does.
+        seed: seed of the held-out share.
+
+    Raises:
+        UserError: for missing files, or a class without a test image under "clean".
+    """
+    name = "256_ObjectCategories"
+    data = _first(source, (f"caltech256/{name}", name, "."), "001.*", "unpack 256_ObjectCategories.tar into it")
+    with _readable(data, "unpack 256_ObjectCategories.tar again"), _linked(f"caltech256/{name}", data) as root:
+        images = Caltech256(root)
+    without = protocol == "clean" and not clutter and images.categories[-1].endswith(".clutter")
+    kept = len(images.categories) - without
+    files = [
+        (Path(images.categories[label], f"{label + 1:03d}_{number:04d}.jpg"), label)
+        for label, number in zip(images.y, images.index, strict=True)
+        if label < kept
+    ]
+    labels = torch.tensor([label for _, label in files])
+    if protocol == "released":
+        train, test = consecutive_split(labels, train_per_class)
+        how = f"as released: {train_per_class} consecutive images from the start of each class, with repetitions"
+    else:
+        train, test = _stratified(labels, test_fraction, seed)
+        how = f"test share {test_fraction}, stratified, seed {seed}"
+    rows = {split: _caltech_rows(data, files, chosen) for split, chosen in (("train", train), ("test", test))}
+    return SourceTask(
+        task="caltech256",
+        class_names=[category.partition(".")[2] for category in images.categories[:kept]],
+        rows=rows,
+        licence="CC BY 4.0, as stated by CaltechDATA",
+        provenance=f"Caltech-256 (Griffin, Holub and Perona, 2007, data.caltech.edu/records/nyy15-4j048); {how}",
+        overlaps=("collected from web search, as ImageNet was: the pre-training set may contain some of the images",),
+        notes=("there is no official split: numbers are comparable only between runs on these very files",),
+        protocol=protocol,
+    )
+
+
+def consecutive_split(labels: torch.Tensor, per_class: int) -> tuple[list[int], list[int]]:
+    """Returns positions to train on, with repetitions, and the rest, as the released code chooses them.
+
+    Args:
+        labels: int64 [n], ascending.
+        per_class: consecutive positions taken from the first of each class on; fewer at the end of the list.
+    """
+    starts = [int(position) for position in torch.searchsorted(labels, labels.unique())]
+    train = [position for start in starts for position in range(start, min(start + per_class, len(labels)))]
+    return train, sorted(set(range(len(labels))) - set(train))
+
+
+def _stratified(labels: torch.Tensor, test_fraction: float, seed: int) -> tuple[list[int], list[int]]:
+    if not 0 < test_fraction < 1:
+        raise UserError(f"The test fraction is {test_fraction}: it must be between 0 and 1, for instance 0.12.")
+    test = stratified_holdout(labels, round(test_fraction * len(labels)), seed).tolist()
+    if len(labels[test].unique()) < len(labels.unique()):
+        raise UserError(f"A test fraction of {test_fraction} leaves a class without a test image: give a larger one.")
+    return sorted(set(range(len(labels))) - set(test)), test
+
+
+def _caltech_rows(data: Path, files: Sequence[tuple[Path, int]], chosen: list[int]) -> list[SourceRow]:
+    times: dict[int, int] = {}
+    rows = []
+    for position in chosen:
+        path, label = files[position]
+        times[position] = times.get(position, 0) + 1
+        again = f"#{times[position]}" if times[position] > 1 else ""
+        rows.append(file_row(data / path, label, path.as_posix() + again))
+    return rows
+
+
+def _first(source: Path, below: Sequence[str], holds: str, what_to_do: str) -> Path:
+    """Returns the first of some folders that holds a name."""
+    for name in below:
+        if any((source / name).glob(holds)):
+            return (source / name).absolute()
+    raise UserError(f"{source} has no {below[-2]} with {holds}: {what_to_do}.")
+
+
+@contextlib.contextmanager
+def _linked(name: str, data: Path) -> Iterator[str]:
+    """Gives a temporary folder in which `name` leads to `data`, because torchvision asks for one layout."""
+    with tempfile.TemporaryDirectory() as folder:
+        link = Path(folder, name)
+        link.parent.mkdir(parents=True)
+        link.symlink_to(data, target_is_directory=True)
+        yield folder
+
+
+@contextlib.contextmanager
+def _readable(where: Path, what_to_do: str) -> Iterator[None]:
+    try:
+        yield
+    except _UNREADABLE as error:
+        raise UserError(f"{where} cannot be read ({one_line(error)}): {what_to_do}.") from error

@@ -1,0 +1,169 @@
+"""Writes a collection as the Parquet files of a task: every image decoded once, no test image in train."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from distributed_autolora.data.decoding import ImageDecodeError, decode_image, refuse_undecodable
+from distributed_autolora.data.parquet.locations import existing_files, is_uri, one_line, remove_files
+from distributed_autolora.data.parquet.reader import fingerprint, with_protocol
+from distributed_autolora.data.parquet.writer import ROW_GROUP, SHARD_BYTES, ImageRow, SplitWriter, groups_of
+from distributed_autolora.data.preparation.source import SourceRow, SourceTask
+from distributed_autolora.errors import UserError
+from distributed_autolora.hardware import available_cpus
+
+SPLITS = ("train", "test")
+_MAX_SHOWN = 3
+
+
+@dataclass
+class WrittenSplit:
+    """What was written for one split."""
+
+    split: str
+    images: int = 0
+    image_bytes: int = 0
+    """Bytes of the encoded images."""
+    labels: set[int] = field(default_factory=set)
+
+    @property
+    def classes(self) -> int:
+        """Number of classes that have an image."""
+        return len(self.labels)
+
+    def add(self, rows: list[ImageRow]) -> None:
+        """Counts rows."""
+        self.images += len(rows)
+        self.image_bytes += sum(len(row.image) for row in rows)
+        self.labels.update(row.label for row in rows)
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What was written for a task, for people."""
+
+    output: str
+    """The folder or URI; a local path is absolute."""
+    splits: tuple[WrittenSplit, ...]
+    card: dict[str, Any]
+    """What is known about the task; kept in its files."""
+
+    def table(self) -> str:
+        """Returns the splits as an aligned table, with the task card below it."""
+        lines = [f"{'split':<6} {'images':>8} {'classes':>8} {'bytes':>14}"]
+        lines += [f"{one.split:<6} {one.images:>8,} {one.classes:>8} {one.image_bytes:>14,}" for one in self.splits]
+        lines += [f"{key}: {self.card[key]}" for key in ("task", "protocol", "licence", "provenance")]
+        lines += [f"known overlap: {overlap}" for overlap in self.card["known_overlaps"]]
+        return "\n".join([*lines, *(f"note: {note}" for note in self.card["notes"]), f"Written to {self.output}"])
+
+
+def write_task(output: str, source: SourceTask, *, overwrite: bool, shard_bytes: int = SHARD_BYTES) -> Prepared:
+    """Writes both splits and a task card, whole or not at all; images keep their bytes.
+
+    Training images that are also test images, byte for byte, are left out unless the protocol is "released".
+
+    Args:
+        output: folder or URI to write to.
+        source: what to write.
+        overwrite: replace Parquet files that are there.
+        shard_bytes: begin another file after this many bytes of images.
+
+    Raises:
+        UserError: naming all images that cannot be decoded; for an output that cannot be written or is in use.
+    """
+    folder = output if is_uri(output) else str(Path(output).expanduser().absolute())
+    check_output(folder, overwrite)
+    names, clean = list(source.class_names), source.protocol == "clean"
+    written = {split: WrittenSplit(split) for split in SPLITS}
+    seen: set[int] = set()
+    left_out: list[str] = []
+    failures: list[str] = []
+    writers = {split: SplitWriter(folder, split, len(names), shard_bytes=shard_bytes) for split in SPLITS}
+    with writers["train"], writers["test"]:
+        # The test split comes first, so that it is known when the training images pass by.
+        for split in reversed(SPLITS):
+            for group, failed in _loaded(source.rows[split]):
+                failures += failed
+                if split == "test":
+                    seen.update(fingerprint(row.image) for row in group)
+                is_copy = [split == "train" and clean and fingerprint(row.image) in seen for row in group]
+                left_out += [row.row_id for row, copy in zip(group, is_copy, strict=True) if copy]
+                kept = [row for row, copy in zip(group, is_copy, strict=True) if not copy]
+                if kept and not failures:
+                    writers[split].write(kept)
+                    written[split].add(kept)
+        # There is no file yet that the check could list the others of.
+        refuse_undecodable(failures, shown=None)
+        _check_rows_left(folder, written)
+        card = _card(source, written, left_out)
+        texts = {"class_names": names, **{key: card[key] for key in ("task", "protocol", "licence", "provenance")}}
+        # Old files go first: train and test of two tasks never lie side by side, whenever this is interrupted.
+        remove_files(folder, check_output(folder, overwrite))
+        for split in SPLITS:
+            writers[split].finish({**texts, "split": split, "card": card})
+    return Prepared(folder, tuple(written.values()), card)
+
+
+def check_output(output: str, overwrite: bool) -> list[str]:
+    """Returns the Parquet files that will be replaced.
+
+    Raises:
+        UserError: if there are any without `overwrite`, or the folder cannot be made.
+    """
+    existing = existing_files(output)
+    if existing and not overwrite:
+        names = ", ".join(path.rpartition("/")[2] for path in existing)
+        raise UserError(f"{output} already holds {names}: give --overwrite to replace them, or another --output.")
+    return existing
+
+
+def _loaded(rows: Any) -> Iterator[tuple[list[ImageRow], list[str]]]:
+    """Yields the images of every `ROW_GROUP` rows, and "PLACE: REASON" of those that cannot be decoded."""
+    with ThreadPoolExecutor(available_cpus()) as workers:
+        for group in groups_of(rows, ROW_GROUP):
+            results = list(workers.map(_load, group))
+            yield (
+                [result for result in results if isinstance(result, ImageRow)],
+                [result for result in results if isinstance(result, str)],
+            )
+
+
+def _load(row: SourceRow) -> ImageRow | str:
+    try:
+        image = row.load()
+        decode_image(image, channels=3)
+    except (ImageDecodeError, OSError) as error:
+        return f"{row.where}: {one_line(error)}"
+    return ImageRow(image, row.label, row.row_id)
+
+
+def _check_rows_left(folder: str, written: dict[str, WrittenSplit]) -> None:
+    for split, one in written.items():
+        if one.images == 0:
+            raise UserError(f"Nothing is left to write for {split} to {folder}: the source has no other images for it.")
+
+
+def _card(source: SourceTask, written: dict[str, WrittenSplit], left_out: list[str]) -> dict[str, Any]:
+    notes = list(source.notes)
+    if left_out:
+        more = ", ..." if len(left_out) > _MAX_SHOWN else ""
+        notes.append(
+            f"left out of train: {len(left_out)} images that are also test images ({', '.join(left_out[:_MAX_SHOWN])}"
+            f"{more})"
+        )
+    if source.protocol == "released":
+        notes.append("the released splits, faults included: name the protocol wherever a number from them is shown")
+    return {
+        "task": with_protocol(source.task, source.protocol),
+        "protocol": source.protocol,
+        "classes": len(source.class_names),
+        "images": {split: one.images for split, one in written.items()},
+        "licence": source.licence,
+        "provenance": source.provenance,
+        "known_overlaps": list(source.overlaps),
+        "notes": notes,
+    }

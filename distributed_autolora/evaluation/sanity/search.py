@@ -1,0 +1,232 @@
+"""Sanity checks of the search: more effort never finds less, and no limit means no robustness."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+from distributed_autolora.core.attacks import fgsm
+from distributed_autolora.core.metrics import AccuracyCount
+from distributed_autolora.core.threat_model import ThreatModel
+from distributed_autolora.evaluation.attacks import Budget, parse
+from distributed_autolora.evaluation.autoattack import run_parts
+from distributed_autolora.evaluation.sanity.rules import SanityCheck, Status, Subject, graver, judged, percent, slack
+from distributed_autolora.evaluation.trajectories import Trajectory, in_batches
+
+STEPS = (1, 5, 10, 20, 50, 100)
+_STARTS = 5
+_START_STEPS = 10
+_NOT_CONVERGED = 0.05
+_MASKED = 0.05
+_OVERSTATED = 0.1
+_LOSS_FALL = 0.05
+_LARGE = ThreatModel(epsilon=0.5)
+_LARGE_STEPS = 50
+_LARGE_STEP_SIZE = 0.05
+_LARGE_LIMITS = (0.01, 0.05)
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What the searches found on the same images; a row counts when it was right to begin with."""
+
+    natural: Tensor
+    """[n] bool."""
+    fgsm: Tensor
+    """[n] bool: right after FGSM."""
+    clean: Trajectory
+    """PGD-100 from the clean images."""
+    starts: Tensor
+    """[starts, n] bool: right after PGD-10 from each random start."""
+    square: Tensor
+    """[n] bool: withstood Square."""
+    square_queries: int
+
+    def robust(self, num_steps: int) -> int:
+        """Counts the images that withstand PGD from the clean image."""
+        return int((self.natural & self.clean.correct[:, num_steps]).sum())
+
+
+def gather(subject: Subject, square_queries: int) -> Evidence:
+    """Runs the searches that several checks look at."""
+    natural = subject.right()
+
+    def one_step(x: Tensor, y: Tensor) -> Tensor:
+        return fgsm(subject.model, x, y, threat_model=subject.threat_model)
+
+    starts = [subject.walk(_START_STEPS, start).correct[:, -1] & natural for start in range(_STARTS)]
+    return Evidence(
+        natural=natural,
+        fgsm=natural & subject.right(in_batches(one_step, subject.batch_size, subject.x, subject.y)),
+        clean=subject.walk(STEPS[-1]),
+        starts=torch.stack(starts),
+        square=_square(subject, square_queries),
+        square_queries=square_queries,
+    )
+
+
+def _square(subject: Subject, queries: int) -> Tensor:
+    def withstood(x: Tensor, y: Tensor) -> Tensor:
+        outcome = run_parts(
+            subject.model,
+            x,
+            y,
+            threat_model=subject.threat_model,
+            parts=("square",),
+            num_classes=subject.model(x[:1]).shape[1],
+            seed=subject.seed,
+            budget=Budget(square_queries=queries),
+        )
+        return outcome.broken_by == len(outcome.parts)
+
+    return in_batches(withstood, subject.batch_size, subject.x, subject.y)
+
+
+def steps(evidence: Evidence) -> SanityCheck:
+    """Robust accuracy does not rise with the number of steps.
+
+    All counts come from one PGD-100 on the same images. Compared is the largest rise above an earlier count, as
+    `judged` says: PGD's last iterate may lose single images again.
+    """
+    n = len(evidence.natural)
+    counts = {step: evidence.robust(step) for step in STEPS}
+    rise = _largest_rise(list(counts.values()))
+    line = ", ".join(f"PGD-{step} {percent(count, n)}" for step, count in counts.items())
+    detail = f"{line} (largest rise: {rise} of {n} images)"
+    figures = {"robust": {str(step): count for step, count in counts.items()}, "total": n, "largest_rise": rise}
+    return SanityCheck("steps", judged(rise, n), detail, figures)
+
+
+def loss_by_step(evidence: Evidence) -> SanityCheck:
+    """The mean loss of the images that the model gets right rises along the search.
+
+    FAIL when 100 steps do not raise it; WARN when it falls between two of the steps 0, 1, 5, 10, 20, 50, 100 by more
+    than 5 % of the whole rise (sign steps oscillate a little around a maximum).
+    """
+    # Without those already wrong: their loss is often far larger, and may rise where that of the others cannot.
+    loss = evidence.clean.loss[evidence.natural] if evidence.natural.any() else evidence.clean.loss
+    means = {step: float(loss[:, step].double().mean()) for step in (0, *STEPS)}
+    values = list(means.values())
+    rise = values[-1] - values[0]
+    fall = max(before - after for before, after in pairwise(values))
+    status: Status = "FAIL" if rise <= 1e-6 else "WARN" if fall > _LOSS_FALL * rise else "PASS"
+    detail = "mean loss after " + ", ".join(f"{step}: {mean:.3g}" for step, mean in means.items()) + " steps"
+    return SanityCheck("loss by step", status, detail, {"loss": {str(step): mean for step, mean in means.items()}})
+
+
+def restarts(evidence: Evidence) -> SanityCheck:
+    """Five random starts are together no weaker than one clean start, and little stronger than one random start.
+
+    An excess over the clean start is `judged`. WARN when the other four starts break more than 5 % of the images
+    beyond `slack`: the search from one start has then not converged, or each start sees another random model.
+    """
+    n = len(evidence.natural)
+    together = evidence.starts.int().cumprod(0).sum(1).tolist()
+    clean = evidence.robust(_START_STEPS)
+    not_converged = together[0] - together[-1] - slack(n) > _NOT_CONVERGED * n
+    status = graver(judged(together[-1] - clean, n), "WARN" if not_converged else "PASS")
+    counts = ", ".join(percent(count, n) for count in together)
+    detail = f"PGD-{_START_STEPS} after 1 to {_STARTS} random starts: {counts}; clean start {percent(clean, n)}"
+    return SanityCheck("restarts", status, detail, {"robust": together, "clean_start": clean, "total": n})
+
+
+def random_start(evidence: Evidence) -> SanityCheck:
+    """PGD-10 from one random start is not much stronger than from the clean image.
+
+    Where leaving the image first helps, the gradient at the image is masked. PASS within `slack`, WARN up to 5 % of
+    the images (or twice `slack`), FAIL beyond.
+    """
+    n = len(evidence.natural)
+    clean, moved = evidence.robust(_START_STEPS), int(evidence.starts[0].sum())
+    gap = clean - moved
+    status = judged(gap, n)
+    if status == "FAIL" and gap <= _MASKED * n:
+        status = "WARN"
+    detail = f"PGD-{_START_STEPS}: clean start {percent(clean, n)}, random start {percent(moved, n)}"
+    return SanityCheck("random start", status, detail, {"clean_start": clean, "random_start": moved, "total": n})
+
+
+def order(evidence: Evidence, accuracies: Mapping[str, AccuracyCount]) -> SanityCheck:
+    """A stronger attack leaves no more images right: FGSM >= PGD-10 >= PGD-100 >= AutoAttack.
+
+    Compared within the subset, and within the given accuracies of the whole test set, as `judged` says. WARN too when
+    AutoAttack breaks over 10 % of the images more than the strongest PGD: only AutoAttack's number may then be
+    called robust accuracy.
+    """
+    n = len(evidence.natural)
+    subset = {
+        "natural": AccuracyCount(int(evidence.natural.sum()), n),
+        "fgsm": AccuracyCount(int(evidence.fgsm.sum()), n),
+        "pgd10": AccuracyCount(evidence.robust(10), n),
+        "pgd100": AccuracyCount(evidence.robust(100), n),
+    }
+    given = {name.removeprefix("robust_accuracy/"): count for name, count in accuracies.items()}
+    chains = [subset, _by_strength(given)]
+    status: Status = "PASS"
+    for chain in chains:
+        for weaker, stronger in pairwise(chain.values()):
+            status = graver(status, judged(stronger.correct - weaker.correct, weaker.total))
+    measured = chains[1] if len(chains[1]) > 1 else subset
+    detail = " >= ".join(f"{name} {percent(count.correct, count.total)}" for name, count in measured.items())
+    pgd = [count.accuracy for name, count in given.items() if name.startswith("pgd")]
+    if "autoattack" in given and pgd and min(pgd) - given["autoattack"].accuracy > _OVERSTATED:
+        status = graver(status, "WARN")
+        detail += "; PGD overstates: claim AutoAttack only"
+    figures = {
+        "subset": {name: [count.correct, count.total] for name, count in subset.items()},
+        "given": {name: [count.correct, count.total] for name, count in given.items()},
+    }
+    return SanityCheck("order", status, detail, figures)
+
+
+def _by_strength(given: Mapping[str, AccuracyCount]) -> dict[str, AccuracyCount]:
+    """Returns those of the given accuracies that can be ordered, weakest attack first."""
+    named = [attack for name in given if name.startswith("pgd") for attack in parse(name)]
+    pgd = [attack for attack in named if not attack.random_starts and attack.loss == "cross_entropy"]
+    pgd_names = [attack.name for attack in sorted(pgd, key=lambda attack: attack.num_steps)]
+    names = ["natural_accuracy", "fgsm", *pgd_names, "apgd-ce", "apgd", "autoattack"]
+    return {name.removesuffix("_accuracy"): given[name] for name in names if name in given}
+
+
+def large_epsilon(subject: Subject) -> SanityCheck:
+    """Without a real limit nothing is robust: at epsilon 0.5 every image can be turned into uniform grey.
+
+    An image is broken when any of 50 steps of 0.05 leaves it wrong. PASS for at most 1 % of the images
+    left (or one), WARN for at most 5 %, FAIL beyond: the search is blind.
+    """
+    n = len(subject)
+    way = subject.walk(_LARGE_STEPS, threat_model=_LARGE, step_size=_LARGE_STEP_SIZE)
+    left = int(way.correct.all(1).sum())
+    status: Status = "PASS" if left <= max(1, _LARGE_LIMITS[0] * n) else "WARN"
+    if left > max(2, _LARGE_LIMITS[1] * n):
+        status = "FAIL"
+    detail = f"{percent(left, n)} withstand PGD-{_LARGE_STEPS} at epsilon {_LARGE.epsilon}"
+    return SanityCheck("large epsilon", status, detail, {"left": left, "total": n, "epsilon": _LARGE.epsilon})
+
+
+def square(evidence: Evidence) -> SanityCheck:
+    """Square, which sees no gradient and runs on all images, is not stronger than the white-box attacks.
+
+    White-box: PGD-100 and PGD-10 from five random starts, together. An excess of what they leave over what
+    Square leaves is `judged`. WARN too when Square alone breaks more images than `slack`.
+    """
+    n = len(evidence.natural)
+    white = evidence.natural & evidence.clean.correct[:, -1] & evidence.starts.all(0)
+    counts = (int(white.sum()), int(evidence.square.sum()))
+    alone = int((white & ~evidence.square).sum())
+    status = graver(judged(counts[0] - counts[1], n), "WARN" if alone > slack(n) else "PASS")
+    detail = (
+        f"Square ({evidence.square_queries} queries) leaves {percent(counts[1], n)}, white-box attacks "
+        f"{percent(counts[0], n)}; {alone} images broken by Square alone"
+    )
+    figures = {"white_box": counts[0], "square": counts[1], "square_alone": alone, "total": n}
+    return SanityCheck("square", status, detail, figures)
+
+
+def _largest_rise(counts: list[int]) -> int:
+    """Returns by how much a count exceeds the smallest one before it, at most; 0 where none does."""
+    return max(0, *(later - earlier for i, earlier in enumerate(counts) for later in counts[i + 1 :]))

@@ -1,0 +1,1 @@
+"""Atomic writes, JSON files and locks."""

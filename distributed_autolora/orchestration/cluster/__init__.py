@@ -1,0 +1,1 @@
+"""Ray clusters: connection, addresses, local clusters and what ends them."""

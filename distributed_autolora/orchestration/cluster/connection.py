@@ -1,0 +1,230 @@
+"""Joining a Ray cluster, or starting one for this process alone."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import ray
+import ray.exceptions
+from ray.autoscaler.sdk import request_resources
+
+from distributed_autolora.config import ExperimentConfig, ScalingConfig
+from distributed_autolora.console import is_quiet
+from distributed_autolora.errors import RunFailedError, UserError, first_line
+from distributed_autolora.hardware import available_cpus, cpu_precision, gpu_precision
+from distributed_autolora.orchestration.cluster import address as ray_address
+
+LOOPBACK = "lo" if sys.platform == "linux" else "lo0"
+"""Name of the loopback interface."""
+
+_POLL_S = 1.0
+_GRACE_S = 3.0
+
+
+def connect(scaling: ScalingConfig) -> None:
+    """Joins the cluster named by RAY_ADDRESS (as a submitted job does), or starts a local one.
+
+    Raises:
+        UserError: when a local Ray would have too few CPUs, or the cluster does not answer.
+    """
+    # Ray Train hands its settings on to the controller and the workers. Checkpoints are registered at
+    # this interval, so it bounds what a lost worker costs.
+    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
+    if ray.is_initialized():
+        return
+    address = os.environ.get("RAY_ADDRESS", "local")
+    if address == "local":
+        check_local_cpus(scaling)
+        keep_private()
+    own = {"include_dashboard": False, "num_cpus": available_cpus(), "_node_ip_address": "127.0.0.1"}
+    initialize(address, own if address == "local" else {})
+    if address == "local":
+        check_local_gpus(scaling)
+
+
+def keep_private() -> None:
+    """Keeps a Ray that this process starts, and the collectives of its workers, on the loopback interface.
+
+    Nothing listens beyond it then, so no token is written to the home folder.
+    """
+    os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+    ray_address.stay_on_loopback()
+    # Gloo would listen on the address that this machine's name stands for.
+    os.environ.setdefault("GLOO_SOCKET_IFNAME", LOOPBACK)
+
+
+def check_local_gpus(scaling: ScalingConfig) -> None:
+    """Checks that a run fits on this machine's GPUs, once Ray is connected.
+
+    Raises:
+        UserError: when it needs more.
+    """
+    if refusal := lacking_gpus(scaling, ray.cluster_resources().get("GPU", 0.0)):
+        raise UserError(refusal)
+
+
+def lacking_gpus(scaling: ScalingConfig, gpus: float) -> str:
+    """Returns why a run does not fit on a machine with so many GPUs, and what to do; empty when it fits."""
+    workers = scaling.num_workers
+    if not scaling.use_gpu or gpus >= workers:
+        return ""
+    lower = ["lower --scaling.num-workers"] if workers > 1 and gpus >= 1 else []
+    return (
+        f"{_counted(workers, 'worker')} {'needs' if workers == 1 else 'need'} {_counted(workers, 'GPU')}, but Ray sees "
+        f"{gpus:g} on this machine. {_either(*lower, 'give --scaling.no-use-gpu', 'submit the job to a cluster')}"
+    )
+
+
+def concurrent_runs(scaling: ScalingConfig, resources: Mapping[str, float]) -> int:
+    """Returns how many runs a cluster has room for at a time, at least 1."""
+    fits = int(resources.get("CPU", 0.0)) // (scaling.num_workers * scaling.cpus_per_worker)
+    if scaling.use_gpu:
+        fits = min(fits, int(resources.get("GPU", 0.0)) // scaling.num_workers)
+    return max(1, fits)
+
+
+def check_local_cpus(scaling: ScalingConfig) -> None:
+    """Checks that a run fits on this machine.
+
+    Raises:
+        UserError: when it needs more CPUs.
+    """
+    if refusal := lacking_cpus(scaling, available_cpus()):
+        raise UserError(refusal)
+
+
+def lacking_cpus(scaling: ScalingConfig, cpus: int) -> str:
+    """Returns why a run does not fit on a machine with so many CPUs, and what to do; empty when it fits."""
+    workers, each = scaling.num_workers, scaling.cpus_per_worker
+    if workers * each <= cpus:
+        return ""
+    fewer = ["lower --scaling.num-workers"] if workers > 1 else []
+    smaller = ["give --scaling.cpus-per-worker 1"] if each > 1 else []
+    return (
+        f"{_counted(workers, 'worker')} of {_counted(each, 'CPU')} {'needs' if workers == 1 else 'need'} "
+        f"{workers * each} CPUs, but this machine has {cpus}. "
+        f"{_either(*fewer, *smaller, 'submit the job to a cluster')}"
+    )
+
+
+def _counted(count: int, noun: str) -> str:
+    return f"{count} {noun}{'' if count == 1 else 's'}"
+
+
+def _either(*remedies: str) -> str:
+    """Returns "A, b, or c." for two or more."""
+    said = f"{', '.join(remedies[:-1])}, or {remedies[-1]}."
+    return said[0].upper() + said[1:]
+
+
+def initialize(address: str, own: dict[str, Any]) -> None:
+    """Connects this process to Ray.
+
+    Args:
+        address: of a cluster, or "local".
+        own: more arguments of `ray.init`.
+
+    Raises:
+        UserError: when the cluster does not answer.
+        RunFailedError: when a local Ray does not start in time.
+    """
+    ray_address.check_address(address)
+    # Ray prints warnings on this process's stdout, as of a worker that died, and would colour them in files as well.
+    os.environ.setdefault("RAY_COLOR_PREFIX", "0")
+    # Ray's own handler would end this process at once, with a status that says nothing.
+    on_sigterm = signal.getsignal(signal.SIGTERM)
+    try:
+        with StartInTime():
+            ray.init(address=address, log_to_driver=False, logging_level="warning", **own)
+    except ray.exceptions.AuthenticationError:
+        raise UserError(
+            f"Ray at {address} needs a token, and none was found: put it into ~/.ray/auth_token or RAY_AUTH_TOKEN, or "
+            "unset RAY_AUTH_MODE for a cluster without one."
+        ) from None
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        reason = first_line(error)
+        raise UserError(
+            f"Ray at {address} does not answer ({reason}). Check RAY_ADDRESS, RAY_AUTH_MODE and the token."
+        ) from None
+    finally:
+        signal.signal(signal.SIGTERM, on_sigterm)
+
+
+class StartInTime:
+    """Ray raises a bare `Exception`, and nothing else that is one, when its own processes take over half a minute."""
+
+    def __enter__(self) -> None:
+        """Begins."""
+
+    def __exit__(self, kind: type[BaseException] | None, error: object, traceback: object) -> None:
+        """Turns that error into one for people."""
+        if kind is Exception:
+            raise RunFailedError(
+                f"Ray could not start on this machine in time ({str(error).split('.', maxsplit=1)[0]}). It may be "
+                "overloaded: the same command tries again."
+            ) from None
+
+
+def wait_for_resources(scaling: ScalingConfig) -> None:
+    """Waits until the cluster has the workers' CPUs and GPUs free, and asks an autoscaler for them.
+
+    Raises:
+        UserError: when the limit of the config passes first.
+    """
+    per_worker = {"CPU": float(scaling.cpus_per_worker)} | ({"GPU": 1.0} if scaling.use_gpu else {})
+    wanted = {name: amount * scaling.num_workers for name, amount in per_worker.items()}
+    # What has just ended gives its CPUs back a moment later.
+    grace = time.monotonic() + _GRACE_S
+    while (missing := _missing(wanted)) and time.monotonic() < grace:
+        time.sleep(_POLL_S / 5)
+    if not missing:
+        return
+    if not is_quiet():
+        print(f"Waiting for {missing} on the cluster, {scaling.wait_for_resources_s:g} s at most.", file=sys.stderr)
+    deadline = time.monotonic() + scaling.wait_for_resources_s
+    request_resources(bundles=[per_worker] * scaling.num_workers)
+    try:
+        while missing := _missing(wanted):
+            if time.monotonic() > deadline:
+                raise UserError(
+                    f"After {scaling.wait_for_resources_s:g} s the cluster still lacks {missing}. "
+                    "Lower --scaling.num-workers, add nodes, or raise --scaling.wait-for-resources-s."
+                )
+            time.sleep(_POLL_S)
+    finally:
+        # A request stands until it is replaced, and would keep idle nodes alive.
+        request_resources(bundles=[])
+
+
+def _missing(wanted: dict[str, float]) -> str:
+    """Returns what the cluster lacks, for people; empty when it has everything free."""
+    free = ray.available_resources()
+    lacking = {name: amount for name, amount in wanted.items() if free.get(name, 0.0) < amount}
+    return ", ".join(f"{amount:g} {name} (free: {free.get(name, 0.0):g})" for name, amount in lacking.items())
+
+
+def hardware_precision(config: ExperimentConfig) -> str:
+    """Returns the attack precision that the workers' hardware computes natively: "bfloat16" or "float32".
+
+    Raises:
+        UserError: when no node has room for a worker.
+    """
+    scaling = config.scaling
+    alive = [node for node in ray.nodes() if node["Alive"]]
+    if not scaling.use_gpu and len(alive) == 1:
+        return cpu_precision()
+    probe = ray.remote(num_cpus=scaling.cpus_per_worker, num_gpus=1 if scaling.use_gpu else 0)(
+        gpu_precision if scaling.use_gpu else cpu_precision
+    )
+    try:
+        return str(ray.get(probe.remote(), timeout=scaling.wait_for_resources_s))
+    except ray.exceptions.GetTimeoutError:
+        raise UserError(
+            f"No worker could be started within {scaling.wait_for_resources_s:g} s. Check that one node has "
+            f"{scaling.cpus_per_worker} CPUs{' and a GPU' if scaling.use_gpu else ''} free."
+        ) from None

@@ -1,0 +1,77 @@
+"""Where Ray Train's workers meet: on the first worker's node address, and nowhere else.
+
+Ray has PyTorch open the meeting point on every address of the machine. Here the first worker opens it on the address by
+which Ray knows its node, loopback for a Ray on this machine alone, and all workers join as PyTorch's own launcher does.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+import ray.exceptions
+from ray.train.torch import TorchConfig
+from ray.train.torch.config import _set_torch_distributed_env_vars, _setup_torch_process_group, _TorchBackend
+from ray.train.v2._internal.exceptions import WorkerGroupStartupFailedError
+
+from distributed_autolora.training.distributed.collectives import open_meeting_point
+
+_OPEN: list[Any] = []
+"""The store of this process; the newest group's."""
+
+
+@dataclass
+class NodeTorchConfig(TorchConfig):  # type: ignore[misc]
+    """PyTorch's process group for CPU workers (gloo) and GPU workers (NCCL), met on one address."""
+
+    @property
+    def backend_cls(self) -> type[_NodeBackend]:
+        """What sets the group up."""
+        return _NodeBackend
+
+
+class _NodeBackend(_TorchBackend):  # type: ignore[misc]
+    def on_start(self, worker_group: Any, backend_config: TorchConfig) -> None:
+        """Connects the workers."""
+        uses_gpu = worker_group.get_resources_per_worker().get("GPU", 0) > 0
+        address, port = worker_group.execute_single(0, meet_here)
+        worker_group.execute(point_to, address, port)
+        worker_group.execute(_set_torch_distributed_env_vars)
+        joining = [
+            worker_group.execute_single_async(
+                rank,
+                _setup_torch_process_group,
+                backend="nccl" if uses_gpu else "gloo",
+                world_rank=rank,
+                world_size=len(worker_group),
+                init_method="env://",
+                timeout_s=backend_config.timeout_s,
+            )
+            for rank in range(len(worker_group))
+        ]
+        try:
+            ray.get(joining)
+        except ray.exceptions.RayTaskError as error:
+            # One of them was lost, and another was the first to say so: Ray Train starts such a group again.
+            raise WorkerGroupStartupFailedError(str(error)) from error
+
+
+def meet_here() -> tuple[str, int]:
+    """Opens the meeting point in this process, the first worker's; returns its address and port."""
+    address = ray.util.get_node_ip_address()
+    port, store = open_meeting_point(address)
+    _OPEN[:] = [store]
+    return address, port
+
+
+def point_to(address: str, port: int) -> None:
+    """Lets PyTorch join the others there when this process is told to ("env://")."""
+    os.environ |= {
+        "MASTER_ADDR": address,
+        "MASTER_PORT": str(port),
+        # The store is there already: even the first worker only joins it.
+        "TORCHELASTIC_USE_AGENT_STORE": "True",
+        "TORCHELASTIC_RESTART_COUNT": "0",
+    }

@@ -1,0 +1,1 @@
+"""What a cluster can do, checked before it is used."""

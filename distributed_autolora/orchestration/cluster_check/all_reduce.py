@@ -1,0 +1,136 @@
+"""An all-reduce between processes that are placed and connected as the workers of a run would be."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+import ray.exceptions
+from ray.util.placement_group import placement_group, remove_placement_group
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+from distributed_autolora.config import ScalingConfig
+from distributed_autolora.errors import first_line
+from distributed_autolora.orchestration.cluster_check.findings import Place
+
+_CONNECT_S = 60
+"""Seconds for the processes to find each other, and for a sum."""
+_START_S = 180.0
+"""Seconds for processes to be placed and to import torch, as a node that has just started needs them."""
+_SUMS = 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class RoundTrip:
+    """What came of it."""
+
+    backend: str
+    places: tuple[Place, ...] = ()
+    """By worker; empty: they could not be placed or started."""
+    milliseconds: float | None = None
+    """Median of the slowest worker's sums; None: none was made."""
+    problem: str = ""
+    """What went wrong; empty: nothing."""
+
+
+def round_trip(scaling: ScalingConfig, size: int, start_s: float = _START_S) -> RoundTrip:
+    """Starts one process for each worker, lets them sum `size` bytes, and ends them.
+
+    Args:
+        scaling: the workers.
+        size: bytes of float32 to sum.
+        start_s: seconds to wait for the processes to be placed, and again for their start.
+    """
+    backend = "nccl" if scaling.use_gpu else "gloo"
+    bundle = {"CPU": float(scaling.cpus_per_worker)} | ({"GPU": 1.0} if scaling.use_gpu else {})
+    # As Ray Train places its workers.
+    group = placement_group([bundle] * scaling.num_workers, strategy="PACK")
+    peers: list[Any] = []
+    try:
+        if not group.wait(start_s):
+            return RoundTrip(
+                backend=backend, problem=f"no room for {scaling.num_workers} x {bundle} within {start_s:g} s"
+            )
+        for number in range(scaling.num_workers):
+            where = PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=number)
+            actor = ray.remote(num_cpus=bundle["CPU"], num_gpus=bundle.get("GPU", 0))(_Peer)
+            peers.append(actor.options(scheduling_strategy=where).remote(number, scaling.num_workers))
+        return _meet(peers, backend, size, start_s)
+    finally:
+        for peer in peers:
+            ray.kill(peer)
+        remove_placement_group(group)
+
+
+def _meet(peers: list[Any], backend: str, size: int, start_s: float) -> RoundTrip:
+    """Connects the processes and lets them sum."""
+    places: tuple[Place, ...] = ()
+    doing, within_s = "start", start_s
+    try:
+        places = tuple(ray.get([peer.place.remote() for peer in peers], timeout=start_s))
+        address, port = ray.get(peers[0].meet_here.remote(), timeout=start_s)
+        doing, within_s = "connect", 2.0 * _CONNECT_S
+        ray.get([peer.connect.remote(address, port, backend) for peer in peers], timeout=within_s)
+        doing = "sum"
+        sums = ray.get([peer.sums.remote(size) for peer in peers], timeout=within_s)
+    except ray.exceptions.GetTimeoutError:
+        problem = f"they did not {doing} within {within_s:g} s"
+        return RoundTrip(backend=backend, places=places, problem=problem)
+    except ray.exceptions.RayError as error:
+        cause = getattr(error, "cause", None) or error
+        return RoundTrip(backend=backend, places=places, problem=f"they did not {doing}: {first_line(cause)}")
+    if not all(is_right for _, is_right in sums):
+        return RoundTrip(backend=backend, places=places, problem="the sums are wrong")
+    return RoundTrip(backend=backend, places=places, milliseconds=max(ms for ms, _ in sums))
+
+
+class _Peer:
+    """A stand-in for one worker."""
+
+    def __init__(self, number: int, count: int) -> None:
+        self._number, self._count = number, count
+
+    def place(self) -> Place:
+        """Returns the node, and the free memory of the GPU that Ray gave it."""
+        import torch
+
+        gpus = ray.get_gpu_ids()
+        return Place(
+            node_id=ray.get_runtime_context().get_node_id(),
+            gpu_free=int(torch.cuda.mem_get_info()[0]) if gpus else None,
+        )
+
+    def meet_here(self) -> tuple[str, int]:
+        """Opens the meeting point, in the first process."""
+        from distributed_autolora.orchestration.cluster.rendezvous import meet_here
+
+        return meet_here()
+
+    def connect(self, address: str, port: int, backend: str) -> None:
+        """Joins the others in the way in which the workers of a run do."""
+        from ray.train.torch.config import _setup_torch_process_group
+
+        from distributed_autolora.orchestration.cluster.rendezvous import point_to
+
+        point_to(address, port)
+        _setup_torch_process_group(backend, self._number, self._count, "env://", timeout_s=_CONNECT_S)
+
+    def sums(self, size: int) -> tuple[float, bool]:
+        """Returns the median time of a sum in milliseconds, and whether every one was right."""
+        import torch
+
+        from distributed_autolora.training.distributed.collectives import sum_over_workers
+
+        device = torch.device("cuda" if ray.get_gpu_ids() else "cpu")
+        values = torch.full((max(1, size // 4),), float(self._number + 1), device=device)
+        expected = float(self._count * (self._count + 1) // 2)
+        times, is_right = [], True
+        for _ in range(_SUMS + 1):  # the first opens the connections
+            start = time.perf_counter()
+            total = sum_over_workers(values)
+            is_right &= bool((total == expected).all())  # on a GPU this waits for the sum
+            times.append(1000 * (time.perf_counter() - start))
+        return statistics.median(times[1:]), is_right

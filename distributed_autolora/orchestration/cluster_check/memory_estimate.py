@@ -1,0 +1,126 @@
+"""What a worker needs of memory, computed on PyTorch's meta device: shapes are followed, nothing is stored."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from distributed_autolora.config import ExperimentConfig
+from distributed_autolora.core.fast_attack.attack_network import AttackNetwork
+from distributed_autolora.hardware import dtype_of
+from distributed_autolora.training.methods.registry import build_objective, fresh_classifier, method_of
+
+_CLASSES = 1000
+_IMAGES_OF_THE_STEP = 3
+"""x, the noise, and the adversarial images."""
+_IMAGES_OF_THE_ATTACK = 5
+"""x, the noise, the lower and the upper end of the box, and the iterate."""
+_SIDE = 224
+PROCESS_BYTES = 900 << 20
+"""Host memory of a worker before its first tensor: Python, torch, torchvision and Ray (840 MiB were seen, the code that
+processes share included)."""
+_CUDA_BYTES = 600 << 20
+"""GPU memory of a process before its first tensor: its context and the libraries' kernels."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Estimate:
+    """Bytes of one worker."""
+
+    state: int
+    """Weights, gradients, momentum, and the best state so far; a moving average of the weights twice."""
+    attack_network: int
+    step: int
+    """Images of a training step, and what autograd keeps for its backward."""
+    evaluation: int
+    """The same of an attack on a batch of evaluation."""
+    gradients: int
+    """What the workers sum in every step; part of `state`."""
+    average: int
+    """A moving average of the weights; part of `state`."""
+
+    def on_device(self, *, use_gpu: bool) -> int:
+        """What is there at the fullest moment; on a GPU with what CUDA holds beside the tensors."""
+        fullest = max(self.step, self.evaluation)
+        return self.state + self.attack_network + fullest + (_CUDA_BYTES if use_gpu else 0)
+
+    @property
+    def checkpoints(self) -> int:
+        """What a run writes: two checkpoints kept and one being written, each with weights, best state and momentum
+        (an average is in the first two), and the finished model."""
+        return (3 * 3 + 1) * self.gradients + 3 * 2 * self.average
+
+
+def estimate(config: ExperimentConfig, size: tuple[int, int] | None) -> Estimate:
+    """Computes what one worker of a run needs.
+
+    It leaves out workspaces of libraries, fragmentation, the packed weights of a CPU and images decoded ahead, and
+    assumes 1,000 classes. A training step in bfloat16 is taken to keep half of what it keeps in float32.
+
+    Args:
+        config: the experiment, its precisions chosen.
+        size: height and width of the images in pixels; None: unknown, 224 is assumed.
+
+    Raises:
+        UserError: for a backbone or method that cannot be built.
+    """
+    rows = -(-config.optimization.global_batch_size // config.scaling.num_workers)
+    side = config.data.image_size
+    shape = (len(config.model.mean), *((side, side) if side is not None else size or (_SIDE, _SIDE)))
+    classifier = fresh_classifier(config, _CLASSES, None).to("meta")
+    with torch.device("meta"):
+        objective = build_objective(config, classifier).train()
+        x, y = torch.empty(rows, *shape), torch.zeros(rows, dtype=torch.int64)
+        further = method_of(config).step_arguments(rows, 0, 1)
+        held = [*objective.parameters(), *objective.buffers()]
+        step = kept_bytes(lambda: objective(x, x.clone(), y, denominator=float(rows), **further).total, held)
+        network = AttackNetwork(classifier.eval(), dtype_of(config.compute.attack_precision)).eval()
+        judged = torch.empty(config.evaluation.batch_size_per_worker, *shape).requires_grad_()
+        labels = torch.zeros(len(judged), dtype=torch.int64)
+        copies = [*network.parameters(), *network.buffers()]
+        attack = kept_bytes(lambda: F.cross_entropy(network(judged), labels), copies)
+    weights = sum(parameter.nbytes for parameter in objective.parameters())
+    has_average = config.method.weight_average != "none"
+    average = sum(tensor.nbytes for tensor in classifier.state_dict().values()) if has_average else 0
+    if config.compute.train_precision == "bfloat16":
+        step //= 2
+    return Estimate(
+        state=4 * weights + 2 * average,
+        attack_network=sum(tensor.nbytes for tensor in copies),
+        step=step + _IMAGES_OF_THE_STEP * x.nbytes,
+        evaluation=attack + _IMAGES_OF_THE_ATTACK * judged.nbytes,
+        gradients=weights,
+        average=average,
+    )
+
+
+def kept_bytes(forward: Callable[[], object], held: Iterable[Tensor]) -> int:
+    """Returns the bytes that autograd keeps for the backward of what `forward` returns, each storage counted once.
+
+    Args:
+        forward: what to run.
+        held: tensors that are there anyway; they do not count.
+    """
+    there = {_storage(tensor) for tensor in held}
+    kept: dict[int, Tensor] = {}
+
+    def pack(tensor: Tensor) -> Tensor:
+        if _storage(tensor) not in there:
+            kept[_storage(tensor)] = tensor
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        result = forward()
+    total = sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
+    del result
+    return total
+
+
+def _storage(tensor: Tensor) -> int:
+    """Storages on the meta device all have address 0."""
+    return cast(int, tensor.untyped_storage()._cdata)

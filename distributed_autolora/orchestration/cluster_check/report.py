@@ -1,0 +1,191 @@
+"""Looks at a cluster before money is spent on it: every check is one line, and says what to do."""
+
+from __future__ import annotations
+
+import io
+import os
+import sys
+from collections.abc import Iterator, Mapping
+
+import ray
+from PIL import Image
+
+from distributed_autolora.config import ExperimentConfig, output_home
+from distributed_autolora.console import is_quiet
+from distributed_autolora.data.catalog import data_folder, embedded_backbone
+from distributed_autolora.data.parquet.locations import split_bytes
+from distributed_autolora.data.parquet.reader import row_groups
+from distributed_autolora.errors import RunFailedError, UserError, masked
+from distributed_autolora.orchestration import mlflow_tracking
+from distributed_autolora.orchestration.cluster import connection
+from distributed_autolora.orchestration.cluster_check.all_reduce import RoundTrip, round_trip
+from distributed_autolora.orchestration.cluster_check.findings import (
+    Finding,
+    judge_disks,
+    judge_gpus,
+    judge_inputs,
+    judge_memory,
+    judge_output,
+    judge_round_trip,
+    judge_tracking,
+    judge_versions,
+)
+from distributed_autolora.orchestration.cluster_check.memory_estimate import PROCESS_BYTES, Estimate, estimate
+from distributed_autolora.orchestration.cluster_check.network_exposure import judge_exposure, listens_beyond_loopback
+from distributed_autolora.orchestration.cluster_check.node_probe import socket_tables
+from distributed_autolora.orchestration.cluster_check.nodes import Survey, node_name, survey
+from distributed_autolora.orchestration.mlflow_tracking.connection import OPENING_S, failures, patience, problem_of
+from distributed_autolora.orchestration.runs.folder import check_writable
+from distributed_autolora.orchestration.runs.names import is_precision_open, with_precision
+from distributed_autolora.orchestration.runs.preflight import EMBEDDED
+from distributed_autolora.training.methods.registry import method_of
+
+
+def report(config: ExperimentConfig) -> None:
+    """Prints one line a check.
+
+    Args:
+        config: of the run that is to be started.
+
+    Raises:
+        RunFailedError: when a check fails.
+        UserError: see `examine`.
+    """
+    levels = []
+    for finding in examine(config):
+        if finding.level != "PASS" or not is_quiet():
+            print(finding, flush=True)
+        levels.append(finding.level)
+    if failed := levels.count("FAIL"):
+        raise RunFailedError(f"{failed} of {len(levels)} checks failed; what to do stands behind each.")
+    warned = levels.count("WARN")
+    print(f"Nothing speaks against this run{f', but read the {warned} marked WARN' if warned else ''}.")
+
+
+def examine(config: ExperimentConfig) -> Iterator[Finding]:
+    """Connects as a training run would, and yields one finding a check as soon as it is made.
+
+    Nothing is left behind but empty folders and, where tracking is SQLite, an empty store.
+
+    Args:
+        config: of the run that is to be started.
+
+    Raises:
+        UserError: for a config, an output folder of this machine or a Ray that cannot be used at all.
+    """
+    config.validate()
+    method_of(config)
+    home = output_home(config.run)
+    check_writable(home)
+    data, data_problem = _data(config)
+    if os.environ.get("RAY_ADDRESS", "local") == "local" and not ray.is_initialized() and not is_quiet():
+        print("RAY_ADDRESS names no cluster: a local Ray is started for the checks, as for a run.", file=sys.stderr)
+    connection.connect(config.scaling)
+    if data_problem:
+        yield Finding("WARN", "data", "not checked", data_problem)
+    is_room, precision = True, "float32"
+    try:
+        connection.wait_for_resources(config.scaling)
+        precision = connection.hardware_precision(config) if is_precision_open(config) else precision
+    except UserError as error:
+        is_room = False
+        yield Finding("FAIL", "room", "the workers cannot be placed", str(error))
+    config = with_precision(config, precision)
+    needed = estimate(config, _image_size(config, data))
+    names = {node["NodeID"]: node_name(node) for node in ray.nodes() if node["Alive"]}
+    seen = survey(names, str(home), config.scaling.cache, {"data": data, "weights": _weights(config)})
+    yield from _about_nodes(config, seen, needed, data)
+    if is_room:
+        yield from _about_workers(config, round_trip(config.scaling, needed.gradients), seen, needed, names)
+    yield _about_tracking(config, len(names))
+    yield _about_access()
+
+
+def _about_nodes(config: ExperimentConfig, seen: Survey, needed: Estimate, data: str | None) -> Iterator[Finding]:
+    yield from seen.lost
+    nodes = list(seen.facts.values())
+    if not nodes:
+        return
+    yield judge_versions(nodes)
+    yield judge_output(str(output_home(config.run)), nodes, seen.arrived)
+    yield from judge_inputs(nodes)
+    yield judge_disks(nodes, needed.checkpoints, _bytes_of(data))
+    told = {node_name(node): int(node["Resources"].get("GPU", 0)) for node in ray.nodes() if node["Alive"]}
+    yield judge_gpus(nodes, told, config.scaling.num_workers if config.scaling.use_gpu else 0)
+
+
+def _about_workers(
+    config: ExperimentConfig, made: RoundTrip, seen: Survey, needed: Estimate, names: Mapping[str, str]
+) -> Iterator[Finding]:
+    on = {place.node_id for place in made.places}
+    workers = config.scaling.num_workers
+    yield judge_round_trip(made.backend, workers, len(on), needed.gradients, made.milliseconds, made.problem)
+    if on and on <= seen.facts.keys():
+        free = {node_id: seen.facts[node_id].memory_free for node_id in on}
+        tensors = needed.on_device(use_gpu=config.scaling.use_gpu)
+        yield judge_memory(made.places, names, free, tensors, PROCESS_BYTES)
+
+
+def _about_tracking(config: ExperimentConfig, nodes: int) -> Finding:
+    uri = config.run.mlflow_uri or mlflow_tracking.default_tracking_uri(output_home(config.run))
+    problem = ""
+    with patience(OPENING_S):
+        try:
+            mlflow_tracking.connect(uri).search_experiments(max_results=1)
+        except UserError as error:
+            problem = str(error)
+        except failures() as error:
+            problem = f"{masked(uri)} does not answer: {problem_of(error)}"
+    return judge_tracking(masked(uri), problem, nodes)
+
+
+def _about_access() -> Finding:
+    from ray._private.authentication.authentication_utils import is_token_auth_enabled
+    from ray._private.worker import get_dashboard_url
+
+    addresses = {"head": ray.get_runtime_context().gcs_address, "dashboard": get_dashboard_url()}
+    tables = socket_tables()
+    services = {}
+    for name, address in addresses.items():
+        if address:
+            host, _, port = address.rpartition(":")
+            is_local = host.strip("[]") in ("127.0.0.1", "localhost", "::1")
+            services[name] = (address, not is_local or listens_beyond_loopback(tables, int(port)))
+    return judge_exposure("token" if is_token_auth_enabled() else "disabled", services)
+
+
+def _data(config: ExperimentConfig) -> tuple[str | None, str]:
+    """Returns the folder of the run's images, or why there is none."""
+    try:
+        return data_folder(config.data), ""
+    except UserError as error:
+        return None, str(error)
+
+
+def _weights(config: ExperimentConfig) -> str | None:
+    from distributed_autolora.models import absolute_location
+
+    weights = config.model.weights
+    return None if weights is None else absolute_location(str(embedded_backbone()) if weights == EMBEDDED else weights)
+
+
+def _image_size(config: ExperimentConfig, data: str | None) -> tuple[int, int] | None:
+    """Returns height and width of the first training image; None: it cannot be read, or is resized anyway."""
+    if data is None or config.data.image_size is not None:
+        return None
+    try:
+        group = next(row_groups(data, "train"))
+        with Image.open(io.BytesIO(group.rows["image"][0].as_py())) as image:
+            return image.height, image.width
+    except (UserError, StopIteration, OSError, Image.DecompressionBombError):
+        return None
+
+
+def _bytes_of(data: str | None) -> int:
+    """Returns the size of the encoded images, which each node keeps a copy of."""
+    if data is None:
+        return 0
+    try:
+        return split_bytes(data, "train") + split_bytes(data, "test")
+    except UserError:
+        return 0

@@ -1,0 +1,105 @@
+"""What a training program does with a run that it has finished: the flag --evaluate."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from distributed_autolora.config import ExperimentConfig
+from distributed_autolora.console import print_line
+from distributed_autolora.errors import UserError
+from distributed_autolora.orchestration.runs.folder import RunFolder
+
+QUICK, NOTHING = "quick", "none"
+_QUICK_IMAGES = 32
+_FEWEST_IMAGES = 16
+_QUICK_SECONDS = 120.0
+# Measured on the shipped network: the checks of one image take as long as so many of its attack steps in training.
+_STEPS_PER_IMAGE = 1550
+
+
+def evaluate_finished(folder: RunFolder, attacks: str) -> None:
+    """Judges a run that has just finished, as the flag --evaluate of a training program says.
+
+    A run that was not to open its test split is left alone.
+
+    Args:
+        folder: the run.
+        attacks: names separated by commas; "quick": the sanity checks on a few test images, which say whether the
+            result that the run ended with can be believed, if they take two minutes at most; "none": nothing.
+
+    Raises:
+        UserError: for an unknown attack.
+        RunFailedError: for lost workers beyond the limit.
+    """
+    result, scaling = folder.read("result.json"), folder.config().scaling
+    if attacks != NOTHING and result["test"] is None:
+        print_line("The model was not judged: this run is not to open its test split.")
+    if attacks == NOTHING or result["test"] is None:
+        return
+    from distributed_autolora.orchestration.evaluations.evaluate import evaluate_run
+
+    is_quick = attacks == QUICK
+    images = quick_images(folder.config(), folder.history(), result) if is_quick else None
+    if images == 0:
+        print(
+            f"The checks of the attacks would take more than {_QUICK_SECONDS / 60:g} minutes on these workers and were "
+            f"left out: python jobs/evaluate.py --model {folder.path} makes them.",
+            flush=True,
+        )
+        return
+    print_line("")
+    try:
+        evaluate_run(
+            folder,
+            attacks=result["attack"] if is_quick else attacks,
+            num_workers=scaling.num_workers,
+            use_gpu=scaling.use_gpu,
+            sanity=True,
+            images=images,
+        )
+    except UserError as error:
+        raise type(error)(
+            f"{error} The run itself is finished; the same command, or python jobs/evaluate.py --model {folder.path}, "
+            "judges it."
+        ) from error
+
+
+def quick_images(config: ExperimentConfig, history: list[dict[str, Any]], result: dict[str, Any]) -> int:
+    """Returns how many test images the quick checks take, 0 where even a few would take minutes.
+
+    Args:
+        config: the run's config.
+        history: the run's history, which tells how fast its attacks were.
+        result: the run's result.
+    """
+    steps = config.train_attack.num_steps * result["train_images"] / history[-1]["num_workers"]
+    seconds_of_an_image = _STEPS_PER_IMAGE * history[-1]["seconds/attack"] / max(steps, 1)
+    affordable = int(_QUICK_SECONDS / max(seconds_of_an_image, 1e-9))
+    wanted = min(_QUICK_IMAGES, result["test_images"])
+    return min(wanted, affordable) if affordable >= min(_FEWEST_IMAGES, wanted) else 0
+
+
+def check_attacks(attacks: str, data_folder: str | None = None, images: int | None = None) -> None:
+    """Refuses attacks that could not be run, before a training whose model they are to judge.
+
+    Args:
+        attacks: as `evaluate_finished` takes them.
+        data_folder: folder or URI of the images; None: how many classes they have is not looked at.
+        images: how many test images they are to be run on; None: all.
+
+    Raises:
+        UserError: for an unknown attack, one that needs more classes, or fewer test images than that.
+    """
+    if attacks in (QUICK, NOTHING):
+        return
+    from distributed_autolora.data.parquet.reader import read_labels, read_texts
+    from distributed_autolora.evaluation.attacks import parse, parts_for
+
+    for attack in parse(attacks):
+        if data_folder is not None:
+            parts_for(attack, len(read_texts(data_folder, "train")["class_names"]))
+    there = None if images is None or data_folder is None else len(read_labels(data_folder, "test").rows)
+    if there is not None and images is not None and images > there:
+        raise UserError(
+            f"Attacks on {images} test images were asked for, but {data_folder} has {there}: ask for fewer."
+        )

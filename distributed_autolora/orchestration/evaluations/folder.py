@@ -1,0 +1,138 @@
+"""The folder of one model's evaluations: finished chunks, results, and one live process at a time."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from distributed_autolora.evaluation.chunks import Chunk, Columns
+from distributed_autolora.files.atomic_write import whole_file, writing
+from distributed_autolora.files.folder_lock import lock_folder
+from distributed_autolora.files.json_files import read_json, write_json
+from distributed_autolora.orchestration.runs.folder import check_writable
+
+RESULT_FILE, OUTCOMES_FILE = "evaluation.json", "outcomes.parquet"
+_SECONDS = b"seconds"
+
+
+class EvaluationFolder:
+    """Where one evaluation keeps what it has, under the digest of all that determines its outcome.
+
+    Args:
+        path: absolute folder of the model's evaluations.
+        digest: of model, data, threat model, attacks, chunk size, seed and library versions.
+    """
+
+    def __init__(self, path: Path, digest: str) -> None:
+        self.path, self.digest = path, digest
+        self.chunks = path / "chunks" / digest[:16]
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Claims the folder for this process while the block runs.
+
+        Raises:
+            UserError: when another live process holds it, or it cannot be written.
+        """
+        check_writable(self.path, flag="--output")
+        with writing(self.chunks):
+            self.chunks.mkdir(parents=True, exist_ok=True)
+        lock = lock_folder(
+            self.path,
+            what=f"The evaluation in {self.path}",
+            otherwise="give another --output",
+            elsewhere="--output",
+        )
+        with lock:
+            yield
+
+    def result(self) -> dict[str, Any] | None:
+        """Returns the result of this evaluation if the folder has it; None where it is another's or damaged."""
+        result = self._any_result() if (self.path / OUTCOMES_FILE).is_file() else None
+        return result if result is not None and result.get("digest") == self.digest else None
+
+    def write_chunk(self, chunk: Chunk, columns: Columns, seconds: float) -> None:
+        """Keeps a finished chunk, whole or not at all.
+
+        Raises:
+            StorageError: when it cannot be written.
+        """
+        table = pa.table(columns).replace_schema_metadata({_SECONDS: repr(seconds).encode()})
+        _write_parquet(self._chunk_file(chunk), table)
+
+    def read_chunk(self, chunk: Chunk) -> tuple[Columns, float] | None:
+        """Returns the columns of a finished chunk and its seconds; None where it is missing or damaged."""
+        try:
+            table = pq.read_table(self._chunk_file(chunk), page_checksum_verification=True)
+            seconds = float((table.schema.metadata or {})[_SECONDS])
+        except (OSError, pa.ArrowException, KeyError, ValueError):
+            return None
+        if table.num_rows != chunk.stop - chunk.start:
+            return None
+        return {name: table[name].to_numpy(zero_copy_only=False) for name in table.column_names}, seconds
+
+    def read_note(self, name: str) -> Any:
+        """Returns what `write_note` kept for this evaluation; None where there is nothing."""
+        try:
+            return read_json(self.chunks / f"{name}.json")
+        except (OSError, ValueError):
+            return None
+
+    def write_note(self, name: str, values: Any) -> None:
+        """Keeps JSON values beside the chunks."""
+        write_json(self.chunks / f"{name}.json", values, sealed=True)
+
+    def write_result(self, result: dict[str, Any], outcomes: Columns) -> None:
+        """Writes the result and the outcome of every image.
+
+        The result of another evaluation is kept beside it, under its own digest.
+
+        Args:
+            result: of `evaluation.json`.
+            outcomes: columns of `outcomes.parquet`, in the order of the test table.
+
+        Raises:
+            StorageError: when a file cannot be written.
+        """
+        earlier = self._any_result()
+        if earlier is not None and earlier.get("digest") != self.digest:
+            # The result last: it names the outcomes that were there with it, wherever this is interrupted.
+            for name in (OUTCOMES_FILE, RESULT_FILE):
+                stem, dot, suffix = name.partition(".")
+                if (self.path / name).is_file():
+                    kept = f"{stem}-{str(earlier.get('digest'))[:8]}{dot}{suffix}"
+                    with writing(self.path / kept):
+                        (self.path / name).replace(self.path / kept)
+        _write_parquet(self.path / OUTCOMES_FILE, pa.table(outcomes))
+        write_json(self.path / RESULT_FILE, {**result, "digest": self.digest})
+
+    def _any_result(self) -> dict[str, Any] | None:
+        try:
+            result = json.loads((self.path / RESULT_FILE).read_text())
+        except (OSError, ValueError):
+            return None
+        return result if isinstance(result, dict) else None
+
+    def _chunk_file(self, chunk: Chunk) -> Path:
+        return self.chunks / f"chunk_{chunk.index:05d}.parquet"
+
+
+def joined(parts: list[Columns]) -> Columns:
+    """Puts the columns of chunks one after another.
+
+    Args:
+        parts: at least one; all with the same columns.
+    """
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def _write_parquet(path: Path, table: Any) -> None:
+    with whole_file(path, pa.ArrowException) as unfinished:
+        pq.write_table(table, unfinished, write_page_checksum=True)

@@ -1,0 +1,246 @@
+"""Everything that an evaluation needs, found and checked before any work starts."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from distributed_autolora.config import DataConfig, ExperimentConfig
+from distributed_autolora.data.augmentation import to_unit_interval
+from distributed_autolora.data.catalog import EMBEDDED_TASK, data_folder
+from distributed_autolora.data.images import ImageSource
+from distributed_autolora.data.parquet.locations import data_digest, is_uri
+from distributed_autolora.data.parquet.reader import with_protocol
+from distributed_autolora.data.parquet.writer import ImageTable
+from distributed_autolora.data.splits import stratified_subset
+from distributed_autolora.errors import UserError, first_line
+from distributed_autolora.evaluation.attacks import parse, parts_for
+from distributed_autolora.evaluation.chunks import Chunk, cut
+from distributed_autolora.orchestration.evaluations.folder import EvaluationFolder
+from distributed_autolora.orchestration.evaluations.model_source import FoundModel, find_model, find_run_folder
+from distributed_autolora.orchestration.evaluations.request import EvaluationRequest
+from distributed_autolora.orchestration.evaluations.worker import Assignment, open_test_split, table_digest
+
+_PROTOCOL = 1
+"""Raise it with every change of this package that gives an image another outcome: chunks are then judged anew."""
+
+_PACKAGES = ("torch", "torchvision", "timm", "pillow", "pyautoattack", "ray")
+_NOT_DECIDING = ("python", "ray")
+_BATCH = 250
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """One evaluation, ready to be carried out."""
+
+    request: EvaluationRequest
+    found: FoundModel
+    assignment: Assignment
+    images: ImageSource
+    num_classes: int
+    variant: str
+    """How it differs from the judgement of a run as it was trained, or of all images: "-64-images"; else empty."""
+    folder: EvaluationFolder
+
+    @property
+    def table(self) -> ImageTable:
+        """The test images."""
+        return self.images.table
+
+    @property
+    def task(self) -> str:
+        """Name of the task, with the protocol of its files unless that is "clean"."""
+        return labelled(self.table)
+
+    @property
+    def place(self) -> str:
+        """The folder of the results in a few words: within the run's own folder where it is there."""
+        run, path = self.found.run, self.folder.path
+        return str(path.relative_to(run.path.parent)) if run is not None and run.path in path.parents else str(path)
+
+    def chunks(self) -> tuple[Chunk, ...]:
+        """Returns the chunks, which depend on the images, the chunk size and the seed alone."""
+        return cut(len(self.assignment.rows), self.request.chunk_size, self.request.seed)
+
+    def batches(self, size: int = _BATCH) -> Iterator[Tensor]:
+        """Yields the judged images, float32 [n, C, H, W] in [0, 1]."""
+        for rows in torch.tensor(self.assignment.rows).split(size):
+            yield to_unit_interval(self.images.images(rows))
+
+
+def make_plan(request: EvaluationRequest) -> Plan:
+    """Finds model and data, and refuses what would fail later.
+
+    Raises:
+        UserError: for wrong flags, a wrong path or URI, a damaged file, weights of another network, or a model
+            that does not take these images or has another number of classes.
+    """
+    request.validate()
+    attacks = parse(request.attacks)
+    run = find_run_folder(request.model, request.home())
+    config = None if run is None else run.config()
+    folder = _data_folder(request, config)
+    epsilon = _epsilon(request, config)
+    digest = data_digest(folder)
+    _check_run_data(request, config, digest)
+    size = request.image_size or (config.data.image_size if config is not None else None)
+    table = open_test_split(folder, digest, size, request.cache)
+    num_classes = len(table.class_names)
+    for attack in attacks:
+        parts_for(attack, num_classes)  # refuses one that cannot run
+    found = find_model(request, num_classes)
+    _check_registrable(request, found)
+    own_step = config is not None and request.epsilon in (None, config.threat_model.epsilon)
+    assignment = Assignment(
+        model=found.model,
+        data_folder=folder,
+        data_digest=digest,
+        table_digest=table_digest(table),
+        rows=_rows(request, table),
+        image_size=size,
+        cache=request.cache,
+        epsilon=epsilon,
+        attacks=attacks,
+        step_size=config.eval_attack.step_size if config is not None and own_step else None,
+    )
+    images = assignment.images_of(table)
+    _check_model(found, images, num_classes)
+    variant = _variant(assignment, config, table)
+    return Plan(
+        request=request,
+        found=found,
+        assignment=assignment,
+        images=images,
+        num_classes=num_classes,
+        variant=variant,
+        folder=EvaluationFolder(_output(request, found, table, variant), evaluation_digest(request, assignment)),
+    )
+
+
+def evaluation_digest(request: EvaluationRequest, assignment: Assignment) -> str:
+    """Returns the SHA-256 of all that determines the outcome: not of the workers, paths or names."""
+    values = {
+        "protocol": _PROTOCOL,
+        "model": assignment.model.digest(),
+        "data": assignment.data_digest,
+        "rows": assignment.rows,
+        "image_size": assignment.image_size,
+        "threat_model": ["linf", assignment.epsilon],
+        "attacks": [attack.name for attack in assignment.attacks],
+        "step_size": assignment.step_size,
+        "chunk_size": request.chunk_size,
+        "seed": request.seed,
+        "device": "gpu" if request.use_gpu else "cpu",
+        "packages": {name: version for name, version in package_versions().items() if name not in _NOT_DECIDING},
+    }
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+
+
+def package_versions() -> dict[str, str]:
+    """Returns the versions of Python and of the libraries that an outcome may depend on."""
+    versions: dict[str, Any] = {"python": sys.version.split()[0]}
+    return versions | {name: importlib.metadata.version(name) for name in _PACKAGES}
+
+
+def _data_folder(request: EvaluationRequest, config: ExperimentConfig | None) -> str:
+    if request.data is None:
+        if config is None:
+            raise UserError(f"Give --data: a folder with test*.parquet, or {EMBEDDED_TASK}.")
+        return data_folder(config.data)
+    if request.data == EMBEDDED_TASK and not Path(request.data).is_dir():
+        return data_folder(DataConfig(task=request.data))
+    if not is_uri(request.data) and not Path(request.data).expanduser().exists():
+        raise UserError(
+            f"Data: there is no folder {request.data}, and the only shipped task is {EMBEDDED_TASK}. Give --data one "
+            "of the two."
+        )
+    return data_folder(DataConfig(path=request.data))
+
+
+def _epsilon(request: EvaluationRequest, config: ExperimentConfig | None) -> float:
+    if request.epsilon is not None:
+        return request.epsilon
+    if config is None:
+        raise UserError("Give --epsilon, such as 8/255: only a run says under which threat model it was trained.")
+    return config.threat_model.epsilon
+
+
+def _rows(request: EvaluationRequest, table: ImageTable) -> tuple[int, ...]:
+    if len(table) == 0:
+        raise UserError(f"{table.where} has no images: give others with --data.")
+    if request.images is None:
+        return tuple(range(len(table)))
+    return tuple(stratified_subset(table.labels, request.images, request.seed).tolist())
+
+
+def _check_registrable(request: EvaluationRequest, found: FoundModel) -> None:
+    if request.register is not None and found.model.description is None:
+        raise UserError("--register takes a run or a file of weights: an exported graph cannot be logged again.")
+
+
+def _check_model(found: FoundModel, images: ImageSource, num_classes: int) -> None:
+    """Lets the model judge two images."""
+    rows = torch.tensor([0, len(images.table) - 1])
+    x = to_unit_interval(images.images(rows))
+    shape = " x ".join(str(side) for side in x.shape[1:])
+    try:
+        with torch.no_grad():
+            logits = found.model.build()(x)
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(
+            f"The model {found.name} does not take images of {shape} ({first_line(error)[:120]}). Give the "
+            "--image-size that it takes, and for a state dict its --mean and --std, one entry a channel."
+        ) from None
+    if logits.shape != (2, num_classes):
+        raise UserError(
+            f"The model {found.name} gives outputs of shape {list(logits.shape[1:])}, but {images.table.where} has "
+            f"{num_classes} classes: give the model that was trained for this data."
+        )
+    if not bool(logits.isfinite().all()):
+        raise UserError(
+            f"The model {found.name} gives outputs that are not finite: give weights from before training diverged."
+        )
+
+
+def _check_run_data(request: EvaluationRequest, config: ExperimentConfig | None, found: str) -> None:
+    if request.data is None and config is not None and config.data.digest not in (None, found):
+        raise UserError(
+            f"The images are not those that the run was trained on (digest {found[:12]}, not "
+            f"{str(config.data.digest)[:12]}). Restore them, or name other images with --data."
+        )
+
+
+def labelled(table: ImageTable) -> str:
+    """Returns the name of a table's task, with its protocol unless that is "clean"."""
+    return with_protocol(table.task, table.protocol)
+
+
+def _variant(assignment: Assignment, config: ExperimentConfig | None, table: ImageTable) -> str:
+    """Returns what keeps this evaluation apart from that of all images under a run's own threat model."""
+    parts = []
+    if config is not None:
+        if config.data.digest not in (None, assignment.data_digest):
+            parts.append(f"on-{labelled(table) or assignment.data_digest[:8]}")
+        if assignment.epsilon != config.threat_model.epsilon:
+            parts.append(f"epsilon-{assignment.epsilon:.4g}")
+    if len(assignment.rows) < len(table):
+        parts.append(f"{len(assignment.rows)}-images")
+    return "".join(f"-{part}" for part in parts)
+
+
+def _output(request: EvaluationRequest, found: FoundModel, table: ImageTable, variant: str) -> Path:
+    if request.output is not None:
+        return Path(request.output).expanduser().absolute()
+    if found.run is not None:
+        return found.run.path / f"evaluation{variant}"
+    task = f"-on-{labelled(table)}" if table.task else ""
+    return request.home() / "evaluations" / f"{found.name}-{found.model.digest()[:8]}{task}{variant}"

@@ -1,0 +1,1 @@
+"""Training runs on a cluster: names, folders, Ray Train, results."""

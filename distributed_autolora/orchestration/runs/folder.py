@@ -1,0 +1,140 @@
+"""A run has one folder, which only one live process holds."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+from distributed_autolora.config import ExperimentConfig
+from distributed_autolora.config.yaml_files import read_config, yaml_text
+from distributed_autolora.errors import UserError
+from distributed_autolora.files.folder_lock import lock_folder
+from distributed_autolora.files.json_files import (
+    read_json,
+    write_json,
+    write_sealed,
+)
+
+_MIN_FREE_BYTES = 200 * 2**20
+
+
+@dataclass
+class RunFolder:
+    """The folder of one run.
+
+    Attributes:
+        path: absolute folder.
+    """
+
+    path: Path
+    _lock: IO[str] | None = None
+
+    @property
+    def name(self) -> str:
+        """Name of the run."""
+        return self.path.name
+
+    @property
+    def history_file(self) -> Path:
+        """Records of all epochs so far, JSON."""
+        return self.path / "history.json"
+
+    def exists(self) -> bool:
+        """Tells whether the run was created."""
+        return (self.path / "run.json").is_file()
+
+    def is_finished(self) -> bool:
+        """Tells whether the run has its result."""
+        return (self.path / "result.json").is_file()
+
+    def read(self, name: str) -> Any:
+        """Returns the content of one of the folder's JSON files.
+
+        Raises:
+            UserError: when it is missing or corrupt.
+        """
+        try:
+            return read_json(self.path / name)
+        except (OSError, ValueError) as error:
+            raise UserError(
+                f"{self.path / name} cannot be read ({error}). Restore the file, or start afresh with --fresh."
+            ) from None
+
+    def history(self) -> list[dict[str, Any]]:
+        """Returns the records of all epochs so far."""
+        return list(self.read("history.json")) if self.history_file.is_file() else []
+
+    def config(self) -> ExperimentConfig:
+        """Returns the effective config that the run was created with."""
+        return read_config(self.path / "config.yaml")
+
+    def create(self, config: ExperimentConfig, name: str | None = None) -> None:
+        """Writes the effective config and the run's identity.
+
+        Args:
+            config: the effective config.
+            name: the name without a number, of which this folder is a repeat; None: the folder's own.
+        """
+        write_sealed(self.path / "config.yaml", config.to_dict(), yaml_text)
+        identity = {"name": name or self.name, "config_digest": config.digest(), "seed": config.seed}
+        write_json(self.path / "run.json", identity)
+
+    def repeats(self, name: str) -> bool:
+        """Tells whether this run is one of a name's, and not of another name that ends in a number.
+
+        One that cannot be read is taken for one: its number is not free.
+        """
+        try:
+            return bool(self.read("run.json").get("name", name) == name)
+        except UserError:
+            return True
+
+    def hold(self) -> None:
+        """Claims the run for this process until it ends.
+
+        Raises:
+            UserError: when another live process holds it, or the folder cannot be written.
+        """
+        check_writable(self.path)
+        self._lock = lock_folder(
+            self.path,
+            what=f'Run "{self.name}"',
+            otherwise="start another with --fresh or --run.name",
+            elsewhere="--run.output",
+        )
+
+    def release(self) -> None:
+        """Gives the run back."""
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
+
+
+def check_writable(folder: Path, *, flag: str = "--run.output") -> None:
+    """Makes the folder if need be, and checks that it can be written.
+
+    Args:
+        folder: the folder.
+        flag: the flag that names another place.
+
+    Raises:
+        UserError: when it cannot, or its disk is nearly full.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=folder) as file:
+            file.write(b"0")
+        free = shutil.disk_usage(folder).free
+    except OSError as error:
+        raise UserError(
+            f"The output folder {folder} cannot be written ({error.strerror}). Choose another with {flag} "
+            "or $DISTRIBUTED_AUTOLORA_HOME."
+        ) from None
+    if free < _MIN_FREE_BYTES:
+        raise UserError(
+            f"The disk of {folder} has less than {_MIN_FREE_BYTES >> 20} MiB free: "
+            f"free some space, or choose another {flag}."
+        )

@@ -1,0 +1,108 @@
+"""Which run a config is: its name, its number among the repeats of that name, and the run that it continues."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from itertools import count, takewhile
+from pathlib import Path
+
+from distributed_autolora.config import ExperimentConfig, output_home
+from distributed_autolora.errors import UserError
+from distributed_autolora.orchestration.runs.folder import RunFolder
+
+__all__ = ["find_run", "is_precision_open", "newest_run", "next_run", "run_name", "with_name", "with_precision"]
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+_PRECISIONS = ("bfloat16", "float32")
+
+
+def run_name(config: ExperimentConfig) -> str:
+    """Returns the run's name without a number: given, or recipe, config digest and seed.
+
+    Raises:
+        UserError: for a given name that cannot be a folder's.
+    """
+    name = config.run.name or f"{config.recipe}-{config.digest()[:8]}-seed{config.seed}"
+    if not _NAME.fullmatch(name):
+        raise UserError(f'run.name is "{name}": use letters, digits, ".", "_" and "-", 100 at most.')
+    return name
+
+
+def newest_run(home: Path, name: str) -> RunFolder:
+    """Returns the highest-numbered run of a name: NAME, NAME-2, NAME-3, ..."""
+    repeats = [folder for folder in _numbered(home, name) if folder.repeats(name)]
+    return repeats[-1] if repeats else RunFolder(home / "runs" / name)
+
+
+def next_run(home: Path, name: str) -> RunFolder:
+    """Returns the first number of a name that has no run yet."""
+    newest = newest_run(home, name)
+    return RunFolder(home / "runs" / f"{name}-{len(_numbered(home, name)) + 2}") if newest.exists() else newest
+
+
+def _numbered(home: Path, name: str) -> list[RunFolder]:
+    """Returns the folders NAME-2, NAME-3, ... as far as they exist, repeats of NAME or runs of that very name."""
+    folders = (RunFolder(home / "runs" / f"{name}-{number}") for number in count(2))
+    return list(takewhile(RunFolder.exists, folders))
+
+
+def find_run(config: ExperimentConfig) -> tuple[ExperimentConfig, RunFolder] | None:
+    """Returns the existing run that this config continues, and the config with the run's own precision.
+
+    Args:
+        config: with its data and weights digests filled in.
+
+    Raises:
+        UserError: when the run was created with another config.
+    """
+    home = output_home(config.run)
+    choices = _PRECISIONS if is_precision_open(config) else (config.compute.attack_precision,)
+    folder = None
+    for precision in choices:
+        chosen = with_precision(config, precision)
+        folder = newest_run(home, run_name(chosen))
+        if not folder.exists():
+            continue
+        known = folder.read("run.json")
+        if (known["config_digest"], known["seed"]) == (chosen.digest(), chosen.seed):
+            return chosen, folder
+    if folder is not None and folder.exists():
+        raise UserError(
+            f'Run "{folder.name}" exists with another config ({_differences(folder.config(), config)}). '
+            "Give another --run.name, or the same config."
+        )
+    return None
+
+
+def is_precision_open(config: ExperimentConfig) -> bool:
+    """Tells whether a number format is still to be chosen for the hardware."""
+    return "auto" in (config.compute.attack_precision, config.compute.train_precision)
+
+
+def with_precision(config: ExperimentConfig, precision: str) -> ExperimentConfig:
+    """Returns the config with this number format wherever it leaves the choice to the hardware."""
+    values = config.to_dict()
+    compute = values["compute"]
+    values["compute"] = {name: precision if value == "auto" else value for name, value in compute.items()}
+    return type(config).from_dict(values)
+
+
+def with_name(config: ExperimentConfig, folder: RunFolder) -> ExperimentConfig:
+    """Returns the config with the folder's name as the run's."""
+    return replace(config, run=replace(config.run, name=folder.name))
+
+
+def _differences(there: ExperimentConfig, here: ExperimentConfig) -> str:
+    old, new = there.flat(), here.flat()
+    changed = [
+        key
+        for key in new
+        if old[key] != new[key]
+        and not key.startswith(("run.", "scaling.", "recipe"))
+        and key not in ("data.path", "data.task", "model.weights", "model.allow_pickle")
+    ]
+    # A format left to the hardware is the difference only where nothing else is.
+    changed = [key for key in changed if new[key] != "auto"] or changed
+    named = [f"{key} is {old[key]} there and {new[key]} here" for key in changed[:4]]
+    return "; ".join(named) + (f" and {len(changed) - 4} more" if len(changed) > 4 else "")

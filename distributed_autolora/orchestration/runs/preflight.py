@@ -1,0 +1,116 @@
+"""Looks at everything a run needs before it starts, and writes down what it found."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from distributed_autolora.config import ExperimentConfig
+from distributed_autolora.data.catalog import data_folder, embedded_backbone, labelled_task
+from distributed_autolora.data.parquet.writer import data_digest
+from distributed_autolora.errors import UserError
+
+EMBEDDED = "embedded"
+_FEW_VALIDATION_IMAGES = 100
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Where a run's data and weights are on this machine."""
+
+    data_folder: str
+    weights: str | None
+
+
+def find_inputs(config: ExperimentConfig) -> tuple[ExperimentConfig, Inputs]:
+    """Finds method, data and weights, and returns the config with the digests of data and weights filled in.
+
+    Raises:
+        UserError: when they are missing, or are not those that the config names by digest.
+    """
+    from distributed_autolora.models import absolute_location, weights_digest
+    from distributed_autolora.training.methods.registry import method_of
+
+    config.validate()
+    method_of(config)
+    folder = data_folder(config.data)
+    weights = config.model.weights
+    if weights is not None:
+        weights = absolute_location(str(embedded_backbone()) if weights == EMBEDDED else weights)
+    data = _checked("data", folder, config.data.digest, data_digest(folder))
+    model = weights_digest(weights, config.model.weights_digest) if weights else None
+    # Absolute paths, so that the config can be fed back from any folder.
+    path = None if config.data.path is None else folder
+    kept = config.model.weights if config.model.weights == EMBEDDED else weights
+    config = replace(
+        config,
+        data=replace(config.data, digest=data, path=path, task=labelled_task(config.data.task, folder)),
+        model=replace(config.model, weights_digest=model, weights=kept),
+    )
+    return config, Inputs(folder, weights)
+
+
+def check_inputs(config: ExperimentConfig, inputs: Inputs) -> list[str]:
+    """Opens all data, decodes every image, builds the model and its objective, and splits; returns warnings.
+
+    A run that never opens the test split does not have it looked into here either.
+
+    Raises:
+        UserError: for anything that would end the run later.
+    """
+    from distributed_autolora.data.dataset_check import check_task
+    from distributed_autolora.data.images import check_image_settings
+    from distributed_autolora.models import check_takes_images
+    from distributed_autolora.training.gradient_similarity import similarity_rows
+    from distributed_autolora.training.methods.registry import build_objective, fresh_classifier
+    from distributed_autolora.training.task_data import split_rows
+
+    model, data = config.model, config.data
+    resized = data.augmentation == "resized_crop_flip"
+    check_image_settings(channels=len(model.mean), image_size=data.image_size, resized=resized)
+    report = check_task(
+        inputs.data_folder,
+        with_test=config.evaluation.test_split,
+        one_size=data.image_size is None,
+        choose=lambda train: split_rows(config, train),
+    )
+    train, split = report.train, report.split
+    assert split is not None
+    similarity_rows(config, train.labels, split)
+    classifier = fresh_classifier(config, len(train.class_names), inputs.weights)
+    own = next(iter(train.sizes))
+    check_takes_images(classifier, own if data.image_size is None else (data.image_size, data.image_size))
+    build_objective(config, classifier)
+    return [*report.warnings, *_warnings(config, len(split.train), len(split.val))]
+
+
+def _warnings(config: ExperimentConfig, train_images: int, val_images: int) -> list[str]:
+    warnings = []
+    if val_images < _FEW_VALIDATION_IMAGES:
+        warnings.append(
+            f"only {val_images} validation images: the learning rate and the choice of the epoch follow their "
+            "robust accuracy, and with so few they follow noise. Give more training images, or a larger "
+            "--data.val-fraction."
+        )
+    for name, attack in (("train_attack", config.train_attack), ("eval_attack", config.eval_attack)):
+        if attack.step_size > config.threat_model.epsilon:
+            warnings.append(
+                f"{name}.step_size {attack.step_size:g} is larger than epsilon {config.threat_model.epsilon:g}: "
+                "every step is cut back to the border of the threat model."
+            )
+    if train_images < config.optimization.global_batch_size:
+        warnings.append(
+            f"the {train_images} training images are fewer than one global batch "
+            f"({config.optimization.global_batch_size}): every epoch is a single step."
+        )
+    if config.model.weights is None and config.method.name == "autolora":
+        warnings.append("model.weights is not given: this fine-tunes a random network.")
+    return warnings
+
+
+def _checked(what: str, where: str | None, expected: str | None, found: str) -> str:
+    if expected not in (None, found):
+        raise UserError(
+            f"The {what} at {where} are not those of the config (digest {found[:12]}, not {str(expected)[:12]}). "
+            "Give the original path, or remove the digest from the config."
+        )
+    return found

@@ -1,0 +1,139 @@
+"""Ray Train's list of checkpoints, which Ray writes in place, and the checkpoints that are on it.
+
+A process killed in the middle of that write leaves half a file, and no later start could read it; there is a second
+copy. A machine that loses its power may leave checkpoints on the list that are not whole.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+from distributed_autolora.errors import kind_of
+from distributed_autolora.files.json_files import write_json
+from distributed_autolora.orchestration.runs.folder import RunFolder
+from distributed_autolora.training.checkpoint_integrity import broken_part, read_values
+
+_NAME = "checkpoint_manager_snapshot.json"
+_COPY = "snapshot_copy.json"
+
+
+def copy_snapshot(run: Path) -> None:
+    """Copies the list of checkpoints of a run's folder; call it after a checkpoint was registered.
+
+    Raises:
+        RunFailedError: when the copy cannot be written.
+    """
+    snapshot = run / "train" / _NAME
+    with contextlib.suppress(OSError):  # as long as the list itself can be read, its copy is not missed
+        state = _read(snapshot)
+        if state is not None:
+            write_json(run / _COPY, state)
+
+
+def mend_snapshot(run: Path) -> None:
+    """Puts the copy in the place of a broken list of checkpoints; without a whole copy the run starts anew.
+
+    Raises:
+        UserError: when a list is there and cannot be read; `StorageError` when it may be later.
+    """
+    snapshot = run / "train" / _NAME
+    try:
+        if not snapshot.is_file() or _read(snapshot) is not None:
+            return
+        copy = _read(run / _COPY)
+        if copy is not None:
+            write_json(snapshot, copy)
+        else:
+            snapshot.unlink()
+    except OSError as error:
+        raise kind_of(error)(
+            f"Ray Train's list of checkpoints {snapshot} cannot be read ({error.strerror}). Bring its disk back; the "
+            "same command goes on from the last checkpoint."
+        ) from None
+
+
+def skip_broken(run: Path) -> list[str]:
+    """Takes the newest checkpoints off the list as long as their content is broken, and returns warnings for people.
+
+    The history goes back to the checkpoint that the run goes on from. Nothing is taken off where no checkpoint is
+    whole, or where one cannot be read for another reason than its content: what a worker then finds decides. Call it
+    while no worker of the run is alive.
+
+    Raises:
+        RunFailedError: when a file of the run cannot be written.
+    """
+    snapshot = run / "train" / _NAME
+    broken: dict[str, str] = {}
+    try:
+        state = _read(snapshot)
+        names = _names(state)
+        for name in reversed(names):
+            problem = broken_part(run / "train" / name)
+            if problem is None:
+                break
+            broken[name] = problem
+        if state is None or not broken or len(broken) == len(names):
+            return []
+        values = read_values(run / "train" / names[-len(broken) - 1])
+    except OSError:
+        return []
+    write_json(RunFolder(run).history_file, values["history"])
+    write_json(snapshot, _without_newest(state, len(broken)))
+    copy_snapshot(run)
+    step = (values.get("progress") or {}).get("step", 0)
+    where = f"epoch {len(values['history'])}" + (f" and {step} steps of the next" if step else "")
+    return [
+        f"checkpoint {run / 'train' / name} is broken ({problem}), as after a loss of power. "
+        f"The run goes on from the one before, after {where}."
+        for name, problem in broken.items()
+    ]
+
+
+def remove_unregistered(run: Path) -> None:
+    """Removes checkpoints that are not on the list: their writer was killed before Ray Train heard of them.
+
+    Call it while no worker of the run is alive.
+    """
+    try:
+        state = _read(run / "train" / _NAME)
+    except OSError:
+        return
+    if state is None:
+        return
+    registered = _names(state)
+    for folder in (run / "train").glob("checkpoint_*/"):
+        if folder.name not in registered:
+            # A network share keeps a file that is still open somewhere under another name; it goes with the next start.
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _without_newest(state: dict[str, Any], count: int) -> dict[str, Any]:
+    """Returns a list without its newest checkpoints, as if they had never been reported."""
+    results = state["checkpoint_results"][:-count]
+    return {
+        **state,
+        "checkpoint_results": results,
+        "checkpoint_report_indices": state["checkpoint_report_indices"][:-count],
+        "latest_checkpoint_result": results[-1],
+    }
+
+
+def _names(state: dict[str, Any] | None) -> list[str]:
+    """Returns the names of the folders of the checkpoints on a list, the newest last."""
+    return [] if state is None else [Path(one["checkpoint_dir_name"]).name for one in state["checkpoint_results"]]
+
+
+def _read(snapshot: Path) -> dict[str, Any] | None:
+    """Returns a list of checkpoints; None for a missing or half-written one.
+
+    Raises:
+        OSError: when it is there and cannot be read.
+    """
+    try:
+        return dict(json.loads(snapshot.read_bytes()))
+    except (FileNotFoundError, ValueError, TypeError):
+        return None

@@ -1,0 +1,136 @@
+"""Training on a connected cluster, and what Ray Train's controller does with the workers' reports.
+
+The controller imports this module before it can start any worker: nothing here imports what only workers need.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ray.exceptions import RayActorError
+from ray.train import (
+    Checkpoint,
+    CheckpointConfig,
+    FailureConfig,
+    RunConfig,
+    ScalingConfig,
+    TrainingFailedError,
+    UserCallback,
+)
+from ray.train.torch import TorchTrainer
+
+from distributed_autolora.config import ExperimentConfig
+from distributed_autolora.errors import TrainingDivergedError
+from distributed_autolora.files.json_files import write_json
+from distributed_autolora.orchestration.cluster.rendezvous import NodeTorchConfig
+from distributed_autolora.orchestration.runs.failures import RepeatableErrors, failure_for_people, remove_error
+from distributed_autolora.orchestration.runs.folder import RunFolder
+from distributed_autolora.orchestration.runs.ray_checkpoints import (
+    copy_snapshot,
+    mend_snapshot,
+    remove_unregistered,
+    skip_broken,
+)
+
+if TYPE_CHECKING:
+    from distributed_autolora.orchestration.mlflow_tracking import MetricWriter
+
+
+class ProgressCallback(UserCallback):  # type: ignore[misc]
+    """Keeps the run's history file and its MLflow run up to date, from the controller.
+
+    Args:
+        folder: the run's folder.
+        uri: absolute MLflow tracking URI.
+        run_id: the MLflow run to write to.
+    """
+
+    def __init__(self, folder: Path, uri: str, run_id: str) -> None:
+        self._history_file = RunFolder(folder).history_file
+        self._tracking = (uri, run_id)
+        self._writer: MetricWriter | None = None
+
+    def after_report(self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Checkpoint | None) -> None:
+        """Writes what the report brings."""
+        history = json.loads(metrics[0]["history"])
+        write_json(self._history_file, history)
+        copy_snapshot(self._history_file.parent)
+        if self._writer is None:
+            # Importing mlflow takes seconds, and the workers import this module too.
+            from distributed_autolora.orchestration.mlflow_tracking import MetricWriter
+
+            self._writer = MetricWriter(*self._tracking)
+        self._writer.write(history)
+
+
+def train_on_ray(
+    config: ExperimentConfig, folder: RunFolder, payload: dict[str, Any], callbacks: Sequence[UserCallback]
+) -> dict[str, Any]:
+    """Trains on the connected cluster and returns what the first worker returned.
+
+    Raises:
+        UserError: for an error that only the user can change.
+        RunFailedError: when workers were lost more often than allowed, or for a defect; the whole story is in the
+            run's folder.
+        KeyboardInterrupt: on Ctrl-C, after the workers were stopped.
+    """
+    trainer = _trainer(config, folder, payload, callbacks)
+    mend_snapshot(folder.path)
+    for warning in skip_broken(folder.path):
+        print(f"warning: {warning}", file=sys.stderr)
+    remove_unregistered(folder.path)
+    # How long Ray Train waits for a worker that does not answer at all, such as one that the system has stopped, and
+    # the others for one that does not come to report.
+    silence = str(config.scaling.collective_timeout_s)
+    os.environ |= {"RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S": silence, "RAY_TRAIN_COLLECTIVE_TIMEOUT_S": silence}
+    on_sigint = signal.getsignal(signal.SIGINT)
+    try:
+        returned = trainer.fit().return_value
+    except (TrainingFailedError, RayActorError) as error:
+        raise failure_for_people(error, folder) from error
+    except SystemExit:  # how Ray Train ends the process on Ctrl-C, after it has stopped its workers
+        raise KeyboardInterrupt from None
+    finally:
+        if threading.current_thread() is threading.main_thread():  # a trial of a study runs in another
+            signal.signal(signal.SIGINT, on_sigint)
+    remove_unregistered(folder.path)
+    remove_error(folder)
+    if "diverged" in returned:
+        raise TrainingDivergedError(returned["diverged"])
+    return dict(returned)
+
+
+def _trainer(
+    config: ExperimentConfig, folder: RunFolder, payload: dict[str, Any], callbacks: Sequence[UserCallback]
+) -> TorchTrainer:
+    from distributed_autolora.orchestration.runs.ray_worker import train_worker
+
+    scaling = config.scaling
+    return TorchTrainer(
+        train_worker,
+        train_loop_config={**payload, "run": str(folder.path)},
+        torch_config=NodeTorchConfig(timeout_s=int(scaling.collective_timeout_s)),
+        scaling_config=ScalingConfig(
+            num_workers=scaling.num_workers,
+            use_gpu=scaling.use_gpu,
+            resources_per_worker={"CPU": scaling.cpus_per_worker} | ({"GPU": 1} if scaling.use_gpu else {}),
+        ),
+        run_config=RunConfig(
+            name="train",
+            storage_path=str(folder.path),
+            failure_config=FailureConfig(
+                max_failures=scaling.max_failures,
+                # Ray would try for ever to start workers that the cluster has no room for, one minute at a time.
+                controller_failure_limit=max(1, int(scaling.wait_for_resources_s // 60)),
+            ),
+            checkpoint_config=CheckpointConfig(num_to_keep=2),
+            callbacks=[*callbacks, RepeatableErrors()],
+        ),
+    )

@@ -1,0 +1,100 @@
+"""The training function on Ray Train's workers. They import all that it needs at the same time, before it runs."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import shutil
+import tempfile
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import ray.train
+import ray.train.torch
+import torch
+from ray.train import Checkpoint
+
+from distributed_autolora.config import ExperimentConfig
+from distributed_autolora.core.fast_attack.float32 import exact_float32
+from distributed_autolora.errors import TrainingDivergedError, UserError
+from distributed_autolora.training.checkpoint import TrainingState
+from distributed_autolora.training.loop import fit
+from distributed_autolora.training.task_data import TaskData
+
+_log = logging.getLogger(__name__)
+
+
+class RayReporter:
+    """Sends records to Ray Train, and checkpoints from the first worker.
+
+    Args:
+        run: the run's folder; it tells the run from others on the same node.
+    """
+
+    def __init__(self, run: str) -> None:
+        self._prefix = f"distributed_autolora-{hashlib.sha256(run.encode()).hexdigest()[:16]}-"
+
+    def latest(self) -> TrainingState | None:
+        """Returns the newest registered checkpoint."""
+        checkpoint = ray.train.get_checkpoint()
+        if checkpoint is None:
+            return None
+        with checkpoint.as_directory() as folder:
+            return TrainingState.load(Path(folder))
+
+    def is_machine_leaving(self) -> bool:
+        """Tells whether Ray was told that a node of this run will be taken away; a barrier over the workers."""
+        return ray.train.get_preemption_info() is not None
+
+    def report(self, history: list[dict[str, Any]], write: Callable[[Path], None], step: int = 0) -> None:
+        """Reports all records so far; a barrier over the workers."""
+        metrics = {"epoch": len(history), "history": json.dumps(history)}
+        if ray.train.get_context().get_world_rank() > 0:
+            ray.train.report(metrics, checkpoint=None)
+            return
+        for left_behind in Path(tempfile.gettempdir()).glob(f"{self._prefix}*"):  # by a worker that was killed
+            shutil.rmtree(left_behind, ignore_errors=True)
+        with tempfile.TemporaryDirectory(prefix=self._prefix) as folder:
+            write(Path(folder))
+            ray.train.report(
+                metrics,
+                checkpoint=Checkpoint.from_directory(folder),
+                checkpoint_dir_name=f"checkpoint_{len(history):06d}" + (f"_step_{step:06d}" if step else ""),
+            )
+
+
+def train_worker(payload: dict[str, Any]) -> dict[str, Any] | None:
+    """Runs one worker; the first returns the result.
+
+    A diverged loss is the same on every worker: it is returned, not raised.
+    """
+    config = ExperimentConfig.from_dict(payload["config"])
+    torch.set_num_threads(config.scaling.cpus_per_worker)
+    exact_float32()  # what is judged; attacks and steps lift it for themselves
+    device = ray.train.torch.get_device()
+    try:
+        _log.info("Opening the data.")
+        data = TaskData(config, payload["data_folder"], device)
+        result = fit(config, data, payload["weights"], RayReporter(payload["run"]), device=device)
+    except TrainingDivergedError as error:
+        return {"diverged": str(error)}
+    except UserError:
+        raise
+    except Exception as error:
+        # Ray hands the error on without its traceback.
+        error.add_note(f"On worker {ray.train.get_context().get_world_rank()}:\n{traceback.format_exc()}")
+        raise
+    if ray.train.get_context().get_world_rank() > 0:
+        return None
+    weights = {name: value.cpu().numpy() for name, value in result.weights.items()}
+    return {
+        "summary": result.summary,
+        "history": result.history,
+        "weights": weights,
+        "samples": result.samples,
+        "outcomes": result.outcomes,
+        "row_ids": None if result.outcomes is None else data.test_row_ids,
+    }

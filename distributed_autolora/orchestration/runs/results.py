@@ -1,0 +1,160 @@
+"""What is left when training is done: the deployable model, the result, figures, and the tracking server's share."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+
+from distributed_autolora.config import ExperimentConfig
+from distributed_autolora.config.yaml_files import config_text
+from distributed_autolora.files.atomic_write import whole_file
+from distributed_autolora.files.json_files import write_json
+from distributed_autolora.models import Classifier, build, read_weights, save_weights
+from distributed_autolora.orchestration import mlflow_tracking
+from distributed_autolora.orchestration.runs.folder import RunFolder
+from distributed_autolora.reporting.masking import masking_summary
+from distributed_autolora.reporting.run.figure import curves_figure
+from distributed_autolora.reporting.run.samples_figure import samples_figure
+from distributed_autolora.reporting.run.table import result_table
+from distributed_autolora.training.methods.cost import total_cost
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_ARTIFACTS = ("model.safetensors", "curves.png", "samples.png", "outcomes.parquet")
+
+
+@dataclass(frozen=True)
+class FinishedRun:
+    """A run that has its result."""
+
+    folder: RunFolder
+    result: dict[str, Any]
+
+
+def finish(
+    config: ExperimentConfig, folder: RunFolder, returned: dict[str, Any], mlflow: dict[str, str]
+) -> FinishedRun:
+    """Writes everything that a finished run leaves, and prints its table.
+
+    The result is written when all that it needs is there; what the tracking server could not take then is
+    given to it by the same command.
+
+    Args:
+        config: the effective config.
+        folder: the run's folder, held by this process.
+        returned: what the first worker returned.
+        mlflow: "uri" and "run_id" of the tracked run.
+    """
+    history = returned["history"]
+    result = {
+        "name": folder.name,
+        "recipe": config.recipe,
+        "seed": config.seed,
+        "config_digest": config.digest(),
+        "method": config.method.name,
+        "task": config.data.task,
+        "backbone": config.model.backbone,
+        "schedule": config.schedule.name,
+        "rule": config.schedule.rule if config.schedule.name == "automatic" else None,
+        **returned["summary"],
+        "masking": masking_summary(history),
+        "seconds": {"training": sum(record["seconds/epoch"] for record in history)},
+        "cost": total_cost(history),
+        "mlflow": mlflow,
+        "folder": str(folder.path),
+    }
+    write_json(folder.history_file, history)
+    _save_model(config, folder, returned["weights"], result["num_classes"])
+    _save_figure(curves_figure(history, result), folder.path / "curves.png")
+    if result["test"] is not None:
+        figure = samples_figure(returned["samples"], result["class_names"], result["epsilon"])
+        _save_figure(figure, folder.path / "samples.png")
+        _save_outcomes(folder, returned["outcomes"], returned["row_ids"])
+    result["tracked"] = False
+    write_json(folder.path / "result.json", result, sealed=True)
+    print(f"\n{result_table(result, history)}", flush=True)
+    result["tracked"] = track(config, folder, result)
+    write_json(folder.path / "result.json", result, sealed=True)
+    return FinishedRun(folder, result)
+
+
+def track(config: ExperimentConfig, folder: RunFolder, result: dict[str, Any]) -> bool:
+    """Gives the tracking server all that it lacks of a run, and tells whether it has everything.
+
+    A model that was not judged on the test split is none to deploy: it is not exported.
+
+    Args:
+        config: the effective config.
+        folder: the run's folder, with all files but the result.
+        result: the run's result.
+    """
+    uri, run_id = result["mlflow"]["uri"], result["mlflow"]["run_id"]
+    artifacts: dict[str, Any] = {name: folder.path / name for name in _ARTIFACTS if (folder.path / name).is_file()}
+    artifacts["config.yaml"] = config_text(config, with_secrets=False)
+    artifacts["split_digest.txt"] = f"{result['split_digest']}\n"
+    artifacts["task_card.json"] = json.dumps(result.get("task_card", {}), indent=2, ensure_ascii=False)
+    try:
+        mlflow_tracking.log_result(uri, run_id, result, folder.history(), artifacts)
+        if result["test"] is not None:
+            _track_model(config, folder, result)
+        mlflow_tracking.end_run(uri, run_id, status="FINISHED")
+    except mlflow_tracking.TrackingError as error:
+        print(f"warning: {error} {folder.path} holds everything.", file=sys.stderr)
+        return False
+    return True
+
+
+def _track_model(config: ExperimentConfig, folder: RunFolder, result: dict[str, Any]) -> None:
+    classifier = load_deployable(config, folder, result["num_classes"])
+    example = torch.zeros(2, *result["image_shape"])
+    mlflow_tracking.log_model(
+        result["mlflow"]["uri"], result["mlflow"]["run_id"], classifier, example, step=result["best_epoch"]
+    )
+
+
+def load_deployable(config: ExperimentConfig, folder: RunFolder, num_classes: int) -> Classifier:
+    """Returns the model that a finished run deploys, in eval mode."""
+    classifier = _plain_classifier(config, num_classes)
+    classifier.backbone.load_state_dict(read_weights(folder.path / "model.safetensors"))
+    return classifier.eval()
+
+
+def _plain_classifier(config: ExperimentConfig, num_classes: int) -> Classifier:
+    model = config.model
+    return build(model.backbone, num_classes, mean=model.mean, std=model.std, input_size=model.input_size)
+
+
+def _save_figure(figure: Figure, path: Path) -> None:
+    with whole_file(path) as unfinished:
+        figure.savefig(unfinished, format=path.suffix[1:])
+
+
+def _save_outcomes(folder: RunFolder, outcomes: dict[str, Any], row_ids: Sequence[str]) -> None:
+    """Writes what became of every test image, in the order of the test table; the file whole or not at all."""
+    table = pa.table({"row": outcomes["row"], "row_id": [row_ids[row] for row in outcomes["row"]], **outcomes})
+    with whole_file(folder.path / "outcomes.parquet", pa.ArrowException) as unfinished:
+        pq.write_table(table, unfinished)
+
+
+def _save_model(config: ExperimentConfig, folder: RunFolder, weights: dict[str, Any], num_classes: int) -> None:
+    """Writes backbone and head, without the low-rank branch, as safetensors."""
+    classifier = _plain_classifier(config, num_classes)
+    classifier.load_state_dict({name: torch.tensor(value) for name, value in weights.items()})
+    model = config.model
+    metadata = {
+        "backbone": model.backbone,
+        "num_classes": str(num_classes),
+        "mean": json.dumps(model.mean),
+        "std": json.dumps(model.std),
+        "input_size": json.dumps(model.input_size),
+    }
+    save_weights(classifier.backbone.state_dict(), folder.path / "model.safetensors", metadata)

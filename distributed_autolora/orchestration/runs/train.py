@@ -1,0 +1,195 @@
+"""One training run from flags to result: found or created, trained on Ray, judged, tracked."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any, Literal
+
+from distributed_autolora.config import ExperimentConfig, output_home
+from distributed_autolora.console import print_line
+from distributed_autolora.errors import UserError
+from distributed_autolora.files.json_files import write_json
+from distributed_autolora.orchestration.cluster.processes import uninterrupted
+from distributed_autolora.orchestration.runs.folder import RunFolder, check_writable
+from distributed_autolora.orchestration.runs.names import (
+    find_run,
+    is_precision_open,
+    next_run,
+    run_name,
+    with_name,
+    with_precision,
+)
+from distributed_autolora.orchestration.runs.preflight import Inputs, check_inputs, find_inputs
+from distributed_autolora.reporting.run.table import result_table
+
+if TYPE_CHECKING:
+    from distributed_autolora.orchestration.runs.results import FinishedRun
+
+_log = logging.getLogger(__name__)
+
+
+def train_run(
+    config: ExperimentConfig,
+    *,
+    fresh: bool = False,
+    checked: bool = False,
+    tags: Mapping[str, str] | None = None,
+    callbacks: Sequence[Any] = (),
+) -> FinishedRun:
+    """Starts, continues or just shows the run that a config describes.
+
+    Args:
+        config: the experiment.
+        fresh: start the next number of this run although it exists.
+        checked: the inputs were looked at already, as those of a study are.
+        tags: more tags of the run's MLflow run.
+        callbacks: of Ray Train's controller, beside the run's own.
+
+    Raises:
+        UserError: for bad input, before any work starts wherever it can be known.
+    """
+    _log.info("Finding the inputs.")
+    config, inputs = find_inputs(config)
+    existing = None if fresh else find_run(config)
+    if existing is not None and existing[1].is_finished():
+        return _show_finished(existing[1])
+    config, folder = existing if existing is not None else _new_run(config, inputs, checked)
+    name, config = run_name(config), with_name(config, folder)
+    folder.hold()
+    try:
+        if folder.is_finished():
+            return _show_finished(folder)
+        if not folder.exists():
+            folder.create(config, name)
+        return _train(config, folder, inputs, dict(tags or {}), callbacks)
+    finally:
+        folder.release()
+
+
+def _new_run(config: ExperimentConfig, inputs: Inputs, checked: bool) -> tuple[ExperimentConfig, RunFolder]:
+    """Checks all inputs and chooses precision and folder."""
+    from distributed_autolora.orchestration import mlflow_tracking
+    from distributed_autolora.orchestration.cluster.connection import connect, hardware_precision, wait_for_resources
+
+    _log.info("Checking the inputs.")
+    home = output_home(config.run)
+    check_writable(home / "runs")
+    for warning in [] if checked else check_inputs(config, inputs):
+        print(f"warning: {warning}", file=sys.stderr)
+    _log.info("Connecting to Ray.")
+    with ThreadPoolExecutor(1) as background:
+        # Importing MLflow and making its store takes as long; what is wrong with it is told when the run is opened.
+        background.submit(mlflow_tracking.connect, _tracking_uri(config))
+        connect(config.scaling)
+        _log.info("Waiting for resources.")
+        wait_for_resources(config.scaling)
+    if is_precision_open(config):
+        config = with_precision(config, hardware_precision(config))
+    return config, next_run(home, run_name(config))
+
+
+def _show_finished(folder: RunFolder) -> FinishedRun:
+    """Prints the result of a finished run, and gives the tracking server what it could not take then."""
+    from distributed_autolora.orchestration.runs.results import FinishedRun, track
+
+    result = folder.read("result.json")
+    if not result["tracked"]:
+        result["tracked"] = track(folder.config(), folder, result)
+        write_json(folder.path / "result.json", result, sealed=True)
+    print(f'Run "{folder.name}" is finished. Its result:\n\n{result_table(result, folder.history())}')
+    print_line("\nThe same command with --fresh runs it again under a new number.")
+    return FinishedRun(folder, result)
+
+
+def _train(
+    config: ExperimentConfig, folder: RunFolder, inputs: Inputs, tags: dict[str, str], callbacks: Sequence[Any]
+) -> FinishedRun:
+    from distributed_autolora.orchestration import mlflow_tracking
+    from distributed_autolora.orchestration.cluster import connection
+    from distributed_autolora.orchestration.runs.progress import epoch_lines
+    from distributed_autolora.orchestration.runs.ray_trainer import ProgressCallback, train_on_ray
+    from distributed_autolora.orchestration.runs.results import finish
+
+    _announce(config, folder)
+    _log.info("Opening the MLflow run.")
+    mlflow = _connect(config, folder, tags)
+    payload = {"config": config.to_dict(), "data_folder": inputs.data_folder, "weights": inputs.weights}
+    callback = ProgressCallback(folder.path, **mlflow)
+    status: Literal["FAILED", "KILLED"] | None = "FAILED"
+    try:
+        connection.wait_for_resources(config.scaling)
+        _log.info("Handing over to Ray Train.")
+        with epoch_lines(folder, config.optimization.epochs):
+            returned = train_on_ray(config, folder, payload, [callback, *callbacks])
+        finished = finish(config, folder, returned, mlflow)
+        status = None
+    except KeyboardInterrupt:
+        status = "KILLED"
+        raise
+    finally:
+        if status is not None:
+            with uninterrupted():
+                mlflow_tracking.finish_run(**mlflow, status=status)
+    return finished
+
+
+def _connect(config: ExperimentConfig, folder: RunFolder, tags: dict[str, str]) -> dict[str, str]:
+    """Connects to Ray and opens the run's MLflow run, at the same time: either takes seconds."""
+    from distributed_autolora.orchestration import mlflow_tracking
+    from distributed_autolora.orchestration.cluster import connection
+
+    with ThreadPoolExecutor(1) as background:
+        opening = background.submit(_open_tracking, config, folder, tags)
+        try:
+            connection.connect(config.scaling)
+        except (UserError, KeyboardInterrupt) as error:
+            with uninterrupted():
+                is_stop = isinstance(error, KeyboardInterrupt)
+                mlflow_tracking.finish_run(**opening.result(), status="KILLED" if is_stop else "FAILED")
+            raise
+        return opening.result()
+
+
+def _announce(config: ExperimentConfig, folder: RunFolder) -> None:
+    epochs = len(folder.history())
+    verb = f"continues after epoch {epochs}" if epochs else "starts"
+    print_line(f'Run "{folder.name}" {verb}: {config.method.name} on {config.data.task}, in {folder.path}')
+
+
+def _tracking_uri(config: ExperimentConfig) -> str:
+    from distributed_autolora.orchestration import mlflow_tracking
+
+    return config.run.mlflow_uri or mlflow_tracking.default_tracking_uri(output_home(config.run))
+
+
+def _open_tracking(config: ExperimentConfig, folder: RunFolder, tags: dict[str, str]) -> dict[str, str]:
+    """Opens the run's MLflow run, and remembers it beside the run."""
+    from distributed_autolora.orchestration import mlflow_tracking
+
+    home = output_home(config.run)
+    identity = folder.read("run.json")
+    known = identity.get("mlflow", {})
+    uri = mlflow_tracking.newest_secret(known.get("uri"), _tracking_uri(config))
+    own = {
+        "recipe": config.recipe,
+        "method": config.method.name,
+        "task": config.data.task,
+        "backbone": config.model.backbone,
+        "rule": config.schedule.rule if config.schedule.name == "automatic" else config.schedule.name,
+        "seed": str(config.seed),
+    }
+    run_id = mlflow_tracking.open_run(
+        uri=uri,
+        experiment=config.run.mlflow_experiment,
+        run_name=folder.name,
+        params=config.flat(),
+        tags={**own, **tags},
+        run_id=known.get("run_id"),
+        home=home,
+    )
+    mlflow = {"uri": uri, "run_id": run_id}
+    write_json(folder.path / "run.json", {**identity, "mlflow": mlflow}, sealed=True)
+    return mlflow

@@ -1,0 +1,1 @@
+"""Studies on a cluster: planned runs, Ray Tune trials, progress."""

@@ -1,0 +1,84 @@
+"""What a person sees while a study goes on: one line for each run that ends."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from distributed_autolora.console import print_line
+from distributed_autolora.orchestration.studies.plan import PlannedRun
+from distributed_autolora.reporting.format import left_text
+
+
+class StudyProgress:
+    """Counts runs, takes their times, and says a line for each that ends.
+
+    Args:
+        in_all: runs of the study.
+        done: runs that need no work any more.
+        at_a_time: runs that are made at the same time.
+        say: takes a line.
+        clock: seconds from any start.
+    """
+
+    def __init__(
+        self,
+        in_all: int,
+        done: int,
+        at_a_time: int,
+        say: Callable[[str], None] = print_line,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._in_all, self._done, self._at_a_time = in_all, done, at_a_time
+        self._say, self._clock = say, clock
+        self._started: dict[str, float] = {}
+        self._durations: list[float] = []
+
+    def started(self, run: PlannedRun) -> None:
+        """Takes the time at which a run was started."""
+        self._started[str(run.run)] = self._clock()
+
+    def ended(self, run: PlannedRun, history: Sequence[dict[str, Any]]) -> None:
+        """Says what became of a run.
+
+        Args:
+            run: with its new status.
+            history: its records.
+        """
+        self._done += 1
+        took = self._clock() - self._started.pop(str(run.run), self._clock())
+        if run.status == "finished":
+            self._durations.append(took)
+        width = len(str(self._in_all))
+        line = f"[{self._done:>{width}}/{self._in_all}] {run.label}: {outcome_text(run, history)} in {minutes(took)}"
+        left = self.seconds_left()
+        self._say(line if left is None else f"{line}; {left_text(left)}")
+
+    def seconds_left(self) -> float | None:
+        """Returns the mean duration of the finished runs times those left, over those at a time; None: unknown."""
+        if not self._durations:
+            return None
+        mean, now = sum(self._durations) / len(self._durations), self._clock()
+        running = sum(max(0.0, mean - (now - start)) for start in self._started.values())
+        waiting = self._in_all - self._done - len(self._started)
+        return (running + waiting * mean) / self._at_a_time
+
+
+def outcome_text(run: PlannedRun, history: Sequence[dict[str, Any]]) -> str:
+    """Returns "val PGD-10 78.4 %", or how the run ended otherwise."""
+    if run.status in ("failed", "diverged"):
+        return f"{run.status.upper()} ({run.error})"
+    keys = [key for key in (history[-1] if history else {}) if key.startswith("best_val/robust_accuracy/")]
+    if not keys:
+        return run.status.replace("_", " ")
+    attack = keys[0].rpartition("/")[2].upper().replace("PGD", "PGD-")
+    stopped = f", stopped early after epoch {len(history)}" if run.status == "stopped_early" else ""
+    return f"val {attack} {100 * history[-1][keys[0]]:.1f} %{stopped}"
+
+
+def minutes(seconds: float) -> str:
+    """Returns "4:12", or "1:04:12" from an hour on."""
+    whole = round(seconds)
+    hours, rest = divmod(whole, 3600)
+    return f"{hours}:{rest // 60:02}:{rest % 60:02}" if hours else f"{rest // 60}:{rest % 60:02}"

@@ -1,0 +1,178 @@
+"""The runs of a study as trials of Ray Tune: how many at a time, which are stopped early, what becomes of each.
+
+A trial is a driver on the head node that launches a training run of its own. It is continued by its run folder, so
+Tune restores nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ray import tune
+from ray.tune.integration.ray_train import TuneReportCallback
+from ray.tune.schedulers import ASHAScheduler, TrialScheduler
+
+from distributed_autolora.config import ExperimentConfig
+from distributed_autolora.errors import TrainingDivergedError, UserError
+from distributed_autolora.orchestration.runs.train import train_run
+from distributed_autolora.orchestration.studies.plan import Status, merit
+
+_MERIT, _EPOCH, _OUTCOME, _ERROR = "best_robust_accuracy", "epoch", "outcome", "error"
+_REDUCTION = 3
+_LONGEST_WAIT_S = 8 * 3600.0
+# A whole CPU for a driver would leave none for its workers; the head node has one of these.
+_DRIVER = {"node:__internal_head__": 0.001}
+
+# Tune's own handling of Ctrl-C waits for trials; its tables, result files and check of metrics are not needed here.
+_TUNE_SETTINGS = {
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
+    "RAY_AIR_NEW_OUTPUT": "0",
+}
+
+
+class Trial(NamedTuple):
+    """One run to make."""
+
+    config: ExperimentConfig
+    tags: Mapping[str, str]
+    """Of its MLflow run."""
+
+
+class Outcome(NamedTuple):
+    """What became of a trial."""
+
+    status: Status
+    error: str | None
+
+
+class MeritReport(TuneReportCallback):  # type: ignore[misc]
+    """Tells Tune after every epoch how good a run is, so that it can stop the run."""
+
+    _epochs = 0
+
+    def after_report(self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Any) -> None:
+        """Passes on the epoch and the best robust validation accuracy; nothing of a checkpoint within an epoch."""
+        history = self.history(metrics)
+        if len(history) == self._epochs:
+            return
+        self._epochs = len(history)
+        super().after_report(run_context, [{_EPOCH: len(history), _MERIT: merit(history)}], None)
+
+    @staticmethod
+    def history(metrics: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Returns the records that the first worker reported."""
+        return list(json.loads(metrics[0]["history"]))
+
+
+def run_trials(
+    trials: Mapping[str, Trial],
+    *,
+    at_a_time: int,
+    early_stopping: bool,
+    folder: Path,
+    on_start: Callable[[str], None],
+    on_end: Callable[[str, Outcome], None],
+) -> None:
+    """Makes all runs on the connected cluster; one that fails does not end the others.
+
+    Args:
+        trials: by run name, in the order in which they are started.
+        at_a_time: how many the cluster has room for.
+        early_stopping: stop runs that are worse than others after as many epochs (ASHA).
+        folder: absolute; for Tune's own files, which are worth nothing afterwards.
+        on_start: takes the name of a run whose driver starts.
+        on_end: takes the name of a run and what became of it.
+
+    Raises:
+        KeyboardInterrupt: on Ctrl-C; the caller stops the cluster or leaves it, and with it the trials.
+    """
+    if not trials:
+        return
+    os.environ.update(_TUNE_SETTINGS)
+    logging.getLogger("ray.tune").setLevel(logging.ERROR)
+    shutil.rmtree(folder, ignore_errors=True)
+    payload = {
+        name: {"config": trial.config.to_dict(), "tags": dict(trial.tags), "reports": early_stopping}
+        for name, trial in trials.items()
+    }
+    epochs = max(trial.config.optimization.epochs for trial in trials.values())
+    tuner = tune.Tuner(
+        tune.with_resources(tune.with_parameters(_trial, payload=payload), _DRIVER),
+        param_space={"run": tune.grid_search(list(trials))},
+        tune_config=tune.TuneConfig(
+            max_concurrent_trials=at_a_time,
+            scheduler=_scheduler(epochs) if early_stopping else None,
+            # A stopped trial leaves its process in the middle of its work.
+            reuse_actors=not early_stopping,
+        ),
+        run_config=tune.RunConfig(
+            name=folder.name,
+            storage_path=str(folder.parent),
+            verbose=0,
+            # A driver that is lost is started once more, and its run goes on from its checkpoint.
+            failure_config=tune.FailureConfig(max_failures=1),
+            callbacks=[_Observer(on_start, on_end)],
+        ),
+    )
+    tuner.fit()
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def _scheduler(epochs: int) -> TrialScheduler:
+    return ASHAScheduler(
+        time_attr=_EPOCH,
+        metric=_MERIT,
+        mode="max",
+        # Tune stops a trial that reaches max_t, and ours have a result to write after their last epoch.
+        max_t=epochs + 1,
+        grace_period=max(1, epochs // _REDUCTION**2),
+        reduction_factor=_REDUCTION,
+    )
+
+
+def _trial(point: dict[str, Any], payload: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """Makes one run; what only the user can change is an outcome, anything else an error of the trial."""
+    job = payload[point["run"]]
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    config = ExperimentConfig.from_dict(job["config"])
+    # One run fitted when the study began. Where nodes were lost since, a trial waits for the others to end.
+    config = replace(config, scaling=replace(config.scaling, wait_for_resources_s=_LONGEST_WAIT_S))
+    try:
+        train_run(config, checked=True, tags=job["tags"], callbacks=[MeritReport()] if job["reports"] else [])
+    except TrainingDivergedError as error:
+        return {_OUTCOME: "diverged", _ERROR: str(error)}
+    except UserError as error:
+        return {_OUTCOME: "failed", _ERROR: str(error)}
+    return {_OUTCOME: "finished", _ERROR: None}
+
+
+class _Observer(tune.Callback):  # type: ignore[misc]
+    """Hands on what happens to trials."""
+
+    def __init__(self, on_start: Callable[[str], None], on_end: Callable[[str, Outcome], None]) -> None:
+        self._on_start, self._on_end = on_start, on_end
+
+    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """Says that a driver was started."""
+        self._on_start(trial.config["run"])
+
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """Says what a trial returned; one that did not come to return was stopped by the scheduler."""
+        result = trial.last_result or {}
+        outcome = Outcome(result.get(_OUTCOME, "stopped_early"), result.get(_ERROR))
+        self._on_end(trial.config["run"], outcome)
+
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """Says that a trial's driver was lost twice, or had a defect."""
+        error = trial.get_error()
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        self._on_end(trial.config["run"], Outcome("failed", lines[-1].strip()))

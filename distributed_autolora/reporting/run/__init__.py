@@ -1,0 +1,1 @@
+"""Tables, figures and descriptions of one run."""

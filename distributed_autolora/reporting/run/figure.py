@@ -1,0 +1,200 @@
+"""A run in one picture: panels over a common axis of epochs, beside its accuracy on the test split.
+
+Built without pyplot, so that nothing global changes and no display is needed. The colours are those of Okabe and Ito
+(2008), which people with any colour vision tell apart; lines differ in their marks and dashes as well.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from distributed_autolora.records import accuracy_counts, accuracy_names
+from distributed_autolora.reporting.format import attack_label, duration, pixel_fraction
+from distributed_autolora.reporting.run.curves import Checks, Measured, RunCurves, run_curves
+from distributed_autolora.reporting.run.panels import (
+    BLACK,
+    BLUE,
+    GREEN,
+    GREY,
+    RED,
+    draw_losses,
+    draw_lr,
+    draw_seconds,
+    draw_weights,
+    title,
+)
+from distributed_autolora.reporting.statistics import wilson_interval
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+_WIDTH, _DPI = 12.0, 100
+_TOP, _BOTTOM, _GAP = 1.62, 0.62, 0.52
+_LEFT, _MAIN_END, _SIDE_START, _RIGHT = 0.07, 0.775, 0.80, 0.985
+_LEGEND_PAD = 38
+_ALARM: dict[str, Any] = {"fontsize": 13, "fontweight": "bold", "zorder": 6, "color": BLACK}
+
+
+def curves_figure(history: list[dict[str, Any]], result: dict[str, Any] | None = None) -> Figure:
+    """Returns the figure of a run, 1200 pixels wide at its own resolution.
+
+    Panels over the epochs: validation accuracies with 95 % intervals and the checks by a stronger attack, learning
+    rate with every halving and restore, loss weights, losses, seconds by phase; beside the first the accuracies on the
+    test split. The deployed epoch and every fall of the rate are marked in all. What a run does not have is left out.
+
+    Args:
+        history: at least one epoch.
+        result: the run's result; None while it is not finished: no intervals and no test then.
+    """
+    from matplotlib.figure import Figure
+
+    curves = run_curves(history, result)
+    panels = [(_draw_accuracies, 3.4), (draw_lr, 1.5), (draw_losses, 1.7), (draw_seconds, 1.8)]
+    if "natural_weight" in curves.weights:
+        panels.insert(2, (draw_weights, 1.7))
+    height = _TOP + _BOTTOM + sum(inches for _, inches in panels) + _GAP * (len(panels) - 1)
+    figure = Figure(figsize=(_WIDTH, height), dpi=_DPI)
+    _write_title(figure, curves, result)
+    top, first = height - _TOP, None
+    for draw, inches in panels:
+        box = (_LEFT, (top - inches) / height, _MAIN_END - _LEFT, inches / height)
+        axes = figure.add_axes(box, sharex=first)
+        draw(axes, curves)
+        _mark_epochs(axes, curves)
+        axes.yaxis.set_label_coords(-0.055, 0.5)
+        if first is None and result is not None and result["test"] is not None:
+            _draw_test(figure.add_axes((_SIDE_START, box[1], _RIGHT - _SIDE_START, box[3]), sharey=axes), result)
+        first = first or axes
+        axes.tick_params(labelbottom=draw is panels[-1][0])
+        top -= inches + _GAP
+    axes.set_xlabel("epoch")
+    return figure
+
+
+def _write_title(figure: Figure, curves: RunCurves, result: dict[str, Any] | None) -> None:
+    height = figure.get_figheight()
+    epochs = f"{len(curves.epochs)} epoch{'s' if len(curves.epochs) > 1 else ''}"
+    if result is None:
+        name, line = f"After {epochs}", f"chosen so far: epoch {curves.deployed}"
+    else:
+        seconds = (result.get("seconds") or {}).get("training")
+        name = result["name"]
+        line = f"{epochs}{'' if seconds is None else f' in {duration(seconds)}'}, deployed: epoch {curves.deployed}. "
+        line += (
+            f"{result['train_images']:,} training and {result['val_images']:,} validation images; "
+            f"perturbations at most {pixel_fraction(result['epsilon'])} (L-infinity)."
+        )
+    figure.text(_LEFT, 1 - 0.2 / height, name, fontsize=15, fontweight="bold", va="top")
+    figure.text(_LEFT, 1 - 0.53 / height, line, fontsize=10.5, va="top", color="#444444")
+
+
+def _mark_epochs(axes: Axes, curves: RunCurves) -> None:
+    """Whole epochs below; thin lines where the rate fell, a dashed one at the deployed epoch."""
+    from matplotlib.ticker import MaxNLocator
+
+    for epoch in curves.lowered:
+        axes.axvline(epoch + 0.5, color=GREY, linewidth=0.8, linestyle=":", zorder=0.5, gid="lowered_line")
+    axes.axvline(curves.deployed, color=BLACK, linewidth=1.0, linestyle="--", zorder=0.6, gid="deployed_line")
+    axes.set_xlim(curves.epochs[0] - 0.7, curves.epochs[-1] + 0.7)
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=16, integer=True, min_n_ticks=1))
+    axes.grid(True, axis="y", alpha=0.25)
+    axes.set_axisbelow(True)
+
+
+def _per_cent_axis(axes: Axes) -> None:
+    from matplotlib.ticker import PercentFormatter
+
+    axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0, symbol=""))
+
+
+def _draw_accuracies(axes: Axes, curves: RunCurves) -> None:
+    attack = attack_label(curves.attack)
+    _draw_measured(axes, curves.natural, "natural", BLUE, "o-")
+    _draw_measured(axes, curves.robust, attack, RED, "s-")
+    if curves.checks is not None:
+        _draw_checks(axes, curves.checks, attack)
+    best = curves.robust.values[curves.robust.epochs.index(curves.deployed)]
+    axes.plot(
+        curves.deployed, best, "*", color=BLACK, markersize=15, zorder=5, gid="deployed",
+        label="chosen so far" if curves.val_images is None else "deployed model",
+    )  # fmt: skip
+    text = "Validation accuracy"
+    if curves.val_images is not None:
+        text += f" on {curves.val_images:,} images, with 95 % intervals"
+    title(axes, text, pad=_LEGEND_PAD)
+    _per_cent_axis(axes)
+    axes.set_ylabel("accuracy (%)")
+    axes.legend(
+        loc="lower left", bbox_to_anchor=(-0.008, 1.0), ncols=3, frameon=False, fontsize=9.5, borderaxespad=0.2,
+        columnspacing=1.2, handletextpad=0.5,
+    )  # fmt: skip
+
+
+def _draw_measured(axes: Axes, measured: Measured, label: str, colour: str, style: str) -> None:
+    size = 4 if len(measured.epochs) <= 30 else 2
+    axes.plot(measured.epochs, measured.values, style, color=colour, label=label, linewidth=1.7, markersize=size)
+    if measured.low is None or measured.high is None:
+        return
+    if len(measured.epochs) > 1:
+        axes.fill_between(measured.epochs, measured.low, measured.high, color=colour, alpha=0.16, linewidth=0)
+    else:
+        _error_bars(axes, measured, colour)
+
+
+def _error_bars(axes: Axes, measured: Measured, colour: str) -> None:
+    if measured.low is not None and measured.high is not None:
+        axes.vlines(measured.epochs, measured.low, measured.high, color=colour, linewidth=1.4, zorder=3)
+
+
+def _draw_checks(axes: Axes, checks: Checks, attack: str) -> None:
+    """The stronger attack as filled diamonds, hollow ones for the evaluation attack on the same images."""
+    found = checks.stronger
+    style: dict[str, Any] = {"linestyle": "none", "marker": "D", "markersize": 7, "zorder": 4}
+    _error_bars(axes, found, GREEN)
+    axes.plot(
+        found.epochs, checks.same_images, color=RED, fillstyle="none", gid="same_images",
+        label=f"{attack} on {checks.images} of them", **style,
+    )  # fmt: skip
+    axes.plot(
+        found.epochs, found.values, color=GREEN, gid="stronger",
+        label="stronger attack on the same", **{**style, "markersize": 6},
+    )  # fmt: skip
+    lows = dict(zip(found.epochs, found.low or found.values, strict=True))
+    for epoch in checks.warned:
+        axes.annotate("!", (epoch, lows[epoch]), (0, -15), textcoords="offset points", ha="center", **_ALARM)
+    if checks.warned:
+        axes.plot([], [], linestyle="none", marker="$!$", color=BLACK, markersize=9, label="warning: masking")
+
+
+def _draw_test(axes: Axes, result: dict[str, Any]) -> None:
+    """Points with 95 % Wilson intervals, the deployed model filled, the untouched backbone hollow."""
+    parts = [("deployed model", result["test"], "full", -0.16)]
+    if result.get("linear_head"):
+        parts.append(("backbone, linear head", result["linear_head"], "none", 0.22))
+    for label, part, fill, shift in parts:
+        for place, (name, colour, mark) in enumerate(zip(accuracy_names(result), (BLUE, RED), "os", strict=True)):
+            correct, total = accuracy_counts(part, name)
+            low, high = wilson_interval(correct, total)
+            axes.vlines(place + shift, low, high, color=colour, linewidth=1.6)
+            axes.plot(
+                place + shift, correct / total, mark, color=colour, fillstyle=fill, markersize=8,
+                markerfacecolor=colour if fill == "full" else "white",
+            )  # fmt: skip
+            axes.annotate(
+                f"{100 * correct / total:.1f}", (place + shift, high), (0, 3), textcoords="offset points", ha="center",
+                fontsize=10, fontweight="bold" if fill == "full" else "normal",
+            )  # fmt: skip
+        axes.plot([], [], "D", color=GREY, fillstyle=fill, label=label)
+    axes.set_xlim(-0.5, 1.5)
+    bottom, top = axes.get_ylim()
+    axes.set_ylim(bottom, top + 0.06 * (top - bottom))
+    axes.set_xticks(range(2), ["natural", attack_label(result["attack"])])
+    axes.tick_params(labelleft=False)
+    axes.grid(True, axis="y", alpha=0.25)
+    axes.set_axisbelow(True)
+    title(axes, f"On {result['test_images']:,} test images", pad=_LEGEND_PAD)
+    axes.legend(
+        loc="lower left", bbox_to_anchor=(-0.03, 1.0), frameon=False, fontsize=9.5, borderaxespad=0.2,
+        handletextpad=0.3, labelspacing=0.15,
+    )  # fmt: skip

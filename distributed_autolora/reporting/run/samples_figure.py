@@ -1,0 +1,65 @@
+"""A few images, and what the attack does to them.
+
+The figure is built without pyplot, so that nothing global changes and no display is needed.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from distributed_autolora.reporting.format import pixel_fraction
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from numpy.typing import NDArray
+
+_RIGHT, _WRONG = "#1a7f37", "#b2182b"
+_COLUMNS = 8
+
+
+def samples_figure(samples: dict[str, Any], class_names: list[str], epsilon: float) -> Figure:
+    """Returns up to eight test images, their perturbations and the adversarial images, with the predictions.
+
+    Args:
+        samples: x uint8 [n, C, H, W]; x_adv float [n, C, H, W] in [0, 1]; label, natural_prediction and
+            adversarial_prediction [n]; C is 1 or 3.
+        class_names: a name for each label.
+        epsilon: largest perturbation of a pixel value in [0, 1].
+    """
+    from matplotlib.figure import Figure
+
+    columns = min(_COLUMNS, len(samples["x"]))
+    x = samples["x"][:columns].astype(np.float64) / 255
+    x_adv = samples["x_adv"][:columns].astype(np.float64)
+    gain = 1 / (2 * epsilon) if epsilon > 0 else 1.0
+    rows = (x, np.clip(0.5 + gain * (x_adv - x), 0, 1), x_adv)
+    labels = (
+        "natural",
+        f"perturbation x {gain:.3g}\n(black -{pixel_fraction(epsilon)}, white +{pixel_fraction(epsilon)})",
+        "adversarial",
+    )
+    figure = Figure(figsize=(max(1.6 + 1.5 * columns, 7.5), 6.4), dpi=100, layout="constrained")
+    figure.suptitle("Test images under attack: predictions in green are right, in red wrong", fontsize=13)
+    grid = figure.subplots(3, columns, squeeze=False)
+    for row, (images, label) in enumerate(zip(rows, labels, strict=True)):
+        grid[row, 0].set_ylabel(label, fontsize=10)
+        for column in range(columns):
+            _draw_image(grid[row, column], images[column])
+    for column in range(columns):
+        label_index = int(samples["label"][column])
+        grid[0, column].set_title(f"label: {class_names[label_index]}", fontsize=9)
+        for row, key in ((0, "natural_prediction"), (2, "adversarial_prediction")):
+            prediction = int(samples[key][column])
+            colour = _RIGHT if prediction == label_index else _WRONG
+            grid[row, column].set_xlabel(f"seen as {class_names[prediction]}", color=colour, fontsize=9)
+    return figure
+
+
+def _draw_image(axes: Axes, image: NDArray[np.float64]) -> None:
+    """Draws [C, H, W] in [0, 1], grey when C is 1."""
+    axes.imshow(np.moveaxis(image, 0, -1).squeeze(), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+    axes.set_xticks([])
+    axes.set_yticks([])

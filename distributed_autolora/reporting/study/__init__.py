@@ -1,0 +1,1 @@
+"""Report, tables, figures and statistics of one study."""

@@ -1,0 +1,106 @@
+"""Per-image outcomes of a study: pooled into one table, and counted again from there."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from distributed_autolora.reporting.statistics import AccuracyCounts
+from distributed_autolora.reporting.study.loading import NATURAL, ROBUST, Study, StudyRun
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+_FILE = "outcomes.parquet"
+
+
+def pooled_outcomes(study: Study) -> Any:
+    """Returns one Arrow table of all judged final runs, None where no run kept its outcomes.
+
+    Columns: arm, seed, run, then those of a run's outcomes.parquet (row, row_id, label, <attack>_prediction) and of
+    its evaluations (robust/<attack>, broken_by), null for images or runs that were not evaluated.
+    """
+    import pyarrow as pa
+
+    tables = [_of_run(run) for arm in study.arms for run in study.judged(arm.name) if (_folder(run) / _FILE).is_file()]
+    return pa.concat_tables(tables, promote_options="default") if tables else None
+
+
+def right(pooled: Any, arm: str, seed: int, metric: str) -> tuple[NDArray[np.str_], NDArray[np.bool_]] | None:
+    """Returns (row ids, judged rightly) of one run's images for one accuracy, None where they were not kept."""
+    import pyarrow.compute as pc
+
+    if pooled is None:
+        return None
+    mine = pooled.filter(pc.and_(pc.equal(pooled["arm"], arm), pc.equal(pooled["seed"], seed)))
+    name = NATURAL.removesuffix("_accuracy") if metric == NATURAL else metric.removeprefix(ROBUST)
+    prediction, robust = f"{name}_prediction", f"robust/{name}"
+    if prediction in mine.column_names and mine[prediction].null_count < len(mine):
+        judged = pc.equal(mine[prediction], mine["label"])
+    elif robust in mine.column_names and mine[robust].null_count < len(mine):
+        judged = mine[robust]
+    else:
+        return None
+    known = pc.is_valid(judged)
+    return mine["row_id"].filter(known).to_numpy(), judged.filter(known).to_numpy().astype(bool)
+
+
+def recounted(pooled: Any, arm: str, seed: int, metric: str) -> AccuracyCounts | None:
+    """Returns an accuracy counted from the outcomes alone, None where they were not kept."""
+    found = right(pooled, arm, seed, metric)
+    return None if found is None else AccuracyCounts(int(found[1].sum()), len(found[1]))
+
+
+def disagreements(study: Study, pooled: Any) -> list[str]:
+    """Returns one line for every accuracy of a result that its own outcomes do not give."""
+    lines = []
+    for arm in study.arms:
+        for run in study.judged(arm.name):
+            for metric, counts in run.counts.items():
+                again = recounted(pooled, arm.name, run.seed, metric)
+                if again is not None and again != counts:
+                    told = f"{counts.correct} of {counts.total}, its outcomes {again.correct} of {again.total}"
+                    lines.append(f"{arm.label}, seed {run.seed}, {metric}: the result says {told}")
+    return lines
+
+
+def only_one_right(pooled: Any, first: str, second: str, seed: int, metric: str) -> tuple[int, int] | None:
+    """Returns (images that only `first` judges rightly, that only `second` does); None where images are not the same.
+
+    Args:
+        pooled: what `pooled_outcomes` returned.
+        first: name of an arm.
+        second: name of another.
+        seed: of both runs.
+        metric: name of the accuracy.
+    """
+    one, other = right(pooled, first, seed, metric), right(pooled, second, seed, metric)
+    if one is None or other is None or sorted(one[0]) != sorted(other[0]) or len(set(one[0])) != len(one[0]):
+        return None
+    a, b = one[1][np.argsort(one[0])], other[1][np.argsort(other[0])]
+    return int((a & ~b).sum()), int((~a & b).sum())
+
+
+def _folder(run: StudyRun) -> Path:
+    assert run.folder is not None, "a judged run has a folder"
+    return run.folder
+
+
+def _of_run(run: StudyRun) -> Any:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    own = pq.read_table(_folder(run) / _FILE)
+    for evaluated in filter(Path.is_file, run.evaluation_outcomes):
+        extra = pq.read_table(evaluated)
+        places = dict(zip(extra["row_id"].to_pylist(), range(len(extra)), strict=True))
+        indices = pa.array([places.get(name) for name in own["row_id"].to_pylist()], pa.int64())
+        for name in extra.column_names:
+            if (name.startswith("robust/") or name == "broken_by") and name not in own.column_names:
+                own = own.append_column(name, extra[name].take(indices))
+    tags: dict[str, list[Any]] = {"arm": [run.arm], "seed": [run.seed], "run": [run.name or ""]}
+    for place, (name, value) in enumerate(tags.items()):
+        own = own.add_column(place, name, pa.array(value * len(own)))
+    return own

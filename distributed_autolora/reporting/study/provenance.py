@@ -1,0 +1,138 @@
+"""What a reader needs to doubt a study's numbers, and to compute them again."""
+
+from __future__ import annotations
+
+import importlib.metadata
+from collections.abc import Collection
+from typing import Any
+
+from distributed_autolora.reporting.format import attack_label
+from distributed_autolora.reporting.markdown import counted, listed, per_cent
+from distributed_autolora.reporting.study.format import metric_label
+from distributed_autolora.reporting.study.loading import APGD, AUTOATTACK, Study, StudyRun
+from distributed_autolora.reporting.study.outcomes import disagreements, right
+from distributed_autolora.reporting.study.schedules import chosen_settings
+
+_PACKAGES = ("distributed-autolora", "torch", "torchvision", "ray", "mlflow", "scipy", "pyautoattack")
+
+
+def warnings(study: Study, pooled: Any) -> list[str]:
+    """Returns one line for every reason to doubt a number of the report."""
+    checks: dict[str, list[str]] = {}
+    for run in study.runs:
+        for check in (run.evaluation or {}).get("sanity") or []:
+            if check["status"] != "PASS":
+                detail = f"{study.arm(run.arm).label}, seed {run.seed} ({check['detail']})"
+                checks.setdefault(f"{check['status']}: {check['name']}", []).append(detail)
+    lines = [f"{check}: {'; '.join(details)}" for check, details in checks.items()]
+    lines += disagreements(study, pooled)
+    lines += [text for arm in study.arms for run in study.of(arm.name, "final") for text in _masked(run, arm.label)]
+    for arm in study.arms:
+        failed = sum(run.status == "failed" for run in study.of(arm.name, "search"))
+        if failed and study.judged(arm.name):
+            trials = f"{counted(failed, 'trial')} of the search for {arm.label} failed"
+            lines.append(f"{trials[0].upper()}{trials[1:]}: its settings were chosen among the others.")
+    lines += _splits_apart(study) + _images_apart(study, pooled)
+    attacks = {run.attack for run in study.runs if run.attack}
+    if len(attacks) > 1:
+        lines.append(
+            f"The runs were validated by different attacks: {listed([attack_label(a) for a in sorted(attacks)])}."
+        )
+    return lines
+
+
+def reproduction(study: Study, pooled: Any) -> str:
+    """Returns the section that says where every number comes from."""
+    digests = split_digests(study)
+    chosen = chosen_settings(study)
+    commands = study["commands"] or [study["command"]]  # the last alone, as it once was
+    kept = "not kept by any run" if pooled is None else "one line an image, seed and method"
+    return "\n\n".join(
+        filter(
+            None,
+            [
+                "## How every number can be computed again",
+                "\n".join(["```", *map(str, commands), "```"]),
+                "- accuracies, differences, intervals and McNemar's tests: `outcomes.parquet` beside this file "
+                f"({kept}; right where a prediction equals `label`, `robust/...` is true or false)\n"
+                "- every run's counts, settings, status and cost: `results.csv`\n"
+                "- validation accuracies, schedules, seconds and passes by epoch: `../runs/RUN/history.json`\n"
+                "- the config of a run, to train it again: `../runs/RUN/config.yaml`\n"
+                f"- {_judgement(study)}: {_evaluation_files(study)}",
+                f"Settings that the search chose:\n\n{chosen}" if chosen else "",
+                f"Data split (SHA-256): {', '.join(f'`{digest}`' for digest in digests) or 'no run has one yet'}. "
+                f"Written with {_versions()}.{_evaluated_with(study)}",
+            ],
+        )
+    )
+
+
+def split_digests(study: Study, arms: Collection[str] | None = None) -> list[str]:
+    """Returns the digests of the splits into training and validation images of some arms' runs; None: of all."""
+    runs = [run for run in study.runs if arms is None or run.arm in arms]
+    return sorted({str(digest) for run in runs if (digest := (run.result or {}).get("split_digest"))})
+
+
+def _masked(run: StudyRun, label: str) -> list[str]:
+    """Returns a line where a run's checks by a stronger attack warned, none elsewhere."""
+    found = run.masking
+    if found is None or not found["warned_epochs"]:
+        return []
+    epochs = listed([str(epoch) for epoch in found["warned_epochs"]])
+    return [
+        f"{label}, seed {run.seed}: the run's own attack promised too much in epoch {epochs}, and gradients may be "
+        f"masked (largest gap on validation {per_cent(found['largest_gap'])} %, epoch {found['largest_gap_epoch']})."
+    ]
+
+
+def _splits_apart(study: Study) -> list[str]:
+    """Returns a line where an arm and the one that it is compared with do not share their split."""
+    groups: dict[str, list[str]] = {}
+    for arm in study.arms:
+        groups.setdefault(arm.reference or arm.name, []).append(arm.name)
+    apart = [name for name, arms in groups.items() if len(split_digests(study, [name, *arms])) > 1]
+    if not apart:
+        return []
+    which = "The runs" if len(groups) == 1 else f"The runs that are compared with {listed(apart)}"
+    return [f"{which} do not share one data split: their accuracies are not comparable."]
+
+
+def _images_apart(study: Study, pooled: Any) -> list[str]:
+    """Returns a line for every accuracy whose runs were judged on different images."""
+    runs = [(arm.name, run.seed) for arm in study.arms for run in study.judged(arm.name)]
+    lines = []
+    for metric in study.metrics:
+        found = [judged for arm, seed in runs if (judged := right(pooled, arm, seed, metric)) is not None]
+        if len({frozenset(rows) for rows, _ in found}) > 1:
+            lines.append(f"The runs were not judged on the same images ({metric_label(metric)}): do not compare these.")
+    return lines
+
+
+def _judgement(study: Study) -> str:
+    """Returns the name of the attacks that judged beside the runs' own."""
+    return "APGD" if APGD in study.metrics and AUTOATTACK not in study.metrics else "AutoAttack"
+
+
+def _evaluation_files(study: Study) -> str:
+    files = [file for run in study.runs for file in run.evaluation_outcomes]
+    folder = next((file.parent.name for file in files), "evaluation")
+    is_kept = any(file.name != "outcomes.parquet" for file in files)
+    earlier = ", and earlier ones as `evaluation-DIGEST.json` and `outcomes-DIGEST.parquet`" if is_kept else ""
+    return f"`evaluation.json` and `outcomes.parquet` in `../runs/RUN/{folder}`{earlier}"
+
+
+def _versions() -> str:
+    found = []
+    for package in _PACKAGES:
+        try:
+            found.append(f"{package} {importlib.metadata.version(package)}")
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return ", ".join(found)
+
+
+def _evaluated_with(study: Study) -> str:
+    attack = APGD if _judgement(study) == "APGD" else AUTOATTACK
+    found = [run.evaluation["versions"].get(attack) for run in study.runs if run.evaluation]
+    versions = {", ".join(f"{name} {one}" for name, one in sorted(versions.items())) for versions in found if versions}
+    return f" {_judgement(study)} ran with {'; '.join(sorted(versions))}." if versions else ""

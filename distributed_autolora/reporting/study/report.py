@@ -1,0 +1,121 @@
+"""The report of a study: Markdown, CSV, figures and per-image outcomes, written into its folder."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from distributed_autolora.files.atomic_write import whole_file, writing
+from distributed_autolora.reporting.statistics import wilson_interval
+from distributed_autolora.reporting.study.costs import cost_of
+from distributed_autolora.reporting.study.figures import accuracies_figure, cost_figure, search_figure
+from distributed_autolora.reporting.study.figures import similarity_figure as similarity
+from distributed_autolora.reporting.study.loading import Study, StudyRun, load_study
+from distributed_autolora.reporting.study.outcomes import pooled_outcomes
+from distributed_autolora.reporting.study.text import report_text
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_FIGURES: dict[str, Callable[[Study], Figure | None]] = {
+    "accuracies.png": accuracies_figure,
+    "cost.png": cost_figure,
+    "search.png": search_figure,
+    "gradient_similarity.png": similarity,
+}
+
+
+def write_report(study_folder: Path) -> Path:
+    """Writes STUDY/report/ from whatever the study has so far, and returns the path of its report.md.
+
+    Beside report.md: results.csv (one line a run), outcomes.parquet (every judged final run's per-image outcomes) and
+    the figures that there are numbers for. Files of an earlier report that no longer apply are removed.
+
+    Args:
+        study_folder: HOME/studies/NAME, finished or not.
+
+    Raises:
+        UserError: when the folder holds no study, or one of its files is corrupt.
+        StorageError: when a file of the report cannot be written.
+    """
+    study = load_study(study_folder)
+    report = study_folder / "report"
+    with writing(report):
+        report.mkdir(exist_ok=True)
+    pooled = pooled_outcomes(study)
+    _write_outcomes(report / "outcomes.parquet", pooled)
+    figures = [name for name, draw in _FIGURES.items() if _write_figure(report / name, draw(study))]
+    _write(report / "results.csv", results_csv(study).encode())
+    _write(report / "report.md", report_text(study, pooled, figures).encode())
+    return report / "report.md"
+
+
+def results_csv(study: Study) -> str:
+    """Returns one line a run, search and final; fractions in [0, 1]; a number that does not exist is empty."""
+    records = [_record(study, run) for run in study.runs]
+    columns = dict.fromkeys(key for record in records for key in record) or dict.fromkeys(["arm"])
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(columns), restval="", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(records)
+    return text.getvalue()
+
+
+def _record(study: Study, run: StudyRun) -> dict[str, Any]:
+    cost = cost_of(run)
+    record: dict[str, Any] = {
+        "arm": run.arm,
+        "phase": run.phase,
+        "seed": run.seed,
+        "settings": json.dumps(run.settings),
+        "run": run.name,
+        "status": run.status,
+        "error": run.error,
+        "epochs": len(run.history),
+        "best_epoch": run.history[-1].get("best_epoch") if run.history else None,
+        "best_val/robust_accuracy": run.validation_accuracy,
+        "worker_seconds": cost.worker_seconds,
+        "forward_passes": cost.forward_passes,
+        "backward_passes": cost.backward_passes,
+    }
+    for metric in study.metrics:
+        counts = run.counts.get(metric) if run.phase == "final" else None
+        low, high = wilson_interval(counts.correct, counts.total) if counts else (None, None)
+        record |= {
+            f"test/{metric}": counts.accuracy if counts else None,
+            f"test/{metric}/correct": counts.correct if counts else None,
+            f"test/{metric}/total": counts.total if counts else None,
+            f"test/{metric}/low": low,
+            f"test/{metric}/high": high,
+        }
+    return record
+
+
+def _write_outcomes(file: Path, pooled: Any) -> None:
+    import pyarrow.parquet as pq
+
+    if pooled is None:
+        file.unlink(missing_ok=True)
+        return
+    content = io.BytesIO()
+    pq.write_table(pooled, content, compression="zstd")
+    _write(file, content.getvalue())
+
+
+def _write_figure(file: Path, figure: Figure | None) -> bool:
+    if figure is None:
+        file.unlink(missing_ok=True)
+        return False
+    content = io.BytesIO()
+    figure.savefig(content, format="png")
+    _write(file, content.getvalue())
+    return True
+
+
+def _write(file: Path, content: bytes) -> None:
+    with whole_file(file) as unfinished:
+        unfinished.write_bytes(content)

@@ -1,0 +1,156 @@
+"""Which differences between the arms of a study its seeds can show."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from distributed_autolora.reporting.markdown import counted
+from distributed_autolora.reporting.statistics import holm, mcnemar_exact, smallest_significant_difference, t_test
+from distributed_autolora.reporting.study.loading import APGD, AUTOATTACK, NATURAL, Study
+from distributed_autolora.reporting.study.outcomes import only_one_right
+
+SIGNIFICANCE = 0.05
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One cell: the reference against a baseline on one accuracy. A test that is undefined is None.
+
+    The values of both are of the same seeds, in the same order: seeds differ by more than most methods do.
+    """
+
+    reference: str
+    baseline: str
+    metric: str
+    reference_values: tuple[float, ...]
+    baseline_values: tuple[float, ...]
+    needed: float | None
+    """Difference at which the smallest p-value of this many cells would pass, at this spread."""
+    student: float | None
+    welch: float | None
+    student_holm: float | None = None
+    welch_holm: float | None = None
+
+    @property
+    def difference(self) -> float:
+        """Mean of the reference less mean of the baseline, a fraction; equal means differ by exactly 0."""
+        return round(statistics.fmean(self.reference_values) - statistics.fmean(self.baseline_values), 12)
+
+    @property
+    def can_be_claimed(self) -> bool:
+        """Both tests are below 0.05 after Holm's correction over all cells."""
+        return all(p is not None and p < SIGNIFICANCE for p in (self.student_holm, self.welch_holm))
+
+    @property
+    def seeds(self) -> str:
+        """The number of seeds in words: "three seeds"."""
+        return counted(len(self.reference_values), "seed")
+
+    @property
+    def remark(self) -> str:
+        """What the tests of this cell allow to say."""
+        if self.student is None:
+            few = len(self.reference_values) < 2
+            return f"undefined: {'one seed' if few else 'no spread between seeds'}"
+        return "can be claimed" if self.can_be_claimed else f"{self.seeds} cannot show this"
+
+
+@dataclass(frozen=True)
+class McNemar:
+    """Two models of the same seed on the same test images."""
+
+    reference: str
+    baseline: str
+    metric: str
+    seed: int
+    only_reference: int
+    only_baseline: int
+    p: float
+
+
+def compare(study: Study) -> list[Comparison]:
+    """Returns every cell (baseline x accuracy) on the seeds that both sides have, corrected over all of them."""
+    cells = []
+    for arm in study.arms:
+        for metric in study.metrics if arm.reference is not None else ():
+            reference = str(arm.reference)
+            mine, theirs = (study.accuracies(name, metric) for name in (reference, arm.name))
+            seeds = [seed for seed in mine if seed in theirs]
+            if seeds:
+                values = ([mine[seed].accuracy for seed in seeds], [theirs[seed].accuracy for seed in seeds])
+                cells.append(_cell(reference, arm.name, metric, *values))
+    strictest = SIGNIFICANCE / max(1, sum(cell.student is not None for cell in cells))
+    return corrected(
+        [
+            replace(
+                cell,
+                needed=smallest_significant_difference(cell.reference_values, cell.baseline_values, strictest),
+            )
+            for cell in cells
+        ]
+    )
+
+
+def _cell(reference: str, baseline: str, metric: str, mine: list[float], theirs: list[float]) -> Comparison:
+    return Comparison(
+        reference,
+        baseline,
+        metric,
+        tuple(mine),
+        tuple(theirs),
+        needed=None,
+        student=t_test(mine, theirs, equal_variances=True),
+        welch=t_test(mine, theirs, equal_variances=False),
+    )
+
+
+def corrected(comparisons: Sequence[Comparison]) -> list[Comparison]:
+    """Returns the cells with Holm's correction over all of them, for each of the two tests."""
+    student = holm([cell.student for cell in comparisons])
+    welch = holm([cell.welch for cell in comparisons])
+    return [
+        replace(cell, student_holm=one, welch_holm=other)
+        for cell, one, other in zip(comparisons, student, welch, strict=True)
+    ]
+
+
+def mcnemar_tests(study: Study, pooled: Any) -> list[McNemar]:
+    """Returns the paired test of every baseline, accuracy and seed whose per-image outcomes both sides kept.
+
+    Args:
+        study: the study.
+        pooled: its outcomes, from `pooled_outcomes`.
+    """
+    tests = []
+    for arm in study.arms:
+        if arm.reference is None:
+            continue
+        for metric in study.metrics:
+            seeds = [s for s in study.accuracies(arm.name, metric) if s in study.accuracies(arm.reference, metric)]
+            for seed in seeds:
+                found = only_one_right(pooled, arm.reference, arm.name, seed, metric)
+                if found is not None:
+                    tests.append(McNemar(arm.reference, arm.name, metric, seed, *found, p=mcnemar_exact(*found)))
+    return tests
+
+
+def deciding_metric(study: Study, cells: Sequence[Comparison]) -> str:
+    """Returns the accuracy that decides: the robust one that most arms have, of equals the strongest attack's."""
+    compared = {m: len({cell.baseline for cell in cells if cell.metric == m}) for m in study.metrics}
+    strong = [m for m in (AUTOATTACK, APGD) if compared.get(m)]
+    others = [m for m in compared if m not in (AUTOATTACK, APGD, NATURAL) and compared[m]]
+    return max([*strong, *others], key=compared.__getitem__, default=NATURAL)
+
+
+def standard_error(accuracy: float, images: int) -> float:
+    """Returns the binomial standard error of an accuracy on so many images, a fraction."""
+    return math.sqrt(accuracy * (1 - accuracy) / images)
+
+
+def validation_images(study: Study) -> int | None:
+    """Returns the size of the validation split, None before the first result."""
+    return next((run.result["val_images"] for run in study.runs if run.result), None)

@@ -1,0 +1,240 @@
+"""The tables of a study's report: accuracies beside the paper's, tests, intervals, paired counts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from distributed_autolora.reporting.markdown import NONE, counted, p_value, per_cent, points, table
+from distributed_autolora.reporting.statistics import wilson_interval
+from distributed_autolora.reporting.study.format import mean_and_each, mean_and_spread, metric_label
+from distributed_autolora.reporting.study.loading import (
+    APGD,
+    AUTOATTACK,
+    NATURAL,
+    ROBUST,
+    Arm,
+    Study,
+    StudyRun,
+)
+from distributed_autolora.reporting.study.outcomes import right
+from distributed_autolora.reporting.study.statistics import Comparison, McNemar
+from distributed_autolora.studies import paper_results
+
+NOT_RUN = "not run"
+
+
+def results_table(study: Study, comparisons: Sequence[Comparison]) -> str:
+    """Returns the paper's table turned on its side: a row a method, and the reference's lead over each baseline."""
+    ratios, gaps = branch_ratios(study), gap_column(study)
+    rows = []
+    for arm in study.arms:
+        ratio = [ratios.get(arm.name, NONE)] if ratios else []
+        gap = [gaps.get(arm.name, NONE)] if gaps else []
+        rows.append([f"**{arm.label}**", *ratio, *(_cell(study, arm.name, metric) for metric in study.metrics), *gap])
+        paper = _paper_row(study, arm)
+        if paper:
+            printed = [paper_results.parameter_ratio(arm.name) or NONE] if ratios else []
+            rows.append([paper[0], *printed, *paper[1:], *([NONE] if gaps else [])])
+    for baseline in study.arms:
+        cells = {cell.metric: points(cell.difference) for cell in comparisons if cell.baseline == baseline.name}
+        if cells:
+            label = f"{study.arm(baseline.reference or '').label} - {baseline.label}"
+            pad = [NONE] if ratios else []
+            row = [label, *pad, *(cells.get(metric, NONE) for metric in study.metrics)]
+            rows.append([*row, *([NONE] if gaps else [])])
+    header = ["%", *(["branch parameters"] if ratios else []), *(_column(study, metric) for metric in study.metrics)]
+    return table([*header, *(["gap on validation"] if gaps else [])], rows)
+
+
+def tests_table(study: Study, comparisons: Sequence[Comparison]) -> str:
+    """Returns every cell's unpaired tests with Holm's correction, and the paper's p-value where it has one."""
+    printed = [_paper_p(study, cell) for cell in comparisons]
+    header = ["against", "accuracy", "difference", "needed", "Student p (Holm)", "Welch p (Holm)", "remark"]
+    rows = []
+    for cell, paper in zip(comparisons, printed, strict=True):
+        tests = [_with_holm(cell.student, cell.student_holm), _with_holm(cell.welch, cell.welch_holm)]
+        needed = NONE if cell.needed is None else per_cent(cell.needed)
+        row = [_pair(study, cell), metric_label(cell.metric), points(cell.difference), needed, *tests, cell.remark]
+        rows.append([*row, *([paper or NONE] if any(printed) else [])])
+    return table([*header, *(["paper's p"] if any(printed) else [])], rows)
+
+
+def intervals_table(study: Study) -> str:
+    """Returns every final run's accuracies with 95 % Wilson intervals."""
+    rows = []
+    for arm in study.arms:
+        for run in study.judged(arm.name):
+            cells = []
+            for metric in study.metrics:
+                counts = run.counts.get(metric)
+                cells.append(NOT_RUN if counts is None else _interval(counts.correct, counts.total))
+            rows.append([arm.label, str(run.seed), *cells])
+    return table(["method", "seed", *map(metric_label, study.metrics)], rows)
+
+
+def mcnemar_table(study: Study, tests: Sequence[McNemar]) -> str:
+    """Returns, for each baseline and seed, the images that only one of the two models judged rightly."""
+    metrics = [metric for metric in study.metrics if any(test.metric == metric for test in tests)]
+    found = {(test.baseline, test.seed, test.metric): test for test in tests}
+    rows = []
+    for baseline, seed in dict.fromkeys((test.baseline, test.seed) for test in tests):
+        cells = []
+        for metric in metrics:
+            test = found.get((baseline, seed, metric))
+            text = NONE if test is None else f"{test.only_reference} : {test.only_baseline}, p = {p_value(test.p)}"
+            cells.append(text)
+        rows.append([_pair_of(study, baseline), str(seed), *cells])
+    return table(["against", "seed", *map(metric_label, metrics)], rows)
+
+
+def autoattack_note(study: Study) -> str:
+    """Returns what "AutoAttack" stands for in this study, as its evaluations label it."""
+    labels: dict[str, None] = {}
+    images: set[int] = set()
+    for run in study.runs:
+        counts = run.counts.get(AUTOATTACK)
+        if counts is not None and run.evaluation is not None:
+            labels[(run.evaluation.get("labels") or {}).get(AUTOATTACK, "AutoAttack, kind not recorded")] = None
+            images.add(counts.total)
+    if not labels:
+        weaker = {run.evaluation["labels"][APGD] for run in study.runs if APGD in run.counts and run.evaluation}
+        instead = f" {'; '.join(sorted(weaker))}: the first two of its four attacks." if weaker else ""
+        return f"AutoAttack was not run on any of these models; `jobs/evaluate.py` runs it.{instead}"
+    on = " or ".join(f"{count:,}" for count in sorted(images))
+    text = f"AutoAttack: {'; '.join(labels)}; on {on} test images."
+    return text + (" **The runs were not all judged by the same kind.**" if len(labels) > 1 or len(images) > 1 else "")
+
+
+def _column(study: Study, metric: str) -> str:
+    """Returns the head of a column: "APGD-CE + APGD-T on 250 of 1,000 images" where not all test images were judged."""
+    runs = [run.counts for arm in study.arms for run in study.judged(arm.name) if metric in run.counts]
+    images = {(counts[metric].total, counts[NATURAL].total) for counts in runs if NATURAL in counts}
+    some = [f"{judged:,} of {there:,}" for judged, there in sorted(images) if judged < there]
+    text = " or ".join([*some, *(["all"] if len(some) < len(images) else [])])
+    return metric_label(metric) + (f" on {text} images" if some else "")
+
+
+def _cell(study: Study, arm: str, metric: str) -> str:
+    counts = study.accuracies(arm, metric)
+    if not counts:
+        return NOT_RUN if study.judged(arm) else NONE
+    values = [part.accuracy for part in counts.values()]
+    each = f" ({', '.join(map(per_cent, values))})" if len(values) > 1 else ""
+    planned = len(study["seeds"] or counts)
+    short = f" [{len(values)} of {counted(planned, 'seed')}]" if len(values) < planned else ""
+    return mean_and_spread(values) + each + short
+
+
+def _paper_row(study: Study, arm: Arm) -> list[str] | None:
+    tables, task, backbone = study["paper_tables"] or [], study["task"], study["backbone"]
+    found = [paper_results.accuracy(tables, task, backbone, arm.name, metric) for metric in study.metrics]
+    numbers = {number for number, _ in filter(None, found)}
+    if not numbers:
+        return None
+    return [f"*paper, Table {', '.join(sorted(numbers))}*", *(value[1] if value else NONE for value in found)]
+
+
+def _paper_p(study: Study, cell: Comparison) -> str | None:
+    if cell.reference.lower() != paper_results.AUTOLORA:
+        return None
+    return paper_results.p_value(
+        study["paper_tables"] or [], study["task"], study["backbone"], cell.baseline, cell.metric
+    )
+
+
+def _with_holm(p: float | None, adjusted: float | None) -> str:
+    return p_value(p) if p is None else f"{p_value(p)} ({p_value(adjusted)})"
+
+
+def _pair(study: Study, cell: Comparison) -> str:
+    return _pair_of(study, cell.baseline)
+
+
+def _pair_of(study: Study, baseline: str) -> str:
+    """The baseline alone where the study has one reference, else both."""
+    arm = study.arm(baseline)
+    return arm.label if len(study.references) == 1 else f"{study.arm(arm.reference or '').label} - {arm.label}"
+
+
+def _interval(correct: int, total: int) -> str:
+    low, high = wilson_interval(correct, total)
+    return f"{per_cent(correct / total)} [{per_cent(low)}, {per_cent(high)}]"
+
+
+def gap_column(study: Study) -> dict[str, str]:
+    """Returns {arm: "3.2 (2.8, 3.6)"}, the points that a stronger attack took on validation images.
+
+    In the check nearest to the chosen epoch of each final run; empty where none was checked.
+    """
+    found = {arm.name: [run.masking for run in study.of(arm.name, "final")] for arm in study.arms}
+    gaps = {name: [masking["gap"] for masking in checks if masking] for name, checks in found.items()}
+    return {name: mean_and_each(each) for name, each in gaps.items() if each}
+
+
+def branch_ratios(study: Study) -> dict[str, str]:
+    """Returns {arm: "4.66% (4.87%)"} for a study of Table 3, empty for any other.
+
+    First the branch over the feature extractor; in brackets as Table 3 counts it (branch, batch norms called "bn" and
+    head over the whole classifier).
+    """
+    if "3" not in (study["paper_tables"] or []):
+        return {}
+    ratios = {}
+    for arm in study.arms:
+        runs = [run for run in study.of(arm.name, "final") if run.config()]
+        if runs:
+            ratio, table3 = _of_run(runs[0])
+            ratios[arm.name] = f"{ratio:.2%} ({table3:.2%})"
+    return ratios
+
+
+def _of_run(run: StudyRun) -> tuple[float, float]:
+    result = run.result or {}
+    from distributed_autolora.config import ExperimentConfig
+    from distributed_autolora.core.lora import LowRankBranch, parameter_ratio, table3_ratio
+    from distributed_autolora.models import build
+
+    config = ExperimentConfig.from_dict(run.config())
+    model, method = config.model, config.method
+    classifier = build(model.backbone, result.get("num_classes", 10), mean=model.mean, std=model.std)
+    backbone, head = classifier.backbone, classifier.head_name
+    branch = LowRankBranch(backbone, method.lora_rank, method.lora_scope, head)
+    return parameter_ratio(backbone, branch, head), table3_ratio(backbone, branch, head)
+
+
+def same_images_table(study: Study, pooled: Any) -> str | None:
+    """Returns both accuracies of each arm on the images that the stronger attack judged, and the points between them.
+
+    Args:
+        study: the study.
+        pooled: its outcomes, from `pooled_outcomes`.
+
+    Returns:
+        None where no run has the outcomes of both attacks.
+    """
+    weak = next((ROBUST + run.attack for run in study.runs if run.attack), None)
+    strong = next((m for m in (AUTOATTACK, APGD) if any(study.accuracies(arm.name, m) for arm in study.arms)), None)
+    if weak is None or strong is None:
+        return None
+    rows = []
+    for arm in study.arms:
+        seeds = [run.seed for run in study.judged(arm.name)]
+        pairs = [pair for seed in seeds if (pair := _on_same_images(pooled, arm.name, seed, weak, strong))]
+        if pairs:
+            lost = [one - other for one, other in pairs]
+            own, stronger = ([pair[side] for pair in pairs] for side in (0, 1))
+            rows.append([arm.label, *map(mean_and_each, (own, stronger, lost))])
+    header = ["%", metric_label(weak), metric_label(strong), "points lost"]
+    return table(header, rows) if rows else None
+
+
+def _on_same_images(pooled: Any, arm: str, seed: int, weak: str, strong: str) -> tuple[float, float] | None:
+    """Returns a run's accuracies under both attacks on the images that have both outcomes; None without any."""
+    one, other = right(pooled, arm, seed, weak), right(pooled, arm, seed, strong)
+    if one is None or other is None:
+        return None
+    _, mine, theirs = np.intersect1d(one[0], other[0], return_indices=True)
+    return (float(one[1][mine].mean()), float(other[1][theirs].mean())) if len(mine) else None

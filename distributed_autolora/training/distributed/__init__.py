@@ -1,0 +1,1 @@
+"""Everything about ranks: collectives and batch norm over the global batch."""

@@ -1,0 +1,1 @@
+"""Objectives and schedules from a config, and what they cost."""

@@ -1,0 +1,106 @@
+"""What a run costs: images passed through the network, forwards and backwards, summed over all workers.
+
+Counted from the config and the numbers of images, not measured: the attacks, the training steps with their teacher, the
+natural-branch accuracy, the natural and adversarial forwards of validation, and its check by a stronger attack. The
+measurement of gradient similarity and the judgement on the test split are left out: they are no part of choosing or
+training a model.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from itertools import accumulate
+from typing import Any
+
+from distributed_autolora.config import ExperimentConfig
+from distributed_autolora.training.methods.loss_weights import follows_accuracy
+from distributed_autolora.training.methods.registry import METHODS, stronger_attack
+from distributed_autolora.training.methods.weight_averaging import has_teacher
+
+MASKING_SHARE = 0.05
+"""Largest share that checks by the stronger attack may add to a run's passes."""
+
+
+@dataclass(frozen=True)
+class Passes:
+    """Images passed through the network; an image counts once a pass."""
+
+    forward: int
+    backward: int
+
+
+def epoch_passes(
+    config: ExperimentConfig, train_images: int, val_images: int, epoch: int, checked_images: int = 0
+) -> Passes:
+    """Returns the passes of one epoch (from 1).
+
+    A step of an attack is one forward and one backward. The first epoch also bears the natural-branch accuracy that
+    is measured before it. `checked_images` met the stronger attack, too.
+    """
+    method = METHODS[config.method.name]
+    search, judge = config.train_attack.num_steps, config.eval_attack.num_steps
+    teacher = 1 if has_teacher(config) else 0
+    accuracies = (2 if epoch == 1 else 1) if follows_accuracy(config) else 0
+    check = stronger_attack(config.eval_attack).num_steps
+    return Passes(
+        forward=train_images * (search + method.forward_passes + teacher + accuracies)
+        + val_images * (judge + 2)
+        + checked_images * (check + 1),
+        backward=train_images * (search + method.backward_passes) + val_images * judge + checked_images * check,
+    )
+
+
+def is_checked(config: ExperimentConfig, epoch: int) -> bool:
+    """Tells whether an epoch (from 1) is checked by the stronger attack, whatever the schedule makes of it.
+
+    Rule "paired" keeps and restores checked states only, so its decisions are checked as well, and the last epoch
+    always is. (An epoch that the schedule ends a run with is checked, too, which nobody knows before.)
+    """
+    every, schedule = config.evaluation.masking_every, config.schedule
+    if every == 0:
+        return False
+    is_decision = schedule.name == "automatic" and schedule.rule == "paired" and epoch % schedule.interval == 0
+    return is_decision or epoch % every == 0 or epoch >= config.optimization.epochs
+
+
+def masking_images(config: ExperimentConfig, train_images: int, val_images: int) -> int:
+    """Returns how many validation images the stronger attack gets: all checks add `MASKING_SHARE` to a run at most.
+
+    The automatic schedule may end a run: the worst end counts. 0: no image is affordable, or
+    `evaluation.masking_every` is 0.
+    """
+    if config.evaluation.masking_every == 0:
+        return 0
+    earliest, epochs = _earliest_end(config), config.optimization.epochs
+    before = list(accumulate((is_checked(config, epoch) for epoch in range(1, epochs)), initial=0))
+    checks_an_epoch = max((before[end - 1] + 1) / end for end in range(earliest, epochs + 1))
+    epoch = epoch_passes(config, train_images, val_images, epoch=2)
+    image = 2 * stronger_attack(config.eval_attack).num_steps + 1
+    return min(val_images, int(MASKING_SHARE * (epoch.forward + epoch.backward) / checks_an_epoch / image))
+
+
+def _earliest_end(config: ExperimentConfig) -> int:
+    """Returns the first epoch that a run may end with: the automatic rule halves once an interval at most."""
+    schedule, optimization = config.schedule, config.optimization
+    if schedule.name != "automatic":
+        return optimization.epochs
+    halvings = max(1, math.floor(math.log2(optimization.lr / schedule.min_lr)) + 1) if schedule.min_lr else math.inf
+    return int(min(optimization.epochs, schedule.interval * halvings))
+
+
+def total_cost(history: list[dict[str, Any]]) -> dict[str, Any]:
+    """Returns a run's cost for its result.
+
+    Args:
+        history: one record an epoch.
+
+    Returns:
+        "worker_seconds" (the wall-clock seconds of every epoch times its workers; start-up is not in an epoch, but a
+        measurement of gradient similarity is), "forward_passes" and "backward_passes".
+    """
+    return {
+        "worker_seconds": sum(record["seconds/epoch"] * record["num_workers"] for record in history),
+        "forward_passes": sum(record["passes/forward"] for record in history),
+        "backward_passes": sum(record["passes/backward"] for record in history),
+    }

@@ -1,0 +1,134 @@
+"""One object, however it is given; one digest for everything that determines the numbers."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from distributed_autolora.cli import parse_training_flags
+from distributed_autolora.config import ExperimentConfig
+from distributed_autolora.config.recipes import RECIPES, recipe
+from distributed_autolora.config.yaml_files import config_text, read_config
+from distributed_autolora.errors import UserError
+
+PAPER = ("cifar10", "cifar100", "dtd", "dogs", "cub", "caltech256")
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_recipe_is_valid_and_survives_its_yaml(name: str, tmp_path: Path) -> None:
+    config = recipe(name)
+    config.validate()
+    (tmp_path / "config.yaml").write_text(config_text(config))
+    assert read_config(tmp_path / "config.yaml") == config
+    assert config.recipe == name
+
+
+@pytest.mark.parametrize("name", PAPER)
+def test_the_papers_recipes_hold_what_the_paper_fixes(name: str) -> None:
+    config = recipe(name)
+    assert config.threat_model.epsilon == 8 / 255
+    assert (config.train_attack.num_steps, config.train_attack.step_size) == (10, 2 / 255)
+    assert config.train_attack.random_start
+    assert not config.eval_attack.random_start
+    assert (config.optimization.epochs, config.optimization.global_batch_size) == (60, 128)
+    assert (config.optimization.lr, config.optimization.momentum, config.optimization.weight_decay) == (0.01, 0.9, 1e-4)
+    assert (config.method.lora_rank, config.method.sharpening, config.method.kl_weight_max) == (8, 1.0, 6.0)
+    assert (config.data.val_fraction, config.data.val_images_min) == (0.05, 0)
+    assert (config.model.input_size == 224) == name.startswith("cifar")
+
+
+def test_a_recipe_a_file_and_flags_give_the_same_object(tmp_path: Path) -> None:
+    flags = ["--optimization.lr", "0.02", "--threat-model.epsilon", "8/255", "--data.image-size", "32"]
+    by_flags = parse_training_flags("", "demo", flags).experiment
+    (tmp_path / "config.yaml").write_text(config_text(by_flags))
+    by_file = parse_training_flags("", "demo", ["--config", str(tmp_path / "config.yaml")]).experiment
+    expected = recipe("demo")
+    expected = replace(
+        expected,
+        optimization=replace(expected.optimization, lr=0.02),
+        threat_model=replace(expected.threat_model, epsilon=8 / 255),
+        data=replace(expected.data, image_size=32),
+    )
+    assert by_flags == by_file == expected
+
+
+def test_a_number_without_a_default_takes_a_fraction_too() -> None:
+    flags = ["--method.kl-weight", "1/8", "--compute.attack-precision=float32"]
+    assert parse_training_flags("", "demo", flags).experiment.method.kl_weight == 0.125
+
+
+def test_a_partial_file_takes_defaults_and_fractions(tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text("threat_model: {epsilon: 4/255}\nmodel: {mean: [0.5], std: [0.25]}\n")
+    config = read_config(tmp_path / "config.yaml")
+    assert config.threat_model.epsilon == 4 / 255
+    assert config.model.mean == (0.5,)
+    assert config.optimization == ExperimentConfig().optimization
+
+
+@pytest.mark.parametrize(
+    ("group", "key", "value"),
+    [
+        ("data", "path", "/elsewhere"),
+        ("model", "weights", "/elsewhere.safetensors"),
+        ("scaling", "num_workers", 7),
+        ("run", "name", "other"),
+        ("run", "mlflow_uri", "http://host"),
+    ],
+)
+def test_the_digest_ignores_places_names_and_workers(group: str, key: str, value: object) -> None:
+    values = recipe("demo").to_dict()
+    values[group][key] = value
+    assert ExperimentConfig.from_dict(values).digest() == recipe("demo").digest()
+
+
+OTHER_WORDS = {"joint": "detached", "all": "last_block", "autolora": "vanilla", "automatic": "step_decay"}
+OTHER_WORDS |= {
+    "released": "apgd",
+    "none": "crop_flip",
+    "small_resnet": "resnet18",
+    "auto": "float32",
+    "float32": "bfloat16",
+    "cross_entropy": "margin",
+    "paired": "released",
+    "detached": "joint",
+    "shared": "own",
+    "method.weight_average": "teacher",
+}
+ONE_WORD = {"threat_model.norm"}
+
+
+def test_the_digest_covers_every_other_value() -> None:
+    base = recipe("demo")
+    ignored = {"recipe", "seed", "data.path", "data.task", "model.weights", "model.allow_pickle", *ONE_WORD}
+    for name, value in base.flat().items():
+        if name in ignored or name.startswith(("run.", "scaling.")):
+            continue
+        values = base.to_dict()
+        group, key = name.split(".")
+        values[group][key] = _another(name, value)
+        assert ExperimentConfig.from_dict(values).digest() != base.digest(), name
+
+
+def _another(name: str, value: object) -> object:
+    if value is None:
+        return "digest" if name.endswith("digest") else 3
+    if isinstance(value, list):
+        return [item + 1 for item in value]
+    if isinstance(value, str):
+        return OTHER_WORDS[name if name in OTHER_WORDS else value]
+    return not value if isinstance(value, bool) else value + 1  # type: ignore[operator]
+
+
+def test_unknown_and_mistyped_values_are_named() -> None:
+    for values, fragment in (
+        ({"optimisation": {}}, '"optimisation".*"optimization"'),
+        ({"optimization": {"lr": "fast"}}, '"optimization.lr".*number'),
+        ({"optimization": {"epochs": 2.5}}, '"optimization.epochs".*whole number'),
+        ({"method": {"soft_labels": "joined"}}, '"method.soft_labels".*joint'),
+        ({"data": []}, '"data" must be a mapping'),
+        ({"train_attack": {"random_start": 1}}, '"train_attack.random_start".*true or false'),
+    ):
+        with pytest.raises(UserError, match=fragment):
+            ExperimentConfig.from_dict(values)

@@ -1,0 +1,253 @@
+"""Attacks that are recorded once and replayed; on a CPU by a recorder of tensor operations, as a CUDA graph is one."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator
+from functools import partial
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.fx.experimental.proxy_tensor import make_fx
+
+from distributed_autolora.core.attacks import pgd
+from distributed_autolora.core.fast_attack.attack_network import AttackNetwork
+from distributed_autolora.core.fast_attack.cuda_graphs import Capture, CapturedAttack, CudaGraphs, Run, agreement
+from distributed_autolora.core.threat_model import ThreatModel
+from tests.reference.learned import images, learned_network
+
+EPSILON = 0.04
+BOTH_PRECISIONS = pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
+
+
+def recorded(run: Run) -> Run:
+    """Records every tensor operation of `run`, the backward ones too, and repeats them on the same memory."""
+    replay: Run = make_fx(run)()
+    return replay
+
+
+def attack(
+    network: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    *,
+    noise: Tensor | None = None,
+    num_steps: int = 3,
+    loss: str = "cross_entropy",
+) -> Tensor:
+    return pgd(
+        network,
+        x,
+        y,
+        threat_model=ThreatModel("linf", EPSILON),
+        num_steps=num_steps,
+        step_size=0.4 * EPSILON,
+        random_start=noise is not None,
+        noise=noise,
+        loss=loss,
+    )
+
+
+class Counted:
+    """A capture that counts its calls, and the replays of what it recorded."""
+
+    def __init__(self, capture: Capture = recorded) -> None:
+        self.capture, self.captures, self.replays = capture, 0, 0
+
+    def __call__(self, run: Run) -> Run:
+        self.captures += 1
+        replay = self.capture(run)
+
+        def counting() -> Tensor:
+            self.replays += 1
+            return replay()
+
+        return counting
+
+
+class Undecided(nn.Module):
+    """A network that reads a value of its data to go on, which nothing that records can follow."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.network = learned_network()
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.network(x)
+        return logits if x.mean() > -100 else -logits
+
+
+@pytest.fixture(autouse=True)
+def _no_attack_runs_eagerly_in_silence() -> Iterator[None]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", RuntimeWarning)
+        yield
+
+
+def batch(rows: int, seed: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Returns images, labels and noise."""
+    x, y = images(rows, seed)
+    return x, y, torch.rand(x.shape, generator=torch.Generator().manual_seed(seed))
+
+
+@BOTH_PRECISIONS
+@pytest.mark.parametrize("starts_at_random", [True, False])
+def test_a_replayed_attack_is_the_eager_one_to_the_last_bit(precision: torch.dtype, starts_at_random: bool) -> None:
+    """Batch after batch with new images, labels and noise, the last one of an epoch shorter than the others."""
+    network, capture = AttackNetwork(learned_network(), precision), Counted()
+    replayed = CapturedAttack(attack, network, capture)
+    for number, rows in enumerate((16, 16, 5, 16, 16, 5)):
+        x, y, noise = batch(rows, seed=number)
+        start = noise if starts_at_random else None
+        x_adv = replayed(network, x, y, noise=start)
+        assert torch.equal(x_adv, attack(network, x, y, noise=start))
+        assert x_adv.stride() == x.stride()
+    assert (capture.captures, capture.replays) == (2, 6)
+
+
+@BOTH_PRECISIONS
+def test_an_attack_on_the_margin_is_replayed_too(precision: torch.dtype) -> None:
+    network, capture = AttackNetwork(learned_network(), precision), Counted()
+    on_margin = partial(attack, loss="margin")
+    replayed = CapturedAttack(on_margin, network, capture)
+    for seed in (1, 2):
+        x, y, noise = batch(16, seed)
+        x_adv = replayed(network, x, y, noise=noise)
+        assert torch.equal(x_adv, on_margin(network, x, y, noise=noise))
+        assert not torch.equal(x_adv, attack(network, x, y, noise=noise))
+    assert (capture.captures, capture.replays) == (1, 2)
+
+
+def test_a_replay_does_not_overwrite_what_earlier_ones_returned() -> None:
+    network = AttackNetwork(learned_network())
+    replayed = CapturedAttack(attack, network, recorded)
+    first, second = (replayed(network, *batch(8, seed)[:2]) for seed in (1, 2))
+    assert torch.equal(first, attack(network, *batch(8, seed=1)[:2]))
+    assert not torch.equal(first, second)
+
+
+@BOTH_PRECISIONS
+def test_a_replay_follows_the_network_when_it_is_refreshed(precision: torch.dtype) -> None:
+    model = learned_network()
+    network, capture = AttackNetwork(model, precision), Counted()
+    replayed, (x, y, noise) = CapturedAttack(attack, network, capture), batch(16, seed=1)
+    before = replayed(network, x, y, noise=noise)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.3 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(0)))
+    network.refresh()
+    after = replayed(network, x, y, noise=noise)
+    assert torch.equal(after, attack(network, x, y, noise=noise))
+    assert not torch.equal(after, before)
+    assert (capture.captures, capture.replays) == (1, 2)
+
+
+def test_a_third_shape_another_network_and_an_empty_batch_are_attacked_eagerly() -> None:
+    network, other, capture = AttackNetwork(learned_network()), AttackNetwork(learned_network()), Counted()
+    replayed = CapturedAttack(attack, network, capture)
+    cases = [(network, 8), (network, 4), (network, 6), (other, 8), (network, 0)]
+    for attacked, rows in cases:
+        x, y, noise = batch(rows, seed=1)
+        assert torch.equal(replayed(attacked, x, y, noise=noise), attack(attacked, x, y, noise=noise))
+    assert (capture.captures, capture.replays) == (2, 2)
+
+
+def test_a_capture_that_fails_warns_once_and_leaves_the_eager_attack() -> None:
+    network, capture = AttackNetwork(Undecided()), Counted()
+    replayed, (x, y, noise) = CapturedAttack(attack, network, capture), batch(8, seed=1)
+    with pytest.warns(
+        RuntimeWarning, match=r"Attacks run eagerly, kernel by kernel: .*data-dependent control flow"
+    ) as told:
+        x_adv = replayed(network, x, y, noise=noise)
+    assert len(told) == 1
+    assert "\n" not in str(told[0].message)
+    assert torch.equal(x_adv, attack(network, x, y, noise=noise))
+    assert torch.equal(replayed(network, x, y), attack(network, x, y))
+    assert (capture.captures, capture.replays) == (1, 0)
+
+
+def test_cuda_graphs_that_cannot_record_leave_the_eager_attack() -> None:
+    """There may be no GPU; and if there is one, it does not see what is computed on the CPU."""
+    network = AttackNetwork(learned_network())
+    replayed, (x, y, noise) = CapturedAttack(attack, network, CudaGraphs(torch.device("cuda"))), batch(8, seed=1)
+    with pytest.warns(RuntimeWarning, match="Attacks run eagerly"):
+        x_adv = replayed(network, x, y, noise=noise)
+    assert torch.equal(x_adv, attack(network, x, y, noise=noise))
+    assert not replayed.is_replaying
+
+
+def keeps_what_it_saw(run: Run) -> Run:
+    seen = run()
+    return lambda: seen
+
+
+def does_nothing(run: Run) -> Run:
+    return lambda: torch.zeros_like(run())
+
+
+def is_no_number(run: Run) -> Run:
+    return lambda: run() * torch.nan
+
+
+def goes_the_other_way(run: Run) -> Run:
+    return lambda: 1 - run()
+
+
+@pytest.mark.parametrize("capture", [keeps_what_it_saw, does_nothing, is_no_number, goes_the_other_way])
+def test_a_capture_that_returns_something_else_is_replaced_by_the_eager_attack(capture: Capture) -> None:
+    network, wrong = AttackNetwork(learned_network()), Counted(capture)
+    replayed, (x, y, noise) = CapturedAttack(attack, network, wrong), batch(8, seed=1)
+    with pytest.warns(RuntimeWarning, match=r"differs in \d+\.\d% of the pixels"):
+        x_adv = replayed(network, x, y, noise=noise)
+    assert torch.equal(x_adv, attack(network, x, y, noise=noise))
+    assert torch.equal(replayed(network, x, y, noise=noise), x_adv)
+    assert (wrong.captures, wrong.replays) == (1, 1)
+
+
+def test_a_replay_that_rounds_differently_is_taken() -> None:
+    """Here it searches in bfloat16 where the eager attack searches in float32."""
+    model, (x, y, noise) = learned_network(), batch(64, seed=1)
+    network, rough = AttackNetwork(model), AttackNetwork(model, torch.bfloat16)
+
+    def roughly(run: Run) -> Run:
+        return lambda: attack(rough, x, y, noise=noise)
+
+    x_adv = CapturedAttack(attack, network, roughly)(network, x, y, noise=noise)
+    assert torch.equal(x_adv, attack(rough, x, y, noise=noise))
+    assert not torch.equal(x_adv, attack(network, x, y, noise=noise))
+
+
+def other_noise(network: nn.Module, x: Tensor, y: Tensor, noise: Tensor) -> Tensor:
+    return attack(network, x, y, noise=noise.roll(1, 0))
+
+
+def other_labels(network: nn.Module, x: Tensor, y: Tensor, noise: Tensor) -> Tensor:
+    return attack(network, x, y.roll(1, 0), noise=noise)
+
+
+def half_the_steps(network: nn.Module, x: Tensor, y: Tensor, noise: Tensor) -> Tensor:
+    return attack(network, x, y, noise=noise, num_steps=5)
+
+
+def no_step(network: nn.Module, x: Tensor, y: Tensor, noise: Tensor) -> Tensor:
+    return attack(network, x, y, noise=noise, num_steps=0)
+
+
+@BOTH_PRECISIONS
+@pytest.mark.parametrize("wrong", [other_noise, other_labels, half_the_steps, no_step])
+def test_agreement_tells_a_wrong_attack_from_rounding(
+    wrong: Callable[[nn.Module, Tensor, Tensor, Tensor], Tensor], precision: torch.dtype
+) -> None:
+    model, (x, y, noise) = learned_network(), batch(64, seed=1)
+    network, rough = AttackNetwork(model, precision), AttackNetwork(model, torch.bfloat16)
+    expected = attack(network, x, y, noise=noise, num_steps=10)
+    assert agreement(network, x, y, expected, attack(rough, x, y, noise=noise, num_steps=10)).holds
+    assert not agreement(network, x, y, expected, wrong(network, x, y, noise)).holds
+
+
+def test_the_natural_images_miss_all_that_an_attack_gains() -> None:
+    network, (x, y, _) = AttackNetwork(learned_network()), batch(16, seed=1)
+    judged = agreement(network, x, y, attack(network, x, y), x)
+    assert judged.loss_gap == pytest.approx(1.0)
+    assert judged.differing_pixels > 0.5

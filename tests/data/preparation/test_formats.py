@@ -1,0 +1,66 @@
+"""Every kind of source goes through preparation, the check and training."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from distributed_autolora.config import ComputeConfig, ExperimentConfig
+from distributed_autolora.config.recipes import recipe
+from distributed_autolora.data.dataset_check import check_task
+from distributed_autolora.data.dataset_check_report import report_text
+from distributed_autolora.data.parquet.reader import read_texts
+from distributed_autolora.data.preparation.flags import Check, prepare, read_flags
+from distributed_autolora.training.loop import fit
+from distributed_autolora.training.task_data import TaskData
+from tests.data.preparation.formats import FORMATS, words, write_source
+from tests.training.test_no_test_split import NoReporter
+
+
+def prepared(task: str, folder: Path) -> tuple[str, str]:
+    """Returns the written folder and the recipe that the program names for it."""
+    flags = read_flags("", words(task, write_source(task, folder / "in"), folder / "out"))
+    assert not isinstance(flags, Check)
+    return prepare(flags).output, flags.recipe
+
+
+@pytest.mark.parametrize("task", FORMATS)
+def test_a_prepared_source_passes_the_check(task: str, tmp_path: Path) -> None:
+    folder, name = prepared(task, tmp_path)
+    report = check_task(folder)
+    assert report_text(report).endswith("Nothing speaks against training on it.")
+    assert report.test is not None
+    card = read_texts(folder, "test")["card"]
+    assert card["images"] == {"train": len(report.train.labels), "test": len(report.test.labels)}
+    assert card["protocol"] == "clean"
+    assert recipe(name).recipe == name
+
+
+def shrunken(config: ExperimentConfig, folder: str) -> ExperimentConfig:
+    """Returns the recipe for small images, a small backbone, short attacks and two epochs."""
+    small = None if config.data.image_size is None else 32
+    return replace(
+        config,
+        data=replace(config.data, path=folder, image_size=small),
+        model=replace(config.model, backbone="small_resnet", input_size=config.model.input_size and 48),
+        train_attack=replace(config.train_attack, num_steps=1),
+        eval_attack=replace(config.eval_attack, num_steps=1),
+        optimization=replace(config.optimization, epochs=2, global_batch_size=8),
+        compute=ComputeConfig(attack_precision="float32", train_precision="float32"),
+        scaling=replace(config.scaling, cache=str(Path(folder).parent / "cache")),
+    )
+
+
+@pytest.mark.parametrize("task", ["cifar10", "dogs", "folder"])
+def test_a_prepared_source_trains_two_epochs(task: str, tmp_path: Path) -> None:
+    folder, name = prepared(task, tmp_path)
+    config = shrunken(recipe(name), folder)
+    result = fit(config, TaskData(config, folder, torch.device("cpu")), None, NoReporter())
+    images = read_texts(folder, "test")["card"]["images"]
+    assert [record["epoch"] for record in result.history] == [1, 2]
+    assert result.summary["train_images"] + result.summary["val_images"] == images["train"]
+    assert result.summary["test_images"] == images["test"]
+    assert result.summary["image_shape"] == ([3, 32, 32])

@@ -1,0 +1,183 @@
+import gzip
+import struct
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from distributed_autolora.data.decoding import decode_image
+from distributed_autolora.data.preparation.fashion_mnist import FASHION_MNIST_CLASSES, fashion_mnist
+from distributed_autolora.data.preparation.image_folder import image_folder
+from distributed_autolora.errors import UserError
+from tests.data.pictures import encode, picture
+
+LABELS = np.arange(60, dtype=np.uint8) % 10
+IMAGES = np.random.default_rng(0).integers(0, 256, (60, 28, 28), dtype=np.uint8)
+
+
+def idx(values: np.ndarray[tuple[int, ...], np.dtype[np.uint8]]) -> bytes:
+    return bytes([0, 0, 8, values.ndim]) + struct.pack(f">{values.ndim}I", *values.shape) + values.tobytes()
+
+
+def write_idx(folder: Path, *, zipped: bool = True, images: bytes = idx(IMAGES), labels: bytes = idx(LABELS)) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    for prefix in ("train", "t10k"):
+        for name, given in (("images-idx3", images), ("labels-idx1", labels)):
+            path = folder / f"{prefix}-{name}-ubyte"
+            # No image is in both splits.
+            content = idx(255 - IMAGES) if (prefix, given) == ("train", idx(IMAGES)) else given
+            if zipped:
+                path.with_name(f"{path.name}.gz").write_bytes(gzip.compress(content))
+            else:
+                path.write_bytes(content)
+    return folder
+
+
+@pytest.mark.parametrize(("below", "zipped"), [(".", True), (".", False), ("FashionMNIST/raw", False)])
+def test_idx_files_become_rows_with_new_labels_and_old_positions(tmp_path: Path, below: str, zipped: bool) -> None:
+    write_idx(tmp_path / below, zipped=zipped)
+    rows = list(fashion_mnist(tmp_path, "test", classes=range(5, 10), limit=None, seed=0))
+    assert [row.row_id for row in rows[:6]] == [f"test/{n:05d}" for n in (5, 6, 7, 8, 9, 15)]
+    assert [row.label for row in rows[:6]] == [0, 1, 2, 3, 4, 0]
+    assert len(rows) == 30
+    assert np.array_equal(np.array(decode_image(rows[5].load(), 1)), IMAGES[15])
+
+
+def test_a_limit_takes_a_stratified_subset_that_the_seed_decides(tmp_path: Path) -> None:
+    write_idx(tmp_path)
+    first, again, other = (
+        list(fashion_mnist(tmp_path, "train", classes=(8, 1), limit=6, seed=seed)) for seed in (0, 0, 1)
+    )
+    assert [row.label for row in first].count(0) == 3
+    assert [row.row_id for row in first] == [row.row_id for row in again]
+    assert [row.row_id for row in first] != [row.row_id for row in other]
+    assert len(FASHION_MNIST_CLASSES) == 10
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        ({"images": b"\x00\x00\x0d\x03" + bytes(12)}, "images-idx3-ubyte.gz is no IDX file of bytes in 3 dimensions"),
+        ({"images": idx(IMAGES)[:-1]}, "damaged"),
+        ({"images": b"\x00\x00\x08\x03\x00"}, "damaged"),
+        ({"labels": idx(LABELS[:-1])}, "60 train images but 59 labels"),
+        ({"labels": b""}, "labels-idx1-ubyte.gz is no IDX file"),
+    ],
+    ids=["wrong magic", "truncated", "cut header", "fewer labels", "empty"],
+)
+def test_damaged_idx_files_are_refused(tmp_path: Path, damage: dict[str, bytes], message: str) -> None:
+    write_idx(tmp_path, **damage)  # type: ignore[arg-type]
+    with pytest.raises(UserError, match=message):
+        fashion_mnist(tmp_path, "train", classes=range(10), limit=None, seed=0)
+
+
+def test_missing_and_broken_archives_and_large_limits_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="has no train-images-idx3-ubyte"):
+        fashion_mnist(tmp_path, "train", classes=range(10), limit=None, seed=0)
+    write_idx(tmp_path)
+    with pytest.raises(UserError, match="61 train images were asked for"):
+        fashion_mnist(tmp_path, "train", classes=range(10), limit=61, seed=0)
+    path = tmp_path / "train-images-idx3-ubyte.gz"
+    for content in (b"no gzip", path.read_bytes()[:-100]):
+        path.write_bytes(content)
+        with pytest.raises(UserError, match=r"images-idx3-ubyte\.gz cannot be read"):
+            fashion_mnist(tmp_path, "train", classes=range(10), limit=None, seed=0)
+
+
+def add(folder: Path, *names: str) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(encode(picture(zlib.crc32(f"{folder}/{name}".encode())), "JPEG"))
+    return folder
+
+
+def test_a_folder_a_class_is_split_into_train_and_test(tmp_path: Path) -> None:
+    add(tmp_path / "cats", *(f"{n}.jpg" for n in range(10)))
+    add(tmp_path / "ants", *(f"sub/{n}.JPEG" for n in range(20)))
+    images = image_folder(tmp_path, test_fraction=0.2, seed=0)
+    assert images.class_names == ("ants", "cats")
+    train, test = list(images.rows("train")), list(images.rows("test"))
+    assert [row.label for row in test] == [0, 0, 0, 0, 1, 1]
+    assert len(train) == 24
+    assert not {row.row_id for row in train} & {row.row_id for row in test}
+    assert train[0].row_id.startswith("ants/sub/")
+    assert all(row.load() == (tmp_path / row.row_id).read_bytes() for row in train + test)
+    assert images.files == image_folder(tmp_path, test_fraction=0.2, seed=0).files
+    assert images.files != image_folder(tmp_path, test_fraction=0.2, seed=1).files
+
+
+def test_an_official_split_is_kept(tmp_path: Path) -> None:
+    for split, count in (("train", 3), ("test", 2), ("val", 1)):
+        for name in ("a", "b"):
+            add(tmp_path / split / name, *(f"{n}.png" for n in range(count)))
+    images = image_folder(tmp_path, test_fraction=0.2, seed=0)
+    assert [row.row_id for row in images.rows("test")] == [
+        "test/a/0.png",
+        "test/a/1.png",
+        "test/b/0.png",
+        "test/b/1.png",
+    ]
+    assert len(images.files["train"]) == 6
+    assert images.notes == ("not used: val",)
+
+
+def test_hidden_files_are_passed_over_and_others_counted(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        add(tmp_path / name, "1.jpg", "2.jpg", "._1.jpg", "Thumbs.db", ".cache/3.jpg")
+    add(tmp_path, "README.md")
+    add(tmp_path / "__MACOSX", "1.jpg")
+    images = image_folder(tmp_path, test_fraction=0.5, seed=0)
+    assert len(images.files["train"]) + len(images.files["test"]) == 4
+    assert images.notes == ("not used, because of their endings: 3 files (2 .db, 1 .md)",)
+
+
+def test_a_class_without_a_test_image_is_mentioned(tmp_path: Path) -> None:
+    add(tmp_path / "a", *(f"{n}.jpg" for n in range(10)))
+    add(tmp_path / "b", "only.jpg")
+    assert image_folder(tmp_path, test_fraction=0.2, seed=0).notes == ("no test image of: b",)
+
+
+def bad_train_and_test(folder: Path) -> None:
+    add(folder / "train" / "a", "1.jpg")
+    add(folder / "train" / "b", "1.jpg")
+    add(folder / "test" / "a", "1.jpg")
+
+
+FOLDERS: dict[str, tuple[Callable[[Path], object], str]] = {
+    "one class": (lambda folder: add(folder / "a", "1.jpg"), "has 1 folders: two or more"),
+    "no class": (lambda folder: add(folder, "1.jpg"), "has 0 folders"),
+    "class without images": (
+        lambda folder: (add(folder / "a", "1.jpg"), add(folder / "b", "x.txt")),
+        "b holds no image",
+    ),
+    "no test": (lambda folder: add(folder / "train" / "a", "1.jpg"), "has train but not both train and test"),
+    "validation only": (
+        lambda folder: (add(folder / "train" / "a", "1.jpg"), add(folder / "val" / "a", "1.jpg")),
+        "has train, val but not both",
+    ),
+    "capital splits": (
+        lambda folder: (add(folder / "Train" / "a", "1.jpg"), add(folder / "Test" / "a", "1.jpg")),
+        "has Test, Train but not both train and test: add or rename them",
+    ),
+    "classes differ": (bad_train_and_test, 'class "b" is in train but not in test'),
+    "too few": (lambda folder: (add(folder / "a", "1.jpg"), add(folder / "b", "1.jpg")), "2 images, too few"),
+}
+
+
+@pytest.mark.parametrize("case", FOLDERS)
+def test_folders_that_are_no_task_are_refused(case: str, tmp_path: Path) -> None:
+    prepare, message = FOLDERS[case]
+    prepare(tmp_path)
+    with pytest.raises(UserError, match=message):
+        image_folder(tmp_path, test_fraction=0.2, seed=0)
+
+
+@pytest.mark.parametrize("share", [0.0, 1.0, -0.1, 20.0])
+def test_an_impossible_test_share_is_refused(share: float, tmp_path: Path) -> None:
+    add(tmp_path / "a", "1.jpg")
+    add(tmp_path / "b", "1.jpg")
+    with pytest.raises(UserError, match="between 0 and 1"):
+        image_folder(tmp_path, test_fraction=share, seed=0)

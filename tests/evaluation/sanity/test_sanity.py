@@ -1,0 +1,230 @@
+"""The sanity checks pass an honest model and catch dishonest ones."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from functools import cache
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from distributed_autolora.core.attacks import pgd
+from distributed_autolora.core.metrics import AccuracyCount
+from distributed_autolora.core.threat_model import ThreatModel
+from distributed_autolora.evaluation.sanity.model import batch_independence, inputs, zero_gradients
+from distributed_autolora.evaluation.sanity.report import SanityCheck, check_sanity, slack, worst
+from distributed_autolora.evaluation.sanity.rules import Subject, judged
+from distributed_autolora.evaluation.sanity.search import gather, order, random_start, restarts
+from distributed_autolora.evaluation.sanity.stronger_attack import stronger
+from distributed_autolora.evaluation.trajectories import start_noise, trajectory
+from tests.evaluation.models import THREAT_MODEL, FirstClasses, Noisy, Rounded, Saturated, robust_model, shipped_images
+
+NAMES = (
+    *("inputs", "deterministic forward", "batch independence", "zero gradients", "random noise", "steps"),
+    *("loss by step", "restarts", "random start", "order", "large epsilon", "square", "stronger"),
+)
+
+
+def checks_of(model: nn.Module, threat_model: ThreatModel = THREAT_MODEL) -> dict[str, SanityCheck]:
+    x, y = shipped_images(100)
+    found = check_sanity(model, x, y, threat_model=threat_model, square_queries=200, batch_size=50)
+    return {check.name: check for check in found}
+
+
+@cache
+def healthy() -> dict[str, SanityCheck]:
+    return checks_of(robust_model())
+
+
+def failed(checks: dict[str, SanityCheck]) -> set[str]:
+    return {check.name for check in checks.values() if check.status == "FAIL"}
+
+
+def test_a_healthy_adversarially_trained_model_passes_every_check() -> None:
+    assert tuple(healthy()) == NAMES
+    assert {check.name: check.status for check in healthy().values()} == dict.fromkeys(NAMES, "PASS")
+    assert worst(tuple(healthy().values())) == "PASS"
+    # It is robust but not perfectly so: the checks had something to look at.
+    robust = healthy()["steps"].figures["robust"]["100"]
+    assert 50 < robust < healthy()["random noise"].figures["natural"] - 5
+
+
+def test_a_healthy_model_passes_on_other_images_with_another_seed_too() -> None:
+    x, y = shipped_images(300)
+    checks = check_sanity(
+        robust_model(), x[200:], y[200:], threat_model=THREAT_MODEL, seed=1, square_queries=20, batch_size=50
+    )
+    assert worst(checks) == "PASS", [check for check in checks if check.status != "PASS"]
+
+
+def test_rounded_inputs_are_caught() -> None:
+    checks = checks_of(Rounded(robust_model()))
+    assert failed(checks) == {"zero gradients", "loss by step", "large epsilon", "square"}
+    assert checks["zero gradients"].figures["images"] == 100
+    # The very reason for these checks: PGD alone calls this model robust.
+    assert checks["steps"].figures["robust"]["100"] > healthy()["steps"].figures["robust"]["100"] + 5
+
+
+def test_a_random_forward_is_caught() -> None:
+    checks = checks_of(Noisy(robust_model()))
+    assert failed(checks) >= {"deterministic forward", "batch independence"}
+    assert "logits the second time" in checks["deterministic forward"].detail
+
+
+def test_saturated_logits_are_caught() -> None:
+    checks = checks_of(Saturated(robust_model()))
+    assert failed(checks) == {"zero gradients", "loss by step", "large epsilon", "square"}
+    assert checks["zero gradients"].figures["images_with_zero_loss"] > 80
+    assert "exactly 0" in checks["zero gradients"].detail
+    overlooked = checks["stronger"]
+    assert overlooked.status == "WARN"
+    assert overlooked.figures["stronger"] == healthy()["stronger"].figures["stronger"]
+    assert "APGD-CE + APGD-T (4 targets: 5 classes) with 20 steps" in overlooked.detail
+
+
+@pytest.mark.parametrize("num_classes", [2, 3])
+def test_what_pgd_overlooks_is_asked_without_targets_where_there_are_too_few_classes(num_classes: int) -> None:
+    model, (x, y) = FirstClasses(robust_model(), num_classes), shipped_images(200)
+    rows = (y < num_classes).nonzero()[:20, 0]
+    with torch.no_grad():
+        subject = Subject(model, x[rows], y[rows], THREAT_MODEL, seed=0, step_size=0.025, batch_size=50)
+        check = stronger(subject, gather(subject, square_queries=1))
+    assert check.figures["total"] == 20
+    assert "APGD-T needs 4 classes" in check.detail
+
+
+class Wrapped(nn.Module):
+    """A model behind a change of its input."""
+
+    def __init__(self, model: nn.Module, change: str) -> None:
+        super().__init__()
+        self.model = model
+        self.change = change
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.change == "wants 0 to 255":
+            x = x / 255
+        elif self.change == "clamps":
+            x = x.clamp(1e-3, 1 - 1e-3)
+        elif self.change == "wants normalised":
+            x = 0.35 * x + 0.29
+        elif self.change == "looks at the batch":
+            x = x - x.mean(0, keepdim=True)
+        logits: Tensor = self.model(x)
+        return logits
+
+
+def subject_of(model: nn.Module) -> Subject:
+    x, y = shipped_images(100)
+    return Subject(model.eval(), x, y, THREAT_MODEL, seed=0, step_size=0.025, batch_size=50)
+
+
+@pytest.mark.parametrize("change", ["wants 0 to 255", "wants normalised"])
+def test_a_model_that_expects_other_images_is_found_out(change: str) -> None:
+    with torch.no_grad():
+        check = inputs(subject_of(Wrapped(robust_model(), change)))
+    assert check.status == "FAIL", check
+
+
+def test_a_model_that_looks_at_the_batch_is_found_out() -> None:
+    with torch.no_grad():
+        check = batch_independence(subject_of(Wrapped(robust_model(), "looks at the batch")))
+    assert check.status == "FAIL", check
+
+
+def test_a_clamp_inside_the_model_hides_black_and_white_pixels() -> None:
+    check = zero_gradients(subject_of(Wrapped(robust_model(), "clamps")))
+    assert check.status == "WARN", check
+    assert check.figures["pixel_share_at_0_and_1"] == 1.0
+    assert check.figures["pixel_share_between"] < 0.05
+
+
+def test_a_masked_gradient_at_the_clean_image_is_seen_from_a_random_start() -> None:
+    class FlatAtTheImages(nn.Module):
+        """Without gradient exactly on 8-bit grey levels, where the natural images are."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = robust_model()
+
+        def forward(self, x: Tensor) -> Tensor:
+            on_grid = ((x * 1020 - (x * 1020).round()).abs() < 1e-2).flatten(1).all(1).view(-1, 1, 1, 1)
+            logits: Tensor = self.model(torch.where(on_grid, x.detach(), x))
+            return logits
+
+    evidence = gather(subject_of(FlatAtTheImages()), square_queries=1)
+    assert random_start(evidence).status == "FAIL"
+    assert restarts(evidence).status == "PASS"
+
+
+def test_given_accuracies_out_of_order_fail_and_a_large_gap_below_pgd_warns() -> None:
+    evidence = gather(subject_of(robust_model()), square_queries=1)
+
+    def judge_order(**correct: int) -> SanityCheck:
+        given = {f"robust_accuracy/{name}": AccuracyCount(count, 1000) for name, count in correct.items()}
+        return order(evidence, {"natural_accuracy": AccuracyCount(900, 1000)} | given)
+
+    fine = judge_order(autoattack=700, pgd100=720, pgd10=725, fgsm=800, pgd10x5=722)
+    assert fine.status == "PASS"
+    assert fine.detail == "natural 90.0 % >= fgsm 80.0 % >= pgd10 72.5 % >= pgd100 72.0 % >= autoattack 70.0 %"
+    assert judge_order(autoattack=725, pgd100=720).status == "PASS"
+    assert judge_order(autoattack=730, pgd100=720).status == "WARN"
+    assert judge_order(autoattack=740, pgd100=720).status == "FAIL"
+    overstated = judge_order(autoattack=500, pgd10=720)
+    assert overstated.status == "WARN"
+    assert "claim AutoAttack only" in overstated.detail
+
+
+def test_the_slack_is_two_deviations_of_a_percent_of_turning_images() -> None:
+    assert [slack(total) for total in (1, 100, 1000, 10_000)] == [1, 2, 7, 20]
+    assert [judged(excess, 1000) for excess in (-50, 7, 8, 14, 15)] == ["PASS", "PASS", "WARN", "WARN", "FAIL"]
+
+
+def test_two_equally_strong_attacks_hardly_ever_fail_by_chance() -> None:
+    generator = torch.Generator().manual_seed(0)
+    for total in (100, 1000):
+        turned = torch.rand(2000, total, generator=generator) < 0.01
+        signs = 2 * torch.randint(2, (2000, total), generator=generator) - 1
+        statuses = [judged(int(excess), total) for excess in (turned * signs).sum(1)]
+        assert statuses.count("PASS") > 0.95 * 2000
+        assert statuses.count("FAIL") <= 4
+
+
+@pytest.mark.parametrize("start", [None, 0])
+def test_the_way_of_pgd_passes_through_the_end_of_every_shorter_pgd(start: int | None) -> None:
+    model, (x, y) = robust_model(), shipped_images(30)
+    noise = None if start is None else start_noise(x, 5, start)
+    way = trajectory(model, x, y, threat_model=THREAT_MODEL, num_steps=6, step_size=0.02, noise=noise)
+    for num_steps in (0, 1, 6):
+        x_adv = pgd(
+            model,
+            x,
+            y,
+            threat_model=THREAT_MODEL,
+            num_steps=num_steps,
+            step_size=0.02,
+            random_start=noise is not None,
+            noise=noise,
+        )
+        with torch.no_grad():
+            logits = model(x_adv)
+        assert way.correct[:, num_steps].tolist() == (logits.argmax(1) == y).tolist()
+        loss = nn.functional.cross_entropy(logits, y, reduction="none")
+        torch.testing.assert_close(way.loss[:, num_steps], loss, rtol=1e-4, atol=1e-5)
+
+
+def test_the_report_is_plain_data_and_leaves_no_trace() -> None:
+    model, (x, y) = robust_model().train(), shipped_images(6)
+    random = torch.get_rng_state()
+    checks = check_sanity(model, x, y, threat_model=THREAT_MODEL, square_queries=2)
+    assert model.training
+    assert torch.equal(torch.get_rng_state(), random)
+    assert all(parameter.requires_grad and parameter.grad is None for parameter in model.parameters())
+    for check in checks:
+        assert json.loads(json.dumps(asdict(check))) == asdict(check)
+        assert "\n" not in check.detail
+        assert check.detail
+    with pytest.raises(ValueError, match="at least one image"):
+        check_sanity(model, x[:0], y[:0], threat_model=THREAT_MODEL)

@@ -1,0 +1,81 @@
+"""A cluster that is too small, or away, is said in one line; what Ray itself prints is plain text."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from ray._private.worker import print_to_stdstream
+
+from distributed_autolora.config import ScalingConfig
+from distributed_autolora.errors import RunFailedError, UserError
+from distributed_autolora.orchestration.cluster.connection import StartInTime, initialize, lacking_cpus, lacking_gpus
+from distributed_autolora.orchestration.cluster.local_cluster import LocalCluster
+from tests.training.tasks import write_task
+
+ROOT = Path(__file__).parents[3]
+
+
+@pytest.mark.long
+def test_a_cluster_without_room_is_waited_for_and_then_refused(tmp_path: Path) -> None:
+    flags = ["--recipe", "demo", "--data.path", write_task(tmp_path / "task", train=140), "--data.train-images", "None"]
+    flags += ["--run.output", str(tmp_path / "home"), "--scaling.wait-for-resources-s", "3", "--seed", "5"]
+    with LocalCluster(num_cpus=1) as cluster:
+        environment = {**cluster.environment(), "RAY_ADDRESS": cluster.address, "PYTHONPATH": str(ROOT)}
+        command = [sys.executable, "jobs/finetune.py", *flags]
+        done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    waiting, refusal = [line for line in done.stderr.splitlines() if not line.startswith("warning")]
+    assert waiting.startswith("Waiting for 2 CPU (free: 1) on the cluster, 3 s at most")
+    assert refusal.startswith("error: After 3 s the cluster still lacks 2 CPU")
+
+
+def test_what_ray_prints_has_no_colour_codes_once_a_program_asked_for_it(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("RAY_COLOR_PREFIX", "1")  # so that it is as before after the test
+    monkeypatch.delenv("RAY_COLOR_PREFIX")
+    warning = {"lines": ["A worker died."], "pid": "raylet", "is_err": False}
+    print_to_stdstream(warning, ignore_prefix=False)
+    assert "\x1b" in capsys.readouterr().out, "Ray colours a pipe, so the rest of this test says something"
+    with pytest.raises(UserError, match="does not answer"):
+        initialize("no address", {})
+    print_to_stdstream({**warning, "lines": ["Another died."]}, ignore_prefix=False)
+    assert capsys.readouterr().out == "(raylet) Another died.\n"
+
+
+def test_a_ray_that_is_late_is_a_failure_that_another_attempt_may_mend() -> None:
+    with pytest.raises(RunFailedError, match=r"in time \(The node timed out\). It may be overloaded"), StartInTime():
+        raise Exception("The node timed out. See the logs.")
+
+
+@pytest.mark.parametrize(
+    ("workers", "each", "said"),
+    [
+        (1, 8, "1 worker of 8 CPUs needs 8 CPUs, but this machine has 2. Give --scaling.cpus-per-worker 1, or"),
+        (4, 1, "4 workers of 1 CPU need 4 CPUs, but this machine has 2. Lower --scaling.num-workers, or"),
+        (2, 2, "2 workers of 2 CPUs need 4 CPUs, but this machine has 2. "
+         "Lower --scaling.num-workers, give --scaling.cpus-per-worker 1, or"),
+    ],
+)  # fmt: skip
+def test_a_machine_with_too_few_cpus_is_refused_with_what_helps(workers: int, each: int, said: str) -> None:
+    scaling = ScalingConfig(num_workers=workers, cpus_per_worker=each)
+    assert lacking_cpus(scaling, 2) == f"{said} submit the job to a cluster."
+    assert lacking_cpus(scaling, workers * each) == ""
+
+
+@pytest.mark.parametrize(
+    ("workers", "gpus", "said"),
+    [
+        (1, 0.0, "1 worker needs 1 GPU, but Ray sees 0 on this machine. Give"),
+        (2, 0.0, "2 workers need 2 GPUs, but Ray sees 0 on this machine. Give"),
+        (2, 1.0, "2 workers need 2 GPUs, but Ray sees 1 on this machine. Lower --scaling.num-workers, give"),
+    ],
+)
+def test_a_machine_with_too_few_gpus_is_refused_with_what_helps(workers: int, gpus: float, said: str) -> None:
+    scaling = ScalingConfig(num_workers=workers, use_gpu=True)
+    assert lacking_gpus(scaling, gpus) == f"{said} --scaling.no-use-gpu, or submit the job to a cluster."
+    assert lacking_gpus(scaling, float(workers)) == ""
+    assert lacking_gpus(ScalingConfig(num_workers=workers), gpus) == ""

@@ -1,0 +1,281 @@
+"""However many workers judge, and whatever is lost on the way, every image has the outcome of a plain evaluation."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import mlflow
+import pytest
+import ray
+import torch
+from mlflow import MlflowClient
+
+from distributed_autolora.config import ScalingConfig
+from distributed_autolora.core.threat_model import ThreatModel
+from distributed_autolora.errors import RunFailedError, UserError
+from distributed_autolora.evaluation.attacks import parse
+from distributed_autolora.evaluation.chunks import cut, evaluate_chunk
+from distributed_autolora.models import read_weights
+from distributed_autolora.models.portable import load_strictly
+from distributed_autolora.orchestration.cluster import connection
+from distributed_autolora.orchestration.evaluations.evaluate import evaluate
+from distributed_autolora.orchestration.evaluations.folder import EvaluationFolder, joined
+from distributed_autolora.orchestration.evaluations.plan import make_plan
+from distributed_autolora.orchestration.evaluations.pool import Pool
+from tests.orchestration.evaluations.shared import DESCRIPTION, TEST_IMAGES, Material, outcomes, result, write_material
+from tests.training.tasks import write_task
+
+ROOT = Path(__file__).parents[3]
+CHUNKS = 4
+
+
+@pytest.fixture(scope="module")
+def material(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Material]:
+    """The files, in an output folder of their own, and one Ray for all tests of this file."""
+    folder = tmp_path_factory.mktemp("evaluate")
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("DISTRIBUTED_AUTOLORA_HOME", str(folder / "home"))
+        environment.delenv("RAY_ADDRESS", raising=False)
+        connection.connect(ScalingConfig(num_workers=2))
+        yield write_material(folder)
+    ray.shutdown()
+
+
+@pytest.fixture(scope="module")
+def judged(material: Material) -> Path:
+    """An evaluation by two workers, with everything that can be asked for."""
+    output = material.weights.parent / "judged"
+    everything = {"sanity": True, "curve": True, "export": True, "register": "halves"}
+    return evaluate(material.request(output, num_workers=2, **everything))
+
+
+def judge_processes() -> list[int]:
+    """Returns the process ids of the pool's workers below this process."""
+    parents = {}
+    for status in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            parents[int(status.parent.name)] = int(status.read_text().rpartition(")")[2].split()[1])
+        except OSError:
+            continue
+    below = {os.getpid()}
+    while more := {child for child, parent in parents.items() if parent in below} - below:
+        below |= more
+    titles = {pid: Path(f"/proc/{pid}/cmdline") for pid in below}
+    return [pid for pid, file in titles.items() if file.exists() and file.read_bytes().startswith(b"ray::Judge")]
+
+
+def tracking_status(output: Path) -> str:
+    """Returns the status of the MLflow run that the evaluation in a folder opened."""
+    (note,) = output.glob("chunks/*/mlflow.json")
+    known = json.loads(note.read_text())
+    return str(MlflowClient(known["uri"]).get_run(known["run_id"]).info.status)
+
+
+def test_workers_leave_what_a_plain_loop_over_the_chunks_leaves(material: Material, judged: Path) -> None:
+    plan = make_plan(material.request(judged))
+    model = DESCRIPTION.build()
+    load_strictly(model.backbone, read_weights(material.weights))
+    (x,) = plan.batches()
+    plain = joined(
+        [
+            evaluate_chunk(
+                model.eval(),
+                x[chunk.start : chunk.stop],
+                plan.table.labels[chunk.start : chunk.stop],
+                threat_model=ThreatModel(epsilon=0.03),
+                attacks=parse("pgd3x2,apgd-ce"),
+                seed=chunk.seed,
+            )
+            for chunk in cut(TEST_IMAGES, 5, 0)
+        ]
+    )
+    found = outcomes(judged)
+    assert {name: found[name] for name in plain} == {name: values.tolist() for name, values in plain.items()}
+    assert found["row"] == list(range(TEST_IMAGES))
+    assert found["row_id"] == list(plan.table.row_ids)
+    assert 0 < sum(found["robust/apgd-ce"]) < TEST_IMAGES, "the attack must break some images and not all"
+
+
+@pytest.mark.long
+def test_one_worker_leaves_the_same_outcomes_as_two(material: Material, judged: Path, tmp_path: Path) -> None:
+    alone = evaluate(material.request(tmp_path / "alone"))
+    assert outcomes(alone) == outcomes(judged)
+    assert result(alone)["num_workers"] == 1
+
+
+def test_the_result_counts_what_the_outcomes_say(judged: Path) -> None:
+    found, columns = result(judged), outcomes(judged)
+    for attack in ("pgd3x2", "apgd-ce"):
+        assert found["accuracies"][f"robust_accuracy/{attack}"] == {
+            "correct": sum(columns[f"robust/{attack}"]),
+            "total": TEST_IMAGES,
+        }
+    assert found["labels"]["robust_accuracy/pgd3x2"].startswith("PGD-3")
+    assert {check["status"] for check in found["sanity"]} <= {"PASS", "WARN", "FAIL"}
+    assert found["curve"]["points"][0] == {"epsilon": 0.0, **found["accuracies"]["natural_accuracy"]}
+
+
+def test_a_terminated_evaluation_continues_from_its_finished_chunks(
+    material: Material, judged: Path, tmp_path: Path
+) -> None:
+    address = ray.get_runtime_context().gcs_address
+    flags = ["--model", str(material.weights), "--data", material.task, "--attacks", "pgd3x2,apgd-ce"]
+    flags += ["--epsilon", "3/100", "--chunk-size", "5", "--output", str(tmp_path), "--no-sanity", "--no-export"]
+    process = subprocess.Popen(
+        [sys.executable, "jobs/evaluate.py", *flags, "--num-workers", "1"],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "RAY_ADDRESS": address},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    deadline = time.monotonic() + 100
+    while not (kept := list(tmp_path.glob("chunks/*/chunk_*.parquet"))):
+        assert process.poll() is None, "the evaluation ended before its first chunk"
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    process.send_signal(signal.SIGTERM)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130, said
+    assert "Finished chunks are kept" in said
+    assert tracking_status(tmp_path) == "KILLED"
+    assert not (tmp_path / "evaluation.json").exists(), "it must be stopped before its end"
+    written = {file: file.stat().st_mtime_ns for file in kept}
+    evaluate(material.request(tmp_path))
+    assert outcomes(tmp_path) == outcomes(judged)
+    assert {file: file.stat().st_mtime_ns for file in written} == written
+    assert tracking_status(tmp_path) == "FINISHED"
+
+
+def test_a_damaged_chunk_is_judged_again(material: Material, judged: Path, tmp_path: Path) -> None:
+    plan = make_plan(material.request(tmp_path))
+    kept = EvaluationFolder(judged, plan.folder.digest)
+    plan.folder.chunks.mkdir(parents=True)
+    for file in kept.chunks.glob("chunk_*.parquet"):
+        (plan.folder.chunks / file.name).write_bytes(file.read_bytes())
+    damaged = plan.folder.chunks / "chunk_00003.parquet"
+    damaged.write_bytes(damaged.read_bytes()[:-40])
+    evaluate(material.request(tmp_path))
+    assert outcomes(tmp_path) == outcomes(judged)
+
+
+def test_a_lost_worker_costs_only_its_chunk(material: Material, judged: Path, tmp_path: Path) -> None:
+    plan = make_plan(material.request(tmp_path))
+    chunks = plan.chunks()
+    parts, lost = {}, []
+    with Pool(plan.assignment, num_workers=1, use_gpu=False) as pool:
+        for index, (columns, _) in pool.work_off([(chunk.index, "chunk", chunk) for chunk in chunks]):
+            parts[index] = columns
+            if index == 1:
+                lost = judge_processes()
+                os.kill(lost[0], signal.SIGKILL)
+    assert len(lost) == 1
+    assert len(parts) == CHUNKS
+    found = joined([parts[chunk.index] for chunk in chunks])
+    assert {name: values.tolist() for name, values in found.items()} == outcomes(judged)
+
+
+def test_a_worker_that_finds_no_room_does_not_hold_up_the_others(material: Material, tmp_path: Path) -> None:
+    plan = make_plan(material.request(tmp_path, attacks="fgsm"))
+    room = int(ray.cluster_resources()["CPU"])
+    with Pool(plan.assignment, num_workers=room + 1, use_gpu=False) as pool:
+        tasks = [(chunk.index, "chunk", chunk) for chunk in plan.chunks()]
+        assert {index for index, _ in pool.work_off(tasks)} == set(range(CHUNKS))
+
+
+def test_without_any_worker_the_evaluation_ends_and_says_so(material: Material, tmp_path: Path) -> None:
+    plan = make_plan(material.request(tmp_path))
+    with (
+        Pool(plan.assignment, num_workers=1, use_gpu=True, start_timeout_s=1.0) as pool,
+        pytest.raises(RunFailedError, match="No worker could be started within 1 s"),
+    ):
+        list(pool.work_off([(0, "chunk", plan.chunks()[0])]))
+
+
+def test_what_a_worker_refuses_is_one_line(material: Material, tmp_path: Path) -> None:
+    plan = make_plan(material.request(tmp_path))
+    Path(material.task, "test.parquet").rename(tmp_path / "test.parquet")
+    try:
+        with Pool(plan.assignment, num_workers=1, use_gpu=False) as pool, pytest.raises(UserError, match="test"):
+            list(pool.work_off([(0, "chunk", plan.chunks()[0])]))
+        write_task(Path(material.task), train=60, test=TEST_IMAGES, seed=1)
+        with Pool(plan.assignment, num_workers=1, use_gpu=False) as pool, pytest.raises(UserError, match="same files"):
+            list(pool.work_off([(0, "chunk", plan.chunks()[0])]))
+    finally:
+        write_task(Path(material.task), train=60, test=TEST_IMAGES)
+        assert (tmp_path / "test.parquet").read_bytes() == Path(material.task, "test.parquet").read_bytes()
+
+
+def test_a_subset_is_labelled_and_keeps_the_earlier_result(material: Material, tmp_path: Path) -> None:
+    evaluate(material.request(tmp_path, images=6, attacks="fgsm"))
+    first = result(tmp_path)
+    evaluate(material.request(tmp_path, images=9, attacks="fgsm"))
+    assert (first["test_images"], first["test_images_available"]) == (6, TEST_IMAGES)
+    assert result(tmp_path)["test_images"] == 9
+    (kept,) = tmp_path.glob("evaluation-*.json")
+    assert first["digest"].startswith(kept.stem.removeprefix("evaluation-"))
+
+
+def test_two_evaluations_in_one_folder_do_not_run_at_once(tmp_path: Path) -> None:
+    with EvaluationFolder(tmp_path, "a").held(), pytest.raises(UserError, match=f"in use by process {os.getpid()}"):
+        EvaluationFolder(tmp_path, "b").held().__enter__()
+    with EvaluationFolder(tmp_path, "b").held():
+        assert (tmp_path / "chunks" / "b").is_dir()
+
+
+def test_mlflow_has_the_figures_the_files_and_the_registered_model(material: Material, judged: Path) -> None:
+    home = Path(os.environ["DISTRIBUTED_AUTOLORA_HOME"])
+    client = MlflowClient(f"sqlite:///{home / 'mlflow.db'}")
+    (version,) = client.search_model_versions("name = 'halves'")
+    assert version.run_id is not None
+    run = client.get_run(version.run_id)
+    counts = result(judged)["accuracies"]["robust_accuracy/apgd-ce"]
+    assert run.info.status == "FINISHED"
+    assert run.data.metrics["evaluation/robust_accuracy/apgd-ce"] == counts["correct"] / TEST_IMAGES
+    assert run.data.tags["evaluation.apgd-ce"] == result(judged)["labels"]["robust_accuracy/apgd-ce"]
+    files = {Path(file.path).name for file in client.list_artifacts(version.run_id, "evaluation")}
+    assert files == {"evaluation.json", "outcomes.parquet", "model.safetensors", "model.pt2", "model_card.md"}
+
+
+def test_an_export_that_was_checked_is_kept_and_a_damaged_one_is_written_and_checked_again(
+    material: Material, judged: Path
+) -> None:
+    files = {name: judged / name for name in ("model.safetensors", "model.pt2")}
+    request = material.request(judged, num_workers=2, sanity=True, curve=True, export=True)
+    before = {name: (file.stat().st_ino, file.read_bytes()) for name, file in files.items()}
+    evaluate(request)
+    assert {name: (file.stat().st_ino, file.read_bytes()) for name, file in files.items()} == before
+    files["model.safetensors"].write_bytes(before["model.safetensors"][1][:-1])
+    evaluate(request)
+    read_weights(files["model.safetensors"])
+    assert files["model.pt2"].stat().st_ino != before["model.pt2"][0], "both are checked again"
+
+
+def test_a_model_is_registered_once_whatever_store_mlflow_was_last_told_of(
+    material: Material, judged: Path, tmp_path: Path
+) -> None:
+    home = Path(os.environ["DISTRIBUTED_AUTOLORA_HOME"])
+    mlflow.set_tracking_uri(f"sqlite:///{tmp_path / 'other.db'}")
+    evaluate(material.request(judged, num_workers=2, sanity=True, curve=True, register="halves"))
+    client = MlflowClient(f"sqlite:///{home / 'mlflow.db'}")
+    assert [str(version.version) for version in client.search_model_versions("name = 'halves'")] == ["1"]
+
+
+def test_a_registered_model_is_judged_by_its_uri(material: Material, judged: Path, tmp_path: Path) -> None:
+    assert judged.is_dir()
+    plan = make_plan(material.request(tmp_path, model="models:/halves/1"))
+    (x,) = plan.batches()
+    model = DESCRIPTION.build()
+    load_strictly(model.backbone, read_weights(material.weights))
+    with torch.no_grad():
+        difference = (plan.found.model.build()(x) - model.eval()(x)).abs().max()
+    assert difference <= 1e-5
+    with pytest.raises(UserError, match="has no model models:/nothing/1"):
+        make_plan(material.request(tmp_path, model="models:/nothing/1"))

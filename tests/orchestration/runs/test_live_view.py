@@ -1,0 +1,137 @@
+"""What a terminal shows while a run goes on, and what a log does not."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import pty
+import re
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from distributed_autolora import console
+from distributed_autolora.files.json_files import write_json
+from distributed_autolora.orchestration.runs.folder import RunFolder
+from distributed_autolora.orchestration.runs.live_view import seconds_left
+from distributed_autolora.orchestration.runs.progress import epoch_lines
+from tests.reporting import runs
+
+ESCAPE = re.compile(r"\x1b\[[0-9;?]*[a-zA-Z]")
+COLOUR = re.compile(r"\x1b\[[0-9;]*(?:3|9)\d[0-9;]*m")
+
+
+@contextlib.contextmanager
+def _terminal() -> Iterator[list[str]]:
+    """Makes standard output a terminal; the list grows by what it is sent."""
+    ours, theirs = pty.openpty()
+    seen: list[str] = []
+
+    def read() -> None:
+        with contextlib.suppress(OSError):  # how a pseudo-terminal ends
+            while data := os.read(ours, 4096):
+                seen.append(data.decode())
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    with os.fdopen(theirs, "w") as stdout, contextlib.redirect_stdout(stdout):
+        yield seen
+        stdout.flush()
+    reader.join(10)
+    os.close(ours)
+
+
+def _wait_for(text: str, seen: list[str]) -> None:
+    deadline = time.monotonic() + 20
+    while text not in _plain(seen):
+        assert time.monotonic() < deadline, (text, _plain(seen)[-500:])
+        time.sleep(0.02)
+
+
+def _plain(seen: list[str]) -> str:
+    return ESCAPE.sub("", "".join(seen))
+
+
+def _folder(path: Path, history: list[dict[str, Any]]) -> RunFolder:
+    path.mkdir(exist_ok=True)
+    folder = RunFolder(path)
+    write_json(folder.history_file, history)
+    return folder
+
+
+def _watch(folder: RunFolder, seen: list[str]) -> list[str]:
+    """Lets a run of 20 epochs reach its 9th, halved, epoch and its end; returns what was seen before each was there."""
+    history = [record | {"seconds/epoch": 20.0} for record in runs.history(20)]
+    states = []
+    with epoch_lines(folder, 20):
+        _wait_for("workers start, epoch 1/20", seen)
+        states.append(_plain(seen))
+        write_json(folder.history_file, history[:9])
+        _wait_for("epoch 10/20", seen)
+        states.append(_plain(seen))
+        write_json(folder.history_file, history)
+        _wait_for("judging the chosen model", seen)
+    return states
+
+
+def test_a_terminal_shows_where_the_run_is_and_a_time_left_only_once_an_epoch_was_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    with _terminal() as seen:
+        at_start, at_nine = _watch(_folder(tmp_path / "run", []), seen)
+    assert "the time left is known after the first epoch" in at_start
+    assert "min left" not in at_start
+    assert "about 4 min left" in at_nine  # 11 epochs of 20 s
+    last = runs.history(20)[8]
+    robust, natural = (100 * last[f"val/{name}"] for name in ("robust_accuracy/pgd10", "natural_accuracy"))
+    best = 100 * last["best_val/robust_accuracy/pgd10"]
+    accuracies = f"PGD-10 {robust:.1f} %, natural {natural:.1f} %"
+    assert f"validation: {accuracies}; chosen so far: epoch 9 ({best:.1f} %)" in at_nine
+    assert "learning rate 0.005" in at_nine
+    lines = _plain(seen).replace("\r", "\n").splitlines()
+    assert [line.split()[0] for line in lines if re.match(r" *\d+/20 ", line)] == [f"{i}/20" for i in range(1, 21)]
+    assert max(map(len, lines)) <= 80
+    assert COLOUR.search("".join(seen))
+    assert "".join(seen).endswith("\x1b[?25h") or "\x1b[?25h" in seen[-1], "the cursor is shown again"
+
+
+def test_no_color_leaves_the_view_and_takes_its_colours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("NO_COLOR", "1")
+    with _terminal() as seen:
+        _watch(_folder(tmp_path / "run", []), seen)
+    assert not COLOUR.search("".join(seen))
+
+
+@pytest.mark.parametrize("way", ["a pipe", "a dumb terminal"])
+def test_a_log_has_one_line_an_epoch_and_nothing_of_the_view(
+    way: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TERM", "xterm" if way == "a pipe" else "dumb")
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    folder, log = _folder(tmp_path / "run", []), io.StringIO()
+    with contextlib.redirect_stdout(log) if way == "a pipe" else _terminal() as seen, epoch_lines(folder, 20):
+        time.sleep(0.5)
+        write_json(folder.history_file, runs.history(20)[:2])
+        time.sleep(0.5)
+    text = log.getvalue() if way == "a pipe" else "".join(seen)
+    assert "\x1b" not in text
+    header, *lines = text.replace("\r", "").splitlines()
+    assert header.split()[:2] == ["epoch", "lr"]
+    assert [line.split()[0] for line in lines] == ["1/20", "2/20"]
+
+
+def test_what_was_measured_before_a_restart_gives_no_time_left() -> None:
+    history = [record | {"seconds/epoch": 100.0} for record in runs.history(7)]
+    assert seconds_left(history, before=7, epochs=20) is None
+    history += [record | {"seconds/epoch": 10.0} for record in runs.history(8)[7:]]
+    assert seconds_left(history, before=7, epochs=20) == 120.0
+    assert console.is_quiet() is False

@@ -1,0 +1,203 @@
+"""Whatever is killed, the run ends with the weights it would have had."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from mlflow import MlflowClient
+from mlflow.entities import Run
+from torch import Tensor
+
+from distributed_autolora.config import ExperimentConfig
+from distributed_autolora.config.yaml_files import config_text
+from distributed_autolora.models import read_weights
+from distributed_autolora.training.loop import fit
+from distributed_autolora.training.task_data import TaskData
+from tests.training.gloo import run_workers
+from tests.training.tasks import small_config, write_task
+from tests.training.test_resume import FolderReporter
+
+ROOT = Path(__file__).parents[3]
+EPOCHS = 6
+Record = dict[str, Any]
+
+
+def steered(task: str) -> ExperimentConfig:
+    """Returns a config whose every epoch is checked by a stronger attack and decided on image by image."""
+    config = small_config(task, epochs=EPOCHS, global_batch_size=32)
+    return replace(config, schedule=replace(config.schedule, rule="paired"))
+
+
+def uninterrupted(task: str, folder: str) -> tuple[dict[str, Tensor], list[Record]]:
+    """Trains in this process of a gloo group, without Ray."""
+    config = steered(task)
+    data = TaskData(config, task, torch.device("cpu"))
+    result = fit(config, data, None, FolderReporter(Path(folder)))
+    return dict(result.weights), result.history
+
+
+def without_times(history: list[Record]) -> list[Record]:
+    return [
+        {key: value for key, value in record.items() if not key.startswith(("seconds", "images"))} for record in history
+    ]
+
+
+@contextmanager
+def driver(folder: Path, stderr: int | None = None) -> Iterator[subprocess.Popen[str]]:
+    """Runs `python jobs/finetune.py` on a local Ray of its own; kills it if it is still there at the end."""
+    command = [sys.executable, "jobs/finetune.py", "--config", str(folder / "config.yaml"), "--run.name", "mine"]
+    command += ["--evaluate", "none"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "DISTRIBUTED_AUTOLORA_HOME": str(folder / "home")}
+    environment.pop("RAY_ADDRESS", None)
+    environment["RAY_TRAIN_HEALTH_CHECK_INTERVAL_S"] = "0.5"
+    process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=stderr, text=True)
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
+def below(driver: int, title: bytes) -> list[int]:
+    """Returns the process ids of a driver's descendants that are titled so."""
+    parents = {}
+    for status in Path("/proc").glob("[0-9]*/stat"):
+        with status.open() as file:
+            parents[int(status.parent.name)] = int(file.read().rpartition(")")[2].split()[1])
+    family = {driver}
+    while more := {child for child, parent in parents.items() if parent in family} - family:
+        family |= more
+    titles = {pid: Path(f"/proc/{pid}/cmdline").read_bytes() for pid in family}
+    return sorted(pid for pid, own in titles.items() if own.startswith(title))
+
+
+def training_workers(driver: int) -> list[int]:
+    """Returns the process ids of the training workers below a driver."""
+    return below(driver, b"ray::RayTrainWorker")
+
+
+def wait_for(condition: Callable[[], bool], what: str, seconds: float = 120) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"{what} did not happen within {seconds} s"
+        time.sleep(0.05)
+
+
+def tracked_run(home: Path) -> Run:
+    """Returns the only run of the tracking store."""
+    client = MlflowClient(f"sqlite:///{home / 'mlflow.db'}")
+    (experiment,) = [e for e in client.search_experiments() if e.name == "distributed_autolora"]
+    (run,) = client.search_runs([experiment.experiment_id])
+    return run
+
+
+def write_config(folder: Path) -> None:
+    """Writes the config of the run that `driver` runs."""
+    config = steered(write_task(folder / "task", train=140))
+    config = replace(config, scaling=replace(config.scaling, check_finite_every=1, checkpoint_every_s=0.5))
+    (folder / "config.yaml").write_text(config_text(config))
+
+
+def epochs_of(history: Path) -> int:
+    return len(json.loads(history.read_text())) if history.is_file() else 0
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_stopped_run_ends_with_status_130_and_is_marked_killed(tmp_path: Path, number: signal.Signals) -> None:
+    write_config(tmp_path)
+    with driver(tmp_path) as process:
+        wait_for(lambda: epochs_of(tmp_path / "home" / "runs" / "mine" / "history.json") >= 1, "epoch 1")
+        os.kill(process.pid, number)
+        process.wait(60)
+    assert process.returncode == 130
+    assert tracked_run(tmp_path / "home").info.status == "KILLED"
+
+
+def wait_for_an_epoch(history: Path, after: str) -> None:
+    before = epochs_of(history)
+    wait_for(lambda: epochs_of(history) > before, f"an epoch after {after}")
+
+
+@pytest.fixture(scope="module")
+def survivor(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """A run on Ray whose worker is killed, then its driver, and that is then finished."""
+    folder = tmp_path_factory.mktemp("survival")
+    write_config(folder)
+    history = folder / "home" / "runs" / "mine" / "history.json"
+    with driver(folder) as process:
+        wait_for_an_epoch(history, "the start")
+        os.kill(training_workers(process.pid)[-1], signal.SIGKILL)
+        wait_for_an_epoch(history, "the worker's death")
+        os.kill(process.pid, signal.SIGKILL)
+    assert not (history.parent / "result.json").exists(), "the run must be killed before its end"
+    with driver(folder) as process:
+        output, _ = process.communicate(timeout=180)
+    assert process.returncode == 0, output
+    return history.parent, output
+
+
+@pytest.mark.long
+def test_a_killed_controller_ends_the_command_in_one_line_and_the_same_command_goes_on(tmp_path: Path) -> None:
+    write_config(tmp_path)
+    folder = tmp_path / "home" / "runs" / "mine"
+    with driver(tmp_path) as process:
+        wait_for_an_epoch(folder / "history.json", "the start")
+        os.kill(below(process.pid, b"ray::TrainController")[0], signal.SIGKILL)
+        output, _ = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert "Traceback" not in output
+    assert (folder / "error.txt").is_file()
+    with driver(tmp_path) as process:
+        output, _ = process.communicate(timeout=180)
+    assert process.returncode == 0, output
+    assert epochs_of(folder / "history.json") == EPOCHS
+    assert not (folder / "error.txt").exists()
+
+
+@pytest.mark.timeout(600)  # with the shared run's time on a busy machine
+def test_a_killed_run_ends_bit_for_bit_as_an_uninterrupted_one(survivor: tuple[Path, str], tmp_path: Path) -> None:
+    folder, _ = survivor
+    task = str(folder.parents[2] / "task")
+    weights, history = run_workers(uninterrupted, 2, task, str(tmp_path / "checkpoints"))[0]
+    finished = read_weights(folder / "model.safetensors")
+    assert without_times(json.loads((folder / "history.json").read_text())) == without_times(history)
+    for name, value in finished.items():
+        assert torch.equal(value, weights[f"backbone.{name}"]), name
+
+
+def test_mlflow_has_each_step_once_in_one_run(survivor: tuple[Path, str]) -> None:
+    folder, _ = survivor
+    run = tracked_run(folder.parents[1])
+    client = MlflowClient(f"sqlite:///{folder.parents[1] / 'mlflow.db'}")
+    assert run.info.status == "FINISHED"
+    for key in ("lr", "train/loss/total", "val/robust_accuracy/pgd2"):
+        assert [metric.step for metric in client.get_metric_history(run.info.run_id, key)] == list(range(1, EPOCHS + 1))
+
+
+def test_the_log_says_that_the_run_goes_on_and_how_it_ended(survivor: tuple[Path, str]) -> None:
+    _, output = survivor
+    assert 'Run "mine" continues after epoch' in output
+    assert "PGD-2" in output
+    assert max(map(len, output.splitlines()[1:])) <= 80
+
+
+def test_a_finished_run_shows_its_table_and_runs_afresh_under_a_new_number(survivor: tuple[Path, str]) -> None:
+    folder, _ = survivor
+    with driver(folder.parents[2]) as process:
+        output, _ = process.communicate(timeout=60)
+    assert process.returncode == 0
+    assert "is finished" in output
+    assert "--fresh" in output

@@ -1,0 +1,286 @@
+"""Which runs a study makes, who wins a search, and what a continued study takes over: all without Ray."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from distributed_autolora.config import ExperimentConfig
+from distributed_autolora.data.parquet.reader import read_texts
+from distributed_autolora.errors import UserError
+from distributed_autolora.orchestration.evaluations.after_training import check_attacks
+from distributed_autolora.orchestration.studies.estimate import dry_run
+from distributed_autolora.orchestration.studies.folder import StudyFolder, describe_study
+from distributed_autolora.orchestration.studies.plan import (
+    PlannedRun,
+    batches,
+    plan_final,
+    plan_search,
+    planned,
+    run_config,
+    winner,
+)
+from distributed_autolora.orchestration.studies.progress import StudyProgress
+from distributed_autolora.orchestration.studies.request import CompareFlags, StudyRequest, study_request
+from distributed_autolora.studies import Arm, Study, with_settings
+from tests.training.tasks import write_task
+
+LR = "optimization.lr"
+
+
+def tiny_study(**changes: Any) -> Study:
+    config = ExperimentConfig(recipe="tiny")
+    arms = (
+        Arm(name="AutoLoRa", config=config),
+        Arm(name="TWINS, odd/name", config=config, grid={LR: (0.1, 0.01), "method.twins_gamma": (1.0, 3.0)}),
+    )
+    study = Study(name="tiny", title="Tiny", paper_tables=("1",), arms=arms, reference="AutoLoRa")
+    return replace(study, **changes)
+
+
+def request(home: Path, **changes: Any) -> StudyRequest:
+    return replace(StudyRequest(study=tiny_study(), name="tiny", home=home, seeds=(0, 1)), **changes)
+
+
+def pretend(folder: StudyFolder, run: PlannedRun, accuracy: float, *, finished: bool = True) -> None:
+    """Writes what a run leaves that the study looks at."""
+    place = folder.folder(run).path
+    place.mkdir(parents=True)
+    (place / "history.json").write_text(json.dumps([{"epoch": 1, "best_val/robust_accuracy/pgd10": accuracy}]))
+    if finished:
+        (place / "result.json").write_text("{}")
+
+
+def held(home: Path) -> StudyFolder:
+    folder = StudyFolder(home / "studies" / "tiny")
+    folder.hold()
+    return folder
+
+
+def test_a_search_has_every_point_of_the_grid_on_one_seed_and_the_finals_every_seed() -> None:
+    study = tiny_study()
+    search = plan_search(study, 7)
+    assert [(run.seed, run.settings[LR], run.settings["method.twins_gamma"]) for run in search] == [
+        (7, 0.1, 1.0),
+        (7, 0.1, 3.0),
+        (7, 0.01, 1.0),
+        (7, 0.01, 3.0),
+    ]
+    final = plan_final(study, (0, 1), {"TWINS, odd/name": search[2].settings})
+    assert [(run.arm, run.seed) for run in final] == [(arm.name, seed) for arm in study.arms for seed in (0, 1)]
+    assert final[2].settings == search[2].settings
+    names = [str(run.run) for run in [*search, *final]]
+    assert len(set(names)) == len(names)
+    assert planned("A", "search", 0, {LR: 1e8}).run != planned("A", "search", 0, {LR: 1e-8}).run
+    assert all(len(name) <= 100 and not set(name) & set("/ ,=") for name in names)
+
+
+def test_a_search_never_opens_the_test_split_and_a_final_run_reads_it_whatever_the_base_says() -> None:
+    study = tiny_study()
+    for opened in (True, False):
+        base = with_settings(study.arms[1].config, {"evaluation.test_split": opened})
+        arm = replace(study.arms[1], config=base)
+        for run in plan_search(study, 0):
+            assert run_config(arm, run, output="/o", mlflow_uri=None).evaluation.test_split is False
+        (final,) = plan_final(replace(study, arms=(arm,)), (0,), {arm.name: arm.points()[0]})
+        assert run_config(arm, final, output="/o", mlflow_uri=None).evaluation.test_split is True
+
+
+def test_runs_of_one_seed_share_split_order_and_noise_and_a_seed_is_no_new_split() -> None:
+    study = tiny_study()
+    runs = plan_final(study, (0, 1), {"TWINS, odd/name": study.arms[1].points()[0]})
+    configs = [run_config(study.arm(run.arm), run, output="/o", mlflow_uri=None) for run in runs]
+    assert [config.seed for config in configs] == [0, 1, 0, 1]
+    assert len({config.data for config in configs}) == 1
+
+
+def test_the_highest_validation_accuracy_wins_the_first_of_equals_and_only_if_it_finished() -> None:
+    runs = plan_search(tiny_study(), 0)
+    for run in runs:
+        run.status = "finished"
+    assert winner(zip(runs, (0.3, 0.5, 0.5, 0.4), strict=True)) == runs[1].settings
+    runs[1].status, runs[2].status = "failed", "stopped_early"
+    assert winner(zip(runs, (0.3, 0.5, 0.5, 0.4), strict=True)) == runs[3].settings
+    assert winner(zip(runs[1:3], (0.5, 0.5), strict=True)) is None
+
+
+def test_a_continued_study_keeps_what_is_done_and_does_the_rest_again(tmp_path: Path) -> None:
+    folder = held(tmp_path)
+    folder.plan(tiny_study(), (0, 1))
+    search = folder.runs[:4]
+    for run, accuracy in zip(search[:3], (0.4, 0.6, 0.9), strict=True):
+        pretend(folder, run, accuracy, finished=accuracy < 0.9)
+    for run, status in zip(folder.runs, ("running", "finished", "stopped_early", "failed", "running"), strict=False):
+        run.status = status  # type: ignore[assignment]
+    folder.save()
+
+    again = StudyFolder(folder.path)
+    again.plan(tiny_study(), (0, 1))
+    assert [run.status for run in again.runs[:5]] == ["finished", "finished", "stopped_early", "pending", "pending"]
+    assert [run.run for run in again.runs[6:]] == [None, None], "no winner before the failed trial was tried again"
+
+    again.runs[3].status, again.runs[3].error = "failed", "out of memory"
+    final = again.plan_final(tiny_study(), (0, 1))
+    assert [run.settings for run in final[2:]] == [search[1].settings] * 2
+    assert json.loads((folder.path / "runs.json").read_text())[3]["error"] == "out of memory"
+
+
+def test_a_trial_that_diverged_is_not_tried_again_and_keeps_its_reason(tmp_path: Path) -> None:
+    folder = held(tmp_path)
+    folder.plan(tiny_study(), (0, 1))
+    folder.runs[0].status, folder.runs[0].error = "diverged", "the loss is no longer finite"
+    folder.save()
+
+    again = StudyFolder(folder.path)
+    again.plan(tiny_study(), (0, 1))
+    assert (again.runs[0].status, again.runs[0].error) == ("diverged", "the loss is no longer finite")
+    assert {run.status for run in again.runs[1:]} == {"pending"}
+
+
+def test_an_arm_whose_trials_all_failed_has_failed_finals_and_no_number(tmp_path: Path) -> None:
+    folder = held(tmp_path)
+    folder.plan(tiny_study(), (0,))
+    for run in folder.runs:
+        run.status = "failed" if run.phase == "search" else run.status
+    final = folder.plan_final(tiny_study(), (0,))
+    assert [(run.status, run.run) for run in final] == [("pending", "final-AutoLoRa-seed0"), ("failed", None)]
+    assert "no trial" in str(final[1].error)
+
+
+def test_an_arm_that_is_left_for_later_waits_and_has_not_failed(tmp_path: Path) -> None:
+    folder = held(tmp_path)
+    folder.plan(tiny_study(), (0,))
+    final = folder.plan_final(tiny_study(), (0,))
+    assert [(run.status, run.run) for run in final] == [("pending", "final-AutoLoRa-seed0"), ("pending", None)]
+
+
+def test_runs_that_are_judged_are_made_seed_by_seed_and_others_all_at_once() -> None:
+    runs = [planned(arm, "final", seed, {}) for seed in (0, 1) for arm in ("AutoLoRa", "TWINS")]
+    assert batches(runs, by_seed=True) == [runs[:2], runs[2:]]
+    assert batches(runs, by_seed=False) == [runs]
+
+
+def test_named_arms_are_the_ones_that_are_made_and_an_unknown_name_is_refused(tmp_path: Path) -> None:
+    some = study_request(CompareFlags(arms=("TWINS",), output=str(tmp_path)), "")
+    assert [arm.name for arm in some.study.arms if some.wants(arm.name)] == ["TWINS"]
+    every = study_request(CompareFlags(output=str(tmp_path)), "")
+    assert all(every.wants(arm.name) for arm in every.study.arms)
+    assert "final TWINS seed 2" in dry_run(some)
+    assert "AutoLoRa seed" not in dry_run(some)
+    with pytest.raises(UserError, match=r'no arm "Twin".* Its arms: AutoLoRa; TWINS; Vanilla RFT'):
+        study_request(CompareFlags(arms=("Twin",), output=str(tmp_path)), "")
+
+
+def test_a_study_is_not_continued_as_another_one_but_takes_more_seeds(tmp_path: Path) -> None:
+    folder = held(tmp_path)
+    folder.describe(describe_study(request(tmp_path)))
+    folder.describe(describe_study(request(tmp_path, seeds=(0, 1, 2))))
+    assert folder.description()["seeds"] == [0, 1, 2]
+    (folder.path / "runs" / "trial").mkdir(parents=True)
+    with pytest.raises(UserError, match="begun with other scheduler: grid there, asha here"):
+        folder.describe(describe_study(request(tmp_path, scheduler="asha")))
+    other = with_settings(ExperimentConfig(), {"optimization.epochs": 3})
+    arms = (replace(tiny_study().arms[0], config=other), tiny_study().arms[1])
+    with pytest.raises(UserError, match="values in an arm's config"):
+        folder.describe(describe_study(request(tmp_path, study=tiny_study(arms=arms))))
+
+
+def test_a_study_that_was_refused_before_its_first_run_is_begun_anew_with_other_flags(tmp_path: Path) -> None:
+    folder = held(tmp_path)
+    folder.describe({**describe_study(request(tmp_path)), "mlflow": {"run_id": "refused"}})
+    folder.describe(describe_study(request(tmp_path, scheduler="asha")))
+    assert folder.description()["scheduler"] == "asha"
+    assert "mlflow" not in folder.description()
+
+
+def test_seeds_that_have_runs_are_not_left_out_of_the_report(tmp_path: Path) -> None:
+    folder = held(tmp_path)
+    folder.describe(describe_study(request(tmp_path, seeds=(0, 1, 2))))
+    folder.plan(tiny_study(), (0, 1, 2))
+    folder.save()
+    folder.describe(describe_study(request(tmp_path, seeds=(0, 1))))
+    folder.describe(describe_study(request(tmp_path, seeds=(0, 1, 2))))
+    last = next(run for run in folder.runs if run.phase == "final" and run.seed == 2)
+    folder.folder(last).path.mkdir(parents=True)
+    folder.folder(last).create(ExperimentConfig())
+    with pytest.raises(UserError, match="give --seeds 3 or more, or another --name"):
+        folder.describe(describe_study(request(tmp_path, seeds=(0, 1))))
+    assert folder.description()["seeds"] == [0, 1, 2]
+
+
+def test_an_attack_that_cannot_judge_the_final_runs_is_refused_before_the_first(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match='Did you mean "autoattack"'):
+        study_request(CompareFlags(attacks="pgd10,autoatack", output=str(tmp_path)), "")
+    few = write_task(tmp_path / "task", train=6, test=3)
+    with pytest.raises(UserError, match="needs at least 4 classes"):
+        check_attacks("apgd-t", few)
+    check_attacks("pgd10,autoattack", few)
+    check_attacks("apgd-ce", few, 3)
+    with pytest.raises(UserError, match=r"Attacks on 4 test images .* has 3: ask for fewer"):
+        check_attacks("apgd-ce", few, 4)
+
+
+@pytest.mark.parametrize(("attacks", "images"), [("pgd10", 250), ("apgd", 0)])
+def test_a_number_of_attacked_images_needs_an_attack_and_an_image(attacks: str, images: int, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="--attack-images is"):
+        study_request(CompareFlags(attacks=attacks, attack_images=images, output=str(tmp_path)), "")
+
+
+def test_a_study_remembers_on_how_many_images_it_was_judged_last(tmp_path: Path) -> None:
+    folder = held(tmp_path)
+    for attacks, images, kept in (("apgd", 250, 250), ("pgd10", None, 250), ("autoattack", None, None)):
+        folder.describe(describe_study(request(tmp_path, attacks=attacks, attack_images=images)))
+        assert folder.description().get("attack_images") == kept
+
+
+def test_images_from_elsewhere_are_named_where_they_are_not_the_tasks_own(tmp_path: Path) -> None:
+    folder = write_task(tmp_path / "task", train=6, test=3)
+    name = read_texts(folder, "train")["task"]
+    for task, said in (("fashion-mnist-5-9", name), (name, None)):
+        config = with_settings(ExperimentConfig(), {"data.path": folder, "data.task": task})
+        study = tiny_study(arms=(Arm(name="AutoLoRa", config=config),))
+        assert describe_study(request(tmp_path, study=study)).get("images") == said
+
+
+def test_a_study_is_held_by_one_process_at_a_time(tmp_path: Path) -> None:
+    folder = held(tmp_path)
+    with pytest.raises(UserError, match='Study "tiny" is in use by process'):
+        held(tmp_path)
+    folder.release()
+    held(tmp_path).release()
+
+
+def test_progress_says_result_time_and_what_is_honestly_left() -> None:
+    said: list[str] = []
+    now = [0.0]
+    progress = StudyProgress(21, 6, 2, say=said.append, clock=lambda: now[0])
+    one, other = plan_search(tiny_study(), 0)[:2]
+    progress.started(one)
+    assert progress.seconds_left() is None
+    progress.started(other)
+    now[0] = 252.0
+    one.status = "finished"
+    progress.ended(one, [{"best_val/robust_accuracy/pgd10": 0.784}])
+    # 14 runs of 252 s are left, 1 of them nearly done, 2 at a time: 13 * 252 / 2 = 1638 s.
+    assert said == [
+        "[ 7/21] search TWINS, odd/name lr=0.1 gamma=1 seed 0: val PGD-10 78.4 % in 4:12; about 27 min left"
+    ]
+    other.status, other.error = "failed", "out of memory"
+    progress.ended(other, [])
+    assert said[1].startswith("[ 8/21] search TWINS, odd/name lr=0.1 gamma=3 seed 0: FAILED (out of memory) in 4:12")
+
+
+def test_flags_name_a_study_and_its_folder(tmp_path: Path) -> None:
+    flags = CompareFlags(study="lora_rank", task="cub", backbone="resnet50", seeds=2, output=str(tmp_path))
+    made = study_request(flags, "python jobs/compare.py")
+    assert made.folder == tmp_path / "studies" / "lora_rank-cub-resnet50"
+    assert made.seeds == (0, 1)
+    assert {arm.config.scaling.num_workers for arm in made.study.arms} == {1}
+    own = study_request(CompareFlags(study="custom", data="images", weights="w"), "")
+    assert own.study.arms[0].config.data.task == "custom"
+    with pytest.raises(UserError, match="--seeds is 0"):
+        study_request(CompareFlags(seeds=0), "")

@@ -1,0 +1,171 @@
+"""The figure of a run: that what it shows is what happened, and that nothing of it is hidden."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+import pytest
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.text import Text
+from scipy.stats import norm
+
+from distributed_autolora.reporting.run.curves import run_curves
+from distributed_autolora.reporting.run.figure import curves_figure
+from tests.reporting import runs
+
+PGD10 = "val/robust_accuracy/pgd10"
+CHECKED = {4: 1, 8: 9, 12: 0, 16: 1, 20: 2}
+"""Of 59 images, those that only the stronger attack fools, by epoch."""
+
+
+def checked(epochs: int, *, vanilla: bool = False) -> list[dict[str, Any]]:
+    history = runs.history(epochs, vanilla=vanilla)
+    for record in history:
+        if record["epoch"] in CHECKED or record["epoch"] == epochs:
+            fallen, withstood = CHECKED.get(record["epoch"], 0), round(59 * record[PGD10])
+            record |= {
+                "val/masking_images": 59,
+                "val/masking_gap": fallen / 59,
+                "val/robust_accuracy_stronger": (withstood - fallen) / 59,
+                "seconds/masking": 0.4,
+            }
+    return history
+
+
+def panel(figure: Figure, title: str) -> Axes:
+    return next(axes for axes in figure.axes if axes.get_title(loc="left").startswith(title))
+
+
+def at(figure: Figure, gid: str) -> list[float]:
+    lines = [line for axes in figure.axes for line in axes.lines if line.get_gid() == gid]
+    return [float(x) for line in lines for x in np.asarray(line.get_xdata(), dtype=float)]
+
+
+def shown(figure: Figure) -> list[Text]:
+    """Returns all texts that are drawn; Matplotlib keeps labels of ticks beyond the ends of an axis, and hides them."""
+    unseen: set[Text] = set()
+    for axes in figure.axes:
+        for axis in (axes.xaxis, axes.yaxis):
+            low, high = axis.get_view_interval()
+            ticks = [*axis.get_major_ticks(), *axis.get_minor_ticks()]
+            unseen |= {tick.label1 for tick in ticks if not low <= tick.get_loc() <= high}
+    texts = [text for text in figure.findobj(Text) if isinstance(text, Text)]
+    return [text for text in texts if text not in unseen and text.get_visible() and text.get_text().strip()]
+
+
+def test_every_interval_holds_its_estimate_and_solves_wilsons_equation() -> None:
+    history = checked(20)
+    curves = run_curves(history, runs.result(history))
+    assert curves.checks is not None
+    z = norm.ppf(0.975)
+    for measured, images in ((curves.natural, 250), (curves.robust, 250), (curves.checks.stronger, 59)):
+        assert measured.low is not None
+        assert measured.high is not None
+        for value, low, high in zip(measured.values, measured.low, measured.high, strict=True):
+            share = round(value * images) / images
+            assert low < share < high
+            for end in (low, high):
+                assert (share - end) ** 2 == pytest.approx(z**2 * end * (1 - end) / images, rel=1e-6)
+
+
+def test_an_unfinished_run_has_no_intervals_and_no_invented_counts() -> None:
+    curves = run_curves(runs.history(3))
+    assert (curves.natural.low, curves.robust.high, curves.val_images, curves.checks) == (None, None, None, None)
+    assert curves.deployed == 3
+
+
+def test_checks_stand_at_their_epochs_with_both_accuracies_of_the_same_images() -> None:
+    history = checked(20)
+    checks = run_curves(history, runs.result(history)).checks
+    assert checks is not None
+    assert (checks.stronger.epochs, checks.images, checks.warned) == (tuple(CHECKED), 59, (8,))
+    gaps = np.array(checks.same_images) - np.array(checks.stronger.values)
+    np.testing.assert_allclose(gaps * 59, list(CHECKED.values()), atol=1e-9)
+
+
+def test_every_event_is_marked_in_the_epoch_in_which_it_happened() -> None:
+    history = checked(20)
+    curves = run_curves(history, runs.result(history))
+    assert (curves.lowered, curves.restored, curves.deployed) == ((9, 13, 17), {9: 9, 13: 13, 17: 15}, 15)
+    figure = curves_figure(history, runs.result(history))
+    for gid in ("lowered", "restored"):
+        assert at(figure, gid) == [9.5, 13.5, 17.5]
+    assert at(figure, "deployed") == [15]
+    assert [text.get_text() for text in panel(figure, "Learning rate").texts] == ["9", "13", "15"]
+    (warning,) = [text for text in panel(figure, "Validation accuracy").texts if text.get_text() == "!"]
+    assert warning.xy[0] == 8  # type: ignore[attr-defined]
+
+
+def test_a_fixed_decay_is_marked_and_not_called_a_halving() -> None:
+    history = [record | {"halved": 0, "restored": 0, "restored_epoch": None} for record in runs.history(20)]
+    assert run_curves(history).lowered == (9, 13, 17)
+    legend = panel(curves_figure(history), "Learning rate").get_legend()
+    assert legend is not None
+    assert [text.get_text() for text in legend.get_texts()] == ["learning rate", "lowered"]
+
+
+def test_a_run_that_never_halved_has_no_marks() -> None:
+    figure = curves_figure(runs.history(5))
+    assert at(figure, "lowered") == at(figure, "restored") == []
+
+
+def test_the_phases_of_an_epoch_add_up_to_its_seconds() -> None:
+    history = runs.history(20)
+    seconds = run_curves(history).seconds
+    assert min(map(min, seconds.values())) >= 0
+    np.testing.assert_allclose(
+        np.sum(list(seconds.values()), axis=0), [max(6.4, 6.05 + 0.02 * e) for e in range(1, 21)]
+    )
+    bars = panel(curves_figure(history), "Time of an epoch").containers
+    tops = np.max([[bar.get_y() + bar.get_height() for bar in stack] for stack in bars], axis=0)
+    np.testing.assert_allclose(tops, np.sum(list(seconds.values()), axis=0))
+
+
+def test_the_loss_term_of_a_method_of_ones_own_is_shown() -> None:
+    history = [record | {"train/loss/margin": 0.3} for record in runs.history(3)]
+    assert list(run_curves(history).losses) == ["total", "natural", "adversarial", "kl", "margin"]
+    legend = panel(curves_figure(history), "Training loss").get_legend()
+    assert legend is not None
+    assert legend.get_texts()[-1].get_text() == "margin"
+
+
+@pytest.mark.parametrize(("vanilla", "with_result", "panels"), [(0, 1, 6), (0, 0, 5), (1, 1, 5), (1, 0, 4)])
+def test_panels_without_values_are_left_out(vanilla: int, with_result: int, panels: int) -> None:
+    history = runs.history(6, vanilla=bool(vanilla))
+    figure = curves_figure(history, runs.result(history) if with_result else None)
+    titles = [axes.get_title(loc="left") for axes in figure.axes if axes.get_title(loc="left")]
+    assert len(titles) == panels
+    assert ("Loss weights" in titles) == (not vanilla)
+
+
+def test_test_accuracies_are_drawn_for_both_models() -> None:
+    history = runs.history(3)
+    axes = panel(curves_figure(history, runs.result(history)), "On 1,000 test images")
+    assert [text.get_text() for text in axes.texts] == ["92.1", "83.3", "78.9", "31.2"]
+
+
+@pytest.mark.parametrize(
+    ("epochs", "vanilla", "finished"), [(1, False, True), (20, True, True), (60, False, True), (2, False, False)]
+)
+def test_panels_share_the_epochs_and_no_two_texts_overlap(
+    epochs: int, vanilla: bool, finished: bool, tmp_path: Path
+) -> None:
+    history = checked(epochs, vanilla=vanilla)
+    figure = curves_figure(history, runs.result(history) if finished else None)
+    settings = dict(mpl.rcParams)
+    figure.savefig(tmp_path / "curves.png")
+    assert dict(mpl.rcParams) == settings
+    assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
+    assert figure.bbox.width == 1200
+    over_epochs = [axes for axes in figure.axes if not axes.get_title(loc="left").startswith("On ")]
+    assert len({(axes.get_xlim(), axes.get_position().x0, axes.get_position().x1) for axes in over_epochs}) == 1
+    boxes = {text: text.get_window_extent() for text in shown(figure)}
+    for text, box in boxes.items():
+        assert 0 <= box.x0 < box.x1 <= figure.bbox.x1, text
+    for (one, first), (other, second) in itertools.combinations(boxes.items(), 2):
+        assert not first.shrunk(0.9, 0.8).overlaps(second.shrunk(0.9, 0.8)), (one, other)

@@ -1,0 +1,134 @@
+"""Text reports: the right numbers, within 80 columns."""
+
+from __future__ import annotations
+
+import pytest
+
+from distributed_autolora.reporting.format import attack_label, compact, event, pixel_fraction
+from distributed_autolora.reporting.run.mlflow_description import run_description
+from distributed_autolora.reporting.run.table import duration, epoch_header, epoch_line, result_table
+from tests.reporting import runs
+
+
+@pytest.mark.parametrize("epochs", [1, 20, 60, 1000])
+@pytest.mark.parametrize("vanilla", [False, True])
+@pytest.mark.parametrize("seconds_left", [None, 0.0, 83.2, 360000.0])
+def test_every_epoch_is_one_line_of_at_most_80_columns(epochs: int, vanilla: bool, seconds_left: float | None) -> None:
+    for record in runs.history(min(epochs, 60), vanilla=vanilla):
+        line = epoch_line(record | {"lr": 0.000625}, epochs=epochs, seconds_left=seconds_left)
+        assert len(line) <= 80
+        assert "\n" not in line
+        assert line.strip().startswith(f"{record['epoch']}/{epochs} ")
+
+
+def test_an_epoch_line_shows_its_numbers_under_their_names() -> None:
+    record = runs.history(9)[-1] | {
+        "lr": 0.00125,
+        "train/loss/total": 0.98765,
+        "val/natural_accuracy": 0.9126,
+        "val/robust_accuracy/pgd10": 0.7834,
+        "natural_weight": 0.123,
+        "kl_weight": 5.262,
+        "images_per_second": 1234.4,
+    }
+    header, line = epoch_header(20), epoch_line(record, epochs=20, seconds_left=83)
+    assert header == epoch_header(20)
+    expected = "9/20 0.00125 0.988 91.3 78.3 0.12 5.26 1234 1:23 left halved, restored 9"
+    assert line.split() == expected.split()
+    for name, value in (("lr", "0.00125"), ("nat %", "91.3"), ("rob %", "78.3"), ("lam2", "5.26"), ("img/s", "1234")):
+        assert header.index(name) + len(name) == line.index(value) + len(value)
+
+
+def test_values_that_a_method_lacks_are_dashes() -> None:
+    line = epoch_line(runs.history(1, vanilla=True)[0], epochs=20, seconds_left=None)
+    assert line.split()[5:7] == ["-", "-"]
+
+
+def test_the_result_table_fits_80_columns_and_has_the_numbers() -> None:
+    history = runs.history(60)
+    table = result_table(runs.result(history), history)
+    assert max(map(len, table.splitlines())) <= 80
+    assert "\x1b" not in table
+    for text in (
+        f"(chosen on validation, epoch {history[-1]['best_epoch']})",
+        "92.1  [90.3, 93.6]",
+        "83.3  [80.9, 85.5]",
+        "78.9  [76.3, 81.3]",
+        "31.2  [28.4, 34.1]",
+        "untouched backbone",
+        "1,000 test images",
+        "60 epochs in 2:08",
+    ):
+        assert text in table
+
+
+def test_without_a_linear_head_there_is_no_row_for_it() -> None:
+    history = runs.history(3)
+    assert "untouched" not in result_table(runs.result(history, linear_head=False), history)
+
+
+def test_a_run_that_never_opened_the_test_split_says_so_and_shows_its_schedule() -> None:
+    history = runs.history(20)
+    trial = runs.result(history) | {"test": None, "test_images": None, "linear_head": None}
+    table, text = result_table(trial, history), run_description(trial, history)
+    assert "test split not opened; the epoch chosen on validation is 15" in table
+    assert "halved, restored epoch 15" in table
+    assert "Test split not opened; the epoch chosen on validation is 15." in text
+    for report in (table, text):
+        assert "Wilson" not in report
+        assert "test images" not in report
+
+
+def test_the_result_has_a_row_an_epoch_with_what_happened() -> None:
+    history = runs.history(20)
+    rows = [line.split(maxsplit=7) for line in result_table(runs.result(history), history).splitlines()]
+    by_epoch = {row[0].lstrip("*"): row[1:] for row in rows if row and row[0].lstrip("*").isdigit()}
+    assert list(by_epoch) == [str(epoch) for epoch in range(1, 21)]
+    assert by_epoch["1"][:3] == ["0.01", "0.800", "1.200"]
+    assert {epoch: row[-1] for epoch, row in by_epoch.items() if len(row) == 7} == {
+        "9": "halved, restored epoch 9",
+        "13": "halved, restored epoch 13",
+        "17": "halved, restored epoch 15",
+    }
+    assert [row[0] for row in rows if row and row[0].startswith("*") and row[0] != "*"] == ["*15"]
+
+
+def test_the_result_of_a_method_without_loss_weights_leaves_them_out() -> None:
+    history = runs.history(5, vanilla=True)
+    table = result_table(runs.result(history), history)
+    assert "lambda" not in table
+    assert "branch" not in table
+
+
+def test_events_are_named_whoever_sets_the_learning_rate() -> None:
+    assert event({"lr": 0.01, "next_lr": 0.001, "halved": 0}) == "lr x 0.1"
+    assert event({"halved": 1, "restored": 1, "restored_epoch": 1, "stopped": 1}) == "halved, restored epoch 1, stopped"
+    assert event({"lr": 0.01, "next_lr": 0.01, "halved": 0, "restored": 0}) == ""
+
+
+def test_the_description_repeats_the_result_and_how_to_get_it() -> None:
+    history = runs.history(20)
+    text = run_description(runs.result(history), history)
+    for part in ("83.3 % [80.9, 85.5]", "halved after epoch 9, 13, 17", "seed 0", "jobs/finetune.py --config"):
+        assert part in text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0.4, "0:00"), (42, "0:42"), (83.2, "1:23"), (3599.6, "1:00:00"), (3723, "1:02:03")]
+)
+def test_durations_are_written_as_clocks_do(seconds: float, text: str) -> None:
+    assert duration(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("lr", "text"),
+    [(0.01, "0.01"), (0.00125, "0.00125"), (0.000625, "6.25e-4"), (1e-5, "1e-5"), (9.765625e-6, "9.77e-6"), (1, "1")],
+)
+def test_learning_rates_take_at_most_seven_characters(lr: float, text: str) -> None:
+    assert compact(lr) == text
+    assert len(text) <= 7
+
+
+def test_attacks_and_sizes_are_named_as_in_print() -> None:
+    assert (attack_label("pgd10"), attack_label("fgsm")) == ("PGD-10", "FGSM")
+    assert (pixel_fraction(8 / 255), pixel_fraction(0.1)) == ("8/255", "0.1")

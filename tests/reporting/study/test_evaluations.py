@@ -1,0 +1,124 @@
+"""A study whose runs were judged more than once: every attack's newest result counts, on the study's own images."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from distributed_autolora.orchestration.evaluations.folder import EvaluationFolder
+from distributed_autolora.reporting.study.loading import Study, load_study
+from distributed_autolora.reporting.study.outcomes import pooled_outcomes
+from distributed_autolora.reporting.study.provenance import reproduction, warnings
+from distributed_autolora.reporting.study.statistics import mcnemar_tests
+from tests.reporting.study import studies
+
+AUTOATTACK, OTHER = "robust_accuracy/autoattack", "robust_accuracy/pgd50"
+JUDGED = ("AutoLoRa", "TWINS")
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A study of which two arms were judged by AutoAttack on every second of 80 test images."""
+    return studies.study(tmp_path / "study", images=80)
+
+
+def evaluate_again(run: Path, attack: str, *, every: int = 1, **changes: Any) -> None:
+    """Judges a run again as `jobs/evaluate.py` does: every image that PGD-10 leaves right withstands the attack.
+
+    Args:
+        run: its folder.
+        attack: its name.
+        every: judge one in so many of the images that AutoAttack judged.
+        changes: of evaluation.json.
+    """
+    place = run / "evaluation"
+    earlier = json.loads((place / "evaluation.json").read_text())
+    kept = pq.read_table(place / "outcomes.parquet").to_pandas().iloc[::every]
+    robust = np.array(kept["robust/pgd10"], dtype=bool)
+    count = {"correct": int(robust.sum()), "total": len(robust)}
+    changes = {"test_images": len(robust), "labels": {}, "package_versions": {"torch": "9.9"}} | changes
+    names = ("natural_accuracy", "robust_accuracy/pgd10", f"robust_accuracy/{attack}")
+    result = earlier | {"accuracies": dict.fromkeys(names, count), "sanity": []} | changes
+    columns = {"row_id": np.array(kept["row_id"]), f"robust/{attack}": robust, "robust/pgd10": robust}
+    digest = hashlib.sha256(json.dumps([attack, every, changes]).encode()).hexdigest()
+    EvaluationFolder(place, digest).write_result(result, columns)
+
+
+def judged_runs(folder: Path) -> list[Path]:
+    return [
+        folder / "runs" / entry["run"]
+        for entry in studies.entries_of(folder)
+        if entry["phase"] == "final" and entry["arm"] in JUDGED
+    ]
+
+
+def counted(study: Study, metric: str) -> list[Any]:
+    return [study.accuracies(arm, metric) for arm in JUDGED]
+
+
+def paired(study: Study, metric: str) -> list[Any]:
+    return [test for test in mcnemar_tests(study, pooled_outcomes(study)) if test.metric == metric]
+
+
+def test_a_later_evaluation_by_another_attack_hides_none(folder: Path) -> None:
+    before = load_study(folder)
+    expected, tests = counted(before, AUTOATTACK), paired(before, AUTOATTACK)
+    for run in judged_runs(folder):
+        evaluate_again(run, "pgd50")
+    study = load_study(folder)
+    assert len(tests) == 3
+    assert counted(study, AUTOATTACK) == expected
+    assert paired(study, AUTOATTACK) == tests
+    assert [list(seeds) for seeds in counted(study, OTHER)] == [[0, 1, 2]] * 2
+    assert len(paired(study, OTHER)) == 3
+    assert any("black box" in line for line in warnings(study, pooled_outcomes(study))), "of AutoAttack's evaluation"
+    told = reproduction(study, None)
+    assert "AutoAttack ran with pyautoattack 0.2.0, torch 2.14.1." in told
+    assert "`outcomes-DIGEST.parquet`" in told
+
+
+def test_of_two_results_of_an_attack_the_newer_one_counts_with_its_own_outcomes(folder: Path) -> None:
+    runs = judged_runs(folder)
+    for run in runs:
+        evaluate_again(run, "autoattack")
+        evaluate_again(run, "pgd50")
+    study = load_study(folder)
+    pgd = counted(study, OTHER)
+    assert counted(study, AUTOATTACK) == pgd, "both leave what PGD-10 leaves"
+    assert not [line for line in warnings(study, pooled_outcomes(study)) if "its outcomes" in line or "FAIL" in line]
+    assert not [line for line in warnings(study, pooled_outcomes(study)) if "black box" in line], "of what is replaced"
+
+
+OTHER_QUESTIONS: dict[str, Callable[[Path], None]] = {
+    "fewer images": lambda run: evaluate_again(run, "pgd50", every=2),
+    "another subset": lambda run: evaluate_again(run, "pgd50", seed=1),
+    "another epsilon": lambda run: evaluate_again(run, "pgd50", threat_model={"norm": "linf", "epsilon": 0.05}),
+    "another model": lambda run: evaluate_again(run, "pgd50", model_digest="ab"),
+}
+
+
+@pytest.mark.parametrize("question", OTHER_QUESTIONS)
+def test_an_evaluation_on_other_images_or_limits_does_not_count(folder: Path, question: str) -> None:
+    expected = counted(load_study(folder), AUTOATTACK)
+    OTHER_QUESTIONS[question](judged_runs(folder)[0])
+    study = load_study(folder)
+    assert counted(study, AUTOATTACK) == expected
+    assert counted(study, OTHER) == [{}, {}]
+
+
+def test_runs_that_were_judged_on_different_images_only_are_warned_of_and_not_paired(folder: Path) -> None:
+    for number, run in enumerate(judged_runs(folder)):
+        evaluate_again(run, "autoattack", every=1 + number % 2)
+        for earlier in run.glob("evaluation/*-*.*"):
+            earlier.unlink()
+    study = load_study(folder)
+    (line,) = [text for text in warnings(study, pooled_outcomes(study)) if "same images" in text]
+    assert "AutoAttack" in line
+    assert len(paired(study, AUTOATTACK)) < 3

@@ -1,0 +1,128 @@
+"""A study judged by APGD on some of its test images, with arms of several sizes: what its report says of both."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from distributed_autolora.reporting.masking import masking_summary
+from distributed_autolora.reporting.study.report import write_report
+from tests.reporting.study import studies
+from tests.reporting.study.test_report import cells, section
+from tests.reporting.test_masking import checked
+
+TEST_IMAGES, JUDGED = 400, 100
+LABEL = "APGD-CE + APGD-T (4 targets: 5 classes)"
+NEAREST = 16
+"""The epoch with a check that is nearest to the chosen one, 15; the checks of epochs 4 and 20 found more."""
+GAPS = {"AutoLoRa": 0.02, "TWINS": 0.005, "Vanilla RFT": 0.03}
+
+
+def judge(run: Path, seed: int) -> None:
+    """Writes an evaluation on every fourth test image: APGD leaves those right that PGD leaves right, but for a few."""
+    own = pq.read_table(run / "outcomes.parquet").to_pydict()
+    rows = np.arange(0, TEST_IMAGES, TEST_IMAGES // JUDGED)
+    pgd = np.array([own["pgd10_prediction"][row] == own["label"][row] for row in rows])
+    robust = pgd & (np.arange(JUDGED) % (10 + seed) != 0)
+    place = run / f"evaluation-{JUDGED}-images"
+    place.mkdir()
+    accuracies = {"robust_accuracy/apgd": {"correct": int(robust.sum()), "total": JUDGED}}
+    document = {"accuracies": accuracies, "labels": {"robust_accuracy/apgd": LABEL}, "sanity": []}
+    (place / "evaluation.json").write_text(json.dumps(document))
+    kept = {"row_id": [own["row_id"][row] for row in rows], "robust/apgd": robust, "broken_by": [None] * JUDGED}
+    pq.write_table(pa.table(kept), place / "outcomes.parquet")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A study without a search whose third arm has twice the images and is compared with nothing but itself."""
+    home = studies.study(tmp_path_factory.mktemp("home") / "untuned", images=TEST_IMAGES, autoattack=False)
+    told = json.loads((home / "study.json").read_text())
+    arms = [{"name": name, "label": name, "searched": False, "grid": {}} for name in GAPS]
+    arms[2]["reference"] = "Vanilla RFT"
+    entries = [entry for entry in studies.entries_of(home) if entry["phase"] == "final"]
+    told |= {"arms": arms, "attack_images": JUDGED, "images": "fashion-mnist-5-9-other"}
+    studies.write(home, told, entries)
+    for entry in entries:
+        run = home / "runs" / entry["run"]
+        judge(run, entry["seed"])
+        history = json.loads((run / "history.json").read_text())
+        history[3], history[-1] = checked(history[3], 58), checked(history[-1], 32)
+        near = checked(history[NEAREST - 1], 0) | {"val/masking_gap": GAPS[entry["arm"]] * (1 + entry["seed"])}
+        history[NEAREST - 1] = near
+        if entry["seed"] == 1:  # an older result, without what the checks found
+            (run / "history.json").write_text(json.dumps(history))
+        else:
+            result = json.loads((run / "result.json").read_text())
+            (run / "result.json").write_text(json.dumps(result | {"masking": masking_summary(history)}))
+        if entry["arm"] == "Vanilla RFT":
+            result = json.loads((run / "result.json").read_text())
+            result |= {"train_images": 2 * result["train_images"], "split_digest": "ef56" * 16}
+            (run / "result.json").write_text(json.dumps(result))
+    write_report(home)
+    return home
+
+
+@pytest.fixture(scope="module")
+def text(folder: Path) -> str:
+    return (folder / "report" / "report.md").read_text()
+
+
+def test_the_column_says_on_how_many_images_apgd_judged_and_it_decides(text: str) -> None:
+    header = cells(text, "Test accuracy")[0]
+    expected = ["%", "natural", "PGD-10", "APGD-CE + APGD-T on 100 of 400 images", "gap on validation"]
+    assert header == expected
+    assert f"`jobs/evaluate.py` runs it. {LABEL}: the first two of its four attacks." in text
+    verdict = text.split("##", 1)[0]
+    assert "% APGD-CE + APGD-T accuracy on average" in verdict
+    assert "AutoAttack accuracy" not in text
+
+
+def test_both_attacks_are_counted_on_the_same_images(folder: Path, text: str) -> None:
+    rows = pq.read_table(folder / "report" / "outcomes.parquet").to_pylist()
+    table = {row[0]: row[1:] for row in cells(text, "Test accuracy") if len(row) == 4}
+    for arm in GAPS:
+        judged = [
+            [row for row in rows if (row["arm"], row["seed"]) == (arm, seed) and row["robust/apgd"] is not None]
+            for seed in range(3)
+        ]
+        assert [len(part) for part in judged] == [JUDGED] * 3
+        pgd = [sum(row["pgd10_prediction"] == row["label"] for row in part) / JUDGED for part in judged]
+        apgd = [sum(row["robust/apgd"] for row in part) / JUDGED for part in judged]
+        lost = [one - other for one, other in zip(pgd, apgd, strict=True)]
+        assert min(lost) > 0
+        for cell, values in zip(table[arm], (pgd, apgd, lost), strict=True):
+            each = ", ".join(f"{100 * value:.1f}" for value in values)
+            assert cell == f"{100 * statistics.fmean(values):.1f} ({each})"
+
+
+def test_the_gap_in_the_check_nearest_to_the_chosen_epoch_is_a_column(text: str) -> None:
+    assert "does not, in the check nearest to the chosen epoch." in section(text, "Test accuracy")
+    shown = {row[0].strip("*"): row[-1] for row in cells(text, "Test accuracy") if row[0].startswith("**")}
+    for arm, gap in GAPS.items():
+        assert shown[arm] == f"{200 * gap:.1f} ({', '.join(f'{100 * gap * seed:.1f}' for seed in (1, 2, 3))})"
+
+
+def test_arms_of_several_sizes_are_told_apart_and_a_split_of_its_own_is_no_fault(text: str) -> None:
+    setting = section(text, "What was compared")
+    assert "Task fashion-mnist-5-9 (images of fashion-mnist-5-9-other);" in setting
+    trained = [part.split()[-1] for part in setting.split(" training and ")[:-1]]
+    assert int(trained[1].replace(",", "")) == 2 * int(trained[0].replace(",", ""))
+    assert "Arms that are compared share one split" in setting
+    assert "do not share one data split" not in text
+
+
+def test_a_compared_arm_with_another_split_is_warned_of(folder: Path) -> None:
+    told = json.loads((folder / "study.json").read_text())
+    (folder / "study.json").write_text(
+        json.dumps(told | {"arms": [{**arm, "reference": "AutoLoRa"} for arm in told["arms"]]})
+    )
+    report = write_report(folder).read_text()
+    (folder / "study.json").write_text(json.dumps(told))
+    assert "The runs do not share one data split" in section(report, "Warnings")

@@ -1,0 +1,58 @@
+"""What a report says of where its numbers come from, and of which of them to doubt."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from distributed_autolora.orchestration.studies.folder import StudyFolder
+from distributed_autolora.reporting.masking import masking_summary
+from distributed_autolora.reporting.study.loading import load_study
+from distributed_autolora.reporting.study.provenance import reproduction, warnings
+from tests.reporting.study import studies
+from tests.reporting.test_masking import checked
+
+ONE, OTHER = "python jobs/compare.py --arms AutoLoRa", "python jobs/compare.py --arms TWINS"
+
+
+def printed(folder: Path) -> list[str]:
+    """Returns the commands in the report of a study."""
+    return reproduction(load_study(folder), None).split("```\n")[1].splitlines()
+
+
+def test_all_commands_of_a_study_are_kept_in_order_and_printed_once(tmp_path: Path) -> None:
+    folder = StudyFolder(studies.study(tmp_path, command=ONE))
+    assert printed(tmp_path) == [ONE], "a study.json that has one command alone"
+    for command in (OTHER, ONE, OTHER):
+        description = {key: value for key, value in folder.description().items() if key != "commands"}
+        folder.describe({**description, "command": command})
+        folder.describe({**folder.description(), "mlflow": {"run_id": "1"}})
+    assert folder.description()["command"] == OTHER
+    assert printed(tmp_path) == [ONE, OTHER]
+
+
+def test_a_secret_that_was_changed_makes_no_other_command(tmp_path: Path) -> None:
+    folder = StudyFolder(studies.study(tmp_path, command=ONE))
+    for secret in ("s3cret", "changed"):
+        folder.describe({**folder.description(), "command": f"{OTHER} --data https://host/x?token={secret}"})
+    assert printed(tmp_path) == [ONE, f"{OTHER} --data https://host/x?token=***"]
+
+
+@pytest.mark.parametrize("told_by", ["result", "history"])
+def test_a_run_whose_checks_warned_is_a_reason_to_doubt_it(told_by: str, tmp_path: Path) -> None:
+    folder = studies.study(tmp_path, autoattack=False)
+    for name, fallen in (("final-0", (9, 2, 12)), ("final-1", (2, 2, 2))):
+        run = folder / "runs" / name
+        history = json.loads((run / "history.json").read_text())
+        for epoch, count in zip((4, 8, 12), fallen, strict=True):
+            history[epoch - 1] = checked(history[epoch - 1], count)
+        if told_by == "history":
+            (run / "history.json").write_text(json.dumps(history))
+        else:
+            result = json.loads((run / "result.json").read_text())
+            (run / "result.json").write_text(json.dumps(result | {"masking": masking_summary(history)}))
+    (line,) = [text for text in warnings(load_study(folder), None) if "promised too much" in text]
+    assert line.startswith("AutoLoRa, seed 0: the run's own attack promised too much in epoch 4 and 12,")
+    assert line.endswith("(largest gap on validation 18.8 %, epoch 12).")

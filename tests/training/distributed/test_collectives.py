@@ -1,0 +1,58 @@
+"""Where a training step communicates, and where it does not."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch.profiler import ProfilerActivity, profile
+
+from distributed_autolora.training.distributed.batch_norm import GlobalBatchNorm
+from distributed_autolora.training.epoch import LossSums
+from distributed_autolora.training.task_data import TaskData
+from distributed_autolora.training.trainer import Trainer
+from tests.training.gloo import run_workers
+from tests.training.tasks import small_config, take_step, write_task
+
+Collectives = dict[str, int]
+
+
+def collectives_of(action: Callable[[], object]) -> Collectives:
+    with profile(activities=[ProfilerActivity.CPU]) as profiled:
+        action()
+    names = (event.name for event in profiled.events() or [])
+    return dict(Counter(name.removeprefix("c10d::") for name in names if name.startswith("c10d::")))
+
+
+def collectives_of_a_step(folder: str) -> tuple[int, dict[str, Collectives]]:
+    """Returns the number of batch norms, and the collectives of each part of a step."""
+    config = small_config(folder)
+    device = torch.device("cpu")
+    trainer = Trainer(config, TaskData(config, folder, device), None, device)
+    trainer.objective.train()
+    # The first step of a process also agrees on the layout of the gradient bucket.
+    take_step(trainer, trainer.data.split.train[:16], LossSums(100, "the test"))
+    x, y = trainer.data.plain_batch(trainer.data.split.train[:16])
+    parts = {}
+    parts["attack"] = collectives_of(lambda: trainer.train_attack(trainer.attack_network, x, y))
+    terms = []
+    parts["forward"] = collectives_of(lambda: terms.append(trainer.wrapped(x, x, y)))
+    parts["backward"] = collectives_of(terms[0].total.backward)
+    parts["optimizer"] = collectives_of(trainer.optimizer.step)
+    parts["validation"] = collectives_of(trainer.validate)
+    norms = sum(isinstance(module, GlobalBatchNorm) for module in trainer.backbone.modules())
+    return norms, parts
+
+
+def test_collectives_of_a_step_are_those_of_batch_norm_and_one_gradient_reduction(tmp_path: Path) -> None:
+    folder = write_task(tmp_path / "task", train=130)
+    norms, parts = run_workers(collectives_of_a_step, 2, folder)[0]
+    assert norms == 15
+    assert parts["attack"] == {}, "every worker attacks its own shard alone"
+    assert parts["forward"] == {"allgather_": 2 * norms}, "statistics of the natural and the adversarial forward"
+    # Nothing before the natural branch's first batch norm is trained by it, so that one has no backward.
+    assert parts["backward"] == {"allgather_": 2 * norms - 1, "allreduce_": 1}, "two sums a batch norm; one bucket"
+    assert parts["optimizer"] == {}
+    assert parts["validation"] == {"allgather_": 2}, "the number of each worker's rows, and what became of them"

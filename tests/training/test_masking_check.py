@@ -1,0 +1,287 @@
+"""What a run steers by is checked by a stronger attack: the alarm rings for masked gradients only, and costs little."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from distributed_autolora.config import ExperimentConfig
+from distributed_autolora.config.recipes import recipe
+from distributed_autolora.core.fast_attack.attack_network import AttackNetwork
+from distributed_autolora.core.schedules import Decision
+from distributed_autolora.evaluation.masking_test import overstates
+from distributed_autolora.training.checkpoint import TrainingState, snapshot
+from distributed_autolora.training.loop import fit
+from distributed_autolora.training.masking_check import check_masking
+from distributed_autolora.training.methods.cost import MASKING_SHARE, epoch_passes, masking_images
+from distributed_autolora.training.methods.registry import attack_name, stronger_attack
+from distributed_autolora.training.task_data import TaskData
+from distributed_autolora.training.trainer import Trainer
+from tests.training.gloo import run_workers
+from tests.training.tasks import small_config, write_task
+from tests.training.test_no_test_split import NoReporter
+from tests.training.test_resume import FolderReporter, StoppedError
+
+KEYS = ("val/robust_accuracy_stronger", "val/masking_gap", "val/masking_images")
+EPSILON = 0.02
+
+
+def checking(config: ExperimentConfig, every: int) -> ExperimentConfig:
+    """Returns the config with a check every so many epochs, and a training attack dear enough to afford images."""
+    return replace(
+        config,
+        evaluation=replace(config.evaluation, masking_every=every, test_split=False),
+        train_attack=replace(config.train_attack, num_steps=6),
+        schedule=replace(config.schedule, name="step_decay"),
+    )
+
+
+def trainer_of(config: ExperimentConfig, folder: str, dtype: torch.dtype = torch.float32) -> Trainer:
+    device = torch.device("cpu")
+    return Trainer(config, TaskData(config, folder, device, dtype), None, device, dtype)
+
+
+def checking_many(folder: str) -> ExperimentConfig:
+    """Returns a config with an attack that a network can withstand, and many images to check."""
+    config = checking(small_config(folder, epochs=1), 1)
+    return replace(
+        config,
+        threat_model=replace(config.threat_model, epsilon=EPSILON),
+        train_attack=replace(config.train_attack, num_steps=100),  # many images are affordable
+        eval_attack=replace(config.eval_attack, num_steps=10, step_size=EPSILON / 4),
+    )
+
+
+def knowing(config: ExperimentConfig, folder: str) -> Trainer:
+    """Returns a trainer whose network knows the classes."""
+    trainer = trainer_of(config, folder)
+    multiply_logits(trainer, 0.0)
+    learn_head(trainer)
+    return trainer
+
+
+def multiply_logits(trainer: Trainer, factor: float) -> None:
+    with torch.no_grad():
+        for parameter in trainer.backbone.head.parameters():
+            parameter.mul_(factor)
+
+
+def found_by(folder: str, factor: float) -> dict[str, float]:
+    """Returns the check of a network that knows the classes, and multiplies its logits by `factor`."""
+    trainer = knowing(checking_many(folder), folder)
+    multiply_logits(trainer, factor)
+    _, _, outcomes = trainer.validate()
+    return check_masking(trainer, outcomes)[0]
+
+
+def learn_head(trainer: Trainer) -> None:
+    """Fits the last layer to the training images."""
+    trainer.backbone.eval()
+    x, y = trainer.data.plain_batch(trainer.data.split.train)
+    head = trainer.backbone.head
+    optimizer = torch.optim.LBFGS(head.parameters(), max_iter=60)
+    with torch.no_grad():
+        features = trainer.backbone.features(x)
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        loss = torch.nn.functional.cross_entropy(head(features), y)
+        loss.backward()
+        return loss
+
+    optimizer.step(closure)
+
+
+def rings(record: dict[str, float]) -> bool:
+    images = int(record["val/masking_images"])
+    return overstates(round(record["val/masking_gap"] * images), images)
+
+
+def test_the_alarm_rings_for_logits_that_hide_their_gradient_and_not_for_the_same_network_without(
+    tmp_path: Path,
+) -> None:
+    folder = write_task(tmp_path / "task", train=240)
+    honest, masked = found_by(folder, 1.0), found_by(folder, 1e6)
+    assert honest["val/masking_images"] == masked["val/masking_images"] >= 20
+    assert not rings(honest), honest
+    assert rings(masked), masked
+    assert masked["val/robust_accuracy_stronger"] == pytest.approx(honest["val/robust_accuracy_stronger"], abs=0.1)
+
+
+def test_the_stronger_attack_differs_in_loss_start_and_steps() -> None:
+    config = recipe("demo").eval_attack
+    assert attack_name(config) == "pgd10"
+    strong = stronger_attack(config)
+    assert attack_name(strong) == "pgd40-margin"
+    assert (strong.random_start, strong.step_size) == (True, config.step_size / 2)
+    assert strong.num_steps * strong.step_size == pytest.approx(2 * config.num_steps * config.step_size)
+
+
+def ends(config: ExperimentConfig) -> list[int]:
+    """Returns the epochs that a run may end with: at any decision once enough halvings were possible, and the last."""
+    epochs, lr = config.optimization.epochs, config.optimization.lr
+    if config.schedule.name == "step_decay":
+        return [epochs]
+    first = config.schedule.interval + (config.schedule.rule != "paired")
+    decisions = range(first, epochs + 1, config.schedule.interval)
+    possible = []
+    for decision in decisions:
+        lr /= 2
+        if lr < config.schedule.min_lr:
+            possible.append(decision)
+    return [*possible, epochs]
+
+
+def added(config: ExperimentConfig, sizes: tuple[int, int], end: int, images: int) -> float:
+    """Returns the share that checks of so many images add to the passes of a run that ends after epoch `end`."""
+    passes = {True: 0, False: 0}
+    for checked in passes:
+        for epoch in range(1, end + 1):
+            # Rule "paired" checks its decisions as well.
+            multiples = {config.evaluation.masking_every, config.schedule.interval}
+            is_due = epoch == end or any(epoch % every == 0 for every in multiples)
+            found = epoch_passes(config, *sizes, epoch, images if checked and is_due else 0)
+            passes[checked] += found.forward + found.backward
+    return passes[True] / passes[False] - 1
+
+
+@pytest.mark.parametrize("every", [1, 2, 4, 7, 100])
+@pytest.mark.parametrize(("epochs", "interval"), [(1, 4), (5, 1), (20, 1), (20, 4), (60, 3), (60, 4)])
+@pytest.mark.parametrize("sizes", [(750, 250), (47_500, 2_500), (90, 30)])
+def test_the_checks_cost_a_twentieth_of_the_passes_at_most_wherever_a_run_ends(
+    every: int, epochs: int, interval: int, sizes: tuple[int, int]
+) -> None:
+    base = recipe("demo")
+    config = replace(
+        base,
+        evaluation=replace(base.evaluation, masking_every=every),
+        optimization=replace(base.optimization, epochs=epochs),
+        schedule=replace(base.schedule, interval=interval),
+    )
+    images = masking_images(config, *sizes)
+    assert 0 < images <= sizes[1]
+    shares = {count: max(added(config, sizes, end, count) for end in ends(config)) for count in (images, images + 1)}
+    assert shares[images] <= MASKING_SHARE
+    if images < sizes[1] and len(ends(config)) == 1:
+        assert shares[images + 1] > 0.95 * MASKING_SHARE, "the budget is used; the first epoch's extra pass is not"
+
+
+def records_of(folder: str) -> list[dict[str, Any]]:
+    """Returns the records of a short run in float64."""
+    config = checking(small_config(folder, epochs=2), 2)
+    data = TaskData(config, folder, torch.device("cpu"), torch.float64)
+    return fit(config, data, None, NoReporter(), dtype=torch.float64).history
+
+
+def test_two_workers_record_what_one_does(tmp_path: Path) -> None:
+    folder = write_task(tmp_path / "task", train=140)
+    alone = records_of(folder)
+    assert [KEYS[0] in record for record in alone] == [False, True]
+    for record in alone[1:]:
+        assert record["val/masking_images"] >= 8
+        assert record["val/masking_gap"] >= 0
+    for worker in run_workers(records_of, 2, folder):
+        for one, other in zip(alone, worker, strict=True):
+            assert {key: one.get(key) for key in KEYS} == {key: other.get(key) for key in KEYS}
+            assert one["passes/forward"] == other["passes/forward"]
+
+
+def run_with(folder: str, path: Path, stop: tuple[int, int] | None, every: int = 2) -> Any:
+    config = checking(small_config(folder, epochs=3), every)
+    config = replace(config, scaling=replace(config.scaling, check_finite_every=1, checkpoint_every_s=0.0))
+    data = TaskData(config, folder, torch.device("cpu"))
+    try:
+        return fit(config, data, None, FolderReporter(path, stop))
+    except StoppedError:
+        return None
+
+
+def test_a_run_that_goes_on_within_an_epoch_checks_as_it_would_have_and_no_check_changes_a_weight(
+    tmp_path: Path,
+) -> None:
+    folder = write_task(tmp_path / "task", train=140)
+    whole, unchecked = run_with(folder, tmp_path / "whole", None), run_with(folder, tmp_path / "never", None, every=0)
+    for stop in ((1, 1), (2, 0)):
+        assert run_with(folder, tmp_path / "stopped", stop) is None
+    resumed = run_with(folder, tmp_path / "stopped", None)
+    assert [[record.get(key) for key in KEYS] for record in resumed.history] == [
+        [record.get(key) for key in KEYS] for record in whole.history
+    ]
+    assert [KEYS[0] in record for record in whole.history] == [False, True, True], "every second, and the last"
+    assert [record.get("seconds/masking", 0) > 0 for record in whole.history] == [False, True, True]
+    assert not any(key in record for record in unchecked.history for key in (*KEYS, "seconds/masking"))
+    for name, value in whole.weights.items():
+        assert torch.equal(value, unchecked.weights[name]), name
+
+
+def test_an_image_counts_as_withstanding_only_if_it_withstands_both(tmp_path: Path) -> None:
+    """A row that the evaluation attack broke stays broken, whatever the other attack finds."""
+    folder = write_task(tmp_path / "task", train=140)
+    trainer = trainer_of(checking(small_config(folder, epochs=1), 1), folder)
+    assert isinstance(trainer.attack_network, AttackNetwork)
+    natural, robust, outcomes = trainer.validate()
+    assert len(outcomes) == natural.total == robust.total == len(trainer.data.split.val)
+    assert sum(outcomes) == robust.correct
+    none, everything = ([value] * len(outcomes) for value in (False, True))
+    broken, check = check_masking(trainer, tuple(none))
+    assert (broken[KEYS[0]], broken[KEYS[1]]) == (0, 0)
+    assert check is not None
+    assert not check.fallen.any()
+    strong, check = check_masking(trainer, tuple(everything))
+    assert strong[KEYS[0]] + strong[KEYS[1]] == pytest.approx(1)
+    assert check is not None
+    assert (check.images, int(check.fallen.sum()) / check.images) == (strong[KEYS[2]], strong[KEYS[1]])
+
+
+def steered(folder: str, epochs: int, every: int, interval: int = 1) -> ExperimentConfig:
+    """Returns a config that is steered by rule "paired"."""
+    config = checking(small_config(folder, epochs=epochs), every)
+    return replace(config, schedule=replace(config.schedule, name="automatic", rule="paired", interval=interval))
+
+
+def test_rule_paired_checks_what_it_may_keep_and_deploys_a_checked_state(tmp_path: Path) -> None:
+    folder = write_task(tmp_path / "task", train=140)
+    config = steered(folder, epochs=7, every=100, interval=3)
+    history = fit(config, TaskData(config, folder, torch.device("cpu")), None, NoReporter()).history
+    checked = [record["epoch"] for record in history if KEYS[0] in record]
+    assert checked == [3, 6, 7], "decisions, and the end"
+    assert history[1]["best_epoch"] == 2, "nothing else is there yet"
+    assert [record["best_epoch"] for record in history[3:5]] == [3, 3]
+    assert all(record["best_epoch"] in checked for record in history[2:])
+
+
+def validate_and_decide(trainer: Trainer) -> Decision:
+    """Does what an epoch does behind its steps."""
+    _, robust, outcomes = trainer.validate()
+    masking, check = check_masking(trainer, outcomes)
+    decision = trainer.schedule.step(robust.accuracy, outcomes, check)
+    trainer.remember(outcomes, check)
+    trainer.history.append({trainer.robust_key: robust.accuracy, "next_lr": decision.lr, **masking})
+    return decision
+
+
+def test_a_state_that_hides_its_gradients_is_not_kept_and_a_resume_knows_what_fell(tmp_path: Path) -> None:
+    folder = write_task(tmp_path / "task", train=240)
+    config = replace(checking_many(folder), schedule=steered(folder, 9, 1, interval=4).schedule)
+    trainer = knowing(config, folder)
+    knows = snapshot(trainer.objective)
+    assert validate_and_decide(trainer).improved
+    weight = trainer.backbone.head.weight
+    with torch.no_grad():
+        weight.add_(weight.std() * torch.randn(weight.shape, generator=torch.Generator().manual_seed(0)))
+    multiply_logits(trainer, 1e6)
+    assert not validate_and_decide(trainer).improved
+    honest, hiding = trainer.history
+    assert hiding[trainer.robust_key] > honest[trainer.robust_key], "under the run's own attack it looks better"
+    assert hiding[KEYS[0]] < honest[KEYS[0]], "and is worse"
+    trainer.state().save(tmp_path)
+    resumed = trainer_of(config, folder)
+    resumed.load(TrainingState.load(tmp_path))
+    assert not validate_and_decide(resumed).improved, "it is hiding still"
+    resumed.objective.load_state_dict(knows)
+    assert validate_and_decide(resumed).improved
