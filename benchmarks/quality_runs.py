@@ -20,7 +20,7 @@ from distributed_autolora.core.attacks import pgd
 from distributed_autolora.core.threat_model import ThreatModel
 from distributed_autolora.evaluation.attacks import parse
 from distributed_autolora.evaluation.chunks import evaluate_chunk
-from distributed_autolora.files.atomic_write import whole_file
+from distributed_autolora.files.atomic_write import atomic_write
 from distributed_autolora.models import save_weights
 from distributed_autolora.models.portable import NetworkDescription
 from distributed_autolora.orchestration.runs.preflight import Inputs, find_inputs
@@ -143,7 +143,7 @@ def train_and_judge(task: Task) -> dict[str, Any]:
         "seconds_of_training": trained - start,
         "seconds": time.perf_counter() - start,
     }
-    with whole_file(task.place / "result.json") as unfinished:
+    with atomic_write(task.place / "result.json") as unfinished:
         unfinished.write_text(json.dumps(found, indent=2) + "\n")
     return found
 

@@ -22,7 +22,7 @@ from distributed_autolora.config.reading import fraction, nearest
 from distributed_autolora.config.recipes import RECIPES_IN_WORDS, recipe
 from distributed_autolora.config.yaml_files import read_config
 from distributed_autolora.console import be_quiet
-from distributed_autolora.crash_report import stack_trace, tell_defect
+from distributed_autolora.crash_report import report_crash, stack_trace
 from distributed_autolora.errors import RunFailedError, UserError
 
 Flags = TypeVar("Flags")
@@ -33,7 +33,7 @@ COMMON_HELP = (
     "Every program takes --quiet (only results, warnings and errors are printed) and --debug (an error is printed with "
     "its stack trace)."
 )
-CONTINUES = "The same command goes on from the last checkpoint, if there is one."
+CONTINUES = "The same command resumes from the last checkpoint, if there is one."
 _FRAME = re.compile("\u256d.*|[\u2500-\u257f]")  # the box that tyro draws around a message, with its title
 _DOTTED = re.compile(
     r"(?<![\w./-])(?P<give>[Gg]ive )?(?:--)?(?P<group>[a-z_]+)\.(?P<negation>no-)?(?P<name>[a-z][a-z_-]*)"
@@ -132,7 +132,7 @@ def run_program(
 ) -> NoReturn:
     """Runs a program and ends the process: 0 done, 1 failed, 2 refused input, 130 interrupted.
 
-    What ended it is one line on stderr; a stack trace is shown with --debug only, and that of a defect kept in a file.
+    What ended it is one line on stderr; a stack trace is shown with --debug only, and a crash report is kept in a file.
     The flags that all programs share are obeyed here, and taken out of the command line.
 
     Args:
@@ -149,7 +149,7 @@ def run_program(
     if "--quiet" in _given:
         be_quiet()
     is_debug = "--debug" in _given
-    sys.excepthook = partial(tell_defect, is_debug)
+    sys.excepthook = partial(report_crash, is_debug)
     try:
         main()
         said, status = "", DONE

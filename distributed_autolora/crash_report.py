@@ -1,4 +1,4 @@
-"""What is said of an error that no part of a program foresaw, and where its stack trace is kept."""
+"""Crash reports: one line on stderr for an unexpected error, and its stack trace in a file."""
 
 from __future__ import annotations
 
@@ -15,15 +15,14 @@ from distributed_autolora.config import RunConfig, output_home
 from distributed_autolora.errors import first_line, masked
 
 
-def tell_defect(
+def report_crash(
     is_debug: bool, _kind: type[BaseException], error: BaseException, _traceback: TracebackType | None
 ) -> None:
-    """Says it in one line on stderr, after the stack trace where that is wanted: a hook for `sys.excepthook`."""
+    """Reports an unexpected error; a hook for `sys.excepthook`, with the stack trace printed for --debug."""
     trace = stack_trace(error)
-    what = masked(first_line(error))
-    line = f"error: a defect of this program ({type(error).__name__}: {what})."
+    line = f"error: this is a bug ({type(error).__name__}: {masked(first_line(error))})"
     kept = _keep(trace)
-    where = f" Its stack trace is in {kept}; --debug prints it. Report it with the command." if kept else ""
+    where = f"; a crash report is in {kept}: please report it. --debug prints the stack trace." if kept else "."
     print(f"{trace if is_debug or kept is None else ''}{line}{where}", file=sys.stderr, flush=True)
 
 

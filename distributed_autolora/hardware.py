@@ -1,7 +1,9 @@
-"""Number formats: what this hardware computes natively, and what a config's words mean."""
+"""The hardware that a process may use: CPUs, and the number formats that it computes natively."""
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
@@ -13,11 +15,10 @@ _NATIVE_BFLOAT16 = {"amx_bf16", "avx512_bf16", "bf16"}
 def cpu_precision() -> Literal["bfloat16", "float32"]:
     """Returns the format that this machine's CPU computes natively: "bfloat16" or "float32"."""
     try:
-        with open("/proc/cpuinfo") as file:
-            words = set(file.read().split())
+        flags = set(Path("/proc/cpuinfo").read_text().split())
     except OSError:
         return "float32"
-    return "bfloat16" if words & _NATIVE_BFLOAT16 else "float32"
+    return "bfloat16" if flags & _NATIVE_BFLOAT16 else "float32"
 
 
 def dtype_of(precision: str) -> torch.dtype:
@@ -41,7 +42,22 @@ def gpu_precision() -> Literal["bfloat16", "float32"]:
 
 
 def available_cpus() -> int:
-    """Returns how many CPUs this process may use: its affinity and its container's limit count, not the machine's."""
-    import joblib
+    """Returns how many CPUs this process may use, at least 1: its affinity and its container's quota limit it."""
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(allowed, cpu_quota() or allowed))
 
-    return int(joblib.cpu_count())
+
+def cpu_quota(cgroup: Path = Path("/sys/fs/cgroup")) -> int | None:
+    """Returns the container's limit in CPUs, rounded up; None: there is none.
+
+    Args:
+        cgroup: folder of the control group, of version 2 (cpu.max) or 1 (cpu/cpu.cfs_quota_us).
+    """
+    try:
+        if (cgroup / "cpu.max").exists():
+            quota, period = (cgroup / "cpu.max").read_text().split()
+        else:
+            quota, period = ((cgroup / f"cpu/cpu.cfs_{name}_us").read_text() for name in ("quota", "period"))
+    except OSError:
+        return None
+    return None if quota == "max" or int(quota) <= 0 else max(1, -(-int(quota) // int(period)))

@@ -25,17 +25,17 @@ ENDS = """
 import os, signal, sys
 from distributed_autolora.cli import common_flags, run_program
 from distributed_autolora.errors import RunFailedError, UserError
-from distributed_autolora.orchestration.console import print_line
+from distributed_autolora.console import print_line
 
 def main() -> None:
     print_line("on the way")
     print("the result", sys.argv[1:], common_flags())
     end = sys.argv[1]
     if end == "refused":
-        raise UserError("Bad input: mend it.")
+        raise UserError("Bad input: fix it.")
     if end == "failed":
         raise RunFailedError("The run failed.")
-    if end == "defect":
+    if end == "bug":
         raise KeyError("http://user:secret@host/x")
     if end == "interrupted":
         os.kill(os.getpid(), signal.SIGINT)
@@ -91,10 +91,10 @@ def test_every_program_refuses_a_wrong_command_line_with_status_2_and_one_line(
     ("end", "status", "last"),
     [
         ("done", 0, ""),
-        ("refused", 2, "error: Bad input: mend it."),
+        ("refused", 2, "error: Bad input: fix it."),
         ("failed", 1, "error: The run failed."),
-        ("interrupted", 130, "Interrupted. The same command goes on from the last checkpoint, if there is one."),
-        ("terminated", 130, "Interrupted. The same command goes on from the last checkpoint, if there is one."),
+        ("interrupted", 130, "Interrupted. The same command resumes from the last checkpoint, if there is one."),
+        ("terminated", 130, "Interrupted. The same command resumes from the last checkpoint, if there is one."),
     ],
 )
 def test_a_status_says_how_a_program_ended(end: str, status: int, last: str, tmp_path: Path) -> None:
@@ -109,24 +109,24 @@ def test_quiet_leaves_the_result_and_debug_shows_where_a_refusal_came_from(tmp_p
     assert done.returncode == 2
     assert done.stdout == "the result ['refused'] ['--quiet', '--debug']\n"
     assert done.stderr.startswith("Traceback (most recent call last)")
-    assert done.stderr.endswith("error: Bad input: mend it.\n")
+    assert done.stderr.endswith("error: Bad input: fix it.\n")
 
 
-def test_a_defect_is_one_line_that_names_the_file_of_its_trace_and_debug_prints_it(tmp_path: Path) -> None:
-    done = _end(tmp_path, "defect")
+def test_a_bug_is_one_line_that_names_its_crash_report_and_debug_prints_the_trace(tmp_path: Path) -> None:
+    done = _end(tmp_path, "bug")
     (kept,) = (tmp_path / "home" / "errors").iterdir()
     assert done.returncode == 1
-    assert done.stderr.startswith("error: a defect of this program (KeyError: ")
+    assert done.stderr.startswith("error: this is a bug (KeyError: ")
     assert done.stderr.count("\n") == 1
     assert str(kept) in done.stderr
     assert "in main" in kept.read_text()
-    shown = _end(tmp_path, "defect", "--debug")
+    shown = _end(tmp_path, "bug", "--debug")
     assert shown.returncode == 1
     assert "in main" in shown.stderr
     assert "secret" not in done.stderr + shown.stderr + kept.read_text()
 
 
-def test_a_reader_that_leaves_early_is_no_defect(tmp_path: Path) -> None:
+def test_a_reader_that_leaves_early_is_no_bug(tmp_path: Path) -> None:
     reader, writer = os.pipe()
     os.close(reader)
     command = [sys.executable, "-c", ENDS, "done"]

@@ -99,7 +99,7 @@ def _run_in_use(place: Place) -> list[str]:
     flags = [*place.task(), "--run.name", "mine"]
     config, _ = find_inputs(parse_training_flags("", "demo", flags).experiment)
     folder = RunFolder(output_home(config.run) / "runs" / "mine")
-    folder.hold()
+    folder.acquire()
     folder.create(with_precision(config, "float32"))
     HELD.append(folder)
     return flags

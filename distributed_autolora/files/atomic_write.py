@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, and what people are told where they cannot be."""
+"""Atomic writes, and one error for what cannot be written."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from distributed_autolora.errors import cannot_write
 
 
 @contextlib.contextmanager
-def whole_file(path: Path, *failures: type[Exception]) -> Iterator[Path]:
-    """Gives the path of another file in the same folder, which becomes `path` when the block ends.
+def atomic_write(path: Path, *failures: type[Exception]) -> Iterator[Path]:
+    """Yields the path of a temporary file in the same folder, which replaces `path` when the block ends.
 
-    Where the block fails, an earlier file stays as it is, and nothing is left of the new one.
+    If the block fails, the earlier file stays as it is, and the temporary one is removed.
 
     Args:
         path: the file.
-        failures: what the writer raises beside OSError where it cannot write.
+        failures: what the writer raises, besides OSError, if it cannot write.
 
     Raises:
         StorageError: when it cannot be written.
@@ -35,7 +35,7 @@ def whole_file(path: Path, *failures: type[Exception]) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def writing(path: Path, *failures: type[Exception]) -> Iterator[None]:
-    """Turns what the system says of a file or folder that cannot be written into a `StorageError`."""
+    """Turns the error of a file or folder that cannot be written into a `StorageError`."""
     refused: tuple[type[Exception], ...] = (OSError, *failures)
     try:
         yield

@@ -1,4 +1,4 @@
-"""A folder that only one live process holds."""
+"""A lock on a folder: one process at a time."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from distributed_autolora.files.json_files import remove_unfinished
 _NAME = "lock"
 
 
-def lock_folder(folder: Path, *, what: str, otherwise: str, elsewhere: str) -> IO[str]:
-    """Claims an existing folder for this process, until the returned file is closed or the process ends.
+def acquire_folder(folder: Path, *, what: str, otherwise: str, elsewhere: str) -> IO[str]:
+    """Locks an existing folder for this process, until the returned file is closed or the process ends.
 
     Files that an earlier holder was writing when it was killed are removed.
 
     Args:
         folder: the folder.
-        what: what it is to people: 'Run "demo-1"'.
-        otherwise: what to do instead of waiting, in a sentence after "Wait for it, or".
+        what: its name in messages: 'Run "demo-1"'.
+        otherwise: what to do instead of waiting, after "Wait for it, or".
         elsewhere: the flag that names another place.
 
     Raises:
@@ -51,7 +51,7 @@ def lock_folder(folder: Path, *, what: str, otherwise: str, elsewhere: str) -> I
 
 
 def last_holder(folder: Path) -> str:
-    """Returns who held the folder last, "process PID on NODE"; empty for nobody."""
+    """Returns who locked the folder last, "process PID on NODE"; empty for nobody."""
     try:
         return (folder / _NAME).read_text().strip()
     except OSError:

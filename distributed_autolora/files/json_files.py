@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from distributed_autolora.errors import masked, masked_uri
-from distributed_autolora.files.atomic_write import whole_file
+from distributed_autolora.files.atomic_write import atomic_write
 
 SECRETS_FILE = "secrets.json"
 """Texts with the secrets of their URIs, by the form without; for its owner alone (mode 0600)."""
@@ -136,7 +136,7 @@ def _secrets(file: Path) -> dict[str, str]:
 
 
 def _replace(path: Path, text: str, mode: int) -> None:
-    with whole_file(path) as unfinished:
+    with atomic_write(path) as unfinished:
         unfinished.unlink(missing_ok=True)
         descriptor = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
         with os.fdopen(descriptor, "w") as file:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from distributed_autolora.core.lora import LowRankBranch
 from distributed_autolora.errors import RunFailedError
-from distributed_autolora.files.atomic_write import whole_file, writing
+from distributed_autolora.files.atomic_write import atomic_write, writing
 from distributed_autolora.models.portable import NetworkDescription, PortableModel, file_description, read_graph
 from distributed_autolora.models.weights import read_weights, save_weights
 
@@ -78,7 +78,7 @@ def export_graph(model: nn.Module, example: Tensor, path: Path) -> None:
         program = torch.export.export(model.eval(), (pair,), dynamic_shapes=((({0: batch}),)))
         content = io.BytesIO()
         torch.export.save(program, content)
-    with whole_file(path) as file:
+    with atomic_write(path) as file:
         file.write_bytes(content.getvalue())
 
 
@@ -122,7 +122,7 @@ def _write(model: PortableModel, folder: Path, example: Tensor) -> dict[str, nn.
     """Writes the files and returns what they hold when read again."""
     description, graph, weights = model.description, folder / GRAPH_FILE, folder / WEIGHTS_FILE
     if description is None:
-        with whole_file(graph) as file:
+        with atomic_write(graph) as file:
             file.write_bytes(model.graph)
         return {GRAPH_FILE: PortableModel(None, {}, read_graph(graph)).build()}
     save_weights(model.weights, weights, _metadata(description))

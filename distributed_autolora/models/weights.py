@@ -10,7 +10,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from distributed_autolora.errors import UserError
-from distributed_autolora.files.atomic_write import whole_file
+from distributed_autolora.files.atomic_write import atomic_write
 from distributed_autolora.models.checkpoint_formats import Checkpoint, checkpoint_of
 from distributed_autolora.models.weight_files import TENSORS_OR_TRUST, open_weights
 
@@ -93,7 +93,7 @@ def save_weights(state: dict[str, Tensor], path: Path, metadata: dict[str, str] 
         # safetensors refuses tensors that share their memory, as tied weights do.
         whole[name] = tensor.clone() if tensor.data_ptr() in written else tensor
         written.add(tensor.data_ptr())
-    with whole_file(path, SafetensorError) as unfinished:
+    with atomic_write(path, SafetensorError) as unfinished:
         safetensors.torch.save_file(whole, unfinished, metadata=metadata)
 
 

@@ -49,7 +49,7 @@ def choose_run(runs: Path) -> DemoRun:
     numbers = sorted(int(name.removeprefix("demo-")) for name in names if re.fullmatch(r"demo-[1-9]\d*", name))
     for number in reversed(numbers):
         folder = RunFolder(runs / f"demo-{number}")
-        if not folder.is_finished() and not _is_held(folder) and not _is_of_another_recipe(folder):
+        if not folder.is_finished() and not _is_in_use(folder) and not _is_of_another_recipe(folder):
             return DemoRun(folder.name, continued=True)
     return DemoRun(f"demo-{max(numbers, default=0) + 1}", continued=False)
 
@@ -69,9 +69,9 @@ def _is_of_another_recipe(folder: RunFolder) -> bool:
     return False
 
 
-def _is_held(folder: RunFolder) -> bool:
+def _is_in_use(folder: RunFolder) -> bool:
     try:
-        folder.hold()
+        folder.acquire()
     except UserError:
         return True
     folder.release()

@@ -100,7 +100,7 @@ def test_the_highest_interrupted_demo_is_continued(tmp_path: Path) -> None:
 
 def test_a_demo_that_another_process_works_on_is_left_to_it(tmp_path: Path) -> None:
     run = make_run(tmp_path, "demo-1", finished=False)
-    run.hold()
+    run.acquire()
     assert choose_run(tmp_path) == ("demo-2", False)
     run.release()
     assert choose_run(tmp_path) == ("demo-1", True)

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from distributed_autolora.orchestration.mlflow_tracking import connect
-from distributed_autolora.training.distributed.collectives import open_meeting_point
+from distributed_autolora.training.distributed.collectives import open_rendezvous
 from tests.orchestration.cluster.test_local_cluster import listening
 from tests.orchestration.mlflow_tracking.tracking_server import free_port
 from tests.security.watching import LOOPBACK, ROOT, descendants, wait_for
@@ -21,7 +21,7 @@ from tests.security.watching import LOOPBACK, ROOT, descendants, wait_for
 LOCAL_RAY = """
 import sys
 from distributed_autolora.config import ScalingConfig
-from distributed_autolora.orchestration.cluster import connect
+from distributed_autolora.orchestration.cluster.connection import connect
 connect(ScalingConfig(num_workers=1))
 import ray
 ray.get(ray.remote(lambda: None).remote())
@@ -46,7 +46,7 @@ def test_a_local_ray_listens_on_loopback_only() -> None:
 
 
 def test_workers_meet_on_the_given_address_only() -> None:
-    port, store = open_meeting_point("127.0.0.1")
+    port, store = open_rendezvous("127.0.0.1")
     own = {address for address, number in listening({os.getpid()}) if number == port}
     joined = torch.distributed.TCPStore("127.0.0.1", port, is_master=False)  # type: ignore[attr-defined]
     joined.set("key", "value")

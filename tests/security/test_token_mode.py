@@ -82,7 +82,7 @@ def test_token_mode_takes_jobs_with_the_token_and_refuses_all_others(head: Token
 CONNECT = """
 from distributed_autolora.cli import run_program
 from distributed_autolora.config import ScalingConfig
-from distributed_autolora.orchestration.cluster import connect
+from distributed_autolora.orchestration.cluster.connection import connect
 run_program(lambda: connect(ScalingConfig(num_workers=1)))
 """
 

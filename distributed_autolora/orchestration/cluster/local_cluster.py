@@ -23,7 +23,7 @@ from typing import Self
 
 from distributed_autolora.errors import RunFailedError, UserError
 from distributed_autolora.orchestration.cluster.processes import end_family, uninterrupted
-from distributed_autolora.orchestration.cluster.watchdog import start_caretaker
+from distributed_autolora.orchestration.cluster.watchdog import start_watchdog
 
 # Above the ports that other clusters' workers use (10002-19999), below those that the kernel hands out.
 _PORT_RANGE = range(20_000, 32_768)
@@ -35,7 +35,7 @@ _OTHER_CLUSTERS = frozenset({"RAY_ADDRESS", "RAY_API_SERVER_ADDRESS", "RAY_TMPDI
 class LocalCluster:
     """Starts a Ray head with a job server on loopback, and on leaving stops exactly what it started.
 
-    A program that is killed before it can leave has all of it stopped by a caretaker a moment later.
+    A program that is killed before it can leave has all of it stopped by a watchdog a moment later.
 
     Args:
         num_cpus: CPUs that Ray may hand out, at least 1.
@@ -55,7 +55,7 @@ class LocalCluster:
         self._num_cpus = num_cpus
         self._start_timeout_s = start_timeout_s
         self._head: subprocess.Popen[bytes] | None = None
-        self._caretaker: subprocess.Popen[bytes] | None = None
+        self._watchdog: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Self:
         self._ports = _free_ports(6)
@@ -120,7 +120,7 @@ class LocalCluster:
                 # Ctrl-C in a terminal reaches a whole group: the cluster must outlive it to be stopped in order.
                 start_new_session=True,
             )
-        self._caretaker = start_caretaker(self._head.pid, self.folder)
+        self._watchdog = start_watchdog(self._head.pid, self.folder)
 
     def _wait_until_ready(self) -> None:
         assert self._head is not None
@@ -152,10 +152,10 @@ class LocalCluster:
                 end_family(self._head)
                 self._head = None
             shutil.rmtree(self.folder, ignore_errors=True)
-            if self._caretaker is not None:
-                self._caretaker.kill()
-                self._caretaker.communicate()
-                self._caretaker = None
+            if self._watchdog is not None:
+                self._watchdog.kill()
+                self._watchdog.communicate()
+                self._watchdog = None
 
 
 def _free_ports(count: int) -> list[int]:

@@ -1,7 +1,7 @@
-"""Where Ray Train's workers meet: on the first worker's node address, and nowhere else.
+"""The rendezvous of Ray Train's workers, on the first worker's node address only.
 
-Ray has PyTorch open the meeting point on every address of the machine. Here the first worker opens it on the address by
-which Ray knows its node, loopback for a Ray on this machine alone, and all workers join as PyTorch's own launcher does.
+Ray has PyTorch listen on every address of the machine. Here the first worker listens on the address by which Ray knows
+its node (loopback for a local Ray), and all workers join as they do under PyTorch's own launcher.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from ray.train.torch import TorchConfig
 from ray.train.torch.config import _set_torch_distributed_env_vars, _setup_torch_process_group, _TorchBackend
 from ray.train.v2._internal.exceptions import WorkerGroupStartupFailedError
 
-from distributed_autolora.training.distributed.collectives import open_meeting_point
+from distributed_autolora.training.distributed.collectives import open_rendezvous
 
 _OPEN: list[Any] = []
 """The store of this process; the newest group's."""
@@ -36,8 +36,8 @@ class _NodeBackend(_TorchBackend):  # type: ignore[misc]
     def on_start(self, worker_group: Any, backend_config: TorchConfig) -> None:
         """Connects the workers."""
         uses_gpu = worker_group.get_resources_per_worker().get("GPU", 0) > 0
-        address, port = worker_group.execute_single(0, meet_here)
-        worker_group.execute(point_to, address, port)
+        address, port = worker_group.execute_single(0, open_here)
+        worker_group.execute(join_at, address, port)
         worker_group.execute(_set_torch_distributed_env_vars)
         joining = [
             worker_group.execute_single_async(
@@ -58,16 +58,16 @@ class _NodeBackend(_TorchBackend):  # type: ignore[misc]
             raise WorkerGroupStartupFailedError(str(error)) from error
 
 
-def meet_here() -> tuple[str, int]:
-    """Opens the meeting point in this process, the first worker's; returns its address and port."""
+def open_here() -> tuple[str, int]:
+    """Opens the rendezvous in this process, the first worker's; returns its address and port."""
     address = ray.util.get_node_ip_address()
-    port, store = open_meeting_point(address)
+    port, store = open_rendezvous(address)
     _OPEN[:] = [store]
     return address, port
 
 
-def point_to(address: str, port: int) -> None:
-    """Lets PyTorch join the others there when this process is told to ("env://")."""
+def join_at(address: str, port: int) -> None:
+    """Sets what PyTorch reads for "env://", so that this process joins the rendezvous there."""
     os.environ |= {
         "MASTER_ADDR": address,
         "MASTER_PORT": str(port),

@@ -1,7 +1,7 @@
-"""Ends a cluster whose program was killed before it could: python -m ...caretaker HEAD_PID FOLDER.
+"""Ends a local cluster after its program was killed: python -m ...cluster.watchdog HEAD_PID FOLDER.
 
-A program that is killed by SIGKILL, or by the kernel for want of memory, ends nothing that it started. This process
-waits at a pipe whose other end only that program holds, and so learns of its end, whatever it was.
+A program that is killed by SIGKILL or for lack of memory ends nothing that it started. This process reads a pipe whose
+other end only that program holds, so it sees the program's end, whatever caused it.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from pathlib import Path
 from distributed_autolora.orchestration.cluster.processes import STOP_SIGNALS, end_orphans, started_at
 
 
-def start_caretaker(head: int, folder: Path) -> subprocess.Popen[bytes]:
+def start_watchdog(head: int, folder: Path) -> subprocess.Popen[bytes]:
     """Starts the process that ends a cluster after this program; kill it when the cluster was ended in order.
 
     Args:
         head: id of the cluster's first process, the leader of a session of its own.
         folder: the cluster's folder, removed with it.
     """
-    # The folder of this package may be known to this process only by where it stands.
+    # Only the path of this file tells where the package is, if it is not installed.
     package = Path(__file__).resolve().parents[3]
     return subprocess.Popen(
         [sys.executable, "-m", __name__, str(head), str(folder)],

@@ -71,7 +71,7 @@ def _meet(peers: list[Any], backend: str, size: int, start_s: float) -> RoundTri
     doing, within_s = "start", start_s
     try:
         places = tuple(ray.get([peer.place.remote() for peer in peers], timeout=start_s))
-        address, port = ray.get(peers[0].meet_here.remote(), timeout=start_s)
+        address, port = ray.get(peers[0].open_here.remote(), timeout=start_s)
         doing, within_s = "connect", 2.0 * _CONNECT_S
         ray.get([peer.connect.remote(address, port, backend) for peer in peers], timeout=within_s)
         doing = "sum"
@@ -103,19 +103,19 @@ class _Peer:
             gpu_free=int(torch.cuda.mem_get_info()[0]) if gpus else None,
         )
 
-    def meet_here(self) -> tuple[str, int]:
-        """Opens the meeting point, in the first process."""
-        from distributed_autolora.orchestration.cluster.rendezvous import meet_here
+    def open_here(self) -> tuple[str, int]:
+        """Opens the rendezvous, in the first process."""
+        from distributed_autolora.orchestration.cluster.rendezvous import open_here
 
-        return meet_here()
+        return open_here()
 
     def connect(self, address: str, port: int, backend: str) -> None:
         """Joins the others in the way in which the workers of a run do."""
         from ray.train.torch.config import _setup_torch_process_group
 
-        from distributed_autolora.orchestration.cluster.rendezvous import point_to
+        from distributed_autolora.orchestration.cluster.rendezvous import join_at
 
-        point_to(address, port)
+        join_at(address, port)
         _setup_torch_process_group(backend, self._number, self._count, "env://", timeout_s=_CONNECT_S)
 
     def sums(self, size: int) -> tuple[float, bool]:

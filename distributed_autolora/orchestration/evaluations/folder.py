@@ -13,8 +13,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from distributed_autolora.evaluation.chunks import Chunk, Columns
-from distributed_autolora.files.atomic_write import whole_file, writing
-from distributed_autolora.files.folder_lock import lock_folder
+from distributed_autolora.files.atomic_write import atomic_write, writing
+from distributed_autolora.files.folder_lock import acquire_folder
 from distributed_autolora.files.json_files import read_json, write_json
 from distributed_autolora.orchestration.runs.folder import check_writable
 
@@ -44,7 +44,7 @@ class EvaluationFolder:
         check_writable(self.path, flag="--output")
         with writing(self.chunks):
             self.chunks.mkdir(parents=True, exist_ok=True)
-        lock = lock_folder(
+        lock = acquire_folder(
             self.path,
             what=f"The evaluation in {self.path}",
             otherwise="give another --output",
@@ -134,5 +134,5 @@ def joined(parts: list[Columns]) -> Columns:
 
 
 def _write_parquet(path: Path, table: Any) -> None:
-    with whole_file(path, pa.ArrowException) as unfinished:
+    with atomic_write(path, pa.ArrowException) as unfinished:
         pq.write_table(table, unfinished, write_page_checksum=True)

@@ -11,7 +11,7 @@ from typing import IO, Any
 from distributed_autolora.config import ExperimentConfig
 from distributed_autolora.config.yaml_files import read_config, yaml_text
 from distributed_autolora.errors import UserError
-from distributed_autolora.files.folder_lock import lock_folder
+from distributed_autolora.files.folder_lock import acquire_folder
 from distributed_autolora.files.json_files import (
     read_json,
     write_json,
@@ -92,14 +92,14 @@ class RunFolder:
         except UserError:
             return True
 
-    def hold(self) -> None:
+    def acquire(self) -> None:
         """Claims the run for this process until it ends.
 
         Raises:
             UserError: when another live process holds it, or the folder cannot be written.
         """
         check_writable(self.path)
-        self._lock = lock_folder(
+        self._lock = acquire_folder(
             self.path,
             what=f'Run "{self.name}"',
             otherwise="start another with --fresh or --run.name",

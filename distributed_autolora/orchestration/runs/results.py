@@ -15,7 +15,7 @@ import torch
 
 from distributed_autolora.config import ExperimentConfig
 from distributed_autolora.config.yaml_files import config_text
-from distributed_autolora.files.atomic_write import whole_file
+from distributed_autolora.files.atomic_write import atomic_write
 from distributed_autolora.files.json_files import write_json
 from distributed_autolora.models import Classifier, build, read_weights, save_weights
 from distributed_autolora.orchestration import mlflow_tracking
@@ -134,14 +134,14 @@ def _plain_classifier(config: ExperimentConfig, num_classes: int) -> Classifier:
 
 
 def _save_figure(figure: Figure, path: Path) -> None:
-    with whole_file(path) as unfinished:
+    with atomic_write(path) as unfinished:
         figure.savefig(unfinished, format=path.suffix[1:])
 
 
 def _save_outcomes(folder: RunFolder, outcomes: dict[str, Any], row_ids: Sequence[str]) -> None:
     """Writes what became of every test image, in the order of the test table; the file whole or not at all."""
     table = pa.table({"row": outcomes["row"], "row_id": [row_ids[row] for row in outcomes["row"]], **outcomes})
-    with whole_file(folder.path / "outcomes.parquet", pa.ArrowException) as unfinished:
+    with atomic_write(folder.path / "outcomes.parquet", pa.ArrowException) as unfinished:
         pq.write_table(table, unfinished)
 
 

@@ -58,7 +58,7 @@ def train_run(
         return _show_finished(existing[1])
     config, folder = existing if existing is not None else _new_run(config, inputs, checked)
     name, config = run_name(config), with_name(config, folder)
-    folder.hold()
+    folder.acquire()
     try:
         if folder.is_finished():
             return _show_finished(folder)

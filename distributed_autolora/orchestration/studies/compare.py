@@ -33,7 +33,7 @@ def compare(request: StudyRequest) -> Path:
     """
     request = replace(request, study=_checked(request))
     folder = StudyFolder(request.folder)
-    folder.hold()
+    folder.acquire()
     try:
         folder.describe(describe_study(request))
         return Comparison(request, folder).make()

@@ -12,7 +12,7 @@ from typing import IO, Any
 from distributed_autolora.config import DataConfig
 from distributed_autolora.data.parquet.reader import read_texts
 from distributed_autolora.errors import UserError
-from distributed_autolora.files.folder_lock import lock_folder
+from distributed_autolora.files.folder_lock import acquire_folder
 from distributed_autolora.files.json_files import read_json, without_secrets, write_json
 from distributed_autolora.orchestration.runs.folder import RunFolder, check_writable
 from distributed_autolora.orchestration.runs.preflight import EMBEDDED
@@ -48,14 +48,14 @@ class StudyFolder:
         """Name of the study's folder."""
         return self.path.name
 
-    def hold(self) -> None:
+    def acquire(self) -> None:
         """Claims the study for this process until it ends.
 
         Raises:
             UserError: when another live process holds it, or the folder cannot be written.
         """
         check_writable(self.path, flag="--output")
-        self._lock = lock_folder(
+        self._lock = acquire_folder(
             self.path, what=f'Study "{self.name}"', otherwise="give another --name", elsewhere="--output"
         )
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from distributed_autolora.console import print_line
 from distributed_autolora.orchestration.studies.plan import PlannedRun
-from distributed_autolora.reporting.format import left_text
+from distributed_autolora.reporting.format import duration, left_text
 
 
 class StudyProgress:
@@ -51,7 +51,7 @@ class StudyProgress:
         if run.status == "finished":
             self._durations.append(took)
         width = len(str(self._in_all))
-        line = f"[{self._done:>{width}}/{self._in_all}] {run.label}: {outcome_text(run, history)} in {minutes(took)}"
+        line = f"[{self._done:>{width}}/{self._in_all}] {run.label}: {outcome_text(run, history)} in {duration(took)}"
         left = self.seconds_left()
         self._say(line if left is None else f"{line}; {left_text(left)}")
 
@@ -75,10 +75,3 @@ def outcome_text(run: PlannedRun, history: Sequence[dict[str, Any]]) -> str:
     attack = keys[0].rpartition("/")[2].upper().replace("PGD", "PGD-")
     stopped = f", stopped early after epoch {len(history)}" if run.status == "stopped_early" else ""
     return f"val {attack} {100 * history[-1][keys[0]]:.1f} %{stopped}"
-
-
-def minutes(seconds: float) -> str:
-    """Returns "4:12", or "1:04:12" from an hour on."""
-    whole = round(seconds)
-    hours, rest = divmod(whole, 3600)
-    return f"{hours}:{rest // 60:02}:{rest % 60:02}" if hours else f"{rest // 60}:{rest % 60:02}"

@@ -94,16 +94,16 @@ def settle_reduction_layout(wrapped: nn.Module, *inputs: Tensor) -> None:
             buffer.copy_(kept[name])
 
 
-def open_meeting_point(address: str) -> tuple[int, Any]:
-    """Opens the store at which a group of workers meets, on one address of this machine and a free port.
+def open_rendezvous(address: str) -> tuple[int, Any]:
+    """Opens the rendezvous store of a group of workers, on one address of this machine and a free port.
 
-    PyTorch's own would listen on every address that the machine has.
+    PyTorch's own would listen on every address of the machine.
 
     Args:
         address: IP address of this machine, where the other workers can reach it.
 
     Returns:
-        The port, and the store, which serves as long as it is kept.
+        The port, and the store, which is open as long as it is referenced.
     """
     listener = socket.create_server((address, 0), family=socket.AF_INET6 if ":" in address else socket.AF_INET)
     port = int(listener.getsockname()[1])

@@ -103,19 +103,19 @@ def assert_gone(cluster: LocalCluster, pids: set[int]) -> None:
     assert not cluster.folder.exists()
 
 
-# A program that gives its cluster, here a stubborn family in a session of its own, to a caretaker.
+# A program that gives its cluster, here a stubborn family in a session of its own, to a watchdog.
 PROGRAM = """
 import subprocess, sys, time
 from pathlib import Path
-from distributed_autolora.orchestration.caretaker import start_caretaker
+from distributed_autolora.orchestration.cluster.watchdog import start_watchdog
 
 head = subprocess.Popen([sys.executable, "-c", sys.argv[1]], start_new_session=True)
-print(head.pid, start_caretaker(head.pid, Path(sys.argv[2])).pid, flush=True)
+print(head.pid, start_watchdog(head.pid, Path(sys.argv[2])).pid, flush=True)
 time.sleep(600)
 """
 CLUSTER = """
 import sys, time
-from distributed_autolora.orchestration.local_cluster import LocalCluster
+from distributed_autolora.orchestration.cluster.local_cluster import LocalCluster
 
 with LocalCluster() as cluster:
     print(cluster.folder, cluster.address, flush=True)
@@ -203,7 +203,7 @@ def test_a_child_in_another_session_is_ended_too() -> None:
     assert not alive(child)
 
 
-def test_what_a_killed_program_started_is_ended_by_its_caretaker(tmp_path: Path) -> None:
+def test_what_a_killed_program_started_is_ended_by_its_watchdog(tmp_path: Path) -> None:
     folder = tmp_path / "cluster"
     folder.mkdir()
     program = subprocess.Popen(
@@ -215,12 +215,10 @@ def test_what_a_killed_program_started_is_ended_by_its_caretaker(tmp_path: Path)
     assert all(map(alive, pids))
     program.kill()
     program.communicate()
-    assert wait_until(lambda: not any(map(alive, pids)) and not folder.exists(), 30), (
-        "head, its child and the caretaker"
-    )
+    assert wait_until(lambda: not any(map(alive, pids)) and not folder.exists(), 30), "head, its child and the watchdog"
 
 
-def test_a_caretaker_lets_the_session_of_another_process_alone() -> None:
+def test_a_watchdog_lets_the_session_of_another_process_alone() -> None:
     other = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], start_new_session=True)
     try:
         started = started_at(other.pid)

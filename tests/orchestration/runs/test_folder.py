@@ -76,27 +76,27 @@ def test_another_seed_is_another_run(tmp_path: Path) -> None:
     assert find_run(demo(tmp_path, seed=1)) is None
 
 
-def test_what_a_killed_process_was_writing_is_removed_when_the_run_is_held_again(tmp_path: Path) -> None:
+def test_what_a_killed_process_was_writing_is_removed_when_the_run_is_in_use_again(tmp_path: Path) -> None:
     for name in (".history.json.4711", ".model.safetensors.12", "history.json", ".hidden"):
         (tmp_path / name).write_text("{}")
     folder = RunFolder(tmp_path)
-    folder.hold()
+    folder.acquire()
     folder.release()
     assert sorted(file.name for file in tmp_path.iterdir()) == [".hidden", "history.json", "lock"]
 
 
 def test_a_held_run_is_refused_to_another_process_until_its_holder_dies(tmp_path: Path) -> None:
     script = (
-        "import sys, time; from pathlib import Path; from distributed_autolora.orchestration.run_folder import "
-        "RunFolder; folder = RunFolder(Path(sys.argv[1])); folder.hold(); print('held', flush=True); time.sleep(60)"
+        "import sys, time; from pathlib import Path; from distributed_autolora.orchestration.runs.folder import "
+        "RunFolder; folder = RunFolder(Path(sys.argv[1])); folder.acquire(); print('held', flush=True); time.sleep(60)"
     )
     with subprocess.Popen([sys.executable, "-c", script, str(tmp_path)], stdout=subprocess.PIPE, text=True) as holder:
         assert holder.stdout is not None
         assert holder.stdout.readline() == "held\n"
         with pytest.raises(UserError, match=f"in use by process {holder.pid}"):
-            RunFolder(tmp_path).hold()
+            RunFolder(tmp_path).acquire()
         holder.kill()
-    RunFolder(tmp_path).hold()
+    RunFolder(tmp_path).acquire()
 
 
 def test_a_corrupt_record_is_named(tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ BASE = base_config(EMBEDDED_TASK)
 def finished_run(home: Path, name: str, seconds: float, *, steps: int = 10, node: str | None = None) -> None:
     """Writes a finished run of 2 epochs of 300 images on 2 workers."""
     folder = RunFolder(home / "runs" / name)
-    folder.hold()
+    folder.acquire()
     folder.create(replace(BASE, train_attack=replace(BASE.train_attack, num_steps=steps)))
     write_json(folder.history_file, [{"seconds/epoch": seconds, "num_workers": 2}] * 2)
     write_json(folder.path / "result.json", {"train_images": 300})

@@ -57,7 +57,7 @@ def pretend(folder: StudyFolder, run: PlannedRun, accuracy: float, *, finished: 
 
 def held(home: Path) -> StudyFolder:
     folder = StudyFolder(home / "studies" / "tiny")
-    folder.hold()
+    folder.acquire()
     return folder
 
 
@@ -246,7 +246,7 @@ def test_images_from_elsewhere_are_named_where_they_are_not_the_tasks_own(tmp_pa
         assert describe_study(request(tmp_path, study=study)).get("images") == said
 
 
-def test_a_study_is_held_by_one_process_at_a_time(tmp_path: Path) -> None:
+def test_a_study_is_in_use_by_one_process_at_a_time(tmp_path: Path) -> None:
     folder = held(tmp_path)
     with pytest.raises(UserError, match='Study "tiny" is in use by process'):
         held(tmp_path)
