@@ -16,6 +16,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,7 @@ from benchmarks.gpu_tables import show_hours, show_network
 from benchmarks.gpu_variants import EAGER, PLAIN, Trained, Variant, Work, builders, first_run, run_again, training_steps
 from benchmarks.timing import interleaved, ratio, write
 from distributed_autolora.core.fast_attack.attack_network import AttackNetwork
-from distributed_autolora.core.fast_attack.cuda_graphs import CapturedAttack, agreement
+from distributed_autolora.core.fast_attack.cuda_graphs import CudaGraphAttack, agreement
 from distributed_autolora.core.fast_attack.float32 import exact_float32
 
 _PEAK_FLOPS = (("H100 PCIe", 756e12), ("H100", 989e12), ("H200", 989e12), ("A100", 312e12))
@@ -125,19 +126,18 @@ class _Flops(TorchDispatchMode):
 
 
 def _captured_against_eager(work: Work) -> dict[str, Any]:
-    """Returns how near a replayed attack on new images is to the eager one, and what recorded it."""
+    """Returns how far a replayed attack on new images is from the eager one, and what captured it."""
     on_gpu = work.device.type == "cuda"
     network = AttackNetwork(work.fast.model, torch.bfloat16)
-    replayed = CapturedAttack(work.search, network, work.capture if on_gpu else run_again)
+    replayed = CudaGraphAttack(work.search, network, work.capture if on_gpu else run_again)
     replayed(network, work.x, work.y, noise=work.noise)
     x, y, noise = work.x.flip(0), work.y.flip(0), work.noise.flip(1)
-    eager = work.search(network, x, y, noise=noise)
-    judged = agreement(network, x, y, eager, replayed(network, x, y, noise=noise))
+    eager, again = (work.search(network, x, y, noise=noise) for _ in range(2))
+    found = agreement(eager, again, replayed(network, x, y, noise=noise))
     return {
-        "recorded_by": "CUDA graph" if on_gpu else "running again: no CUDA graph on this device",
+        "captured_by": "CUDA graph" if on_gpu else "running again: no CUDA graph on this device",
         "is_replayed": replayed.is_replaying,
-        "differing_pixels": judged.differing_pixels,
-        "loss_gap": judged.loss_gap,
+        **asdict(found),
     }
 
 
@@ -156,7 +156,7 @@ def _data_parallel(work: Work, rounds: int) -> dict[str, Any]:
             "wrapped": lambda: inside.step(work.x, work.noise, work.y, bfloat16=True),
         }
         seconds = interleaved(calls, rounds, _wait(work.device))
-        # The process group's own thread watches the device while a graph is recorded.
+        # The process group's own thread watches the device while a graph is captured.
         captured = _captured_against_eager(work)
         backend = dist.get_backend()
     return {

@@ -55,8 +55,8 @@ def _row(name: str, measured: dict[str, Any], peak: float | None) -> list[str]:
 
 def _show_captured(where: str, captured: dict[str, Any]) -> None:
     print(
-        f"{where}, a replayed attack ({captured['recorded_by']}) against the eager one: "
-        f"{captured['differing_pixels']:.2%} of the pixels differ, the losses by {captured['loss_gap']:.2g} of the gain"
+        f"{where}, pixels of a replayed attack ({captured['captured_by']}) differ from the eager one's by "
+        f"{captured['replay_distance']:.2g} on average, those of two eager attacks by {captured['eager_distance']:.2g}"
         f"{'' if captured['is_replayed'] else '; NOT REPLAYED: it fell back to the eager attack'}"
     )
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from benchmarks.reference import plain_pgd
 from distributed_autolora.core.attacks import pgd
 from distributed_autolora.core.fast_attack.attack_network import AttackNetwork
-from distributed_autolora.core.fast_attack.cuda_graphs import Attack, Capture, CapturedAttack, CudaGraphs, Run
+from distributed_autolora.core.fast_attack.cuda_graphs import Attack, Capture, CudaGraphAttack, CudaGraphs, Run
 from distributed_autolora.core.fast_attack.float32 import tensor_float32
 from distributed_autolora.core.lora import LowRankBranch
 from distributed_autolora.core.objectives import AutoLoRa
@@ -169,7 +169,7 @@ def _folded(
     attacked: nn.Module = network
     if compiled:
         attacked = cast(nn.Module, torch.compile(network, dynamic=False))
-    search: Attack = work.search if capture is None else CapturedAttack(work.search, attacked, capture)
+    search: Attack = work.search if capture is None else CudaGraphAttack(work.search, attacked, capture)
     return _variant(
         work, work.fast, attacked, search, refresh=network.refresh, bfloat16=precision == torch.bfloat16, tf32=tf32
     )

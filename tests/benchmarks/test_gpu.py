@@ -58,7 +58,7 @@ def test_a_replayed_attack_and_a_wrapped_step_compute_what_the_bare_ones_do(ran:
     parallel = measured["data_parallel"]
     for captured in (measured["captured_against_eager"], parallel["captured_against_eager"]):
         assert captured["is_replayed"]
-        assert (captured["differing_pixels"], captured["loss_gap"]) == (0.0, 0.0)
+        assert (captured["replay_distance"], captured["eager_distance"], captured["holds"]) == (0.0, 0.0, True)
     assert parallel["backend"] == "gloo"
     assert parallel["largest_relative_gradient_difference"] == pytest.approx(0.0, abs=1e-6)
 

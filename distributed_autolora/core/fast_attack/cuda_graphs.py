@@ -1,4 +1,4 @@
-"""An attack recorded once and replayed: on a GPU one launch then takes the place of every kernel of all its steps."""
+"""Attacks as CUDA graphs: captured once for each batch shape, then replayed with one launch for all kernels."""
 
 from __future__ import annotations
 
@@ -9,87 +9,80 @@ from functools import cached_property
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 Attack = Callable[..., Tensor]
 Run = Callable[[], Tensor]
 Capture = Callable[[Run], Run]
-"""Takes what is to be recorded, which reads and writes the same memory every time; returns what repeats it."""
+"""Captures a function that reads and writes the same memory in every call; returns its replay."""
 
 _SHAPES = 2
-"""Shapes of batches that are recorded: the full one and the last one of an epoch."""
+"""Batch shapes that are captured: the full one and the last one of an epoch."""
 _WARM_UPS = 3
-_LARGEST_GAP = 0.05
-"""Between a search in bfloat16 and one in float32 it is below 0.045; where the noise is ignored, above 0.055."""
-_LEAST_GAIN = 1e-3
+_LARGEST_Z = 4
+"""Of the sign-flip test: by Hoeffding's inequality it refuses a correct replay with probability exp(-8) at most."""
 
 
 @dataclass(frozen=True)
 class Agreement:
-    """How near two adversarial variants of the same images are, judged by the network that was attacked.
+    """How far the replay of an attack is from the eager attack, and how far two eager attacks are from each other.
 
     Attributes:
-        differing_pixels: share of the pixel values that are not equal, in [0, 1].
-        loss_gap: mean distance of an image's two losses, over the mean distance that the attack moved them.
+        replay_distance: mean absolute difference of a pixel value between the replay and an eager attack.
+        eager_distance: the same between two eager attacks. It is zero unless kernels add up in a varying order.
+        holds: whether the replay differs from an eager attack no more than another eager attack does.
     """
 
-    differing_pixels: float
-    loss_gap: float
-
-    @property
-    def holds(self) -> bool:
-        """Whether rounding explains what differs.
-
-        Where a gradient is nearly zero, rounding turns its sign and moves the pixel by a whole step, so pixels may
-        differ; what the attack was after, the loss of each image, hardly does.
-        """
-        return self.loss_gap <= _LARGEST_GAP
+    replay_distance: float
+    eager_distance: float
+    holds: bool
 
 
-@torch.no_grad()
-def agreement(network: nn.Module, x: Tensor, y: Tensor, expected: Tensor, found: Tensor) -> Agreement:
-    """Compares two attacks on the same images.
+def agreement(eager: Tensor, again: Tensor, replayed: Tensor) -> Agreement:
+    """Compares the replay of an attack with two eager attacks on the same images.
+
+    If the eager attack repeats itself bit for bit, the replay must do so too. Otherwise a paired sign-flip test
+    compares how far each image is from `eager` in the replay and in `again`; it needs more than 16 images to refuse.
 
     Args:
-        network: logits of images, in eval mode.
-        x: [n, C, H, W] natural images, n at least 1.
-        y: [n] labels.
-        expected: their adversarial variants by one attack.
-        found: by the other.
+        eager: [n, C, H, W] adversarial images, n at least 1.
+        again: by the same attack, run a second time.
+        replayed: by its replay.
     """
-    before, after, other = (F.cross_entropy(network(images), y, reduction="none") for images in (x, expected, found))
-    gain = (after - before).abs().mean().clamp_min(_LEAST_GAIN)
-    return Agreement(
-        differing_pixels=float((expected != found).float().mean()), loss_gap=float((other - after).abs().mean() / gain)
-    )
+    distances, expected = ((other - eager).abs().flatten(1).mean(1).double() for other in (replayed, again))
+    if torch.equal(eager, again):
+        holds = torch.equal(eager, replayed)
+    else:
+        excess = distances - expected
+        holds = bool(excess.sum() <= _LARGEST_Z * excess.norm())
+    return Agreement(float(distances.mean()), float(expected.mean()), holds)
 
 
-class CapturedAttack:
-    """An attack on one network that is recorded for the first shapes of batches it meets, and replayed from then on.
+class CudaGraphAttack:
+    """An attack on one network as CUDA graphs: captured for the first batch shapes it meets, then replayed.
 
-    The first replay of a shape is compared with the attack itself on the same images. When recording fails, or they
-    do not agree, a warning says so and attacks run eagerly from then on. So do batches of further shapes, empty ones,
-    and attacks on other networks.
+    The first replay of a shape is compared with the eager attack on the same images. If the capture fails or the two
+    do not agree, one warning gives the reason and all later attacks run eagerly. Further shapes, empty batches and
+    attacks on other networks always run eagerly.
 
     Args:
-        attack: attack(network, x, y, noise=...) -> x_adv; it starts where `noise` says or at the image.
-        network: whose storage stays where it is, as an `AttackNetwork`'s does when it is refreshed.
+        attack: attack(network, x, y, noise=...) -> x_adv; it starts at `noise`, or at the image without it.
+        network: its storage must stay where it is, as that of an `AttackNetwork` does.
         capture: such as `CudaGraphs`.
     """
 
     def __init__(self, attack: Attack, network: nn.Module, capture: Capture) -> None:
         self._attack, self._network, self._capture = attack, network, capture
-        self._recordings: dict[tuple[object, ...], _Recording] = {}
+        self._graphs: dict[tuple[object, ...], _Graph] = {}
         self._is_eager = False
 
     @property
     def is_replaying(self) -> bool:
-        """Whether an attack was recorded, and was found to agree."""
-        return bool(self._recordings)
+        """Whether a capture succeeded and its replay agreed."""
+        return bool(self._graphs)
 
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor, *, noise: Tensor | None = None) -> Tensor:
-        """Returns what `attack` returns, in memory of its own.
+        """Returns the attack's result in memory of its own.
 
         Args:
             model: the network to attack.
@@ -99,55 +92,53 @@ class CapturedAttack:
         """
         inputs = (x, y) if noise is None else (x, y, noise)
         key = tuple((tuple(tensor.shape), tensor.dtype) for tensor in inputs)
-        if recording := self._recordings.get(key) if model is self._network else None:
-            return recording.replay(inputs)
+        if graph := self._graphs.get(key) if model is self._network else None:
+            return graph.replay(inputs)
         x_adv = self._attack(model, x, y, noise=noise)
-        if model is not self._network or self._is_eager or len(x) == 0 or len(self._recordings) == _SHAPES:
+        if model is not self._network or self._is_eager or len(x) == 0 or len(self._graphs) == _SHAPES:
             return x_adv
         try:
-            recording = _Recording(self._attack, model, inputs, self._capture)
-            found = recording.replay(inputs)
-            judged = agreement(model, x, y, x_adv, found)
+            graph = _Graph(self._attack, model, inputs, self._capture)
+            replayed = graph.replay(inputs)
+            result = agreement(x_adv, self._attack(model, x, y, noise=noise), replayed)
         except RuntimeError as error:
-            # A recording that is broken off raises once more at its end, and that error says less.
-            return self._eagerly(x_adv, str(error.__context__ or error).partition("\n")[0].rstrip("."))
-        if not judged.holds:
-            return self._eagerly(
-                x_adv,
-                f"replayed, the attack differs in {judged.differing_pixels:.1%} of the pixels and in the losses by "
-                f"{judged.loss_gap:.2g} of what it gains",
+            # A failed capture raises a second, vaguer error on exit; report the first.
+            return self._fall_back(x_adv, str(error.__context__ or error).partition("\n")[0].rstrip("."))
+        if not result.holds:
+            distances = (
+                f"{result.replay_distance:.2g} on average, those of two eager attacks by {result.eager_distance:.2g}"
             )
-        self._recordings[key] = recording
-        return found
+            return self._fall_back(x_adv, f"pixels of the replay differ by {distances}")
+        self._graphs[key] = graph
+        return replayed
 
-    def _eagerly(self, x_adv: Tensor, reason: str) -> Tensor:
+    def _fall_back(self, x_adv: Tensor, reason: str) -> Tensor:
         self._is_eager = True
-        self._recordings.clear()
+        self._graphs.clear()
         warnings.warn(f"Attacks run eagerly, kernel by kernel: {reason}.", RuntimeWarning, stacklevel=3)
         return x_adv
 
 
-class _Recording:
+class _Graph:
     """One attack for batches of one shape, and the memory that it reads."""
 
     def __init__(self, attack: Attack, network: nn.Module, inputs: tuple[Tensor, ...], capture: Capture) -> None:
-        # Other rows than the caller's: a recording that keeps what it saw gives itself away when it is compared.
+        # Capture permuted rows, so that inputs baked into the graph are detected.
         self._inputs = tuple(torch.empty_like(tensor).copy_(tensor.detach().roll(1, 0)) for tensor in inputs)
         x, y, *noise = self._inputs
         self._replay = capture(lambda: attack(network, x, y, noise=noise[0] if noise else None))
 
     def replay(self, inputs: tuple[Tensor, ...]) -> Tensor:
-        """Returns the attack on `inputs`."""
         for own, given in zip(self._inputs, inputs, strict=True):
             own.copy_(given.detach())
         return self._replay().clone()
 
 
 class CudaGraphs:
-    """Records work on a GPU as CUDA graphs.
+    """Captures work on a GPU as CUDA graphs.
 
-    They share one memory pool and stream, so they need the memory of the largest only: replay one at a time, and take
-    a result out of the pool before the next. Between replays the pool keeps its memory from everything else.
+    They share one memory pool and stream, so they need the memory of the largest only: replay one at a time, and copy
+    a result out of the pool before the next replay. Nothing else can use the pool's memory between replays.
 
     Args:
         device: a CUDA device.
@@ -165,18 +156,18 @@ class CudaGraphs:
         return torch.cuda.graph_pool_handle()
 
     def __call__(self, run: Run) -> Run:
-        """Runs `run` some times, then records it; returns what replays it on the caller's stream.
+        """Warms `run` up, then captures it; returns its replay on the caller's stream.
 
         Raises:
-            RuntimeError: when something in it cannot be recorded.
+            RuntimeError: when something in it cannot be captured.
         """
         caller, stream, graph = torch.cuda.current_stream(self._device), self._stream, torch.cuda.CUDAGraph()
         stream.wait_stream(caller)
-        # A recording that fails leaves its stream the current one; this block gives the caller's back.
+        # A failed capture leaves its stream the current one; this block restores the caller's.
         with torch.cuda.stream(stream):
-            for _ in range(_WARM_UPS):  # what libraries set up for a stream cannot be recorded
+            for _ in range(_WARM_UPS):  # what libraries set up for a stream cannot be captured
                 run()
-            # Other threads may go on meanwhile: NCCL's watchdog asks for events, prefetching locks memory.
+            # Other threads may use the device meanwhile: NCCL's watchdog queries events, prefetching pins memory.
             with torch.cuda.graph(graph, pool=self._pool, stream=stream, capture_error_mode="thread_local"):
                 x_adv = run()
         caller.wait_stream(stream)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from distributed_autolora.config import AttackConfig, ExperimentConfig
 from distributed_autolora.config.reading import nearest
 from distributed_autolora.core.attacks import pgd
-from distributed_autolora.core.fast_attack.cuda_graphs import CapturedAttack, CudaGraphs
+from distributed_autolora.core.fast_attack.cuda_graphs import CudaGraphAttack, CudaGraphs
 from distributed_autolora.core.fast_attack.float32 import tensor_float32
 from distributed_autolora.core.lora import LowRankBranch
 from distributed_autolora.core.objectives import AutoLoRa, VanillaRFT
@@ -209,7 +209,7 @@ def build_attacks(config: ExperimentConfig, network: nn.Module, device: torch.de
     if device.type != "cuda":
         return train, evaluate
     capture = CudaGraphs(device)
-    return CapturedAttack(train, network, capture), CapturedAttack(evaluate, network, capture)
+    return CudaGraphAttack(train, network, capture), CudaGraphAttack(evaluate, network, capture)
 
 
 def attack_name(attack: AttackConfig) -> str:
