@@ -35,8 +35,7 @@ from distributed_autolora.data.splits import stratified_subset
 from distributed_autolora.errors import UserError
 from distributed_autolora.evaluation.attacks import STANDARD_BUDGET, label, parse
 from distributed_autolora.evaluation.chunks import Chunk, cut
-from distributed_autolora.models import read_weights
-from distributed_autolora.models.portable import NetworkDescription, PortableModel, file_description
+from distributed_autolora.models.portable import NetworkDescription, PortableModel, read_model
 from distributed_autolora.orchestration.evaluations.worker import Assignment, open_test_split, table_digest
 from distributed_autolora.orchestration.runs.preflight import find_inputs
 from distributed_autolora.training.evaluation import fit_linear_head
@@ -178,7 +177,7 @@ def _assignment(flags: Flags) -> Assignment:
         )
     chosen = stratified_subset(test.labels, count, flags.seed)
     return Assignment(
-        model=_shipped_model() if flags.model is None else _model_of_file(flags.model),
+        model=_shipped_model() if flags.model is None else read_model(flags.model),
         data_folder=inputs.data_folder,
         data_digest=digest,
         table_digest=table_digest(test),
@@ -196,18 +195,8 @@ def _shipped_model() -> PortableModel:
     data = TaskData(config, inputs.data_folder, torch.device("cpu"))
     classifier = fresh_classifier(config, data.num_classes, inputs.weights)
     fit_linear_head(classifier, data.plain_batch, data.split.train, config.evaluation.batch_size_per_worker)
-    model = config.model
-    description = NetworkDescription(
-        backbone=model.backbone, num_classes=data.num_classes, mean=tuple(model.mean), std=tuple(model.std)
-    )
+    description = NetworkDescription.of(config.model, data.num_classes)
     return PortableModel(description, classifier.backbone.state_dict())
-
-
-def _model_of_file(path: Path) -> PortableModel:
-    description = file_description(path)
-    if description is None:
-        raise UserError(f"{path} does not say which network it belongs to: give a run's model.safetensors.")
-    return PortableModel(description, read_weights(path))
 
 
 if __name__ == "__main__":

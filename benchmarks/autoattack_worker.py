@@ -100,5 +100,4 @@ def judge_plainly(chunk: Chunk) -> Judged:
 
 def num_classes(job: Assignment) -> int:
     """Returns the number of outputs of the model that is judged."""
-    assert job.model.description is not None
     return job.model.description.num_classes

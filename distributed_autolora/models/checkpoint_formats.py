@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -33,6 +33,8 @@ class Checkpoint:
     state: State
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    """The text fields of a safetensors file."""
 
 
 def checkpoint_of(where: str, content: Any, metadata: Mapping[str, str]) -> Checkpoint:
@@ -55,7 +57,8 @@ def checkpoint_of(where: str, content: Any, metadata: Mapping[str, str]) -> Chec
     mean = _agreed(where, "mean", [state[name] for name in named if name.split(".")[-1] in _MEANS])
     std = _agreed(where, "std", [state[name] for name in named if name.split(".")[-1] in _STDS])
     rest = {name: value for name, value in state.items() if name not in named}
-    return Checkpoint(_unwrapped(rest, _WRAPPERS), mean or _stated(metadata, "mean"), std or _stated(metadata, "std"))
+    mean, std = mean or _channels(stated(metadata, "mean")), std or _channels(stated(metadata, "std"))
+    return Checkpoint(_unwrapped(rest, _WRAPPERS), mean, std, metadata)
 
 
 def _only_state_dict(where: str, content: Any) -> State:
@@ -146,9 +149,13 @@ def _agreed(where: str, what: str, values: list[Tensor]) -> tuple[float, ...] | 
     return next(iter(found), None)
 
 
-def _stated(metadata: Mapping[str, str], what: str) -> tuple[float, ...] | None:
+def stated(metadata: Mapping[str, str], what: str) -> Any:
+    """Returns a JSON value from the metadata of a file, None where it is absent or no JSON."""
     try:
-        values = json.loads(metadata.get(what, "null"))
+        return json.loads(metadata.get(what, "null"))
     except ValueError:
         return None
-    return tuple(map(float, values)) if isinstance(values, list) else None
+
+
+def _channels(value: Any) -> tuple[float, ...] | None:
+    return tuple(map(float, value)) if isinstance(value, list) else None

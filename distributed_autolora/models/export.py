@@ -15,22 +15,22 @@ from torch import Tensor, nn
 from distributed_autolora.core.lora import LowRankBranch
 from distributed_autolora.errors import RunFailedError
 from distributed_autolora.files.atomic_write import atomic_write, writing
-from distributed_autolora.models.portable import NetworkDescription, PortableModel, file_description, read_graph
-from distributed_autolora.models.weights import read_weights, save_weights
+from distributed_autolora.models.portable import PortableModel, read_model
+from distributed_autolora.models.weights import save_weights
 
 TOLERANCE = 1e-5
 """Largest difference of a logit, absolute and relative, between a model and its reloaded export."""
-WEIGHTS_FILE, GRAPH_FILE = "model.safetensors", "model.pt2"
+WEIGHTS_FILE, PROGRAM_FILE = "model.safetensors", "model.pt2"
 
 
 def export_model(model: PortableModel, folder: Path, batches: Iterable[Tensor]) -> dict[str, float]:
-    """Writes the model as safetensors and as a graph of torch.export, reloads both, and compares their logits.
+    """Writes the model as safetensors and as a torch.export program, reloads both, and compares their logits.
 
-    The graph takes float32 images [n, C, H, W] in [0, 1], n at least 1. A file whose logits differ is removed.
+    The program takes float32 images [n, C, H, W] in [0, 1], n at least 1. A file whose logits differ is removed.
 
     Args:
-        model: a network by its weights; an exported graph is only written again.
-        folder: existing folder that gets "model.safetensors" (for a network) and "model.pt2".
+        model: the model.
+        folder: existing folder that gets "model.safetensors" and "model.pt2".
         batches: images in [0, 1], at least one batch of at least one image; the test images.
 
     Returns:
@@ -56,12 +56,12 @@ def export_model(model: PortableModel, folder: Path, batches: Iterable[Tensor]) 
     return differences
 
 
-def export_graph(model: nn.Module, example: Tensor, path: Path) -> None:
-    """Writes a model as a graph of torch.export that takes batches of any size.
+def export_program(model: nn.Module, example: Tensor, path: Path) -> None:
+    """Writes a model as a torch.export program that takes batches of any size.
 
     Args:
         model: takes [n, C, H, W] images; exported in eval mode.
-        example: at least one such image; its C, H and W become those of the graph.
+        example: at least one such image; its C, H and W become those of the program.
         path: file to write, ending in ".pt2".
 
     Raises:
@@ -70,7 +70,7 @@ def export_graph(model: nn.Module, example: Tensor, path: Path) -> None:
     """
     if any(isinstance(module, LowRankBranch) for module in model.modules()):
         raise ValueError("the model still has its low-rank branch")
-    # With a batch of 1 the graph would be specialised to it.
+    # With a batch of 1 the program would be specialised to it.
     pair = torch.cat([example[:1], example[:1]])
     batch = torch.export.Dim("batch", min=1)
     with warnings.catch_warnings():
@@ -99,39 +99,19 @@ def largest_difference(model: nn.Module, copy: nn.Module, x: Tensor, what: Path)
     difference = (expected - found).abs()
     if not bool((difference <= TOLERANCE * (1 + expected.abs())).all()):
         raise RunFailedError(
-            f"{what} is not published: reloaded, its logits differ from the model's by up to "
-            f"{difference.max().item():.2g}, and {TOLERANCE:g} is allowed. --no-export evaluates without publishing."
+            f"{what} is not exported: reloaded, its logits differ from the model's by up to "
+            f"{difference.max().item():.2g}, and {TOLERANCE:g} is allowed. --no-export evaluates without an export."
         )
     return float(difference.max())
 
 
-def load_weights_file(path: Path) -> PortableModel:
-    """Returns the model in a .safetensors file that says what it is.
-
-    Raises:
-        UserError: for a damaged file.
-        ValueError: for a file that does not say what it is.
-    """
-    description = file_description(path)
-    if description is None:
-        raise ValueError(f"{path} does not say which network it belongs to")
-    return PortableModel(description, read_weights(path))
-
-
 def _write(model: PortableModel, folder: Path, example: Tensor) -> dict[str, nn.Module]:
     """Writes the files and returns what they hold when read again."""
-    description, graph, weights = model.description, folder / GRAPH_FILE, folder / WEIGHTS_FILE
-    if description is None:
-        with atomic_write(graph) as file:
-            file.write_bytes(model.graph)
-        return {GRAPH_FILE: PortableModel(None, {}, read_graph(graph)).build()}
-    save_weights(model.weights, weights, _metadata(description))
-    export_graph(model.build(), example, graph)
-    return {
-        WEIGHTS_FILE: load_weights_file(weights).build(),
-        GRAPH_FILE: PortableModel(None, {}, read_graph(graph)).build(),
-    }
-
-
-def _metadata(description: NetworkDescription) -> dict[str, str]:
-    return {**description.metadata(), "input": "float32 images [n, C, H, W] in [0, 1], normalised with mean and std"}
+    program, weights = folder / PROGRAM_FILE, folder / WEIGHTS_FILE
+    about = {"input": "float32 images [n, C, H, W] in [0, 1], normalised with mean and std"}
+    save_weights(model.weights, weights, model.description.metadata() | about)
+    export_program(model.build(), example, program)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        reloaded = torch.export.load(program).module()
+    return {WEIGHTS_FILE: read_model(weights).build(), PROGRAM_FILE: reloaded}

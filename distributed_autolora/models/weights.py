@@ -1,4 +1,4 @@
-"""Weights in files: read strictly, written whole."""
+"""Weights in files: read strictly, written atomically."""
 
 from __future__ import annotations
 
@@ -75,13 +75,44 @@ def load_backbone(
     """
     checkpoint = read_checkpoint(location, digest=digest, allow_pickle=allow_pickle)
     _check_normalisation(location, checkpoint, mean, std)
-    own = {name: value for name, value in network.state_dict().items() if not name.startswith(f"{head}.")}
-    given = {name: value for name, value in checkpoint.state.items() if not name.startswith(f"{head}.")}
-    network.load_state_dict(_matched(location, own, given), strict=False)
+    load_strictly(network, checkpoint.state, str(location), fresh=head, advice="Give the matching model.backbone.")
+
+
+def load_strictly(
+    network: nn.Module, state: dict[str, Tensor], where: str, *, fresh: str | None = None, advice: str
+) -> None:
+    """Loads a state dict that must match the network in every name and shape.
+
+    Args:
+        network: where to load it.
+        state: by the network's own names.
+        where: the file, for messages.
+        fresh: layer that keeps its values, and is not compared; None: none.
+        advice: what to do about another network's weights, for messages.
+
+    Raises:
+        UserError: when a tensor is missing, left over, or of another shape; names the first three.
+    """
+    own, given = (
+        {name: value for name, value in tensors.items() if fresh is None or not name.startswith(f"{fresh}.")}
+        for tensors in (network.state_dict(), state)
+    )
+    given = {name: value for name, value in own.items() if name.endswith(f".{_COUNTER}")} | given
+    missing = [name for name in own if name not in given]
+    unexpected = [name for name in given if name not in own]
+    reshaped = [name for name in own if name in given and own[name].shape != given[name].shape]
+    if missing or unexpected or reshaped:
+        details = [f"{name} is {list(given[name].shape)}, not {list(own[name].shape)}" for name in reshaped]
+        details += [f"missing {name}" for name in missing] + [f"unexpected {name}" for name in unexpected]
+        raise UserError(
+            f"Weights: {where} is a checkpoint of another architecture ({len(missing)} tensors missing, "
+            f"{len(unexpected)} unexpected, {len(reshaped)} of another shape; {'; '.join(details[:3])}). {advice}"
+        )
+    network.load_state_dict(given, strict=fresh is None)
 
 
 def save_weights(state: dict[str, Tensor], path: Path, metadata: dict[str, str] | None = None) -> None:
-    """Writes a state dict as safetensors, whole or not at all.
+    """Writes a state dict as safetensors, atomically.
 
     Raises:
         StorageError: when it cannot be written.
@@ -95,27 +126,6 @@ def save_weights(state: dict[str, Tensor], path: Path, metadata: dict[str, str] 
         written.add(tensor.data_ptr())
     with atomic_write(path, SafetensorError) as unfinished:
         safetensors.torch.save_file(whole, unfinished, metadata=metadata)
-
-
-def _matched(location: str | Path, own: dict[str, Tensor], given: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Returns `given` with the counters that old files lack.
-
-    Raises:
-        UserError: unless it has exactly the names and shapes of `own`.
-    """
-    given = {name: value for name, value in own.items() if name.endswith(f".{_COUNTER}")} | given
-    missing = [name for name in own if name not in given]
-    unexpected = [name for name in given if name not in own]
-    reshaped = [name for name in own if name in given and own[name].shape != given[name].shape]
-    if missing or unexpected or reshaped:
-        details = [f"{name} is {list(given[name].shape)}, not {list(own[name].shape)}" for name in reshaped]
-        details += [f"missing {name}" for name in missing] + [f"unexpected {name}" for name in unexpected]
-        raise UserError(
-            f"Weights: {location} is a checkpoint of another architecture ({len(missing)} tensors missing, "
-            f"{len(unexpected)} unexpected, {len(reshaped)} of another shape; {'; '.join(details[:3])}). "
-            "Give the matching model.backbone."
-        )
-    return given
 
 
 def _check_normalisation(

@@ -12,8 +12,7 @@ from benchmarks.quality import Paired, compare, show, verdict
 from benchmarks.quality_runs import FAST, FLOAT32, PATHS, Task, expected_seconds, tasks_of, train_and_judge, work_off
 from distributed_autolora.core.attacks import pgd
 from distributed_autolora.core.threat_model import ThreatModel
-from distributed_autolora.models import read_weights
-from distributed_autolora.models.portable import PortableModel, file_description
+from distributed_autolora.models.portable import read_model
 from distributed_autolora.training.task_data import TaskData
 from tests.training.tasks import small_config, write_task
 
@@ -49,7 +48,7 @@ def test_the_judgement_is_that_of_a_float32_attack_on_the_kept_model(
     tasks, results = finished
     task, config = tasks[0], tasks[0].config
     file = task.place / "model.safetensors"
-    model = PortableModel(file_description(file), read_weights(file)).build()
+    model = read_model(file).build()
     data = TaskData(config, task.inputs.data_folder, torch.device("cpu"))
     x, y = data.test_batch(torch.arange(data.num_test))
     threat_model, step_size = ThreatModel(epsilon=config.threat_model.epsilon), config.eval_attack.step_size

@@ -18,7 +18,7 @@ from distributed_autolora.config import ExperimentConfig, ModelConfig
 from distributed_autolora.errors import UserError
 from distributed_autolora.models import build, load_backbone, read_checkpoint, save_weights
 from distributed_autolora.models import weights_digest as digest_of
-from distributed_autolora.models.portable import load_strictly
+from distributed_autolora.models.portable import NetworkDescription, PortableModel
 from distributed_autolora.models.published import SHA256
 from distributed_autolora.models.small_resnet import SmallResNet
 from tests.models.checkpoints import IMAGENET, State, attacker_state, column, write_robust_imagenet
@@ -158,8 +158,9 @@ def test_another_architecture_is_refused(tmp_path: Path) -> None:
 def test_a_head_of_other_classes_is_dropped_for_fine_tuning_and_refused_for_evaluation(tmp_path: Path) -> None:
     save_weights(small(9).state_dict(), tmp_path / "w.safetensors")
     load_backbone(small(5), tmp_path / "w.safetensors", head="fc")
+    five = NetworkDescription(backbone="small_resnet", num_classes=5, mean=IMAGENET[0], std=IMAGENET[1])
     with pytest.raises(UserError, match=r"fc.weight is \[9, 64\], not \[5, 64\]"):
-        load_strictly(small(5), read_checkpoint(tmp_path / "w.safetensors").state)
+        PortableModel(five, read_checkpoint(tmp_path / "w.safetensors").state).build()
 
 
 def test_another_normalisation_than_the_file_s_is_refused(tmp_path: Path) -> None:

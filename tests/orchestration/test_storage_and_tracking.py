@@ -19,7 +19,7 @@ from distributed_autolora.errors import RunFailedError, UserError
 from distributed_autolora.evaluation.chunks import Chunk
 from distributed_autolora.files.json_files import write_json
 from distributed_autolora.models import read_weights, save_weights
-from distributed_autolora.models.export import export_graph, export_model
+from distributed_autolora.models.export import export_model, export_program
 from distributed_autolora.models.portable import NetworkDescription, PortableModel
 from distributed_autolora.orchestration.evaluations.folder import EvaluationFolder
 from distributed_autolora.orchestration.mlflow_tracking import MetricWriter, TrackingError, connect, open_run
@@ -178,7 +178,7 @@ def test_an_export_on_a_full_disk_is_refused_in_one_line_and_leaves_nothing(disk
     with pytest.raises(RunFailedError, match=r"model.* cannot be written \(.*No space left on device"):
         export_model(model, disk.folder, [torch.rand(2, 1, 8, 8)])
     with pytest.raises(RunFailedError, match=r"model\.pt2 cannot be written \(No space left on device\)"):
-        export_graph(model.build(), torch.rand(2, 1, 8, 8), disk.folder / "model.pt2")
+        export_program(model.build(), torch.rand(2, 1, 8, 8), disk.folder / "model.pt2")
     assert {file.name for file in disk.folder.iterdir()} == {"ballast"}
 
 

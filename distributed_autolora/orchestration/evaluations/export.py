@@ -5,14 +5,18 @@ from __future__ import annotations
 import hashlib
 import json
 import sys
+import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
+
 from distributed_autolora.config import RunConfig
 from distributed_autolora.console import print_line
 from distributed_autolora.files.json_files import write_json, write_text
-from distributed_autolora.models.export import export_model
+from distributed_autolora.models import save_weights
+from distributed_autolora.models.export import WEIGHTS_FILE, export_model
 from distributed_autolora.orchestration import mlflow_tracking
 from distributed_autolora.orchestration.cluster.processes import uninterrupted
 from distributed_autolora.orchestration.evaluations.folder import OUTCOMES_FILE, RESULT_FILE
@@ -144,9 +148,8 @@ def _digests(folder: Path, names: Iterable[str]) -> dict[str, str] | None:
 
 def _facts(plan: Plan, differences: dict[str, float]) -> ModelFacts:
     model, run, config = plan.found.model, plan.found.run, plan.found.config
-    description = model.description
     return ModelFacts(
-        architecture="exported graph" if description is None else description.backbone,
+        architecture=model.description.backbone,
         parameters=sum(parameter.numel() for parameter in model.build().parameters()),
         pretrained=config is None or config.model.weights is not None,
         method=None if config is None else config.method.name,
@@ -192,11 +195,13 @@ def _tags(plan: Plan, result: dict[str, Any]) -> dict[str, str]:
 
 def _register(plan: Plan, name: str, result: dict[str, Any], tracking: Tracking) -> None:
     """Files the model in the registry, and logs it first where its run has none."""
-    import torch
-
     if plan.found.run is None:
-        example = next(plan.batches(2))
-        mlflow_tracking.log_model(tracking.uri, tracking.run_id, plan.found.model.build(), torch.cat([example] * 2))
+        model, example = plan.found.model, next(plan.batches(2))
+        with tempfile.TemporaryDirectory() as folder:
+            weights = Path(folder, WEIGHTS_FILE)
+            save_weights(model.weights, weights, model.description.metadata())
+            pair = torch.cat([example] * 2)
+            mlflow_tracking.log_model(tracking.uri, tracking.run_id, model.build(), pair, weights=weights)
     tags = {key: f"{value:.4f}" for key, value in _metrics(plan, result).items() if "accuracy" in key}
     tags = {key.replace("/", "."): text for key, text in (tags | _tags(plan, result)).items()}
     version = mlflow_tracking.register_model(tracking.uri, tracking.run_id, name, tags)

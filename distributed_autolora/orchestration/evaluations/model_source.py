@@ -3,26 +3,20 @@
 from __future__ import annotations
 
 import re
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from distributed_autolora.config import IMAGENET_MEAN, IMAGENET_STD, ExperimentConfig, ModelConfig
+from distributed_autolora.config import IMAGENET_MEAN, IMAGENET_STD, ExperimentConfig
 from distributed_autolora.config.reading import nearest
 from distributed_autolora.errors import UserError
-from distributed_autolora.models.portable import (
-    NetworkDescription,
-    PortableModel,
-    file_description,
-    load_strictly,
-    read_graph,
-)
+from distributed_autolora.models.portable import NetworkDescription, PortableModel, read_model
 from distributed_autolora.models.weights import read_checkpoint, read_weights
 from distributed_autolora.orchestration.evaluations.request import EvaluationRequest
-from distributed_autolora.orchestration.mlflow_tracking import default_tracking_uri, download_graph
+from distributed_autolora.orchestration.mlflow_tracking import default_tracking_uri, download_weights
 from distributed_autolora.orchestration.runs.folder import RunFolder
 
 _MLFLOW = re.compile(r"(models|runs):/")
-_GRAPH_SUFFIX = ".pt2"
 _NETWORK_FLAGS = ("backbone", "num_classes", "mean", "std", "input_size")
 _TENSORS_ONLY = "Give --model a file of tensors only, as torch.save(network.state_dict(), FILE) writes it."
 
@@ -76,7 +70,9 @@ def find_model(request: EvaluationRequest, num_classes: int) -> FoundModel:
     if _MLFLOW.match(request.model):
         _refuse_network_flags(request, request.model)
         uri = request.mlflow_uri or default_tracking_uri(request.home())
-        return FoundModel(_legal(request.model), PortableModel(None, {}, download_graph(uri, request.model)))
+        with tempfile.TemporaryDirectory() as folder:
+            model = read_model(download_weights(uri, request.model, Path(folder)))
+        return FoundModel(_legal(request.model), model)
     run = find_run_folder(request.model, request.home())
     if run is not None:
         _refuse_network_flags(request, f'run "{run.name}"')
@@ -84,34 +80,22 @@ def find_model(request: EvaluationRequest, num_classes: int) -> FoundModel:
     path = Path(request.model).expanduser().absolute()
     if not path.is_file():
         raise UserError(_not_found(request, path))
-    if path.suffix == _GRAPH_SUFFIX:
-        _refuse_network_flags(request, str(path))
-        return FoundModel(_legal(path.stem), PortableModel(None, {}, read_graph(path)))
+    if path.suffix == ".pt2":
+        raise UserError(f"{path} is an exported program: give the model.safetensors that was written beside it.")
     return FoundModel(_legal(path.stem), _model_of_file(path, request, num_classes))
 
 
 def _model_of_run(run: RunFolder) -> FoundModel:
-    config, result = run.config(), run.read("result.json")
-    path = run.path / "model.safetensors"
-    description = _described(config.model, int(result["num_classes"]))
+    config, path = run.config(), run.path / "model.safetensors"
+    description = NetworkDescription.of(config.model, int(run.read("result.json")["num_classes"]))
     model = PortableModel(description, read_weights(path))
-    _check_weights(model, path)
+    model.build(where=str(path))  # refuses weights that do not fit
     return FoundModel(run.name, model, run, config)
-
-
-def _described(model: ModelConfig, num_classes: int) -> NetworkDescription:
-    return NetworkDescription(
-        backbone=model.backbone,
-        num_classes=num_classes,
-        mean=tuple(model.mean),
-        std=tuple(model.std),
-        input_size=model.input_size,
-    )
 
 
 def _model_of_file(path: Path, request: EvaluationRequest, num_classes: int) -> PortableModel:
     checkpoint = read_checkpoint(path, pickle_advice=_TENSORS_ONLY)
-    description = file_description(path)
+    description = NetworkDescription.from_metadata(checkpoint.metadata)
     if description is None:
         if request.backbone is None:
             raise UserError(f"{path} does not say which network it belongs to: give --backbone, such as resnet18.")
@@ -125,7 +109,7 @@ def _model_of_file(path: Path, request: EvaluationRequest, num_classes: int) -> 
     else:
         _refuse_network_flags(request, str(path))
     model = PortableModel(description, checkpoint.state)
-    _check_weights(model, path)
+    model.build(where=str(path))  # refuses weights that do not fit
     return model
 
 
@@ -137,11 +121,6 @@ def _refuse_network_flags(request: EvaluationRequest, model: str) -> None:
             f"{', '.join(given)} cannot be changed: {model} says itself what network it is and what its images are "
             "scaled by. Leave that out; it is for state dicts that do not say."
         )
-
-
-def _check_weights(model: PortableModel, path: Path) -> None:
-    assert model.description is not None
-    load_strictly(model.description.build().backbone, model.weights, str(path))
 
 
 def _not_found(request: EvaluationRequest, path: Path) -> str:

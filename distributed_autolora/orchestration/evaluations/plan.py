@@ -98,7 +98,6 @@ def make_plan(request: EvaluationRequest) -> Plan:
     for attack in attacks:
         parts_for(attack, num_classes)  # refuses one that cannot run
     found = find_model(request, num_classes)
-    _check_registrable(request, found)
     own_step = config is not None and request.epsilon in (None, config.threat_model.epsilon)
     assignment = Assignment(
         model=found.model,
@@ -180,11 +179,6 @@ def _rows(request: EvaluationRequest, table: ImageTable) -> tuple[int, ...]:
     if request.images is None:
         return tuple(range(len(table)))
     return tuple(stratified_subset(table.labels, request.images, request.seed).tolist())
-
-
-def _check_registrable(request: EvaluationRequest, found: FoundModel) -> None:
-    if request.register is not None and found.model.description is None:
-        raise UserError("--register takes a run or a file of weights: an exported graph cannot be logged again.")
 
 
 def _check_model(found: FoundModel, images: ImageSource, num_classes: int) -> None:

@@ -18,7 +18,7 @@ class EvaluationRequest:
     """One model, judged under one threat model by one or more attacks."""
 
     model: str
-    """A run (folder or name), a .safetensors file of a run, a state dict, a .pt2 file, or models:/... or runs:/..."""
+    """A run (folder or name), a .safetensors file of a run, a state dict, or models:/... or runs:/..."""
     data: str | None = None
     """Folder or URI with test*.parquet, or the name of the shipped task; None: the run's own."""
     attacks: str = "pgd10,autoattack"

@@ -74,7 +74,7 @@ class Assignment:
         """
         from distributed_autolora.data.images import ImageSource
 
-        return ImageSource(table, channels=self.model.channels(), image_size=self.image_size, resized=False)
+        return ImageSource(table, channels=len(self.model.description.mean), image_size=self.image_size, resized=False)
 
 
 def open_test_split(folder: str, digest: str, image_size: int | None, cache: str | None) -> ImageTable:

@@ -11,7 +11,7 @@ from distributed_autolora.orchestration.mlflow_tracking.connection import (
     newest_secret,
 )
 from distributed_autolora.orchestration.mlflow_tracking.metrics import MetricWriter
-from distributed_autolora.orchestration.mlflow_tracking.registry import download_graph, log_evaluation, register_model
+from distributed_autolora.orchestration.mlflow_tracking.registry import download_weights, log_evaluation, register_model
 from distributed_autolora.orchestration.mlflow_tracking.results import log_model, log_result
 from distributed_autolora.orchestration.mlflow_tracking.runs import end_run, finish_run, open_run
 from distributed_autolora.orchestration.mlflow_tracking.studies import PARENT, log_study
@@ -22,7 +22,7 @@ __all__ = [
     "TrackingError",
     "connect",
     "default_tracking_uri",
-    "download_graph",
+    "download_weights",
     "end_run",
     "finish_run",
     "log_evaluation",

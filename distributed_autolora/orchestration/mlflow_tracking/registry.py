@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,34 +24,35 @@ _FOLDER = "evaluation"
 _TAG_LENGTH = 500
 
 
-def download_graph(uri: str, model_uri: str) -> bytes:
-    """Returns the exported graph of a model that MLflow holds.
+def download_weights(uri: str, model_uri: str, folder: Path) -> Path:
+    """Downloads the weights file of a model that MLflow holds.
 
     Args:
         uri: tracking URI.
-        model_uri: models:/NAME/VERSION, models:/ID or runs:/RUN_ID/model.
+        model_uri: models:/NAME/VERSION, models:/ID, runs:/RUN_ID/model or runs:/RUN_ID/model.safetensors.
+        folder: existing folder to download to.
 
     Raises:
-        UserError: when there is no such model, or it is kept in another format.
+        UserError: when there is no such model, or it has no weights file.
     """
-    with patience(PATIENT_S, retries=2), tempfile.TemporaryDirectory() as folder:
+    with patience(PATIENT_S, retries=2):
         try:
             connect(uri)
             import mlflow
 
-            path = mlflow.artifacts.download_artifacts(artifact_uri=model_uri, tracking_uri=uri, dst_path=folder)
+            path = mlflow.artifacts.download_artifacts(artifact_uri=model_uri, tracking_uri=uri, dst_path=str(folder))
         except failures() as error:
             raise UserError(
                 f"MLflow at {masked(uri)} has no model {model_uri} ({problem_of(error)}). Check its name and "
                 "run.mlflow_uri."
             ) from None
-        graphs = sorted(Path(path).rglob("*.pt2"))
-        if len(graphs) != 1:
-            raise UserError(
-                f"The model {model_uri} holds no exported graph (a .pt2 file): log it with serialization_format "
-                '"pt2", or give a file of weights.'
-            )
-        return graphs[0].read_bytes()
+    found = [Path(path)] if Path(path).is_file() else sorted(Path(path).rglob("*.safetensors"))
+    if len(found) != 1:
+        raise UserError(
+            f"The model {model_uri} holds {len(found)} .safetensors files, not one. Give --model the run, its "
+            "model.safetensors, or runs:/RUN_ID/model.safetensors."
+        )
+    return found[0]
 
 
 def log_evaluation(

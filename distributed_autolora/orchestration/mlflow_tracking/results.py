@@ -56,7 +56,9 @@ def log_result(
         client.set_tag(run_id, "mlflow.note.content", truncated(run_description(result, history), _TAG_LENGTH))
 
 
-def log_model(uri: str, run_id: str, model: nn.Module, example: Tensor, *, step: int = 0) -> None:
+def log_model(
+    uri: str, run_id: str, model: nn.Module, example: Tensor, *, weights: Path | None = None, step: int = 0
+) -> None:
     """Stores a model that `mlflow.pytorch.load_model` reads without this package; does nothing when the run has one.
 
     Args:
@@ -64,6 +66,7 @@ def log_model(uri: str, run_id: str, model: nn.Module, example: Tensor, *, step:
         run_id: the MLflow run.
         model: takes float images [n, C, H, W] in [0, 1]; exported in eval mode on the CPU.
         example: such images, at least 2: with 1 the exported graph would only take batches of 1.
+        weights: file of its weights, which an evaluation reads; None: none is kept.
         step: epoch of the model; the run's metrics of that step are shown beside it.
 
     Raises:
@@ -74,7 +77,7 @@ def log_model(uri: str, run_id: str, model: nn.Module, example: Tensor, *, step:
         raise ValueError("the example needs at least 2 images")
     with asking(uri, PATIENT_S, retries=2):
         if not _has_model(connect(uri), run_id):
-            _export(uri, run_id, model, example, step)
+            _export(uri, run_id, model, example, weights, step)
 
 
 def _result_metrics(result: dict[str, Any]) -> dict[str, float]:
@@ -108,7 +111,7 @@ def _has_model(client: MlflowClient, run_id: str) -> bool:
     return any(client.get_logged_model(model.model_id).status == LoggedModelStatus.READY for model in models)
 
 
-def _export(uri: str, run_id: str, model: nn.Module, example: Tensor, step: int) -> None:
+def _export(uri: str, run_id: str, model: nn.Module, example: Tensor, weights: Path | None, step: int) -> None:
     import copy
 
     import mlflow
@@ -125,6 +128,7 @@ def _export(uri: str, run_id: str, model: nn.Module, example: Tensor, step: int)
             name="model",
             step=step,
             input_example=example.detach().cpu().numpy(),
+            extra_files=None if weights is None else [str(weights)],
             pip_requirements=[
                 f"mlflow=={mlflow.__version__}",
                 f"torch=={torch.__version__.partition('+')[0]}",

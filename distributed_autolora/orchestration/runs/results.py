@@ -17,7 +17,8 @@ from distributed_autolora.config import ExperimentConfig
 from distributed_autolora.config.yaml_files import config_text
 from distributed_autolora.files.atomic_write import atomic_write
 from distributed_autolora.files.json_files import write_json
-from distributed_autolora.models import Classifier, build, read_weights, save_weights
+from distributed_autolora.models import Classifier, read_weights, save_weights
+from distributed_autolora.models.portable import NetworkDescription, PortableModel
 from distributed_autolora.orchestration import mlflow_tracking
 from distributed_autolora.orchestration.runs.folder import RunFolder
 from distributed_autolora.reporting.masking import masking_summary
@@ -117,20 +118,19 @@ def _track_model(config: ExperimentConfig, folder: RunFolder, result: dict[str, 
     classifier = load_deployable(config, folder, result["num_classes"])
     example = torch.zeros(2, *result["image_shape"])
     mlflow_tracking.log_model(
-        result["mlflow"]["uri"], result["mlflow"]["run_id"], classifier, example, step=result["best_epoch"]
+        result["mlflow"]["uri"],
+        result["mlflow"]["run_id"],
+        classifier,
+        example,
+        weights=folder.path / "model.safetensors",
+        step=result["best_epoch"],
     )
 
 
 def load_deployable(config: ExperimentConfig, folder: RunFolder, num_classes: int) -> Classifier:
     """Returns the model that a finished run deploys, in eval mode."""
-    classifier = _plain_classifier(config, num_classes)
-    classifier.backbone.load_state_dict(read_weights(folder.path / "model.safetensors"))
-    return classifier.eval()
-
-
-def _plain_classifier(config: ExperimentConfig, num_classes: int) -> Classifier:
-    model = config.model
-    return build(model.backbone, num_classes, mean=model.mean, std=model.std, input_size=model.input_size)
+    weights = folder.path / "model.safetensors"
+    return PortableModel(NetworkDescription.of(config.model, num_classes), read_weights(weights)).build()
 
 
 def _save_figure(figure: Figure, path: Path) -> None:
@@ -147,14 +147,7 @@ def _save_outcomes(folder: RunFolder, outcomes: dict[str, Any], row_ids: Sequenc
 
 def _save_model(config: ExperimentConfig, folder: RunFolder, weights: dict[str, Any], num_classes: int) -> None:
     """Writes backbone and head, without the low-rank branch, as safetensors."""
-    classifier = _plain_classifier(config, num_classes)
+    description = NetworkDescription.of(config.model, num_classes)
+    classifier = description.build()
     classifier.load_state_dict({name: torch.tensor(value) for name, value in weights.items()})
-    model = config.model
-    metadata = {
-        "backbone": model.backbone,
-        "num_classes": str(num_classes),
-        "mean": json.dumps(model.mean),
-        "std": json.dumps(model.std),
-        "input_size": json.dumps(model.input_size),
-    }
-    save_weights(classifier.backbone.state_dict(), folder.path / "model.safetensors", metadata)
+    save_weights(classifier.backbone.state_dict(), folder.path / "model.safetensors", description.metadata())

@@ -30,7 +30,7 @@ def material(tmp_path_factory: pytest.TempPathFactory) -> Material:
     folder = tmp_path_factory.mktemp("refusals")
     material = write_material(folder)
     (folder / "cut.safetensors").write_bytes(material.weights.read_bytes()[:5000])
-    (folder / "cut.pt2").write_bytes(b"PK\x03\x04 and no more")
+    (folder / "program.pt2").write_bytes(b"PK\x03\x04")
     torch.save({f"module.{name}": value for name, value in read_weights(material.weights).items()}, folder / "plain.pt")
     torch.save(torchvision.models.resnet18(), folder / "whole.pth")
     save_weights(torchvision.models.resnet18(num_classes=3).state_dict(), folder / "other.safetensors")
@@ -45,11 +45,11 @@ SMALL = {"backbone": "small_resnet", "mean": (0.5,), "std": (0.25,)}
     [
         ({"model": "missing.safetensors"}, "There is no model"),
         ({"model": "cut.safetensors"}, "cannot be read"),
-        ({"model": "cut.pt2"}, "no complete file of torch.export"),
+        ({"model": "program.pt2"}, "give the model.safetensors"),
         ({"model": "plain.pt"}, "give --backbone"),
         ({"model": "whole.pth"}, r"asks for \S+\). Give --model a file of tensors only, as torch.save\("),
         ({"model": "plain.pt", **SMALL, "num_classes": 7}, r"fc.weight is \[3, 64\], not \[7, 64\]"),
-        ({"model": "plain.pt", "backbone": "resnet18"}, "belong to another network"),
+        ({"model": "plain.pt", "backbone": "resnet18"}, "another architecture"),
         ({"model": "plain.pt", **SMALL, "backbone": "small_resnot"}, 'Did you mean "small_resnet"'),
         ({"model": "plain.pt", **SMALL, "mean": (0.5,) * 3, "std": (0.2,) * 3}, r"conv1.weight is \[16, 1, 3, 3\]"),
         (
