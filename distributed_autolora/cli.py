@@ -23,7 +23,7 @@ from distributed_autolora.config.recipes import RECIPES_IN_WORDS, recipe
 from distributed_autolora.config.yaml_files import read_config
 from distributed_autolora.console import be_quiet
 from distributed_autolora.crash_report import report_crash, stack_trace
-from distributed_autolora.errors import RunFailedError, UserError
+from distributed_autolora.errors import RunFailedError, UserError, refuse_secret
 
 Flags = TypeVar("Flags")
 
@@ -74,7 +74,7 @@ def parse_training_flags(
             or an unusable file.
         SystemExit: for --help.
     """
-    words = list(sys.argv[1:] if arguments is None else arguments)
+    words = _words(arguments)
     names = [*ExperimentConfig().flat(), *(item.name for item in fields(TrainingFlags) if item.name != "experiment")]
     _refuse_unknown_flags(words, names)
     chosen_recipe, file = _value_of(words, "--recipe"), _value_of(words, "--config")
@@ -104,7 +104,7 @@ def parse_flags(kind: type[Flags], description: str, arguments: Sequence[str] | 
         UserError: for an unknown flag (names the nearest known one), a missing one, or a value that cannot be read.
         SystemExit: for --help.
     """
-    words = list(sys.argv[1:] if arguments is None else arguments)
+    words = _words(arguments)
     _refuse_unknown_flags(words, list(get_type_hints(kind)))
     with _refusals_in_one_line():
         words = _plain_numbers(words, _float_flags(kind))
@@ -118,6 +118,7 @@ def parse_by(read: Callable[[str], Flags], description: str) -> Flags:
         UserError: for what it refuses by ending the process.
         SystemExit: for --help.
     """
+    _words(None)
     with _refusals_in_one_line():
         return read(f"{description}\n\n{COMMON_HELP}")
 
@@ -248,6 +249,15 @@ def _plain_numbers(words: list[str], numbers: set[str]) -> list[str]:
             raise UserError(f'{flag} is "{value}": that divides by zero. Give a number.') from None
         plain[i] = f"{flag}={number}" if equals else number
     return plain
+
+
+def _words(arguments: Sequence[str] | None) -> list[str]:
+    """Returns the words of a command line; none may hold a password or token."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    for before, word in zip(["", *words], words, strict=False):
+        flag, equals, _ = word.partition("=")
+        refuse_secret(flag if equals and flag.startswith("--") else before or "The command line", word)
+    return words
 
 
 def _value_of(words: list[str], flag: str) -> str | None:

@@ -1,40 +1,34 @@
-"""Errors that are for people: what was wrong, where, and what to do. Their messages never hold the secret of a URI."""
+"""Errors of users and their surroundings: what was wrong, where, and what to do."""
 
 from __future__ import annotations
 
 import errno
 import re
 
-# A user part may hold unescaped quotes and brackets, and a password a slash as well; so may a query. A quote that
-# closes a text, and a double quote that ends a value of JSON, ends a URI.
-_URI = re.compile(
-    r"(?<![\w+.-])([A-Za-z][\w+.-]*:)?//"
-    r"(?:(?:[^\s\"/@]|\"(?![,:\]}\s]))*@|[^\s\"'<>/@:]+:[^\s\"@?]*@)?(?=[^\s\"'<>])[^\s\"'<>?]*"
-    r"(?:\?(?:[^\s\"'>]|[\"'>](?![,:\]}]|[.;)]*(?:\s|\Z)))*)?"
+_PASSWORD = re.compile(
+    r"(?i)(?:(?<=://)(?!\[)[^/?#:@\s]*:(?!\d*(?:[/?#\s]|$))\S*|(?<=http://)[^/?#@\s]+|(?<=https://)[^/?#@\s]+)@"
 )
-_ONE_URI = re.compile(r"[A-Za-z][\w+.-]*://\S+")
-# A password may hold an unescaped slash; where it has none, an "@" in the path is no end of it.
-_USER = re.compile(r"(?<=//)(?:[^/@]*@(?:[^/]*@)?|[^/@:]+:[^@?]*@)")
-# A semicolon may part a query, or be part of a secret: it parts where a name follows, but never begins a value.
-_QUERY = re.compile(r"(?<=[?&;])(?P<name>[^=&;?]+)=(?P<value>(?=[^&]);?(?:[^&;]|;(?![^=&;?]+=))*)")
-_PASSING = frozenset({errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.ECONNRESET, errno.EAGAIN, errno.EHOSTUNREACH})
-# What pyarrow and databases are told of a place, and a reader of an error message needs to know.
-_PLAIN = frozenset({"region", "scheme", "endpoint_override", "allow_bucket_creation", "driver", "timeout"})
+_TOKEN = re.compile(r"(?i)(?<=[?&;])([\w.-]*(?:pass|pwd|secret|token|key|sig|cred|auth)[\w.-]*=)[^\s&]+")
+_TRANSIENT = frozenset({errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.ECONNRESET, errno.EAGAIN, errno.EHOSTUNREACH})
 
 
 def masked(text: str) -> str:
-    """Hides user name, password and the values of a query (tokens, signatures) in every URI of a text."""
-    return masked_uri(text) if _ONE_URI.fullmatch(text) else _URI.sub(lambda uri: masked_uri(uri[0]), text)
+    """Hides user:password@ and the tokens of a query in every URI of a text, such as a library's error message."""
+    return _TOKEN.sub(r"\1***", _PASSWORD.sub("***@", text)) if "://" in text else text
 
 
-def masked_uri(uri: str) -> str:
-    """Hides the same in a text that is one URI and nothing else, whatever characters its secret has."""
-    return _QUERY.sub(_hidden, _USER.sub("***@", uri))
+def refuse_secret(name: str, value: str) -> None:
+    """Refuses a URI with a password or token: it would be in files, logs and the process list.
 
-
-def _hidden(part: re.Match[str]) -> str:
-    is_plain = part["name"].lower() in _PLAIN and ";" not in part["value"]
-    return part[0] if is_plain else f"{part['name']}=***"
+    Raises:
+        UserError: naming what held it, and where such a secret belongs.
+    """
+    if masked(value) != value:
+        raise UserError(
+            f"{name} holds a password or token ({value}). Leave it out of the URI and set it in the environment: "
+            "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD (or MLFLOW_TRACKING_TOKEN) for MLflow, PGPASSWORD "
+            "for PostgreSQL, AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY or your cloud's own variables for storage."
+        )
 
 
 def first_line(error: BaseException) -> str:
@@ -43,31 +37,31 @@ def first_line(error: BaseException) -> str:
 
 
 class UserError(Exception):
-    """Input or circumstances that only the user can change; its message is one readable line."""
+    """Input or circumstances that only the user can change; its message is one readable line without secrets."""
 
     def __init__(self, message: str = "") -> None:
         super().__init__(masked(message))
 
 
 class RunFailedError(UserError):
-    """A run that had started could not be brought to its end."""
+    """A run that had started failed."""
 
 
 class StorageError(RunFailedError):
-    """A disk or a store that failed; another attempt, or another node, may fare better."""
+    """A disk or a store failed; another attempt, or another node, may succeed."""
 
 
 def kind_of(error: Exception) -> type[UserError]:
-    """Returns what an error of the system is to people: `StorageError` where the same may work later, as EIO."""
-    passing = isinstance(error, OSError) and error.errno in _PASSING
-    return StorageError if passing else UserError
+    """Returns the class for an error of the system: `StorageError` if it may be transient, such as EIO."""
+    is_transient = isinstance(error, OSError) and error.errno in _TRANSIENT
+    return StorageError if is_transient else UserError
 
 
 def cannot_write(path: object, error: Exception) -> StorageError:
-    """Returns what people are told when a file that a program leaves cannot be written, as on a full disk."""
+    """Returns the error of a result file that cannot be written, as on a full disk."""
     reason = getattr(error, "strerror", None) or first_line(error)
     return StorageError(
-        f"{path} cannot be written ({reason}). Free some space, or bring its disk back; the same command then goes on."
+        f"{path} cannot be written ({reason}). Free some space, or bring its disk back; the same command then resumes."
     )
 
 

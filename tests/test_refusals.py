@@ -163,8 +163,12 @@ CASES: dict[str, tuple[Callable[[Place], list[str]], list[str]]] = {
     "a run name that is no name": (lambda p: [*p.task(), "--run.name", "../up"], ["run.name", "../up"]),
     "data that are not the config's": (lambda p: [*p.task(), "--data.digest", "0" * 64], ["not those of the config"]),
     "an MLflow server that is away": (
+        lambda p: [*p.task(), "--run.mlflow-uri", "http://127.0.0.1:9"],
+        ["127.0.0.1:9", "run.mlflow_uri"],
+    ),
+    "a password in a URI": (
         lambda p: [*p.task(), "--run.mlflow-uri", "http://user:secret@127.0.0.1:9"],
-        ["127.0.0.1:9"],
+        ["--run.mlflow-uri", "***@127.0.0.1:9", "MLFLOW_TRACKING_PASSWORD"],
     ),
 }
 

@@ -28,7 +28,7 @@ from distributed_autolora.config.sections import (
     ScheduleConfig,
     ThreatModelConfig,
 )
-from distributed_autolora.errors import UserError
+from distributed_autolora.errors import UserError, refuse_secret
 
 __all__ = [
     "IMAGENET_MEAN",
@@ -110,6 +110,8 @@ class ExperimentConfig:
             UserError: naming the first field that is out of range.
         """
         for name, value in self.flat().items():
+            if isinstance(value, str):
+                refuse_secret(name, value)
             for number in value if isinstance(value, list) else [value]:
                 if isinstance(number, float) and not math.isfinite(number):
                     raise UserError(f"{name} is {number}: give a finite number.")

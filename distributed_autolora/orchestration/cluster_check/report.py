@@ -15,7 +15,7 @@ from distributed_autolora.console import is_quiet
 from distributed_autolora.data.catalog import data_folder, embedded_backbone
 from distributed_autolora.data.parquet.locations import split_bytes
 from distributed_autolora.data.parquet.reader import row_groups
-from distributed_autolora.errors import RunFailedError, UserError, masked
+from distributed_autolora.errors import RunFailedError, UserError
 from distributed_autolora.orchestration import mlflow_tracking
 from distributed_autolora.orchestration.cluster import connection
 from distributed_autolora.orchestration.cluster_check.all_reduce import RoundTrip, round_trip
@@ -135,8 +135,8 @@ def _about_tracking(config: ExperimentConfig, nodes: int) -> Finding:
         except UserError as error:
             problem = str(error)
         except failures() as error:
-            problem = f"{masked(uri)} does not answer: {problem_of(error)}"
-    return judge_tracking(masked(uri), problem, nodes)
+            problem = f"{uri} does not answer: {problem_of(error)}"
+    return judge_tracking(uri, problem, nodes)
 
 
 def _about_access() -> Finding:

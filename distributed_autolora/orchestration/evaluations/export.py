@@ -57,7 +57,7 @@ class Tracking:
         request, found = self._plan.request, self._plan.found
         judged = None if found.run is None else found.run.read("result.json").get("mlflow")
         given = request.mlflow_uri
-        if judged and (given is None or mlflow_tracking.masked(given) == mlflow_tracking.masked(judged["uri"])):
+        if judged and (given is None or given == judged["uri"]):
             self.uri, self.run_id = given or judged["uri"], judged["run_id"]
             return self
         known = self._plan.folder.read_note("mlflow") or {}
@@ -205,4 +205,4 @@ def _register(plan: Plan, name: str, result: dict[str, Any], tracking: Tracking)
     tags = {key: f"{value:.4f}" for key, value in _metrics(plan, result).items() if "accuracy" in key}
     tags = {key.replace("/", "."): text for key, text in (tags | _tags(plan, result)).items()}
     version = mlflow_tracking.register_model(tracking.uri, tracking.run_id, name, tags)
-    print_line(f"Registered in MLflow as models:/{name}/{version} ({mlflow_tracking.masked(tracking.uri)}).")
+    print_line(f"Registered in MLflow as models:/{name}/{version} ({tracking.uri}).")

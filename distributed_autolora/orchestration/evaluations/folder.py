@@ -87,7 +87,7 @@ class EvaluationFolder:
 
     def write_note(self, name: str, values: Any) -> None:
         """Keeps JSON values beside the chunks."""
-        write_json(self.chunks / f"{name}.json", values, sealed=True)
+        write_json(self.chunks / f"{name}.json", values)
 
     def write_result(self, result: dict[str, Any], outcomes: Columns) -> None:
         """Writes the result and the outcome of every image.

@@ -3,12 +3,10 @@
 Importing mlflow takes seconds, so every function imports it when it is first needed.
 """
 
-from distributed_autolora.errors import masked
 from distributed_autolora.orchestration.mlflow_tracking.connection import (
     TrackingError,
     connect,
     default_tracking_uri,
-    newest_secret,
 )
 from distributed_autolora.orchestration.mlflow_tracking.metrics import MetricWriter
 from distributed_autolora.orchestration.mlflow_tracking.registry import download_weights, log_evaluation, register_model
@@ -29,8 +27,6 @@ __all__ = [
     "log_model",
     "log_result",
     "log_study",
-    "masked",
-    "newest_secret",
     "open_run",
     "register_model",
 ]

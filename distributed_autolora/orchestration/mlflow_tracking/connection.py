@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from distributed_autolora.errors import RunFailedError, UserError, first_line, masked, masked_uri
+from distributed_autolora.errors import RunFailedError, UserError, first_line, masked, refuse_secret
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -46,11 +46,6 @@ class TrackingError(RunFailedError):
 def default_tracking_uri(home: Path) -> str:
     """Returns the URI of the SQLite store in the output folder."""
     return f"sqlite:///{home.absolute() / 'mlflow.db'}"
-
-
-def newest_secret(known: str | None, given: str) -> str:
-    """Returns where a run is tracked: the known URI, with the secret given now where both name the same place."""
-    return given if known is None or masked_uri(known) == masked_uri(given) else known
 
 
 def connect(uri: str) -> MlflowClient:
@@ -120,7 +115,7 @@ def asking(uri: str, timeout_s: int, retries: int = 0) -> Iterator[None]:
             problem = problem_of(error).rstrip(".")
             is_away = any(sign in problem for sign in _SIGNS_OF_ABSENCE.values())
             raise TrackingError(
-                f"MLflow at {masked(uri)} {'is away' if is_away else 'did not take everything'} ({problem}): once "
+                f"MLflow at {uri} {'is away' if is_away else 'did not take everything'} ({problem}): once "
                 f"{'it is back' if is_away else 'that is mended'}, the same command writes what is missing there."
             ) from error
 
@@ -136,6 +131,7 @@ def _sqlite_file(uri: str) -> Path | None:
 
 def _check_uri(uri: str) -> None:
     """Refuses at once what MLflow would only give up on after minutes, or put somewhere unexpected."""
+    refuse_secret("The MLflow URI", uri)
     parts = urlsplit(uri)
     file = _sqlite_file(uri)
     if file is not None:
@@ -146,13 +142,11 @@ def _check_uri(uri: str) -> None:
             socket.create_connection((parts.hostname, port), timeout=QUICK_S).close()
         except (OSError, ValueError) as error:
             raise UserError(
-                f"The MLflow database at {masked(uri)} does not answer ({problem_of(error)}): start it, or change "
+                f"The MLflow database at {uri} does not answer ({problem_of(error)}): start it, or change "
                 "run.mlflow_uri."
             ) from None
     elif not is_server(uri) or not parts.hostname:
-        raise UserError(
-            f'"{masked(uri)}" is no MLflow tracking URI: give http://host:port or sqlite:////folder/mlflow.db.'
-        )
+        raise UserError(f'"{uri}" is no MLflow tracking URI: give http://host:port or sqlite:////folder/mlflow.db.')
 
 
 def _check_sqlite(uri: str, file: Path) -> None:

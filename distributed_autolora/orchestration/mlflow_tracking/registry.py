@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from distributed_autolora.errors import UserError, masked
+from distributed_autolora.errors import UserError
 from distributed_autolora.orchestration.mlflow_tracking.connection import (
     PATIENT_S,
     asking,
@@ -43,8 +43,7 @@ def download_weights(uri: str, model_uri: str, folder: Path) -> Path:
             path = mlflow.artifacts.download_artifacts(artifact_uri=model_uri, tracking_uri=uri, dst_path=str(folder))
         except failures() as error:
             raise UserError(
-                f"MLflow at {masked(uri)} has no model {model_uri} ({problem_of(error)}). Check its name and "
-                "run.mlflow_uri."
+                f"MLflow at {uri} has no model {model_uri} ({problem_of(error)}). Check its name and run.mlflow_uri."
             ) from None
     found = [Path(path)] if Path(path).is_file() else sorted(Path(path).rglob("*.safetensors"))
     if len(found) != 1:
@@ -104,7 +103,7 @@ def register_model(uri: str, run_id: str, name: str, tags: dict[str, str]) -> st
             return _register(client, uri, run_id, name, tags)
         except failures() as error:
             raise UserError(
-                f'MLflow at {masked(uri)} did not register "{name}": {problem_of(error).rstrip(".")}. The same command '
+                f'MLflow at {uri} did not register "{name}": {problem_of(error).rstrip(".")}. The same command '
                 "tries again, or takes another name with --register."
             ) from None
 
@@ -114,8 +113,7 @@ def _register(client: MlflowClient, uri: str, run_id: str, name: str, tags: dict
     models = outputs.model_outputs if outputs is not None else []
     if not models:
         raise UserError(
-            f"The run {run_id} at {masked(uri)} has no logged model to register: give the file of its weights as "
-            "--model."
+            f"The run {run_id} at {uri} has no logged model to register: give the file of its weights as --model."
         )
     model = client.get_logged_model(models[-1].model_id)
     _create_name(client, name)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from distributed_autolora.errors import UserError, masked
+from distributed_autolora.errors import UserError
 from distributed_autolora.orchestration.mlflow_tracking.connection import (
     OPENING_S,
     PATIENT_S,
@@ -44,8 +44,8 @@ def open_run(
         uri: tracking URI; an SQLite path in it is absolute.
         experiment: name of the experiment, created when missing.
         run_name: name of a new run.
-        params: flat parameters, without the secrets of their URIs; those that the run already has stay as they are.
-        tags: tags of a new run, likewise.
+        params: flat parameters; those that the run already has stay as they are.
+        tags: tags of a new run.
         run_id: the run to continue; None: a new one.
         home: output folder; without a server, artifacts go to its `mlartifacts`.
 
@@ -58,15 +58,14 @@ def open_run(
             client.search_experiments(max_results=1)
         except failures() as error:
             raise UserError(
-                f"MLflow at {masked(uri)} cannot be used ({problem_of(error)}): start it, or change run.mlflow_uri."
+                f"MLflow at {uri} cannot be used ({problem_of(error)}): start it, or change run.mlflow_uri."
             ) from None
     with patience(PATIENT_S, retries=2):
         try:
             return _open(client, uri, experiment, run_name, params, tags, run_id, home)
         except failures() as error:
             raise UserError(
-                f"MLflow at {masked(uri)} refused the run ({problem_of(error)}): mend that there, or change "
-                "run.mlflow_uri."
+                f"MLflow at {uri} refused the run ({problem_of(error)}): mend that there, or change run.mlflow_uri."
             ) from None
 
 
@@ -104,15 +103,12 @@ def _open(
 
     if run_id is None:
         experiment_id = _experiment_id(client, uri, experiment, home)
-        own = {key: masked(text) for key, text in tags.items()}
-        run = client.create_run(experiment_id, tags=resolve_tags(own), run_name=run_name)
+        run = client.create_run(experiment_id, tags=resolve_tags(tags), run_name=run_name)
     else:
         run = _known_run(client, uri, run_id)
         client.update_run(run.info.run_id, status="RUNNING")
     missing = [
-        Param(key, truncated(masked(str(value)), _PARAM_LENGTH))
-        for key, value in params.items()
-        if key not in run.data.params
+        Param(key, truncated(str(value), _PARAM_LENGTH)) for key, value in params.items() if key not in run.data.params
     ]
     for start in range(0, len(missing), _PARAMS_PER_BATCH):
         client.log_batch(run.info.run_id, params=missing[start : start + _PARAMS_PER_BATCH])
@@ -134,7 +130,7 @@ def _experiment_id(client: MlflowClient, uri: str, name: str, home: Path) -> str
                 raise
     if found.lifecycle_stage == "deleted":
         raise UserError(
-            f'MLflow at {masked(uri)}: experiment "{name}" was deleted; restore it or change run.mlflow_experiment.'
+            f'MLflow at {uri}: experiment "{name}" was deleted; restore it or change run.mlflow_experiment.'
         )
     return str(found.experiment_id)
 
@@ -148,7 +144,7 @@ def _known_run(client: MlflowClient, uri: str, run_id: str) -> Run:
     except MlflowException as error:
         if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
             raise
-        raise UserError(f"MLflow at {masked(uri)} does not know the run {run_id}: {hint}") from None
+        raise UserError(f"MLflow at {uri} does not know the run {run_id}: {hint}") from None
     if run.info.lifecycle_stage == "deleted":
-        raise UserError(f"The run {run_id} was deleted from MLflow at {masked(uri)}: {hint}")
+        raise UserError(f"The run {run_id} was deleted from MLflow at {uri}: {hint}")
     return run

@@ -9,14 +9,10 @@ from pathlib import Path
 from typing import IO, Any
 
 from distributed_autolora.config import ExperimentConfig
-from distributed_autolora.config.yaml_files import read_config, yaml_text
+from distributed_autolora.config.yaml_files import config_text, read_config
 from distributed_autolora.errors import UserError
 from distributed_autolora.files.folder_lock import acquire_folder
-from distributed_autolora.files.json_files import (
-    read_json,
-    write_json,
-    write_sealed,
-)
+from distributed_autolora.files.json_files import read_json, write_json, write_text
 
 _MIN_FREE_BYTES = 200 * 2**20
 
@@ -78,7 +74,7 @@ class RunFolder:
             config: the effective config.
             name: the name without a number, of which this folder is a repeat; None: the folder's own.
         """
-        write_sealed(self.path / "config.yaml", config.to_dict(), yaml_text)
+        write_text(self.path / "config.yaml", config_text(config))
         identity = {"name": name or self.name, "config_digest": config.digest(), "seed": config.seed}
         write_json(self.path / "run.json", identity)
 

@@ -81,10 +81,10 @@ def finish(
         _save_figure(figure, folder.path / "samples.png")
         _save_outcomes(folder, returned["outcomes"], returned["row_ids"])
     result["tracked"] = False
-    write_json(folder.path / "result.json", result, sealed=True)
+    write_json(folder.path / "result.json", result)
     print(f"\n{result_table(result, history)}", flush=True)
     result["tracked"] = track(config, folder, result)
-    write_json(folder.path / "result.json", result, sealed=True)
+    write_json(folder.path / "result.json", result)
     return FinishedRun(folder, result)
 
 
@@ -100,7 +100,7 @@ def track(config: ExperimentConfig, folder: RunFolder, result: dict[str, Any]) -
     """
     uri, run_id = result["mlflow"]["uri"], result["mlflow"]["run_id"]
     artifacts: dict[str, Any] = {name: folder.path / name for name in _ARTIFACTS if (folder.path / name).is_file()}
-    artifacts["config.yaml"] = config_text(config, with_secrets=False)
+    artifacts["config.yaml"] = config_text(config)
     artifacts["split_digest.txt"] = f"{result['split_digest']}\n"
     artifacts["task_card.json"] = json.dumps(result.get("task_card", {}), indent=2, ensure_ascii=False)
     try:

@@ -98,7 +98,7 @@ def _show_finished(folder: RunFolder) -> FinishedRun:
     result = folder.read("result.json")
     if not result["tracked"]:
         result["tracked"] = track(folder.config(), folder, result)
-        write_json(folder.path / "result.json", result, sealed=True)
+        write_json(folder.path / "result.json", result)
     print(f'Run "{folder.name}" is finished. Its result:\n\n{result_table(result, folder.history())}')
     print_line("\nThe same command with --fresh runs it again under a new number.")
     return FinishedRun(folder, result)
@@ -172,7 +172,7 @@ def _open_tracking(config: ExperimentConfig, folder: RunFolder, tags: dict[str, 
     home = output_home(config.run)
     identity = folder.read("run.json")
     known = identity.get("mlflow", {})
-    uri = mlflow_tracking.newest_secret(known.get("uri"), _tracking_uri(config))
+    uri = known.get("uri") or _tracking_uri(config)
     own = {
         "recipe": config.recipe,
         "method": config.method.name,
@@ -191,5 +191,5 @@ def _open_tracking(config: ExperimentConfig, folder: RunFolder, tags: dict[str, 
         home=home,
     )
     mlflow = {"uri": uri, "run_id": run_id}
-    write_json(folder.path / "run.json", {**identity, "mlflow": mlflow}, sealed=True)
+    write_json(folder.path / "run.json", {**identity, "mlflow": mlflow})
     return mlflow

@@ -106,8 +106,8 @@ class Comparison:
         """Opens the study's own MLflow run, the parent of all others, and remembers it in the study's folder."""
         description = self._folder.description()
         tracked = description.get("mlflow", {})
-        given = self._request.mlflow_uri or mlflow_tracking.default_tracking_uri(self._request.home)
-        uri = mlflow_tracking.newest_secret(tracked.get("uri"), given)
+        default = mlflow_tracking.default_tracking_uri(self._request.home)
+        uri = tracked.get("uri") or self._request.mlflow_uri or default
         run_id = mlflow_tracking.open_run(
             uri=uri,
             experiment=RunConfig().mlflow_experiment,

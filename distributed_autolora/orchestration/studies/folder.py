@@ -13,7 +13,7 @@ from distributed_autolora.config import DataConfig
 from distributed_autolora.data.parquet.reader import read_texts
 from distributed_autolora.errors import UserError
 from distributed_autolora.files.folder_lock import acquire_folder
-from distributed_autolora.files.json_files import read_json, without_secrets, write_json
+from distributed_autolora.files.json_files import read_json, write_json
 from distributed_autolora.orchestration.runs.folder import RunFolder, check_writable
 from distributed_autolora.orchestration.runs.preflight import EMBEDDED
 from distributed_autolora.orchestration.studies.plan import PlannedRun, merit, plan_final, plan_search, winner
@@ -96,7 +96,7 @@ class StudyFolder:
                 f"--seeds {len(before['seeds'])} or more, or another --name."
             )
         commands = _commands(before, description)
-        write_json(self.path / "study.json", {**before, **description, "commands": commands}, sealed=True)
+        write_json(self.path / "study.json", {**before, **description, "commands": commands})
 
     def _begun(self) -> list[dict[str, Any]]:
         """Returns the entries of runs.json that have a folder."""
@@ -205,8 +205,7 @@ def describe_study(request: StudyRequest) -> dict[str, Any]:
 def _commands(before: dict[str, Any], description: dict[str, Any]) -> list[str]:
     """Returns all distinct commands typed for a study, in order; an older study.json holds the last one alone."""
     typed = [*(before.get("commands") or [before.get("command")]), description.get("command")]
-    # A secret that was changed makes no other command.
-    return list(dict.fromkeys(without_secrets([command for command in typed if command])))
+    return list(dict.fromkeys(command for command in typed if command))
 
 
 def _own_images(data: DataConfig) -> dict[str, str]:

