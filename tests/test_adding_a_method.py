@@ -16,7 +16,7 @@ TRAIN = """
 import json, sys
 from pathlib import Path
 import torch
-from distributed_autolora.orchestration.preflight import check_inputs, find_inputs
+from distributed_autolora.orchestration.runs.preflight import check_inputs, find_inputs
 from distributed_autolora.training.loop import fit
 from distributed_autolora.training.task_data import TaskData
 from tests.training.tasks import small_config, write_task
@@ -49,11 +49,11 @@ def test_the_documented_method_is_one_file_and_one_registration_and_trains(tmp_p
     assert len(file.splitlines()) <= 32
     assert len(imported.splitlines()) == len(entry.splitlines()) == 1
     (package / "core" / "plain_adversarial.py").write_text(file)
-    methods = (package / "training" / "methods.py").read_text()
+    methods = (package / "training" / "methods" / "registry.py").read_text()
     start = "METHODS: dict[str, Method] = {\n"
     assert methods.count(start) == 1
     methods = methods.replace(start, start + entry).replace("\nimport torch\n", f"\nimport torch\n{imported}", 1)
-    (package / "training" / "methods.py").write_text(methods)
+    (package / "training" / "methods" / "registry.py").write_text(methods)
 
     environment = {**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"}
     command = [sys.executable, "-c", TRAIN, str(tmp_path)]
