@@ -19,7 +19,7 @@ _TRANSCRIPT = "console"
 _TYPED = re.compile(r"(?m)^\$ ((?:.*\\\n)*.*)")
 _SPAN = re.compile(r"(?<!`)`((?:[^`\n]|\n(?!\n))+)`(?!`)")
 _RECORD = """#!/bin/bash -p
-printf '%s\\0' "$WHERE" "${0##*/}" "$@" $'\\n' >> "$RECORD"
+printf '%s\\0' "$WHERE" "${0##*/}" "$@" > "$RECORD/$EPOCHREALTIME.$$"
 case "$1" in -c) exec "$PYTHON" "$@" 2> /dev/null ;; esac
 exit 0
 """
@@ -79,8 +79,8 @@ def spans(text: str) -> Iterator[tuple[int, str]]:
 def commands(text: str, name: str, folder: Path, python: str) -> list[Command]:
     """Returns the commands of a document, in their order; loops are played once, or until a command succeeds.
 
-    A restricted shell that knows nothing but stand-ins for `PROGRAMS` reads the blocks. The stand-ins write down how
-    they were called, and do nothing else; only Python code given by -c is run.
+    A restricted shell that knows nothing but stand-ins for `PROGRAMS` reads the blocks. A stand-in writes one file
+    with how it was called, and does nothing else; only Python code given by -c is run.
 
     Args:
         text: Markdown.
@@ -100,7 +100,7 @@ def commands(text: str, name: str, folder: Path, python: str) -> list[Command]:
         stand_in.write_text(_RECORD)
         stand_in.chmod(0o755)
     record = folder / "record"
-    record.touch()
+    record.mkdir()
     environment = {"PATH": str(folder / "bin"), "RECORD": str(record), "PYTHON": python, "HOME": str(folder)}
     shell = ["/bin/bash", "--norc", "--noprofile", "--restricted", "-s"]
     done = subprocess.run(
@@ -108,7 +108,7 @@ def commands(text: str, name: str, folder: Path, python: str) -> list[Command]:
     )
     if done.stderr:
         raise ValueError(f"{name}: {done.stderr}in{os.linesep}{script}")
-    return [_command(entry.split("\0")) for entry in record.read_text().split("\0\n\0") if entry]
+    return [_command(call.read_text().removesuffix("\0").split("\0")) for call in sorted(record.iterdir())]
 
 
 def _typed(code: str) -> str:
