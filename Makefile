@@ -9,7 +9,7 @@ PORT ?= 5000
 export OMP_NUM_THREADS = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo compare-demo test test-long chaos check docs bench mlflow clean
+.PHONY: help install demo compare-demo test test-long mutants chaos check docs bench mlflow clean
 
 help:  ## list what can be made
 	@sed -n 's/^\([a-z-]*\):.*  ## \(.*\)/  make \1	\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 20
@@ -27,6 +27,9 @@ test: $(INSTALLED)  ## run the tests, but for the long ones
 
 test-long: $(INSTALLED)  ## run the long tests; about half an hour on two cores
 	@$(BIN)/python -m pytest -m long
+
+mutants: $(INSTALLED)  ## put 60 small faults into the code, one at a time: does a test notice? about 15 minutes on two cores
+	@$(BIN)/python -m tests.mutants
 
 chaos: $(INSTALLED)  ## kill runs at random, 50 times, and compare with undisturbed ones; about half an hour on two cores
 	@$(BIN)/python -m tests.chaos --output chaos

@@ -34,7 +34,7 @@ from benchmarks.gpu_variants import EAGER, PLAIN, Trained, Variant, Work, builde
 from benchmarks.timing import interleaved, ratio, write
 from distributed_autolora.core.fast_attack.attack_network import AttackNetwork
 from distributed_autolora.core.fast_attack.cuda_graphs import CudaGraphAttack, agreement
-from distributed_autolora.core.fast_attack.float32 import exact_float32
+from distributed_autolora.core.fast_attack.tf32 import tf32_off
 
 _PEAK_FLOPS = (("H100 PCIe", 756e12), ("H100", 989e12), ("H200", 989e12), ("A100", 312e12))
 """Dense bfloat16 products a second by the makers' data sheets; the first name that is part of the device's counts."""
@@ -47,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if device.type == "cuda":
         torch.cuda.set_device(device)
         device = torch.device("cuda", torch.cuda.current_device())
-    exact_float32()
+    tf32_off()
     result: dict[str, Any] = {
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU",
         "cuda": torch.version.cuda if device.type == "cuda" else None,

@@ -6,7 +6,6 @@ import copy
 import gc
 import warnings
 from collections.abc import Callable
-from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from typing import cast
@@ -19,7 +18,7 @@ from benchmarks.reference import plain_pgd
 from distributed_autolora.core.attacks import pgd
 from distributed_autolora.core.fast_attack.attack_network import AttackNetwork
 from distributed_autolora.core.fast_attack.cuda_graphs import Attack, Capture, CudaGraphAttack, CudaGraphs, Run
-from distributed_autolora.core.fast_attack.float32 import tensor_float32
+from distributed_autolora.core.fast_attack.tf32 import allow_tf32
 from distributed_autolora.core.lora import LowRankBranch
 from distributed_autolora.core.objectives import AutoLoRa
 from distributed_autolora.core.schedules import LossWeights
@@ -134,7 +133,7 @@ def training_steps(work: Work) -> dict[str, Callable[[], None]]:
     """Returns the training step alone, by the number format of its products."""
 
     def step(bfloat16: bool, tf32: bool) -> None:
-        with tensor_float32(work.device) if tf32 else nullcontext():
+        with allow_tf32(tf32):
             work.fast.step(work.x, work.x, work.y, bfloat16=bfloat16)
 
     return {
@@ -186,13 +185,13 @@ def _variant(
     tf32: bool = False,
 ) -> Variant:
     def attack() -> Tensor:
-        with tensor_float32(work.device) if tf32 else nullcontext():
+        with allow_tf32(tf32):
             refresh()
             return search(attacked, work.x, work.y, noise=work.noise)
 
     def whole() -> None:
         x_adv = attack()
-        with tensor_float32(work.device) if tf32 else nullcontext():
+        with allow_tf32(tf32):
             trained.step(work.x, x_adv, work.y, bfloat16=bfloat16)
 
     return Variant(attack, whole)

@@ -10,10 +10,17 @@ if TYPE_CHECKING:
     import torch
 
 _NATIVE_BFLOAT16 = {"amx_bf16", "avx512_bf16", "bf16"}
+_LIMITS_WITHOUT_BFLOAT16 = {"SSE41", "AVX", "AVX2", "AVX2_VNNI", "AVX512_CORE", "AVX512_CORE_VNNI"}
 
 
 def cpu_precision() -> Literal["bfloat16", "float32"]:
-    """Returns the format that this machine's CPU computes natively: "bfloat16" or "float32"."""
+    """Returns the format that this machine's CPU computes natively: "bfloat16" or "float32".
+
+    Convolutions and matrix products are oneDNN's, so its limit ONEDNN_MAX_CPU_ISA counts; PyTorch's own
+    ATEN_CPU_CAPABILITY does not.
+    """
+    if os.environ.get("ONEDNN_MAX_CPU_ISA", "").upper() in _LIMITS_WITHOUT_BFLOAT16:
+        return "float32"
     try:
         flags = set(Path("/proc/cpuinfo").read_text().split())
     except OSError:

@@ -1,4 +1,4 @@
-"""The CPUs that a process may use: its affinity, and its container's quota."""
+"""The CPUs that a process may use, and the number format that they compute natively."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from distributed_autolora.hardware import available_cpus, cpu_quota
+from distributed_autolora.hardware import available_cpus, cpu_precision, cpu_quota
 
 
 @pytest.mark.parametrize(
@@ -38,3 +38,14 @@ def test_a_process_bound_to_one_cpu_has_one() -> None:
         assert available_cpus() == 1
     finally:
         os.sched_setaffinity(0, before)
+
+
+def test_a_limit_of_onednn_below_bfloat16_leaves_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("ONEDNN_MAX_CPU_ISA", raising=False)
+    native = cpu_precision()
+    for limit in ("AVX2", "avx512_core_vnni"):
+        monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", limit)
+        assert cpu_precision() == "float32"
+    for limit in ("AVX512_CORE_BF16", "AVX10_1_512_AMX", "ALL"):
+        monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", limit)
+        assert cpu_precision() == native

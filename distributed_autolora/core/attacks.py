@@ -1,4 +1,4 @@
-"""How the adversary searches: loss + step + projection + start."""
+"""Attacks: loss + step + projection + start."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ LOSSES = ("cross_entropy", "margin")
 
 
 @contextmanager
-def eval_mode(model: nn.Module) -> Iterator[None]:
-    """Puts every module of `model` in eval mode for the block, then gives each its own mode back."""
-    modes = [(module, module.training) for module in model.modules()]
+def eval_mode(model: nn.Module, kind: type[nn.Module] = nn.Module) -> Iterator[None]:
+    """Puts every module of one kind in `model` in eval mode for the block, then restores the mode of each."""
+    modes = [(module, module.training) for module in model.modules() if isinstance(module, kind)]
     for module, _ in modes:
         module.training = False  # not model.eval(), which an exported graph refuses
     try:
@@ -50,17 +50,7 @@ def summed_loss(logits: Tensor, y: Tensor, loss: str = "cross_entropy") -> Tenso
 
 
 def input_gradient(model: nn.Module, x: Tensor, y: Tensor, *, loss: str = "cross_entropy") -> Tensor:
-    """Returns the gradient of the summed loss with respect to the images only.
-
-    Args:
-        model: logits of images.
-        x: [n, C, H, W] images.
-        y: [n] labels.
-        loss: one of `LOSSES`.
-
-    Raises:
-        ValueError: for another loss.
-    """
+    """Returns the gradient of `summed_loss(model(x), y, loss)` with respect to the images only, shaped like `x`."""
     x = x.detach().requires_grad_()
     with torch.enable_grad():
         total = summed_loss(model(x), y, loss)
@@ -112,14 +102,7 @@ def pgd(
 
 
 def fgsm(model: nn.Module, x: Tensor, y: Tensor, *, threat_model: ThreatModel) -> Tensor:
-    """Returns the fast gradient sign attack: one step of length epsilon from the clean image.
-
-    Args:
-        model: logits of images.
-        x: [n, C, H, W] images.
-        y: [n] labels.
-        threat_model: where to search.
-    """
+    """Returns the result of the fast gradient sign attack: one step of length epsilon from the clean image."""
     return pgd(model, x, y, threat_model=threat_model, num_steps=1, step_size=threat_model.epsilon, random_start=False)
 
 

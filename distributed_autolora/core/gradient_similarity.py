@@ -1,6 +1,6 @@
-"""Do the natural and the adversarial objective pull the feature extractor the same way? (Eq. 3 and 4.)
+"""Gradient similarity of the natural and the adversarial objective (Eq. 3 and 4).
 
-The cosine between the gradient of the cross-entropy on a natural image and the gradient of the KL
+It is the cosine between the gradient of the cross-entropy on a natural image and the gradient of the KL
 divergence to its adversarial variant, over every parameter of the feature extractor; the head is left
 out. TWINS adds gamma times the loss of its frozen path to both, and its feature extractor is that of
 the adaptive network: the shared weights and the adaptive affine, without the frozen path's own affine.

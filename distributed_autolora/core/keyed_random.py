@@ -47,7 +47,7 @@ def keyed_permutation(seed: int, stream: str, epoch: int, count: int) -> Tensor:
     Raises:
         ValueError: for an unknown stream.
     """
-    return torch.argsort(_hashes_63(seed, stream, epoch, torch.arange(count)), stable=True)
+    return keyed_order(seed, stream, epoch, torch.arange(count))
 
 
 def keyed_order(seed: int, stream: str, epoch: int, rows: Tensor) -> Tensor:
@@ -56,11 +56,8 @@ def keyed_order(seed: int, stream: str, epoch: int, rows: Tensor) -> Tensor:
     Raises:
         ValueError: for an unknown stream, or rows that are not an int64 vector.
     """
-    return torch.argsort(_hashes_63(seed, stream, epoch, rows), stable=True)
-
-
-def _hashes_63(seed: int, stream: str, epoch: int, rows: Tensor) -> Tensor:
-    return _finalise(_row_hashes(_key(seed, stream, epoch), rows) + _signed(_INCREMENT)) & (2**63 - 1)
+    hashes = _finalise(_row_hashes(_key(seed, stream, epoch), rows) + _signed(_INCREMENT)) & (2**63 - 1)
+    return torch.argsort(hashes, stable=True)
 
 
 def _key(seed: int, stream: str, epoch: int) -> int:

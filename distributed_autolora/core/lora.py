@@ -1,4 +1,4 @@
-"""The low-rank branch: the natural images' own view of the backbone (paper, section 4.1)."""
+"""The low-rank branch, which the natural images go through (paper, section 4.1)."""
 
 from __future__ import annotations
 
@@ -21,6 +21,16 @@ def layer_name(backbone: nn.Module, name: str) -> str:
     if len(found) != 1:
         raise ValueError(f'the backbone has {len(found)} layers called "{name}": {found}')
     return str(found[0])
+
+
+def dotless(name: str) -> str:
+    """Returns a module's name as PyTorch's containers accept it as a key: without dots."""
+    return name.replace(".", "/")
+
+
+def dotted(key: str) -> str:
+    """Returns the name that `dotless` made a key of."""
+    return key.replace("/", ".")
 
 
 def is_parameter_of(name: str, layer: str) -> bool:
@@ -67,12 +77,12 @@ class LowRankBranch(nn.Module):
         for name in self._targets:
             weight = backbone.get_parameter(f"{name}.weight")
             rows, columns, inner = _factor_sizes(weight, lora_rank)
-            self.a[_key(name)] = nn.Parameter(torch.randn(inner, columns).to(weight))
-            self.b[_key(name)] = nn.Parameter(torch.zeros(rows, inner).to(weight))
+            self.a[dotless(name)] = nn.Parameter(torch.randn(inner, columns).to(weight))
+            self.b[dotless(name)] = nn.Parameter(torch.zeros(rows, inner).to(weight))
 
     def factors(self) -> dict[str, tuple[Tensor, Tensor]]:
         """Returns {module name: (A, B)}."""
-        return {name: (self.a[_key(name)], self.b[_key(name)]) for name in self._targets}
+        return {name: (self.a[dotless(name)], self.b[dotless(name)]) for name in self._targets}
 
     def natural_parameters(self, backbone: nn.Module) -> dict[str, Tensor]:
         """Returns every backbone parameter as the natural branch sees it.
@@ -91,11 +101,6 @@ class LowRankBranch(nn.Module):
             weight = parameters[f"{name}.weight"]
             parameters[f"{name}.weight"] = weight + (b @ a).reshape(weight.shape) / self.lora_rank
         return parameters
-
-
-def _key(name: str) -> str:
-    """ParameterDict refuses dots in names."""
-    return name.replace(".", "/")
 
 
 def _factor_sizes(weight: Tensor, lora_rank: int) -> tuple[int, int, int]:
@@ -174,7 +179,7 @@ class BranchStatistics(nn.Module):
         for name, module in backbone.named_modules():
             if isinstance(module, _BatchNorm) and module.running_mean is not None:
                 for buffer in _BUFFERS:
-                    self.register_buffer(_buffer_key(f"{name}.{buffer}"), module.get_buffer(buffer).detach().clone())
+                    self.register_buffer(dotless(f"{name}.{buffer}"), module.get_buffer(buffer).detach().clone())
         if not self._buffers:
             raise ValueError(
                 f'branch_batch_norm is "own", but {type(backbone).__name__} has no batch norm with running statistics: '
@@ -183,13 +188,4 @@ class BranchStatistics(nn.Module):
 
     def by_name(self) -> dict[str, Tensor]:
         """Returns the statistics under the names of the backbone's own; a forward in train mode moves them in place."""
-        return {_buffer_name(key): buffer for key, buffer in self.named_buffers()}
-
-
-def _buffer_key(name: str) -> str:
-    """Names of buffers have no dots."""
-    return name.replace(".", "/")
-
-
-def _buffer_name(key: str) -> str:
-    return key.replace("/", ".")
+        return {dotted(key): buffer for key, buffer in self.named_buffers()}

@@ -120,15 +120,7 @@ class AutoLoRa(nn.Module):
         denominator: float | None = None,
         teacher_logits: Tensor | None = None,
     ) -> LossTerms:
-        """Returns the parts "natural", "adversarial" and "kl".
-
-        Args:
-            x: [n, C, H, W] natural images.
-            x_adv: their adversarial variants.
-            y: [n] labels.
-            denominator: what sums over rows are divided by; None: n.
-            teacher_logits: [n, classes] of the natural images, in place of the soft labels in KL; None: none.
-        """
+        """Returns the parts "natural", "adversarial" and "kl" for the arguments of `VanillaRFT.forward`."""
         divisor = len(y) if denominator is None else denominator
         natural = self.natural_logits(x)
         adversarial = float32_logits(self.backbone(x_adv))

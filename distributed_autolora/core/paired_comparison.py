@@ -1,4 +1,4 @@
-"""Epochs compared on the same images: what of a difference in accuracy is more than those images' luck."""
+"""Paired (McNemar) comparison of epochs on the same validation images."""
 
 from __future__ import annotations
 
@@ -14,28 +14,27 @@ _LEVEL = 0.05
 
 @dataclass(frozen=True)
 class StrongerCheck:
-    """What a stronger attack did to some of the validation images.
+    """The result of a stronger attack on some of the validation images.
 
     Attributes:
-        fallen: bool [n] over all validation images in row order: withstood the run's own attack, fell to the stronger.
-        images: how many of the n met it, at least 1; the same images in all checks of a run.
+        newly_broken: bool [n] over all validation images in row order: robust to the run's own attack only.
+        images: number of the n that were attacked, at least 1; the same images in all checks of a run.
     """
 
-    fallen: Tensor
+    newly_broken: Tensor
     images: int
 
 
 def exceeds(first: Tensor, second: Tensor, standard_errors: float = 1.0) -> bool:
-    """Tells whether the mean of `first` is more than so many standard errors of the difference above that of `second`.
+    """Tells whether the mean of `first` is more than `standard_errors` of the difference above that of `second`.
 
-    With d = first - second over the same n images, the mean of d and the standard error of that mean make this
-    sum(d) > 0 and sum(d)^2 > standard_errors^2 sum(d^2), the variance taken about no difference. For right (1) and
-    wrong (0) it is McNemar's statistic.
+    With d = first - second this is sum(d) > 0 and sum(d)^2 > standard_errors^2 sum(d^2): the variance is that of no
+    difference. For right (1) and wrong (0) it is McNemar's statistic.
 
     Args:
         first: int64 [n], the score of each image.
-        second: int64 [n], the scores of the same images at another time.
-        standard_errors: how far above, at least 0.
+        second: int64 [n], the scores of the same images in another epoch.
+        standard_errors: at least 0.
     """
     difference = first - second
     total = int(difference.sum())
@@ -43,7 +42,7 @@ def exceeds(first: Tensor, second: Tensor, standard_errors: float = 1.0) -> bool
 
 
 class PairedComparison:
-    """Judges progress, and which state to keep, from the outcomes of the same images under the same attack.
+    """Decides on progress, and which state to keep, from the outcomes of the same images under the same attack.
 
     Args:
         interval: epochs of a window, between two decisions.
@@ -60,24 +59,24 @@ class PairedComparison:
     def add(self, outcomes: Sequence[bool] | Tensor, check: StrongerCheck | None = None) -> bool:
         """Takes an epoch's outcomes; tells whether its state is to be kept.
 
-        That is the newest one that the best does not exceed: the best of many epochs on few images is the luckiest.
-        Once a checked state was kept, only checked ones are. An image that fell to the stronger attack stands for those
-        that were not checked: it counts n / checked times, so that the mean estimates the accuracy under both attacks.
-        A first check says nothing of the states before it, so it does not make a credibly worse state the kept one.
+        The newest state that the best does not exceed is kept: the best of many epochs on few images is best by chance.
+        Once a checked state was kept, only checked ones are. Failures under the stronger attack are weighted
+        n / checked, so that the mean estimates the accuracy under both attacks. A first check says nothing about the
+        states before it, so it does not replace the kept state by a credibly worse one.
 
         Args:
-            outcomes: bool [n], n at least 1: which validation images withstood the attack, in row order.
-            check: what a stronger attack found on this state.
+            outcomes: bool [n], n at least 1: whether each validation image was robust to the attack, in row order.
+            check: the result of a stronger attack on this state.
         """
-        withstood = torch.as_tensor(outcomes, dtype=torch.bool, device="cpu").long()
-        self.outcomes.append(withstood)
+        robust = torch.as_tensor(outcomes, dtype=torch.bool, device="cpu").long()
+        self.outcomes.append(robust)
         is_first_check = check is not None and not self._has_checked
-        if is_first_check and self._kept is not None and self._is_credibly_better(self._kept, withstood):
+        if is_first_check and self._kept is not None and self._is_credibly_better(self._kept, robust):
             check = None
         self._present = None
         if check is None and self._has_checked:
             return False
-        score = withstood if check is None else check.images * withstood - len(withstood) * check.fallen.cpu().long()
+        score = robust if check is None else check.images * robust - len(robust) * check.newly_broken.cpu().long()
         if self._best is None or (check is not None and not self._has_checked) or score.sum() > self._best.sum():
             self._best = score
         self._has_checked = check is not None
@@ -98,7 +97,7 @@ class PairedComparison:
         return exceeds(torch.stack(later).sum(0), torch.stack(earlier).sum(0))
 
     def kept_is_better(self) -> bool:
-        """Tells whether the kept state is credibly better than the newest one, after as many looks as epochs.
+        """Tells whether the kept state is credibly better than the newest one, corrected for one comparison an epoch.
 
         A newest state that was not checked is not compared with a checked one.
         """

@@ -1,4 +1,4 @@
-"""What sets itself: the learning rate and the loss weights. Pure state machines."""
+"""Schedules of the learning rate and the loss weights, as pure state machines."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class LossWeights:
 
     @classmethod
     def from_natural_accuracy(cls, accuracy: float, alpha: float = 1.0, kl_weight_max: float = 6.0) -> LossWeights:
-        """Weighs the losses by how well the low-rank branch knows the training images (Eq. 6 and 7).
+        """Weighs the losses by the accuracy of the low-rank branch on the training images (Eq. 6 and 7).
 
         Args:
             accuracy: natural-branch accuracy in [0, 1].
@@ -46,7 +46,7 @@ class Decision:
     """Keep this epoch's state: it is the best so far, or as good as the best."""
     halved: bool = False
     restore_best: bool = False
-    """Go on from the state that was kept."""
+    """Resume from the state that was kept."""
     stop: bool = False
 
 
@@ -58,10 +58,10 @@ class RobustAccuracyHalving:
     (condition 2). Condition 2 never holds at the first decision; under "apgd" it also needs that the
     previous decision did not halve, which the released code intends and does not do.
 
-    Rule "paired", which is not the paper's, asks less of few validation images (`PairedComparison`). It halves
-    after epoch interval, 2 interval, ... when the second half of the window does not exceed the first, keeps the newest
-    state that is as good as the best, and restores it only where it is credibly better. Where states are checked by a
-    stronger attack, only checked ones are kept, and what falls to it counts against them.
+    Rule "paired", which is not the paper's, is for few validation images (`PairedComparison`). It halves after epoch
+    interval, 2 interval, ... if the second half of the window does not exceed the first, keeps the newest state that is
+    as good as the best, and restores it only if it is credibly better. If states are checked by a stronger attack, only
+    checked ones are kept, and images that it breaks count as failures.
 
     Args:
         initial_lr: learning rate of the first epoch.
@@ -94,12 +94,12 @@ class RobustAccuracyHalving:
         outcomes: Sequence[bool] | Tensor | None = None,
         check: StrongerCheck | None = None,
     ) -> Decision:
-        """Takes what validation said after an epoch and decides about the next one.
+        """Takes the validation results of an epoch and decides about the next one.
 
         Args:
             robust_accuracy: robust validation accuracy.
-            outcomes: bool [n], which validation images withstood the attack, in row order; rule "paired" needs it.
-            check: what a stronger attack found on some of them; only rule "paired" looks at it.
+            outcomes: bool [n], whether each validation image was robust to the attack; needed by rule "paired".
+            check: the result of a stronger attack on some of them; only used by rule "paired".
 
         Raises:
             ValueError: for the rule "paired" without outcomes.

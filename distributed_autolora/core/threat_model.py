@@ -1,4 +1,4 @@
-"""What the adversary may do."""
+"""What the adversary may do: threat models."""
 
 from __future__ import annotations
 
@@ -6,8 +6,6 @@ import math
 from dataclasses import dataclass
 
 from torch import Tensor
-
-_ROUNDING = 1e-6
 
 
 @dataclass(frozen=True)
@@ -57,9 +55,3 @@ class ThreatModel:
     def project(self, x_adv: Tensor, x: Tensor) -> Tensor:
         """Returns the point of the threat model around `x` nearest to `x_adv`."""
         return x_adv.clamp(*self.box(x))
-
-    def contains(self, x_adv: Tensor, x: Tensor) -> Tensor:
-        """Returns for every row whether `x_adv` is allowed around `x`, up to float32 rounding; [n] bool."""
-        near = (x_adv - x).abs() <= self.epsilon + _ROUNDING
-        valid = (x_adv >= self.bounds[0]) & (x_adv <= self.bounds[1])
-        return (near & valid).flatten(1).all(1)

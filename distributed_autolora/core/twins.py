@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from distributed_autolora.core.attacks import eval_mode
+from distributed_autolora.core.lora import dotless, dotted
 from distributed_autolora.core.losses import LossTerms, check_soft_labels, float32_logits, soft_label_kl
 
 
 class _FrozenNorm(nn.Module):
-    """What the frozen path of one batch norm owns: a trainable affine and the pre-trained statistics.
-
-    Args:
-        batch_norm: the pre-trained layer; everything is copied.
-    """
+    """A trainable affine and the pre-trained statistics of one batch norm, both copied: its frozen path."""
 
     running_mean: Tensor
     running_var: Tensor
@@ -67,20 +64,20 @@ class Twins(nn.Module):
         self.trades_beta = trades_beta
         self.soft_labels = check_soft_labels(soft_labels)
         self.frozen = nn.ModuleDict(
-            {_key(name): _FrozenNorm(batch_norm) for name, batch_norm in _batch_norms(backbone).items()}
+            {dotless(name): _FrozenNorm(batch_norm) for name, batch_norm in _batch_norms(backbone).items()}
         )
 
     def frozen_state(self) -> dict[str, Tensor]:
         """Returns the frozen path's affine and statistics under the names of the backbone's own."""
         return {
-            f"{_name(key)}.{name}": tensor
+            f"{dotted(key)}.{name}": tensor
             for key, batch_norm in self.frozen.items()
             for name, tensor in (*batch_norm.named_parameters(), *batch_norm.named_buffers())
         }
 
     def frozen_logits(self, x: Tensor) -> Tensor:
         """Returns the [n, classes] logits of the frozen path for [n, C, H, W] images, in train and eval mode."""
-        with _frozen_batch_norm(self.backbone):
+        with eval_mode(self.backbone, _BatchNorm):
             return float32_logits(functional_call(self.backbone, self.frozen_state(), (x,)))
 
     def forward(
@@ -157,19 +154,6 @@ def _halves(n: int, divisor: float, frozen_rows: int | None, global_rows: int | 
     return cut, divisor * adaptive_half / rows, divisor * frozen_half / rows
 
 
-@contextmanager
-def _frozen_batch_norm(backbone: nn.Module) -> Iterator[None]:
-    """Makes batch norms, and only them, normalise with their running statistics for the block."""
-    modes = [(module, module.training) for module in backbone.modules() if isinstance(module, _BatchNorm)]
-    try:
-        for module, _ in modes:
-            module.training = False
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training
-
-
 def _batch_norms(backbone: nn.Module) -> dict[str, _BatchNorm]:
     """Returns the batch norms by name.
 
@@ -185,12 +169,3 @@ def _batch_norms(backbone: nn.Module) -> dict[str, _BatchNorm]:
         if module.running_mean is None:
             raise ValueError(f"TWINS needs batch norm with running statistics: {name} has none")
     return found
-
-
-def _key(name: str) -> str:
-    """ModuleDict refuses dots in names."""
-    return name.replace(".", "/")
-
-
-def _name(key: str) -> str:
-    return key.replace("/", ".")

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from distributed_autolora.core.attacks import eval_mode
+from distributed_autolora.core.fast_attack.tf32 import allow_tf32
 from distributed_autolora.core.threat_model import ThreatModel
 from distributed_autolora.errors import UserError
 
@@ -49,27 +50,15 @@ def model_device(model: nn.Module) -> torch.device:
 
 @contextmanager
 def full_precision(device: torch.device) -> Iterator[None]:
-    """Computes float32 as float32 for the block: no TF32, no autocast, and deterministic cuDNN kernels.
-
-    cuDNN convolutions use TF32 by default (10 bits of mantissa), which moves images across the decision boundary.
-    """
-    backends: Any = torch.backends
-    operators = [
-        *(backends.cudnn.conv, backends.cudnn.rnn, backends.cuda.matmul),
-        *(backends.mkldnn.conv, backends.mkldnn.rnn, backends.mkldnn.matmul),
-    ]
-    precisions = [operator.fp32_precision for operator in operators]
-    kernels = (backends.cudnn.benchmark, backends.cudnn.deterministic)
-    for operator in operators:
-        operator.fp32_precision = "ieee"
-    backends.cudnn.benchmark, backends.cudnn.deterministic = False, True
+    """Turns TF32 and autocast off for the block, and makes cuDNN use deterministic kernels."""
+    cudnn: Any = torch.backends.cudnn
+    kernels = cudnn.benchmark, cudnn.deterministic
+    cudnn.benchmark, cudnn.deterministic = False, True
     try:
-        with torch.autocast(device.type, enabled=False):
+        with allow_tf32(False), torch.autocast(device.type, enabled=False):
             yield
     finally:
-        for operator, precision in zip(operators, precisions, strict=True):
-            operator.fp32_precision = precision
-        backends.cudnn.benchmark, backends.cudnn.deterministic = kernels
+        cudnn.benchmark, cudnn.deterministic = kernels
 
 
 def check_inputs(model: nn.Module, x: Tensor, y: Tensor, threat_model: ThreatModel) -> None:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from distributed_autolora.config import ExperimentConfig
 from distributed_autolora.core.fast_attack.attack_network import AttackNetwork
-from distributed_autolora.core.fast_attack.float32 import tensor_float32
+from distributed_autolora.core.fast_attack.tf32 import allow_tf32
 from distributed_autolora.core.keyed_random import keyed_uniform
 from distributed_autolora.core.metrics import AccuracyCount
 from distributed_autolora.core.paired_comparison import StrongerCheck
@@ -219,7 +219,7 @@ class Trainer:
             noise = keyed_uniform(self.config.seed, "attack", epoch, self.data.to_device(rows), tuple(x.shape[1:]))
             self.attack_network.refresh()
             x_adv = self.train_attack(self.attack_network, x, y, noise=noise)
-        with timer.phase("step"), tensor_float32(self.device):
+        with timer.phase("step"), allow_tf32(self.device.type == "cuda"):
             with self.autocast():
                 further |= self.averaging.teacher_arguments(x)
                 terms = self.wrapped(x, x_adv, y, denominator=denominator, **further)
@@ -242,7 +242,7 @@ class Trainer:
         if not follows_accuracy(self.config):
             return None
         assert isinstance(self.objective, AdaptsLossWeights)
-        with tensor_float32(self.device), self.autocast():
+        with allow_tf32(self.device.type == "cuda"), self.autocast():
             count = natural_accuracy(
                 self.objective.natural_logits,
                 self.objective,
@@ -267,7 +267,7 @@ class Trainer:
     def remember(self, outcomes: tuple[bool, ...], check: StrongerCheck | None) -> None:
         """Keeps what an epoch's validation found by image, for a schedule that goes on from a checkpoint."""
         self.outcomes.append(torch.tensor(outcomes))
-        self.fallen.append(torch.zeros(len(outcomes), dtype=torch.bool) if check is None else check.fallen)
+        self.fallen.append(torch.zeros(len(outcomes), dtype=torch.bool) if check is None else check.newly_broken)
 
     def follow(self, decision: Decision) -> None:
         """Keeps or restores the chosen state and sets the learning rate, the same on every worker.

@@ -33,8 +33,8 @@ def test_a_state_that_hides_its_gradients_looks_better_and_is_worse_and_a_check_
     assert seen.check is not None
     assert abs(seen.accuracy - world.honest_accuracy - promise) < 0.01
     assert abs(world.honest_accuracy - world.accuracy - deceit) < 1e-9
-    fallen = float(seen.check.fallen.sum()) / seen.check.images
-    assert abs(fallen - (promise + 0.01 + deceit / 2)) < 0.02
+    newly_broken = float(seen.check.newly_broken.sum()) / seen.check.images
+    assert abs(newly_broken - (promise + 0.01 + deceit / 2)) < 0.02
 
 
 def test_a_lower_rate_has_a_lower_floor() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from typing import Any
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 
 from distributed_autolora.core import attacks
 from distributed_autolora.core.threat_model import ThreatModel
+from tests.core.test_threat_model import assert_inside
 from tests.reference.learned import images, learned_network
 from tests.reference.networks import BASIC, GROUPED, batch, build
 from tests.reference.slow_pgd import slow_pgd
@@ -22,6 +24,12 @@ LAW = settings(max_examples=25, deadline=None, derandomize=True, database=None)
 
 def linf(epsilon: float) -> ThreatModel:
     return ThreatModel(norm="linf", epsilon=epsilon, bounds=(0.0, 1.0))
+
+
+def pgd(network: nn.Module, x: Tensor, y: Tensor, epsilon: float = 0.1, **others: Any) -> Tensor:
+    """Runs PGD with two steps of epsilon / 4, but for what `others` says."""
+    search: dict[str, Any] = {"num_steps": 2, "step_size": epsilon / 4} | others
+    return attacks.pgd(network, x, y, threat_model=linf(epsilon), **search)
 
 
 def noise_like(x: Tensor, seed: int = 0) -> Tensor:
@@ -35,16 +43,8 @@ def test_pgd_is_the_textbook_s(epsilon: float, step_size: float, num_steps: int,
     noise = noise_like(x)
     start = noise if random_start else None
     expected = slow_pgd(network, x, y, epsilon=epsilon, num_steps=num_steps, step_size=step_size, noise=start)
-    x_adv = attacks.pgd(
-        network,
-        x,
-        y,
-        threat_model=linf(epsilon),
-        num_steps=num_steps,
-        step_size=step_size,
-        random_start=random_start,
-        noise=noise,
-    )
+    search = {"num_steps": num_steps, "step_size": step_size, "random_start": random_start, "noise": noise}
+    x_adv = pgd(network, x, y, epsilon, **search)
     torch.testing.assert_close(x_adv, expected, rtol=0, atol=1e-12)
     assert (x_adv - x).abs().max() > 0 or (num_steps == 0 and not random_start)
 
@@ -63,31 +63,18 @@ def test_pgd_never_leaves_the_threat_model_or_the_unit_range(
 ) -> None:
     x, _, y = batch(3, seed, dtype=dtype)
     x = (1.3 * x - 0.15).clamp(0, 1)  # some pixels on the bounds
-    threat_model = linf(epsilon)
-    x_adv = attacks.pgd(
-        build(GROUPED, dtype=dtype),
-        x,
-        y,
-        threat_model=threat_model,
-        num_steps=num_steps,
-        step_size=step_share * epsilon,
-        random_start=random_start,
-        noise=noise_like(x, seed) if seed % 2 else None,
-    )
+    search = {"num_steps": num_steps, "step_size": step_share * epsilon, "random_start": random_start}
+    noise = noise_like(x, seed) if seed % 2 else None
+    x_adv = pgd(build(GROUPED, dtype=dtype), x, y, epsilon, noise=noise, **search)
     assert x_adv.dtype == dtype
-    assert x_adv.min() >= 0
-    assert x_adv.max() <= 1
-    assert (x_adv - x).abs().max() <= epsilon + 1e-6
-    assert threat_model.contains(x_adv, x).all()
+    assert_inside(x_adv, x, linf(epsilon))
 
 
 @LAW
 @given(seed=st.integers(0, 10**6), num_steps=st.integers(0, 3), random_start=st.booleans())
 def test_epsilon_zero_is_the_identity(seed: int, num_steps: int, random_start: bool) -> None:
     x, _, y = batch(3, seed)
-    x_adv = attacks.pgd(
-        build(GROUPED), x, y, threat_model=linf(0.0), num_steps=num_steps, step_size=0.1, random_start=random_start
-    )
+    x_adv = pgd(build(GROUPED), x, y, 0.0, num_steps=num_steps, step_size=0.1, random_start=random_start)
     assert torch.equal(x_adv, x)
 
 
@@ -96,9 +83,7 @@ def test_epsilon_zero_is_the_identity(seed: int, num_steps: int, random_start: b
 def test_one_step_from_the_clean_image_is_fgsm(seed: int, epsilon: float) -> None:
     network, (x, _, y) = build(GROUPED), batch(3, seed)
     fgsm = attacks.fgsm(network, x, y, threat_model=linf(epsilon))
-    one_step = attacks.pgd(
-        network, x, y, threat_model=linf(epsilon), num_steps=1, step_size=epsilon, random_start=False
-    )
+    one_step = pgd(network, x, y, epsilon, num_steps=1, step_size=epsilon, random_start=False)
     torch.testing.assert_close(one_step, fgsm, rtol=0, atol=1e-12)
     with attacks.eval_mode(network):
         sign = torch.sign(attacks.input_gradient(network, x, y))
@@ -110,9 +95,7 @@ def test_more_steps_do_not_lower_the_loss_on_average(epsilon: float) -> None:
     network, (x, y) = learned_network(), images(256, seed=1000)
     losses = []
     for num_steps in (0, 1, 2, 5, 10, 20):
-        x_adv = attacks.pgd(
-            network, x, y, threat_model=linf(epsilon), num_steps=num_steps, step_size=epsilon / 4, random_start=False
-        )
+        x_adv = pgd(network, x, y, epsilon, num_steps=num_steps, random_start=False)
         losses.append(float(F.cross_entropy(network(x_adv), y).detach()))
     assert all(after >= before - 1e-3 for before, after in pairwise(losses)), losses
     assert losses[-1] > 2 * losses[0], losses
@@ -120,12 +103,7 @@ def test_more_steps_do_not_lower_the_loss_on_average(epsilon: float) -> None:
 
 def test_the_same_noise_gives_the_same_result_and_other_noise_another() -> None:
     x, _, y = batch(3)
-    results = [
-        attacks.pgd(
-            build(GROUPED), x, y, threat_model=linf(0.1), num_steps=2, step_size=0.02, noise=noise_like(x, seed)
-        )
-        for seed in (1, 1, 2)
-    ]
+    results = [pgd(build(GROUPED), x, y, noise=noise_like(x, seed)) for seed in (1, 1, 2)]
     assert torch.equal(results[0], results[1])
     assert not torch.equal(results[0], results[2])
 
@@ -136,7 +114,7 @@ def test_without_noise_a_random_start_comes_from_torch_s_generator() -> None:
     for seed in (1, 1, 2):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            results.append(attacks.pgd(build(GROUPED), x, y, threat_model=linf(0.1), num_steps=1, step_size=0.02))
+            results.append(pgd(build(GROUPED), x, y))
     assert torch.equal(results[0], results[1])
     assert not torch.equal(results[0], results[2])
 
@@ -146,9 +124,7 @@ def test_a_row_s_result_does_not_depend_on_the_other_rows() -> None:
     noise = noise_like(x)
 
     def attack(rows: slice) -> Tensor:
-        return attacks.pgd(
-            network, x[rows], y[rows], threat_model=linf(0.1), num_steps=5, step_size=0.025, noise=noise[rows]
-        )
+        return pgd(network, x[rows], y[rows], num_steps=5, noise=noise[rows])
 
     together = attack(slice(0, 5))
     for row in range(5):
@@ -181,7 +157,7 @@ def test_an_attack_leaves_the_model_and_its_inputs_as_they_were(attack: str) -> 
     network, (x, _, y) = partly_frozen_network(), batch(3)
     before, x_before = picture(network), x.clone()
     if attack == "pgd":
-        result = attacks.pgd(network, x, y, threat_model=linf(0.1), num_steps=2, step_size=0.02)
+        result = pgd(network, x, y)
     elif attack == "fgsm":
         result = attacks.fgsm(network, x, y, threat_model=linf(0.1))
     else:
@@ -196,32 +172,20 @@ def test_an_attack_leaves_the_model_and_its_inputs_as_they_were(attack: str) -> 
 
 def test_the_attack_sees_the_model_in_eval_mode() -> None:
     x, _, y = batch(3)
-    results = [
-        attacks.pgd(
-            build(BASIC).train(mode), x, y, threat_model=linf(0.1), num_steps=3, step_size=0.03, noise=noise_like(x)
-        )
-        for mode in (True, False)
-    ]
+    results = [pgd(build(BASIC).train(mode), x, y, num_steps=3, noise=noise_like(x)) for mode in (True, False)]
     assert torch.equal(results[0], results[1])
 
 
 def test_an_attack_inside_no_grad_is_the_same_attack() -> None:
     x, _, y = batch(3)
-
-    def attack() -> Tensor:
-        return attacks.pgd(
-            build(GROUPED), x, y, threat_model=linf(0.1), num_steps=2, step_size=0.02, noise=noise_like(x)
-        )
-
-    expected = attack()
+    expected = pgd(build(GROUPED), x, y, noise=noise_like(x))
     with torch.no_grad():
-        assert torch.equal(attack(), expected)
+        assert torch.equal(pgd(build(GROUPED), x, y, noise=noise_like(x)), expected)
 
 
 def test_a_batch_without_rows_is_attacked_to_a_batch_without_rows() -> None:
     x, _, y = batch(3)
-    x_adv = attacks.pgd(build(BASIC), x[:0], y[:0], threat_model=linf(0.1), num_steps=2, step_size=0.02)
-    assert x_adv.shape == (0, 3, 8, 8)
+    assert pgd(build(BASIC), x[:0], y[:0]).shape == (0, 3, 8, 8)
 
 
 def test_eval_mode_restores_every_flag_even_after_an_error() -> None:
@@ -276,9 +240,7 @@ class Scaled(nn.Module):
 
 
 def broken(network: nn.Module, x: Tensor, y: Tensor, loss: str) -> set[int]:
-    x_adv = attacks.pgd(
-        network, x, y, threat_model=linf(0.03), num_steps=10, step_size=0.0075, random_start=False, loss=loss
-    )
+    x_adv = pgd(network, x, y, 0.03, num_steps=10, random_start=False, loss=loss)
     return set((network(x_adv).argmax(1) != y).nonzero().flatten().tolist())
 
 
@@ -297,6 +259,6 @@ def test_the_margin_sees_through_logits_that_blind_the_cross_entropy_and_agrees_
 def test_an_unknown_loss_is_refused() -> None:
     network, (x, _, y) = build(BASIC), batch(2)
     with pytest.raises(ValueError, match=r'loss is "hinge".*cross_entropy.*margin'):
-        attacks.pgd(network, x, y, threat_model=linf(0.1), num_steps=0, step_size=0.1, loss="hinge")
+        pgd(network, x, y, num_steps=0, loss="hinge")
     with pytest.raises(ValueError, match='loss is "hinge"'):
         attacks.input_gradient(network, x, y, loss="hinge")

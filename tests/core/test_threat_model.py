@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -23,6 +22,14 @@ def images(seed: int, bounds: tuple[float, float], dtype: torch.dtype, rows: int
     return low + (high - low) * values.clamp(0, 1)
 
 
+def assert_inside(x_adv: torch.Tensor, x: torch.Tensor, threat_model: ThreatModel) -> None:
+    """Asserts that the images are in the threat model around `x`, up to rounding here and in x + epsilon."""
+    assert x_adv.min() >= threat_model.bounds[0]
+    assert x_adv.max() <= threat_model.bounds[1]
+    rounding = 2 * torch.finfo(x.dtype).eps * max(map(abs, threat_model.bounds))
+    assert (x_adv - x).abs().max() <= threat_model.epsilon * (1 + torch.finfo(x.dtype).eps) + rounding
+
+
 @LAW
 @given(seed=st.integers(0, 10**6), epsilon=EPSILONS, bounds=BOUNDS, dtype=DTYPES)
 def test_a_projection_lies_inside_whatever_was_projected(
@@ -33,11 +40,8 @@ def test_a_projection_lies_inside_whatever_was_projected(
     candidate = x + 3 * torch.randn(x.shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
     projected = threat_model.project(candidate, x)
     assert projected.dtype == dtype
-    assert projected.min() >= bounds[0]
-    assert projected.max() <= bounds[1]
-    assert (projected - x).abs().max() <= epsilon + 1e-6
-    assert threat_model.contains(projected, x).tolist() == [True] * 4
-    torch.testing.assert_close(threat_model.project(projected, x), projected, rtol=0, atol=0)
+    assert_inside(projected, x, threat_model)
+    assert torch.equal(threat_model.project(projected, x), projected)
 
 
 @LAW
@@ -60,7 +64,7 @@ def test_a_random_start_is_uniform_noise_scaled_to_epsilon_and_clamped(
     noise = torch.rand(x.shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
     start = threat_model.start(x, noise)
     torch.testing.assert_close(start, (x + (2 * noise - 1) * epsilon).clamp(*bounds))
-    assert threat_model.contains(start, x).all()
+    assert_inside(start, x, threat_model)
 
 
 def test_without_noise_the_start_is_the_clean_image_inside_the_bounds() -> None:
@@ -74,22 +78,6 @@ def test_an_ascent_step_has_the_same_length_in_every_pixel_with_a_gradient() -> 
     x = torch.tensor([[0.5, 0.5, 0.5, 0.5]])
     gradient = torch.tensor([[1e-20, -3.0, 0.0, 7.0]])
     assert threat_model.ascend(x, gradient, 0.25).tolist() == [[0.75, 0.25, 0.5, 0.75]]
-
-
-@pytest.mark.parametrize(("pixel", "inside"), [(0.5, True), (0.6, True), (0.62, False), (0.38, False)])
-def test_a_row_is_outside_as_soon_as_one_pixel_is_further_than_epsilon(pixel: float, inside: bool) -> None:
-    threat_model = ThreatModel(norm="linf", epsilon=0.1, bounds=(0.0, 1.0))
-    x = torch.full((3, 1, 2, 2), 0.5)
-    x_adv = x.clone()
-    x_adv[1, 0, 1, 0] = pixel
-    assert threat_model.contains(x_adv, x).tolist() == [True, inside, True]
-
-
-def test_a_row_is_outside_when_a_pixel_leaves_the_bounds() -> None:
-    threat_model = ThreatModel(norm="linf", epsilon=0.1, bounds=(0.0, 1.0))
-    x = torch.tensor([[0.95], [0.05], [0.95]])
-    x_adv = torch.tensor([[1.02], [-0.02], [1.0]])
-    assert threat_model.contains(x_adv, x).tolist() == [False, False, True]
 
 
 def test_a_threat_model_that_was_not_configured_is_linf_8_255_on_unit_pixels() -> None:

@@ -231,11 +231,11 @@ def test_an_image_counts_as_withstanding_only_if_it_withstands_both(tmp_path: Pa
     broken, check = check_masking(trainer, tuple(none))
     assert (broken[KEYS[0]], broken[KEYS[1]]) == (0, 0)
     assert check is not None
-    assert not check.fallen.any()
+    assert not check.newly_broken.any()
     strong, check = check_masking(trainer, tuple(everything))
     assert strong[KEYS[0]] + strong[KEYS[1]] == pytest.approx(1)
     assert check is not None
-    assert (check.images, int(check.fallen.sum()) / check.images) == (strong[KEYS[2]], strong[KEYS[1]])
+    assert (check.images, int(check.newly_broken.sum()) / check.images) == (strong[KEYS[2]], strong[KEYS[1]])
 
 
 def steered(folder: str, epochs: int, every: int, interval: int = 1) -> ExperimentConfig:

@@ -55,19 +55,8 @@ class FusedConvolution(nn.Module):
         if self._packed_flipped is not None:
             geometry = (self._flipped_padding, self.stride, self.dilation, 1)
             return _kernel(gradient, self._packed_flipped, None, *geometry, "none", [], "")  # type: ignore[no-any-return]
-        gradients = torch.ops.aten.convolution_backward(
-            gradient,
-            x,
-            self.weight,
-            None,
-            self.stride,
-            self.padding,
-            self.dilation,
-            False,
-            [0, 0],
-            self.groups,
-            [True, False, False],
-        )
+        layer = (self.stride, self.padding, self.dilation, False, [0, 0], self.groups)
+        gradients = torch.ops.aten.convolution_backward(gradient, x, self.weight, None, *layer, [True, False, False])
         return gradients[0]  # type: ignore[no-any-return]
 
     @torch.no_grad()

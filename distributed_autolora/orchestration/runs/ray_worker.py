@@ -18,7 +18,7 @@ import torch
 from ray.train import Checkpoint
 
 from distributed_autolora.config import ExperimentConfig
-from distributed_autolora.core.fast_attack.float32 import exact_float32
+from distributed_autolora.core.fast_attack.tf32 import tf32_off
 from distributed_autolora.errors import TrainingDivergedError, UserError
 from distributed_autolora.training.checkpoint import TrainingState
 from distributed_autolora.training.loop import fit
@@ -73,7 +73,7 @@ def train_worker(payload: dict[str, Any]) -> dict[str, Any] | None:
     """
     config = ExperimentConfig.from_dict(payload["config"])
     torch.set_num_threads(config.scaling.cpus_per_worker)
-    exact_float32()  # what is judged; attacks and steps lift it for themselves
+    tf32_off()  # attacks and steps turn it on for themselves
     device = ray.train.torch.get_device()
     try:
         _log.info("Opening the data.")

@@ -13,7 +13,7 @@ from distributed_autolora.config import AttackConfig, ExperimentConfig
 from distributed_autolora.config.reading import nearest
 from distributed_autolora.core.attacks import pgd
 from distributed_autolora.core.fast_attack.cuda_graphs import CudaGraphAttack, CudaGraphs
-from distributed_autolora.core.fast_attack.float32 import tensor_float32
+from distributed_autolora.core.fast_attack.tf32 import allow_tf32
 from distributed_autolora.core.lora import LowRankBranch
 from distributed_autolora.core.objectives import AutoLoRa, VanillaRFT
 from distributed_autolora.core.schedules import LossWeights, RobustAccuracyHalving, StepDecay
@@ -181,7 +181,7 @@ def build_attack(config: ExperimentConfig, attack: AttackConfig) -> Attack:
     threat_model = ThreatModel(config.threat_model.norm, config.threat_model.epsilon)
 
     def search(model: nn.Module, x: Tensor, y: Tensor, *, noise: Tensor | None = None) -> Tensor:
-        with tensor_float32(x.device):
+        with allow_tf32(x.device.type == "cuda"):
             return pgd(
                 model,
                 x,
