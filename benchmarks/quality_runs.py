@@ -6,7 +6,6 @@ import json
 import multiprocessing
 import os
 import time
-from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -73,7 +72,7 @@ class _NoReports:
         """Returns None: every run is new."""
         return None
 
-    def report(self, history: list[dict[str, Any]], write: Callable[[Path], None], step: int = 0) -> None:
+    def report(self, state: TrainingState) -> None:
         """Keeps nothing."""
 
     def is_machine_leaving(self) -> bool:

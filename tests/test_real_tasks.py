@@ -51,7 +51,7 @@ def check_finished(done: subprocess.CompletedProcess[str], home: Path, data: Pat
     assert config["model"]["backbone"] == "resnet18"
     assert config["model"]["weights_digest"] == hashlib.sha256(weights.read_bytes()).hexdigest()
     assert 224 in (config["data"]["image_size"], config["model"]["input_size"])
-    assert [record["epoch"] for record in json.loads((run / "history.json").read_text())] == [1, 2]
+    assert [record["epoch"] for record in json.loads((run / "history.json").read_text())["epochs"]] == [1, 2]
     result, card = json.loads((run / "result.json").read_text()), read_texts(str(data), "test")["card"]
     assert result["test_images"] == card["images"]["test"]
     assert result["task_card"] == card

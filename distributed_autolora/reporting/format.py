@@ -1,11 +1,10 @@
-"""What every report reads from a run: its history (one dict an epoch) and its result."""
+"""How reports write names, numbers and times."""
 
 from __future__ import annotations
 
 import re
-from typing import Any
 
-from distributed_autolora.records import value
+from distributed_autolora.records import EpochRecord
 
 
 def attack_label(name: str) -> str:
@@ -16,18 +15,16 @@ def attack_label(name: str) -> str:
     return f"{letters.upper()}-{digits}" if digits else letters.upper()
 
 
-def event(metrics: dict[str, Any], *, short: bool = False) -> str:
+def event(record: EpochRecord, *, short: bool = False) -> str:
     """Returns what the schedule did after an epoch, such as "halved, restored epoch 9"; "" for nothing."""
     events = []
-    lr, next_lr = value(metrics, "lr"), value(metrics, "next_lr")
-    if metrics.get("halved"):
+    if record.halved:
         events.append("halved")
-    elif lr and next_lr is not None and next_lr < lr:
-        events.append(f"lr x {next_lr / lr:.2g}")
-    if metrics.get("restored"):
-        epoch = metrics.get("restored_epoch")
-        events.append("restored" if epoch is None else f"restored {epoch}" if short else f"restored epoch {epoch}")
-    if metrics.get("stopped"):
+    elif record.next_lr < record.lr:
+        events.append(f"lr x {record.next_lr / record.lr:.2g}")
+    if record.restored:
+        events.append(f"restored {'' if short else 'epoch '}{record.restored_epoch}")
+    if record.stopped:
         events.append("stopped")
     return ", ".join(events)
 

@@ -1,117 +1,112 @@
-"""What the checks by a stronger attack say to people: while a run goes on, and in its result."""
+"""Messages about the checks by a stronger attack: while a run trains, and in its result."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Sequence
 
 from distributed_autolora.evaluation.masking_test import least_share, overstates, warns_from
-from distributed_autolora.records import MASKING_GAP, MASKING_IMAGES, MASKING_STRONGER, attack_name
+from distributed_autolora.records import EpochRecord, MaskingCheck, MaskingSummary, RunResult
 from distributed_autolora.reporting.format import attack_label
 
 
-def masking_gap(metrics: dict[str, Any]) -> str:
+def masking_gap(record: EpochRecord) -> str:
     """Returns "gap 3.2 %" for an epoch that was checked, "" for others."""
-    return f"gap {100 * metrics[MASKING_GAP]:.1f} %" if MASKING_GAP in metrics else ""
+    return "" if record.masking is None else f"gap {100 * record.masking.gap:.1f} %"
 
 
-def masking_warning(metrics: dict[str, Any], model: str) -> str | None:
-    """Returns what to say of an epoch whose evaluation attack promises too much, in one line; None for others.
+def warns(check: MaskingCheck | None) -> bool:
+    """Tells whether a check found that the evaluation attack overstates the robust accuracy."""
+    return check is not None and overstates(check.broken, check.images)
+
+
+def masking_warning(record: EpochRecord, *, name: str, method: str, rule: str | None) -> str | None:
+    """Returns the warning about an epoch whose evaluation attack overstates the robust accuracy; None for others.
 
     Args:
-        metrics: the epoch's record in the history.
-        model: name of the run.
+        record: of the epoch.
+        name: of the run.
+        method: name of its training objective.
+        rule: of its automatic schedule; None for another schedule.
     """
-    if not _is_alarming(metrics):
+    check = record.masking
+    if check is None or not warns(check):
         return None
-    fallen, total = _fallen(metrics), metrics[MASKING_IMAGES]
-    attack = attack_label(attack_name(metrics))
+    least = least_share(check.broken, check.images)
     return (
-        f"epoch {metrics['epoch']}: {fallen} of {total} validation images withstand {attack} and fall to a stronger "
-        f"attack ({100 * fallen / total:.1f} %; more than {100 * least_share(fallen, total):.1f} % at 95 % confidence "
-        f"in this check; a check of so many images warns from {_warning_gap(total)} on). "
-        f"{_meaning(attack)} {_advice(model)}"
+        f"epoch {record.epoch}: a stronger attack breaks {check.broken} of {check.images} validation images that are "
+        f"robust to {attack_label(record.attack)} ({100 * check.gap:.1f} %; more than {100 * least:.1f} % at 95 % "
+        f"confidence; a check of {check.images} images warns from {_per_cent(_smallest_gap(check.images))} on). "
+        f"{_meaning(record.attack)} {_advice(name, method, rule)}"
     )
 
 
-def masking_summary(history: list[dict[str, Any]]) -> dict[str, Any] | None:
-    """Returns what a run's checks found, JSON values for its result; None for a run without a check.
+def masking_summary(history: Sequence[EpochRecord]) -> MaskingSummary | None:
+    """Summarises a run's checks; None for a run without one.
 
     `gap` is that of the check nearest to the chosen epoch, the earlier of two: the nearest to the deployed model.
     """
-    checked = [metrics for metrics in history if MASKING_GAP in metrics]
+    checked = {record.epoch: record.masking for record in history if record.masking is not None}
     if not checked:
         return None
-    chosen = history[-1]["best_epoch"]
-    nearest = min(checked, key=lambda metrics: abs(metrics["epoch"] - chosen))
-    largest = max(checked, key=lambda metrics: metrics[MASKING_GAP])
-    return {
-        "checks": len(checked),
-        "images": nearest[MASKING_IMAGES],
-        "epoch": nearest["epoch"],
-        "robust_accuracy_stronger": nearest[MASKING_STRONGER],
-        "gap": nearest[MASKING_GAP],
-        "warns_from": warns_from(nearest[MASKING_IMAGES]) / nearest[MASKING_IMAGES],
-        "largest_gap": largest[MASKING_GAP],
-        "largest_gap_epoch": largest["epoch"],
-        "warned_epochs": [metrics["epoch"] for metrics in checked if _is_alarming(metrics)],
-    }
+    chosen = history[-1].best_epoch
+    nearest = min(checked, key=lambda epoch: abs(epoch - chosen))
+    largest = max(checked, key=lambda epoch: checked[epoch].gap)
+    images = checked[nearest].images
+    return MaskingSummary(
+        checks=len(checked),
+        images=images,
+        epoch=nearest,
+        robust_accuracy_stronger=checked[nearest].robust_accuracy,
+        gap=checked[nearest].gap,
+        warns_from=_smallest_gap(images),
+        largest_gap=checked[largest].gap,
+        largest_gap_epoch=largest,
+        warned_epochs=tuple(epoch for epoch, check in checked.items() if warns(check)),
+    )
 
 
-def masking_status(result: Mapping[str, Any]) -> str:
-    """Returns what the checks by a stronger attack came to, to filter runs by: "unchecked", "clear" or "warned".
-
-    Args:
-        result: the run's result.
-    """
-    found = result.get("masking")
-    if not found:
+def masking_status(found: MaskingSummary | None) -> str:
+    """Returns "unchecked", "clear" or "warned": a tag to filter runs by."""
+    if found is None:
         return "unchecked"
-    return "warned" if found["warned_epochs"] else "clear"
+    return "warned" if found.warned_epochs else "clear"
 
 
-def masking_sentences(result: Mapping[str, Any]) -> list[str]:
-    """Returns the finding of a run's checks, and a warning where there was one; empty for a run without a check.
-
-    Args:
-        result: the run's result.
-    """
-    found = result.get("masking")
-    if not found:
+def masking_sentences(result: RunResult) -> list[str]:
+    """Returns the finding of a run's checks, and a warning where there was one; empty for a run without a check."""
+    found = result.masking
+    if found is None:
         return []
-    attack = attack_label(result["attack"])
     sentences = [
-        f"Masking gap: {100 * found['gap']:.1f} % of {found['images']:,} validation images withstand {attack} and fall "
-        f"to a stronger attack in epoch {found['epoch']} (warns from {_warning_gap(found['images'])} on; largest of "
-        f"{found['checks']} checks: {100 * found['largest_gap']:.1f} %, epoch {found['largest_gap_epoch']})."
+        f"Gradient-masking gap: a stronger attack breaks {_per_cent(found.gap)} of {found.images:,} validation images "
+        f"that are robust to {attack_label(result.attack)}, in epoch {found.epoch} (warns from "
+        f"{_per_cent(found.warns_from)} on; largest of {found.checks} checks: {_per_cent(found.largest_gap)}, epoch "
+        f"{found.largest_gap_epoch})."
     ]
-    if found["warned_epochs"]:
-        epochs = ", ".join(map(str, found["warned_epochs"]))
-        sentences.append(f"Warning in epoch {epochs}: {_meaning(attack)} {_advice(result['name'])}")
+    if found.warned_epochs:
+        epochs = ", ".join(map(str, found.warned_epochs))
+        advice = _advice(result.name, result.method, result.rule)
+        sentences.append(f"Warning in epoch {epochs}: {_meaning(result.attack)} {advice}")
     return sentences
 
 
-def _warning_gap(images: int) -> str:
-    return f"{100 * warns_from(images) / images:.1f} %"
+def _smallest_gap(images: int) -> float:
+    return warns_from(images) / images
 
 
-def _fallen(metrics: dict[str, Any]) -> int:
-    return round(float(metrics[MASKING_GAP]) * int(metrics[MASKING_IMAGES]))
-
-
-def _is_alarming(metrics: dict[str, Any]) -> bool:
-    return MASKING_GAP in metrics and overstates(_fallen(metrics), metrics[MASKING_IMAGES])
+def _per_cent(fraction: float) -> str:
+    return f"{100 * fraction:.1f} %"
 
 
 def _meaning(attack: str) -> str:
     return (
-        f"{attack} promises too much: gradients may be masked. The learning rate follows it, and unless rule paired "
-        "chose the model, so does that choice."
+        f"{attack_label(attack)} overstates the robust accuracy: gradients may be masked. It sets the learning rate "
+        "and, except under rule paired, chooses the model."
     )
 
 
-def _advice(model: str) -> str:
-    return (
-        f"Judge the model by python jobs/evaluate.py --model {model} --attacks autoattack; if that confirms it, "
-        "train with --schedule.rule paired where the run had not, or try --method.name vanilla."
-    )
+def _advice(name: str, method: str, rule: str | None) -> str:
+    confirm = f"Evaluate the model with python jobs/evaluate.py --model {name} --attacks autoattack."
+    fixes = ["--schedule.rule paired"] if rule != "paired" else []
+    fixes += ["--method.name vanilla"] if method != "vanilla" else []
+    return f"{confirm} If that confirms it, train with {' or '.join(fixes)}." if fixes else confirm

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from distributed_autolora.records import RunResult
 from distributed_autolora.reporting.format import duration, pixel_fraction
 from distributed_autolora.reporting.masking import masking_sentences
 from distributed_autolora.reporting.statistics import wilson_interval
@@ -21,7 +22,7 @@ class ModelFacts:
         parameters: number of parameters.
         pretrained: whether training began from weights learnt on other data.
         method: name of the training objective; None: not known.
-        training: `result.json` of the run; None: the model came from elsewhere.
+        training: result of the run; None: the model came from elsewhere.
         data_licence: terms that the images may be used under.
         data_provenance: where they came from.
         export_differences: largest difference of a logit by exported file.
@@ -31,7 +32,7 @@ class ModelFacts:
     parameters: int
     pretrained: bool
     method: str | None
-    training: Mapping[str, Any] | None
+    training: RunResult | None
     data_licence: str
     data_provenance: str
     export_differences: Mapping[str, float]
@@ -123,8 +124,8 @@ def _data(result: Mapping[str, Any], facts: ModelFacts) -> str:
     lines = [f"Task {result['task'] or 'without a name'}. {_sentence(facts.data_provenance)}"]
     if training is not None:
         lines.append(
-            f"Trained on {training['train_images']:,} images and chosen on {training['val_images']:,} others "
-            f"(epoch {training['best_epoch']} of {training['stopped_epoch']}); {_apart(result)}."
+            f"Trained on {training.train_images:,} images and chosen on {training.val_images:,} others "
+            f"(epoch {training.best_epoch} of {training.stopped_epoch}); {_apart(result)}."
         )
     images, available = result["test_images"], result["test_images_available"]
     subset = "" if images == available else f", a stratified subset of {available:,}"
@@ -184,14 +185,12 @@ def _cost(result: Mapping[str, Any], facts: ModelFacts) -> str:
     ]
     training = facts.training
     if training is not None:
-        lines.append(f"Training: {duration((training.get('seconds') or {}).get('training', 0.0))}.")
-        cost = training.get("cost")
-        if cost:
-            lines.append(
-                f"Training passes: {cost['forward_passes']:,} forward, {cost['backward_passes']:,} backward (images), "
-                f"{duration(cost['worker_seconds'])} of workers' time."
-            )
-        lines.append(f"Config digest `{training['config_digest']}`, seed {training['seed']}.")
+        cost = training.cost
+        lines += [
+            f"Training: {duration(cost.seconds)}, {duration(cost.worker_seconds)} of workers' time; "
+            f"{cost.forward_passes:,} forward and {cost.backward_passes:,} backward passes (images).",
+            f"Config digest `{training.config_digest}`, seed {training.seed}.",
+        ]
     return "## Cost\n\n" + "\n".join(lines)
 
 

@@ -8,20 +8,6 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass
-
-
-@dataclass(frozen=True)
-class AccuracyCounts:
-    """Images judged rightly, and all."""
-
-    correct: int
-    total: int
-
-    @property
-    def accuracy(self) -> float:
-        """Fraction in [0, 1]."""
-        return self.correct / self.total
 
 
 def wilson_interval(correct: int, total: int, confidence: float = 0.95) -> tuple[float, float]:

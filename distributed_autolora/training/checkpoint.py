@@ -16,11 +16,11 @@ from torch import Tensor, nn
 
 from distributed_autolora.errors import UserError, kind_of
 from distributed_autolora.models import save_weights
+from distributed_autolora.records import EpochRecord, history_from_json, history_to_json
 from distributed_autolora.training.checkpoint_integrity import TENSORS, VALUES, broken_part, fingerprint, read_values
 
 _BY_IMAGE = {"outcomes": "validation outcomes", "fallen": "validation images fallen to the stronger attack"}
 """Names of the tensors by epoch and validation image, in a `TrainingState` and in a file."""
-_VALUE_NAMES = ("history", "identity", "progress")
 
 
 @dataclass
@@ -41,11 +41,16 @@ class TrainingState:
     model: Mapping[str, Tensor]
     best: Mapping[str, Tensor]
     momentum: Mapping[str, Tensor]
-    history: list[dict[str, Any]]
+    history: list[EpochRecord]
     identity: dict[str, Any]
     progress: dict[str, Any] | None = None
     outcomes: Tensor = field(default_factory=lambda: torch.empty((0, 0), dtype=torch.bool))
     fallen: Tensor = field(default_factory=lambda: torch.empty((0, 0), dtype=torch.bool))
+
+    @property
+    def step(self) -> int:
+        """Training steps since the last record: 0 after an epoch, more within one."""
+        return 0 if self.progress is None else int(self.progress["step"])
 
     def save(self, folder: Path) -> None:
         """Writes the state into an existing folder, each file whole or not at all."""
@@ -53,7 +58,7 @@ class TrainingState:
         tensors = {f"{part}/{name}": value for part, values in parts.items() for name, value in values.items()}
         tensors |= {stored: getattr(self, name) for name, stored in _BY_IMAGE.items()}
         save_weights(tensors, folder / TENSORS)
-        own = {name: getattr(self, name) for name in _VALUE_NAMES}
+        own = {"history": history_to_json(self.history), "identity": self.identity, "progress": self.progress}
         unfinished = folder / f".{VALUES}.{os.getpid()}"
         unfinished.write_text(json.dumps({**own, "tensors": fingerprint(folder / TENSORS)}))
         os.replace(unfinished, folder / VALUES)
@@ -74,7 +79,8 @@ class TrainingState:
                 )
             tensors = safetensors.torch.load_file(folder / TENSORS)
             values = read_values(folder)
-            by_image = _taken_by_image(tensors, values["history"], folder)
+            history = history_from_json(values["history"], f"Checkpoint {folder}")
+            by_image = _taken_by_image(tensors, history, folder)
             parts: dict[str, dict[str, Tensor]] = {"model": {}, "best": {}, "momentum": {}}
             for full_name, value in tensors.items():
                 part, name = full_name.split("/", 1)
@@ -83,7 +89,7 @@ class TrainingState:
                 parts["model"],
                 parts["best"],
                 parts["momentum"],
-                values["history"],
+                history,
                 values["identity"],
                 values.get("progress"),
                 **by_image,
@@ -94,7 +100,7 @@ class TrainingState:
             ) from None
 
 
-def _taken_by_image(tensors: dict[str, Tensor], history: list[dict[str, Any]], folder: Path) -> dict[str, Tensor]:
+def _taken_by_image(tensors: dict[str, Tensor], history: list[EpochRecord], folder: Path) -> dict[str, Tensor]:
     """Takes what is stored by epoch and validation image out of a checkpoint's tensors.
 
     Raises:

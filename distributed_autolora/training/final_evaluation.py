@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor
 from distributed_autolora.core.attacks import eval_mode
 from distributed_autolora.core.fast_attack.attack_network import AttackNetwork
 from distributed_autolora.hardware import dtype_of
+from distributed_autolora.records import Accuracies, AccuracyCount, RunSummary
 from distributed_autolora.training.evaluation import fit_linear_head, natural_and_robust_predictions
 from distributed_autolora.training.methods.registry import attack_name, fresh_classifier
 from distributed_autolora.training.trainer import Trainer
@@ -26,12 +27,12 @@ class Judgement:
     """What the final judgement found.
 
     Attributes:
-        summary: JSON values.
+        summary: accuracies, sizes, and what they belong to.
         samples: arrays of a few test images; None when the test split stays closed.
         outcomes: arrays over all test images; None when the test split stays closed.
     """
 
-    summary: dict[str, Any]
+    summary: RunSummary
     samples: dict[str, Any] | None = None
     outcomes: dict[str, Any] | None = None
 
@@ -46,34 +47,31 @@ def judge(trainer: Trainer, weights: str | None) -> Judgement:
         weights: file of the pre-trained weights.
     """
     config, data = trainer.config, trainer.data
-    best = trainer.history[-1]["best_epoch"]
-    summary = {
-        "stopped_epoch": len(trainer.history),
-        "best_epoch": best,
-        "num_classes": data.num_classes,
-        "class_names": list(data.table.class_names),
-        "image_shape": list(data.plain_batch(data.split.train[:1])[0].shape[1:]),
-        "train_images": len(data.split.train),
-        "val_images": len(data.split.val),
-        "test_images": None,
-        "split_digest": data.split.digest,
-        "task_card": data.table.card,
-        "attack": attack_name(config.eval_attack),
-        "epsilon": config.threat_model.epsilon,
-        "test": None,
-        "linear_head": None,
-        "val": {
-            key.removeprefix("val/"): trainer.history[best - 1][key]
-            for key in ("val/natural_accuracy", trainer.robust_key)
-        },
-    }
+    best = trainer.history[trainer.history[-1].best_epoch - 1]
+    summary = RunSummary(
+        stopped_epoch=len(trainer.history),
+        best_epoch=best.epoch,
+        class_names=tuple(data.table.class_names),
+        image_shape=tuple(data.plain_batch(data.split.train[:1])[0].shape[1:]),
+        train_images=len(data.split.train),
+        val_images=len(data.split.val),
+        test_images=None,
+        split_digest=data.split.digest,
+        task_card=data.table.card,
+        attack=best.attack,
+        epsilon=config.threat_model.epsilon,
+        val=Accuracies(best.natural, best.robust),
+        test=None,
+        linear_head=None,
+    )
     if not config.evaluation.test_split:
         return Judgement(summary)
     trainer.attack_network.refresh(trainer.deployed)
+    linear_head = None
     if config.evaluation.linear_head and weights is not None:
-        summary["linear_head"] = _counts(trainer, _predictions(trainer, *_linear_head(trainer, weights)))
+        linear_head = _counts(_predictions(trainer, *_linear_head(trainer, weights)))
     predictions = _predictions(trainer, trainer.deployed, trainer.attack_network)
-    summary |= {"test": _counts(trainer, predictions), "test_images": data.num_test}
+    summary = replace(summary, test=_counts(predictions), test_images=data.num_test, linear_head=linear_head)
     return Judgement(summary, _samples(trainer), _outcomes(trainer, predictions))
 
 
@@ -98,13 +96,9 @@ def _predictions(trainer: Trainer, model: Classifier, network: AttackNetwork) ->
     )
 
 
-def _counts(trainer: Trainer, predictions: Tensor) -> dict[str, dict[str, int]]:
+def _counts(predictions: Tensor) -> Accuracies:
     _, labels, natural, robust = predictions.unbind(1)
-    names = ("natural_accuracy", f"robust_accuracy/{attack_name(trainer.config.eval_attack)}")
-    return {
-        name: {"correct": int((found == labels).sum()), "total": len(labels)}
-        for name, found in zip(names, (natural, robust), strict=True)
-    }
+    return Accuracies(*(AccuracyCount(int((found == labels).sum()), len(labels)) for found in (natural, robust)))
 
 
 def _outcomes(trainer: Trainer, predictions: Tensor) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from distributed_autolora.core.fast_attack.attack_network import AttackNetwork
 from distributed_autolora.core.gradient_similarity import batch_gradient_similarity, gradient_similarity
 from distributed_autolora.core.keyed_random import keyed_permutation
 from distributed_autolora.data.splits import Split, stratified_subset
+from distributed_autolora.records import GradientSimilarity
 from distributed_autolora.training.distributed import collectives
 from distributed_autolora.training.evaluation import Batches
 from distributed_autolora.training.methods.registry import Attack
@@ -37,8 +38,8 @@ def similarity_rows(config: ExperimentConfig, labels: Tensor, split: Split) -> T
 
 def measure_similarity(
     objective: torch.nn.Module, network: AttackNetwork, attack: Attack, batches: Batches, rows: Tensor, *, head: str
-) -> dict[str, float]:
-    """Returns "gradient_similarity", the mean over images, and "gradient_similarity/batch", the mean over batches.
+) -> GradientSimilarity:
+    """Returns the mean over images, and the mean over batches.
 
     Batches of `BATCH` consecutive rows are dealt to the workers; the sums are added over the workers and divided once.
 
@@ -59,7 +60,4 @@ def measure_similarity(
         sums[0] += gradient_similarity(objective, x, x_adv, y, head=head).double().sum()
         sums[1] += batch_gradient_similarity(objective, x, x_adv, y, head=head).double()
     images, parts = collectives.sum_over_workers(sums).tolist()
-    return {
-        "gradient_similarity": images / len(rows),
-        "gradient_similarity/batch": parts / len(rows.split(BATCH)),
-    }
+    return GradientSimilarity(by_image=images / len(rows), by_batch=parts / len(rows.split(BATCH)))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,12 +11,13 @@ import torch
 from torch import Tensor
 
 from distributed_autolora.config import ExperimentConfig
-from distributed_autolora.core.schedules import Decision
+from distributed_autolora.records import EpochRecord, GradientSimilarity, RunSummary
 from distributed_autolora.training.distributed import collectives
 from distributed_autolora.training.final_evaluation import judge
 from distributed_autolora.training.gradient_similarity import measure_similarity, similarity_rows
 from distributed_autolora.training.masking_check import check_masking
 from distributed_autolora.training.methods.cost import epoch_passes, is_checked
+from distributed_autolora.training.methods.registry import attack_name
 from distributed_autolora.training.reporter import EpochCheckpoints, Reporter
 from distributed_autolora.training.task_data import TaskData
 from distributed_autolora.training.trainer import Trainer
@@ -29,7 +30,7 @@ class FitResult:
     """What a finished run knows.
 
     Attributes:
-        summary: counts and sizes, JSON values.
+        summary: accuracies and sizes.
         history: one record an epoch.
         weights: the deployable model: backbone and head of the epoch chosen on validation, or their average.
         samples: arrays of a few test images with their perturbed variants and predictions; None without a test.
@@ -37,8 +38,8 @@ class FitResult:
             natural_prediction, <attack>_prediction; None without a test.
     """
 
-    summary: dict[str, Any]
-    history: list[dict[str, Any]]
+    summary: RunSummary
+    history: list[EpochRecord]
     weights: dict[str, Tensor]
     samples: dict[str, Any] | None
     outcomes: dict[str, Any] | None
@@ -76,7 +77,7 @@ def fit(
     checkpoints = EpochCheckpoints(trainer, reporter)
     while not is_finished(config, trainer.history):
         run_epoch(trainer, epoch=len(trainer.history) + 1, after_step=checkpoints.after_step)
-        reporter.report(trainer.history, trainer.state().save)
+        reporter.report(trainer.state())
         checkpoints.written()
     trainer.objective.load_state_dict(trainer.best)
     judgement = judge(trainer, weights)
@@ -85,42 +86,54 @@ def fit(
     )
 
 
-def is_finished(config: ExperimentConfig, history: list[dict[str, Any]]) -> bool:
+def is_finished(config: ExperimentConfig, history: Sequence[EpochRecord]) -> bool:
     """Tells whether no epoch is left: all were run, or the schedule stopped."""
-    return bool(history) and (len(history) >= config.optimization.epochs or bool(history[-1]["stopped"]))
+    return bool(history) and (len(history) >= config.optimization.epochs or history[-1].stopped)
 
 
 def run_epoch(trainer: Trainer, epoch: int, after_step: Callable[[], None] = lambda: None) -> None:
     """Trains what is left of an epoch (from 1), measures, decides, restores, and appends the epoch's record."""
     _begin_or_go_on(trainer, epoch)
-    used = {"lr": trainer.optimizer.param_groups[0]["lr"], **trainer.loss_weights()}
+    lr, weights = trainer.optimizer.param_groups[0]["lr"], trainer.loss_weights()
     losses = trainer.train_epoch(epoch, after_step)
     with trainer.progress.timer.phase("validation"):
-        natural_branch_accuracy = trainer.natural_branch_accuracy(epoch)
+        branch = trainer.natural_branch_accuracy(epoch)
         natural, robust, outcomes = trainer.validate()
-    similarity = _similarity_record(trainer)
-    masking, check = check_masking(trainer, outcomes) if is_checked(trainer.config, epoch) else ({}, None)
+    similarity = _gradient_similarity(trainer)
+    masking, check = check_masking(trainer, outcomes) if is_checked(trainer.config, epoch) else (None, None)
     decision = trainer.schedule.step(robust.accuracy, outcomes, check)
-    if decision.stop and not masking:
+    if decision.stop and masking is None:
         masking, check = check_masking(trainer, outcomes)
     trainer.remember(outcomes, check)
     trainer.follow(decision)
-    trainer.set_loss_weights(natural_branch_accuracy)
-    measured = {"natural_branch_accuracy": natural_branch_accuracy, "val/natural_accuracy": natural.accuracy}
+    trainer.set_loss_weights(None if branch is None else branch.accuracy)
+    split, seconds = trainer.data.split, trainer.progress.timer.seconds
+    best_epoch = epoch if decision.improved else trainer.history[-1].best_epoch
+    checked = 0 if check is None else check.images
     trainer.history.append(
-        {
-            "epoch": epoch,
-            **used,
-            **{key: value for key, value in measured.items() if value is not None},
-            trainer.robust_key: robust.accuracy,
-            **masking,
-            **similarity,
-            **_decision_record(trainer, decision, epoch),
-            **{f"train/loss/{name}": value for name, value in losses.items()},
-            **_time_record(trainer),
-            "num_workers": collectives.world_size(),
-            **_cost_record(trainer, epoch, 0 if check is None else check.images),
-        }
+        EpochRecord(
+            epoch=epoch,
+            lr=lr,
+            **weights,
+            natural_branch=branch,
+            attack=attack_name(trainer.config.eval_attack),
+            natural=natural,
+            robust=robust,
+            masking=masking,
+            gradient_similarity=similarity,
+            next_lr=decision.lr,
+            best_epoch=best_epoch,
+            best_robust_accuracy=trainer.schedule.best,
+            halved=decision.halved,
+            restored_epoch=best_epoch if decision.restore_best else None,
+            stopped=decision.stop,
+            losses=losses,
+            images_per_second=len(split.train) / sum(seconds[phase] for phase in ("data", "attack", "step")),
+            epoch_seconds=trainer.progress.elapsed,
+            phase_seconds={**seconds},
+            num_workers=collectives.world_size(),
+            passes=epoch_passes(trainer.config, len(split.train), len(split.val), epoch, checked),
+        )
     )
     trainer.begin_epoch()
 
@@ -134,15 +147,16 @@ def _begin_or_go_on(trainer: Trainer, epoch: int) -> None:
         _log.info("Epoch %d begins.", epoch)
     if epoch == 1 and progress.step == 0:
         with progress.timer.phase("validation"):
-            progress.natural_branch_accuracy = trainer.natural_branch_accuracy(epoch=0)
+            branch = trainer.natural_branch_accuracy(epoch=0)
+            progress.natural_branch_accuracy = None if branch is None else branch.accuracy
             trainer.set_loss_weights(progress.natural_branch_accuracy)
     _log.info("Epoch %d: steps begin.", epoch)
 
 
-def _similarity_record(trainer: Trainer) -> dict[str, float]:
-    """Returns what `measure_similarity` finds in a phase of its own; empty where it is not asked for."""
+def _gradient_similarity(trainer: Trainer) -> GradientSimilarity | None:
+    """Returns what `measure_similarity` finds in a phase of its own; None where it is not asked for."""
     if trainer.config.evaluation.gradient_similarity_images == 0:
-        return {}
+        return None
     with trainer.progress.timer.phase("gradient_similarity"):
         trainer.attack_network.refresh()
         return measure_similarity(
@@ -153,33 +167,3 @@ def _similarity_record(trainer: Trainer) -> dict[str, float]:
             similarity_rows(trainer.config, trainer.data.table.labels, trainer.data.split),
             head=trainer.backbone.head_name,
         )
-
-
-def _time_record(trainer: Trainer) -> dict[str, float]:
-    progress = trainer.progress
-    seconds = progress.timer.seconds
-    training = sum(seconds[phase] for phase in ("data", "attack", "step"))
-    return {
-        "images_per_second": len(trainer.data.split.train) / training,
-        "seconds/epoch": progress.elapsed,
-        **{f"seconds/{name}": value for name, value in seconds.items()},
-    }
-
-
-def _cost_record(trainer: Trainer, epoch: int, checked: int) -> dict[str, int]:
-    split = trainer.data.split
-    passes = epoch_passes(trainer.config, len(split.train), len(split.val), epoch, checked)
-    return {"passes/forward": passes.forward, "passes/backward": passes.backward}
-
-
-def _decision_record(trainer: Trainer, decision: Decision, epoch: int) -> dict[str, Any]:
-    best_epoch = epoch if decision.improved else trainer.history[-1]["best_epoch"]
-    return {
-        "next_lr": decision.lr,
-        f"best_{trainer.robust_key}": trainer.schedule.best,
-        "best_epoch": best_epoch,
-        "halved": int(decision.halved),
-        "restored": int(decision.restore_best),
-        "restored_epoch": best_epoch if decision.restore_best else None,
-        "stopped": int(decision.stop),
-    }

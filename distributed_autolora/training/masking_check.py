@@ -14,7 +14,7 @@ from distributed_autolora.core.attacks import eval_mode
 from distributed_autolora.core.keyed_random import keyed_uniform
 from distributed_autolora.core.paired_comparison import StrongerCheck
 from distributed_autolora.data.splits import stratified_subset
-from distributed_autolora.records import MASKING_GAP, MASKING_IMAGES, MASKING_STRONGER
+from distributed_autolora.records import MaskingCheck
 from distributed_autolora.training.distributed import collectives
 from distributed_autolora.training.evaluation import own_batches
 from distributed_autolora.training.methods.cost import masking_images
@@ -22,12 +22,10 @@ from distributed_autolora.training.methods.registry import build_attack, stronge
 from distributed_autolora.training.trainer import Trainer
 
 
-def check_masking(trainer: Trainer, outcomes: tuple[bool, ...]) -> tuple[dict[str, float], StrongerCheck | None]:
-    """Attacks some validation images once more, and returns entries of the epoch's record and which images fell.
+def check_masking(trainer: Trainer, outcomes: tuple[bool, ...]) -> tuple[MaskingCheck | None, StrongerCheck | None]:
+    """Attacks some validation images once more, and returns the counts and which images fell.
 
-    The entries are the accuracy under both attacks, the gap and the number of images. An image withstands both when the
-    evaluation attack and the stronger one leave it right; the gap is the share of the images that only the evaluation
-    attack leaves right, so it is never negative. ({}, None) where no image is affordable.
+    (None, None) where no image is affordable.
 
     Args:
         trainer: whose model was validated just now, and not restored since.
@@ -36,19 +34,15 @@ def check_masking(trainer: Trainer, outcomes: tuple[bool, ...]) -> tuple[dict[st
     rows = trainer.data.split.val.sort().values
     places = _places(trainer, rows)
     if len(places) == 0:
-        return {}, None
+        return None, None
     with trainer.progress.timer.phase("masking"):
         broken = torch.zeros(len(rows), dtype=torch.bool)
         broken[_broken_places(trainer, rows, places)] = True
     withstood = torch.tensor(outcomes)
     fallen = withstood & broken
     images, count = len(places), int(fallen.sum())
-    record = {
-        MASKING_STRONGER: (int(withstood[places].sum()) - count) / images,
-        MASKING_GAP: count / images,
-        MASKING_IMAGES: images,
-    }
-    return record, StrongerCheck(fallen, images)
+    found = MaskingCheck(images=images, robust=int(withstood[places].sum()) - count, broken=count)
+    return found, StrongerCheck(fallen, images)
 
 
 def _places(trainer: Trainer, rows: Tensor) -> Tensor:

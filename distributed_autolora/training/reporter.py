@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 
@@ -22,11 +20,8 @@ class Reporter(Protocol):
     def latest(self) -> TrainingState | None:
         """Returns the newest checkpoint of this run, or None for a new run."""
 
-    def report(self, history: list[dict[str, Any]], write: Callable[[Path], None], step: int = 0) -> None:
-        """Takes all records so far; `write` puts a checkpoint into a folder. Every worker calls it.
-
-        `step` is the number of steps since the last record: 0 after an epoch, more within one.
-        """
+    def report(self, state: TrainingState) -> None:
+        """Takes where the run stands now, after an epoch or within one; every worker calls it."""
 
     def is_machine_leaving(self) -> bool:
         """Tells whether a machine of this run is about to be taken away; every worker calls it and hears the same."""
@@ -54,7 +49,7 @@ class EpochCheckpoints:
         trainer, scaling = self._trainer, self._trainer.config.scaling
         if trainer.progress.step % scaling.check_finite_every == 0 and self._is_due(scaling.checkpoint_every_s):
             trainer.check_weights(len(trainer.history) + 1)
-            self._reporter.report(trainer.history, trainer.state().save, trainer.progress.step)
+            self._reporter.report(trainer.state())
             self.written()
 
     def _is_due(self, every_s: float) -> bool:

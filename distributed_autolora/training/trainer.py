@@ -12,13 +12,12 @@ from distributed_autolora.config import ExperimentConfig
 from distributed_autolora.core.fast_attack.attack_network import AttackNetwork
 from distributed_autolora.core.fast_attack.tf32 import allow_tf32
 from distributed_autolora.core.keyed_random import keyed_uniform
-from distributed_autolora.core.metrics import AccuracyCount
 from distributed_autolora.core.paired_comparison import StrongerCheck
 from distributed_autolora.core.schedules import Decision
 from distributed_autolora.data.sampler import global_batches, worker_share
 from distributed_autolora.errors import TrainingDivergedError, UserError
 from distributed_autolora.hardware import dtype_of
-from distributed_autolora.records import MASKING_IMAGES
+from distributed_autolora.records import AccuracyCount, EpochRecord
 from distributed_autolora.training.checkpoint import TrainingState, momentum_buffers, restore_momentum, snapshot
 from distributed_autolora.training.distributed import batch_norm, collectives
 from distributed_autolora.training.epoch import EpochProgress, LossSums, PhaseSeconds
@@ -30,7 +29,6 @@ from distributed_autolora.training.methods.loss_weights import (
     weights_record,
 )
 from distributed_autolora.training.methods.registry import (
-    attack_name,
     build_attacks,
     build_objective,
     build_schedule,
@@ -82,7 +80,7 @@ class Trainer:
         )
         self.schedule = build_schedule(config)
         self.train_attack, self.eval_attack = build_attacks(config, self.attack_network, device)
-        self.history: list[dict[str, Any]] = []
+        self.history: list[EpochRecord] = []
         self.outcomes: list[Tensor] = []
         self.fallen: list[Tensor] = []
         self.best = snapshot(self.objective)
@@ -129,10 +127,10 @@ class Trainer:
         self.history = list(state.history)
         self.outcomes, self.fallen = list(state.outcomes), list(state.fallen)
         for record, outcomes, fallen in zip(self.history, self.outcomes, self.fallen, strict=True):
-            check = StrongerCheck(fallen, int(record[MASKING_IMAGES])) if MASKING_IMAGES in record else None
-            self.schedule.step(record[self.robust_key], outcomes, check)
-            self.set_loss_weights(record.get("natural_branch_accuracy"))
-            self.set_lr(record["next_lr"])
+            check = None if record.masking is None else StrongerCheck(fallen, record.masking.images)
+            self.schedule.step(record.robust.accuracy, outcomes, check)
+            self.set_loss_weights(None if record.natural_branch is None else record.natural_branch.accuracy)
+            self.set_lr(record.next_lr)
         self.begin_epoch()
         if state.progress is not None:
             self.progress.load(state.progress, self.device)
@@ -144,11 +142,6 @@ class Trainer:
         epoch = len(self.history) + 1
         self.progress = EpochProgress(self.config.scaling.check_finite_every, f"epoch {epoch}")
         return self.progress
-
-    @property
-    def robust_key(self) -> str:
-        """Key of the robust validation accuracy in a record."""
-        return f"val/robust_accuracy/{attack_name(self.config.eval_attack)}"
 
     def set_lr(self, lr: float) -> None:
         """Sets the learning rate of the steps to come."""
@@ -234,8 +227,8 @@ class Trainer:
         low = dtype_of(self.config.compute.train_precision) == torch.bfloat16
         return torch.autocast(self.device.type, torch.bfloat16, enabled=low)
 
-    def natural_branch_accuracy(self, epoch: int) -> float | None:
-        """Returns the accuracy of backbone + low-rank branch on the augmented training images; None: not needed.
+    def natural_branch_accuracy(self, epoch: int) -> AccuracyCount | None:
+        """Counts the accuracy of backbone + low-rank branch on the augmented training images; None: not needed.
 
         It is measured in the format that the branch is trained in.
         """
@@ -243,14 +236,13 @@ class Trainer:
             return None
         assert isinstance(self.objective, AdaptsLossWeights)
         with allow_tf32(self.device.type == "cuda"), self.autocast():
-            count = natural_accuracy(
+            return natural_accuracy(
                 self.objective.natural_logits,
                 self.objective,
                 lambda batches: self.data.prefetch(batches, epoch, "natural_accuracy"),
                 self.data.split.train,
                 self.config.evaluation.batch_size_per_worker,
             )
-        return count.accuracy
 
     def validate(self) -> tuple[AccuracyCount, AccuracyCount, tuple[bool, ...]]:
         """Returns the deployed network's counts on the validation images, and by ascending row which withstood."""

@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 from distributed_autolora.config import ExperimentConfig
 from distributed_autolora.config.yaml_files import config_text
+from distributed_autolora.orchestration.runs.folder import RunFolder
 from tests.chaos.moments import plan, registered, wait_for
 from tests.chaos.nodes import Nodes
 from tests.chaos.victims import Victim, kill_all, kill_one, processes
@@ -193,8 +194,7 @@ class _Battle:
         victim = chance.choice(VICTIMS[self.place])
         if not self._kill(victim, chance, driver):
             return
-        history = run_folder(self.home) / "history.json"
-        epochs = len(json.loads(history.read_text())) if history.is_file() else 0
+        epochs = len(RunFolder(run_folder(self.home)).history())
         self.kills.append(Kill(victim, planned.moment, round(time.monotonic() - self._began, 1), epochs))
 
     def _kill(self, victim: Victim, chance: random.Random, driver: subprocess.Popen[bytes]) -> bool:

@@ -11,7 +11,9 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 
 from distributed_autolora.models import read_weights
+from distributed_autolora.orchestration.runs.folder import RunFolder
 from distributed_autolora.training.checkpoint import TrainingState
+from tests.reporting.runs import without_times
 
 _RUN = "mine"
 # What tells one run from another.
@@ -46,7 +48,7 @@ def compare(expected: Path, actual: Path) -> list[Verdict]:
 def _compare_weights(expected: Path, actual: Path) -> Verdict:
     first, second = (read_weights(folder / "model.safetensors") for folder in (expected, actual))
     different = _different(first, second)
-    epoch = json.loads((actual / "result.json").read_text())["best_epoch"]
+    epoch = RunFolder(actual).result().best_epoch
     seen = f"{len(first)} tensors of epoch {epoch}, {len(different)} differ"
     return Verdict("final weights, bit for bit", not different, seen)
 
@@ -63,7 +65,7 @@ def _compare_checkpoints(expected: Path, actual: Path) -> Verdict:
 
 
 def _compare_history(expected: Path, actual: Path) -> Verdict:
-    first, second = (without_times(json.loads((folder / "history.json").read_text())) for folder in (expected, actual))
+    first, second = (without_times(RunFolder(folder).history()) for folder in (expected, actual))
     values = sum(map(len, first))
     return Verdict("history but for times and rates", first == second, f"{len(second)} epochs, {values} values")
 
@@ -100,11 +102,6 @@ def _compare_tracking(expected: Path, actual: Path) -> Verdict:
         f"twice, {len(different)} metrics differ"
     )
     return Verdict(what, is_equal, seen)
-
-
-def without_times(history: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Returns the records without times and rates."""
-    return [{key: value for key, value in record.items() if not is_time(key)} for record in history]
 
 
 def is_time(key: str) -> bool:

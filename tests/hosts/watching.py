@@ -11,6 +11,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import NamedTuple
 
+from distributed_autolora.orchestration.runs.folder import RunFolder
 from tests.hosts.network import Host
 from tests.hosts.raylets import ROOT
 
@@ -91,11 +92,10 @@ class RunWatch:
 
     def look(self) -> None:
         """Notes what has changed since the last look."""
-        file = self._run / "history.json"
-        history = json.loads(file.read_text()) if file.is_file() else []
+        history = RunFolder(self._run).history()
         for record in history[self._epochs :]:
-            self.timeline.note(f"epoch {record['epoch']} recorded ({record['seconds/epoch']:.1f} s of work)")
-            self.epoch_seconds = record["seconds/epoch"]
+            self.timeline.note(f"epoch {record.epoch} recorded ({record.epoch_seconds:.1f} s of work)")
+            self.epoch_seconds = record.epoch_seconds
         self._epochs = len(history)
         workers = {host.name: len(training_workers(host)) for host in self._hosts}
         if workers != self._workers:

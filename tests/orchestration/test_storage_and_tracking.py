@@ -33,10 +33,10 @@ from tests.orchestration.runs.test_survival import (
     epochs_of,
     uninterrupted,
     wait_for,
-    without_times,
     write_config,
 )
 from tests.reporting import runs
+from tests.reporting.runs import without_times
 from tests.reporting.study import studies
 from tests.training.gloo import run_workers
 
@@ -275,7 +275,7 @@ def test_a_run_whose_disk_fails_says_so_and_is_continued_by_the_same_command(
             output, _ = process.communicate(timeout=280)
         assert process.returncode == 0, output
         weights, history = run_workers(uninterrupted, 2, str(tmp_path / "task"), str(tmp_path / "checkpoints"))[0]
-        assert without_times(json.loads((folder / "history.json").read_text())) == without_times(history)
+        assert without_times(RunFolder(folder).history()) == without_times(history)
         for name, value in read_weights(folder / "model.safetensors").items():
             assert torch.equal(value, weights[f"backbone.{name}"]), name
 
@@ -302,20 +302,20 @@ def test_a_run_goes_on_without_its_tracking_server_and_loses_nothing(tmp_path: P
             process.communicate(timeout=280)
         assert process.returncode == 0
         if returns == "after it":
-            assert not json.loads((folder / "result.json").read_text())["tracked"]
+            assert not RunFolder(folder).result().tracked
             server.start()
         # Also where the run was over before the server had started.
-        if not json.loads((folder / "result.json").read_text())["tracked"]:
+        if not RunFolder(folder).result().tracked:
             with driver(tmp_path, subprocess.STDOUT) as process:
                 process.communicate(timeout=280)
             assert process.returncode == 0
-        result = json.loads((folder / "result.json").read_text())
-        assert result["tracked"]
-        run_id = result["mlflow"]["run_id"]
+        result = RunFolder(folder).result()
+        assert result.tracked
+        run_id = result.mlflow.run_id
         run = connect(server.uri).get_run(run_id)
         assert run.info.status == "FINISHED"
-        for record in json.loads((folder / "history.json").read_text()):
+        for record in RunFolder(folder).history():
             found = connect(server.uri).get_metric_history(run_id, "lr")
-            assert [metric.step for metric in found].count(record["epoch"]) == 1
+            assert [metric.step for metric in found].count(record.epoch) == 1
     finally:
         server.kill()

@@ -2,32 +2,25 @@
 
 from __future__ import annotations
 
+import itertools
 import time
+from dataclasses import replace
 from fractions import Fraction
 from math import comb
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from distributed_autolora.evaluation.masking_test import least_share, overstates, warns_from
-from distributed_autolora.files.json_files import write_json
 from distributed_autolora.orchestration.runs.folder import RunFolder
 from distributed_autolora.orchestration.runs.progress import epoch_lines
+from distributed_autolora.records import EpochRecord, MaskingSummary
 from distributed_autolora.reporting.format import attack_label
 from distributed_autolora.reporting.masking import masking_status, masking_summary, masking_warning
 from distributed_autolora.reporting.run.mlflow_description import run_description
 from distributed_autolora.reporting.run.table import epoch_line, result_table
 from tests.reporting import runs
-
-
-def checked(record: dict[str, Any], fallen: int, images: int = 64) -> dict[str, Any]:
-    """Returns the record of an epoch that was checked."""
-    return record | {
-        "val/robust_accuracy_stronger": 0.7,
-        "val/masking_gap": fallen / images,
-        "val/masking_images": images,
-    }
+from tests.training.tasks import small_config
 
 
 @pytest.mark.parametrize(("fallen", "total"), [(1, 32), (3, 32), (7, 64), (60, 2500), (64, 64)])
@@ -50,18 +43,25 @@ def test_a_check_warns_from_fewer_points_on_the_more_images_it_has() -> None:
     assert [warns_from(total) for total in (25, 58, 150)] == [3, 4, 7]
 
 
+def warning_of(record: EpochRecord, method: str = "autolora", rule: str = "released") -> str | None:
+    return masking_warning(record, name="RUN", method=method, rule=rule)
+
+
 def test_an_epoch_that_was_checked_shows_its_gap_and_warns_only_when_it_is_large() -> None:
     record = runs.history(9)[-2]
     assert "gap" not in epoch_line(record, epochs=20, seconds_left=83)
-    small, large = checked(record, 2), checked(record, 9)
+    small, large = runs.checked(record, 2), runs.checked(record, 9)
     assert epoch_line(small, epochs=20, seconds_left=83).endswith("masking gap 3.1 %")
-    assert masking_warning(record, "RUN") is None
-    assert masking_warning(small, "RUN") is None
-    warning = masking_warning(large, "RUN")
+    assert warning_of(record) is None
+    assert warning_of(small) is None
+    warning = warning_of(large)
     assert warning is not None
     for words in (
-        "epoch 8: 9 of 64 validation images withstand PGD-10 and fall to a stronger attack (14.1 %;",
-        "a check of so many images warns from 6.2 % on)",
+        "epoch 8: ",
+        "9 of 64 validation images",
+        "PGD-10",
+        "14.1 %",
+        "6.2 %",
         "gradients may be masked",
         "python jobs/evaluate.py --model RUN --attacks autoattack",
         "--schedule.rule paired",
@@ -71,68 +71,67 @@ def test_an_epoch_that_was_checked_shows_its_gap_and_warns_only_when_it_is_large
     assert "\n" not in warning
 
 
+def test_the_advice_never_names_what_is_already_on() -> None:
+    alarming = runs.checked(runs.history(1)[0], 9)
+    for method, rule in itertools.product(("autolora", "vanilla"), ("released", "paired")):
+        text = warning_of(alarming, method, rule) or ""
+        assert ("--method.name vanilla" in text) == (method != "vanilla")
+        assert ("--schedule.rule paired" in text) == (rule != "paired")
+
+
 @pytest.mark.parametrize("epochs", [20, 1000])
 @pytest.mark.parametrize("seconds_left", [None, 83.0, 36000.0])
 def test_the_gap_shares_its_line_with_what_happened(epochs: int, seconds_left: float | None) -> None:
     for record in runs.history(20):
-        line = epoch_line(checked(record | {"lr": 0.000625}, 6), epochs=epochs, seconds_left=seconds_left)
+        line = epoch_line(runs.checked(replace(record, lr=0.000625), 6), epochs=epochs, seconds_left=seconds_left)
         assert len(line) <= 80
         assert line.endswith("gap 9.4 %")
-    shown = epoch_line(checked(runs.history(9)[-1], 2), epochs=20, seconds_left=83)
+    shown = epoch_line(runs.checked(runs.history(9)[-1], 2), epochs=20, seconds_left=83)
     assert shown.endswith("  halved, gap 3.1 %")
 
 
 def test_the_result_has_the_gap_nearest_to_the_chosen_epoch_and_the_largest_and_repeats_a_warning() -> None:
     history = runs.history(20)
     assert masking_summary(history) is None
-    assert history[-1]["best_epoch"] == 15
+    assert history[-1].best_epoch == 15
     for epoch, fallen in ((8, 9), (12, 1), (16, 2), (20, 1)):
-        history[epoch - 1] = checked(history[epoch - 1], fallen)
+        history[epoch - 1] = runs.checked(history[epoch - 1], fallen)
     summary = masking_summary(history)
-    assert summary == {
-        "checks": 4,
-        "images": 64,
-        "epoch": 16,
-        "robust_accuracy_stronger": 0.7,
-        "gap": 2 / 64,
-        "warns_from": 4 / 64,
-        "largest_gap": 9 / 64,
-        "largest_gap_epoch": 8,
-        "warned_epochs": [8],
-    }
+    chosen = history[15].masking
+    assert chosen is not None
+    assert summary == MaskingSummary(
+        checks=4,
+        images=64,
+        epoch=16,
+        robust_accuracy_stronger=chosen.robust / 64,
+        gap=2 / 64,
+        warns_from=4 / 64,
+        largest_gap=9 / 64,
+        largest_gap_epoch=8,
+        warned_epochs=(8,),
+    )
     result = runs.result(history)
-    quiet = result | {"masking": summary | {"warned_epochs": []}}
+    warned, quiet = (replace(result, masking=found) for found in (summary, replace(summary, warned_epochs=())))
     for report in (result_table(quiet, history), run_description(quiet, history)):
         words = " ".join(report.split())
-        assert "Masking gap: 3.1 % of 64 validation images" in words
+        assert "3.1 % of 64 validation images" in words
         assert "in epoch 16 (warns from 6.2 % on; largest of 4 checks: 14.1 %, epoch 8)" in words
-        assert "promises too much" not in words
-    for report in (
-        result_table(result | {"masking": summary}, history),
-        run_description(quiet | {"masking": summary}, history),
-    ):
-        assert "Warning in epoch 8: PGD-10 promises too much" in " ".join(report.split())
-    assert max(map(len, result_table(result | {"masking": summary}, history).splitlines())) <= 80
-    assert "Masking" not in result_table(result, history)
+        assert "Warning" not in words
+    for report in (result_table(warned, history), run_description(warned, history)):
+        assert "Warning in epoch 8:" in " ".join(report.split())
+    assert max(map(len, result_table(warned, history).splitlines())) <= 80
+    assert "masking" not in result_table(result, history)
 
 
 def test_the_status_to_filter_by_tells_unchecked_clear_and_warned_apart() -> None:
-    found = {"checks": 1, "images": 64, "warned_epochs": []}
-    statuses = [masking_status(result) for result in ({}, {"masking": None}, {"masking": found})]
-    assert [*statuses, masking_status({"masking": found | {"warned_epochs": [8]}})] == [
-        "unchecked", "unchecked", "clear", "warned",
-    ]  # fmt: skip
+    clear, warned = (masking_summary([runs.checked(runs.history(1)[0], broken)]) for broken in (0, 9))
+    assert [masking_status(found) for found in (None, clear, warned)] == ["unchecked", "clear", "warned"]
 
 
 def test_the_margin_s_name_reads_well_and_its_table_fits() -> None:
     assert attack_label("pgd20-margin") == "PGD-20 margin"
-    history = [
-        {key.replace("pgd10", "pgd20-margin"): value for key, value in record.items()} for record in runs.history(20)
-    ]
-    result = runs.result(runs.history(20)) | {"attack": "pgd20-margin"}
-    for part in ("test", "linear_head"):
-        result[part] = {key.replace("pgd10", "pgd20-margin"): value for key, value in result[part].items()}
-    table = result_table(result, history)
+    history = [replace(record, attack="pgd20-margin") for record in runs.history(20)]
+    table = result_table(replace(runs.result(history), attack="pgd20-margin"), history)
     assert max(map(len, table.splitlines())) <= 80
     assert "margin" in table
     assert "halved, restored epoch 15" in table or "halved, restored 15" in table
@@ -142,11 +141,11 @@ def test_a_running_program_warns_once_for_a_checked_epoch(tmp_path: Path, capsys
     folder = RunFolder(tmp_path / "my-run")
     folder.path.mkdir()
     history = runs.history(4)
-    history[3] = checked(history[3], 9)
-    with epoch_lines(folder, 4):
+    history[3] = runs.checked(history[3], 9)
+    with epoch_lines(folder, small_config("task", epochs=4)):
         time.sleep(1.0)  # what is there before it begins to read is not said again
-        write_json(folder.history_file, history)
+        folder.write_history(history)
     captured = capsys.readouterr()
     assert captured.out.count("gap 14.1 %") == 1
-    assert captured.err.count("warning: epoch 4: 9 of 64") == 1
+    assert captured.err.count("warning: epoch 4: ") == 1
     assert "--model my-run" in captured.err

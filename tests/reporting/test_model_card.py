@@ -22,6 +22,7 @@ from distributed_autolora.reporting.model_card import ModelFacts, model_card
 from distributed_autolora.reporting.robustbench import PaperEntry, robustbench_entry
 from distributed_autolora.reporting.statistics import wilson_interval
 from tests.data.pictures import encode, picture, table_of
+from tests.reporting import runs
 
 LABEL = "AutoAttack (standard, 4 targets: 5 classes)"
 PAPER = PaperEntry(link="https://example.org", name="A title", authors="A. Uthor", venue="Somewhere 2024")
@@ -129,7 +130,7 @@ def test_the_card_states_accuracies_with_their_intervals_licences_and_sanity() -
 
 
 def test_the_card_claims_no_separate_test_images_where_the_released_splits_do_not_keep_them_apart() -> None:
-    run = {"train_images": 90, "val_images": 10, "best_epoch": 1, "stopped_epoch": 2, "config_digest": "c", "seed": 0}
+    run = runs.result(runs.history(2))
     assert "the test images took part in neither" in model_card(example(), facts(training=run))
     released = model_card(example(protocol="released"), facts(training=run))
     assert "took part in neither" not in released

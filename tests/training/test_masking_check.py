@@ -15,6 +15,7 @@ from distributed_autolora.config.recipes import recipe
 from distributed_autolora.core.fast_attack.attack_network import AttackNetwork
 from distributed_autolora.core.schedules import Decision
 from distributed_autolora.evaluation.masking_test import overstates
+from distributed_autolora.records import MaskingCheck
 from distributed_autolora.training.checkpoint import TrainingState, snapshot
 from distributed_autolora.training.loop import fit
 from distributed_autolora.training.masking_check import check_masking
@@ -22,6 +23,7 @@ from distributed_autolora.training.methods.cost import MASKING_SHARE, epoch_pass
 from distributed_autolora.training.methods.registry import attack_name, stronger_attack
 from distributed_autolora.training.task_data import TaskData
 from distributed_autolora.training.trainer import Trainer
+from tests.reporting import runs
 from tests.training.gloo import run_workers
 from tests.training.tasks import small_config, write_task
 from tests.training.test_no_test_split import NoReporter
@@ -71,12 +73,14 @@ def multiply_logits(trainer: Trainer, factor: float) -> None:
             parameter.mul_(factor)
 
 
-def found_by(folder: str, factor: float) -> dict[str, float]:
+def found_by(folder: str, factor: float) -> MaskingCheck:
     """Returns the check of a network that knows the classes, and multiplies its logits by `factor`."""
     trainer = knowing(checking_many(folder), folder)
     multiply_logits(trainer, factor)
     _, _, outcomes = trainer.validate()
-    return check_masking(trainer, outcomes)[0]
+    found = check_masking(trainer, outcomes)[0]
+    assert found is not None
+    return found
 
 
 def learn_head(trainer: Trainer) -> None:
@@ -97,9 +101,8 @@ def learn_head(trainer: Trainer) -> None:
     optimizer.step(closure)
 
 
-def rings(record: dict[str, float]) -> bool:
-    images = int(record["val/masking_images"])
-    return overstates(round(record["val/masking_gap"] * images), images)
+def rings(check: MaskingCheck) -> bool:
+    return overstates(check.broken, check.images)
 
 
 def test_the_alarm_rings_for_logits_that_hide_their_gradient_and_not_for_the_same_network_without(
@@ -107,10 +110,10 @@ def test_the_alarm_rings_for_logits_that_hide_their_gradient_and_not_for_the_sam
 ) -> None:
     folder = write_task(tmp_path / "task", train=240)
     honest, masked = found_by(folder, 1.0), found_by(folder, 1e6)
-    assert honest["val/masking_images"] == masked["val/masking_images"] >= 20
+    assert honest.images == masked.images >= 20
     assert not rings(honest), honest
     assert rings(masked), masked
-    assert masked["val/robust_accuracy_stronger"] == pytest.approx(honest["val/robust_accuracy_stronger"], abs=0.1)
+    assert masked.robust_accuracy == pytest.approx(honest.robust_accuracy, abs=0.1)
 
 
 def test_the_stronger_attack_differs_in_loss_start_and_steps() -> None:
@@ -175,7 +178,8 @@ def records_of(folder: str) -> list[dict[str, Any]]:
     """Returns the records of a short run in float64."""
     config = checking(small_config(folder, epochs=2), 2)
     data = TaskData(config, folder, torch.device("cpu"), torch.float64)
-    return fit(config, data, None, NoReporter(), dtype=torch.float64).history
+    history = fit(config, data, None, NoReporter(), dtype=torch.float64).history
+    return [record.metrics() for record in history]
 
 
 def test_two_workers_record_what_one_does(tmp_path: Path) -> None:
@@ -209,12 +213,10 @@ def test_a_run_that_goes_on_within_an_epoch_checks_as_it_would_have_and_no_check
     for stop in ((1, 1), (2, 0)):
         assert run_with(folder, tmp_path / "stopped", stop) is None
     resumed = run_with(folder, tmp_path / "stopped", None)
-    assert [[record.get(key) for key in KEYS] for record in resumed.history] == [
-        [record.get(key) for key in KEYS] for record in whole.history
-    ]
-    assert [KEYS[0] in record for record in whole.history] == [False, True, True], "every second, and the last"
-    assert [record.get("seconds/masking", 0) > 0 for record in whole.history] == [False, True, True]
-    assert not any(key in record for record in unchecked.history for key in (*KEYS, "seconds/masking"))
+    assert [record.masking for record in resumed.history] == [record.masking for record in whole.history]
+    assert [record.masking is not None for record in whole.history] == [False, True, True], "every second, and the last"
+    assert [record.phase_seconds.get("masking", 0) > 0 for record in whole.history] == [False, True, True]
+    assert not any(record.masking or "masking" in record.phase_seconds for record in unchecked.history)
     for name, value in whole.weights.items():
         assert torch.equal(value, unchecked.weights[name]), name
 
@@ -229,13 +231,13 @@ def test_an_image_counts_as_withstanding_only_if_it_withstands_both(tmp_path: Pa
     assert sum(outcomes) == robust.correct
     none, everything = ([value] * len(outcomes) for value in (False, True))
     broken, check = check_masking(trainer, tuple(none))
-    assert (broken[KEYS[0]], broken[KEYS[1]]) == (0, 0)
     assert check is not None
+    assert broken == MaskingCheck(check.images, robust=0, broken=0)
     assert not check.newly_broken.any()
     strong, check = check_masking(trainer, tuple(everything))
-    assert strong[KEYS[0]] + strong[KEYS[1]] == pytest.approx(1)
     assert check is not None
-    assert (check.images, int(check.newly_broken.sum()) / check.images) == (strong[KEYS[2]], strong[KEYS[1]])
+    newly = int(check.newly_broken.sum())
+    assert strong == MaskingCheck(check.images, robust=check.images - newly, broken=newly)
 
 
 def steered(folder: str, epochs: int, every: int, interval: int = 1) -> ExperimentConfig:
@@ -248,11 +250,11 @@ def test_rule_paired_checks_what_it_may_keep_and_deploys_a_checked_state(tmp_pat
     folder = write_task(tmp_path / "task", train=140)
     config = steered(folder, epochs=7, every=100, interval=3)
     history = fit(config, TaskData(config, folder, torch.device("cpu")), None, NoReporter()).history
-    checked = [record["epoch"] for record in history if KEYS[0] in record]
+    checked = [record.epoch for record in history if record.masking is not None]
     assert checked == [3, 6, 7], "decisions, and the end"
-    assert history[1]["best_epoch"] == 2, "nothing else is there yet"
-    assert [record["best_epoch"] for record in history[3:5]] == [3, 3]
-    assert all(record["best_epoch"] in checked for record in history[2:])
+    assert history[1].best_epoch == 2, "nothing else is there yet"
+    assert [record.best_epoch for record in history[3:5]] == [3, 3]
+    assert all(record.best_epoch in checked for record in history[2:])
 
 
 def validate_and_decide(trainer: Trainer) -> Decision:
@@ -261,7 +263,8 @@ def validate_and_decide(trainer: Trainer) -> Decision:
     masking, check = check_masking(trainer, outcomes)
     decision = trainer.schedule.step(robust.accuracy, outcomes, check)
     trainer.remember(outcomes, check)
-    trainer.history.append({trainer.robust_key: robust.accuracy, "next_lr": decision.lr, **masking})
+    record = runs.history(1)[0]
+    trainer.history.append(replace(record, robust=robust, next_lr=decision.lr, masking=masking, natural_branch=None))
     return decision
 
 
@@ -277,8 +280,10 @@ def test_a_state_that_hides_its_gradients_is_not_kept_and_a_resume_knows_what_fe
     multiply_logits(trainer, 1e6)
     assert not validate_and_decide(trainer).improved
     honest, hiding = trainer.history
-    assert hiding[trainer.robust_key] > honest[trainer.robust_key], "under the run's own attack it looks better"
-    assert hiding[KEYS[0]] < honest[KEYS[0]], "and is worse"
+    assert hiding.robust.correct > honest.robust.correct, "under the run's own attack it looks better"
+    assert hiding.masking is not None
+    assert honest.masking is not None
+    assert hiding.masking.robust < honest.masking.robust, "and is worse"
     trainer.state().save(tmp_path)
     resumed = trainer_of(config, folder)
     resumed.load(TrainingState.load(tmp_path))

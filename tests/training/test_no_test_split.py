@@ -16,6 +16,7 @@ from distributed_autolora.errors import UserError
 from distributed_autolora.orchestration.runs.folder import RunFolder
 from distributed_autolora.orchestration.runs.preflight import check_inputs, find_inputs
 from distributed_autolora.orchestration.runs.results import finish
+from distributed_autolora.records import AccuracyCount
 from distributed_autolora.reporting.run.figure import curves_figure
 from distributed_autolora.training.checkpoint import TrainingState
 from distributed_autolora.training.loop import FitResult, fit
@@ -71,7 +72,7 @@ def test_a_trial_ends_although_the_test_split_cannot_be_read(
     (tmp_path / "task" / "test.parquet").write_bytes(b"no Parquet")
     check_inputs(config, inputs)
     result = trained(config, task)
-    assert (result.summary["test"], result.summary["test_images"]) == (None, None)
+    assert (result.summary.test, result.summary.test_images) == (None, None)
     assert result.samples is None
     assert result.outcomes is None
     with pytest.raises(UserError, match=r"test\.parquet"):
@@ -83,8 +84,8 @@ def test_a_trial_ends_although_the_test_split_cannot_be_read(
     assert {path.name for path in folder.path.iterdir()} == {
         "config.yaml", "run.json", "history.json", "result.json", "model.safetensors", "curves.png"
     }  # fmt: skip
-    assert folder.read("result.json")["cost"]["forward_passes"] == result.history[0]["passes/forward"]
-    titles = [axes.get_title(loc="left") for axes in curves_figure(result.history, folder.read("result.json")).axes]
+    assert folder.result().cost.forward_passes == result.history[0].passes.forward
+    titles = [axes.get_title(loc="left") for axes in curves_figure(result.history, folder.result()).axes]
     assert not [title for title in titles if "test images" in title]
 
 
@@ -100,10 +101,11 @@ def test_a_judged_run_leaves_what_became_of_every_test_image(tmp_path: Path) -> 
     assert table["row"].to_pylist() == list(range(37))
     assert table["row_id"].to_pylist() == [f"test/{row}" for row in range(37)]
     assert table["label"].to_pylist() == [row % 3 for row in range(37)]
-    counts = folder.read("result.json")["test"]
-    for column, name in (("natural_prediction", "natural_accuracy"), ("pgd2_prediction", "robust_accuracy/pgd2")):
+    counts = folder.result().test
+    assert counts is not None
+    for column, count in (("natural_prediction", counts.natural), ("pgd2_prediction", counts.robust)):
         right = np.asarray(table[column]) == np.asarray(table["label"])
-        assert {"correct": int(right.sum()), "total": 37} == counts[name]
+        assert AccuracyCount(int(right.sum()), 37) == count
     assert not [path for path in folder.path.iterdir() if path.name.startswith(".")]
 
 
@@ -114,9 +116,9 @@ def findings_of(folder: str) -> dict[str, Any]:
     data = TaskData(config, folder, torch.device("cpu"), torch.float64)
     result = fit(config, data, None, NoReporter(), dtype=torch.float64)
     assert result.outcomes is not None
-    similarity = [result.history[0][name] for name in ("gradient_similarity", "gradient_similarity/batch")]
+    similarity = [result.history[0].metrics()[name] for name in ("gradient_similarity", "gradient_similarity/batch")]
     outcomes = {name: values.tolist() for name, values in result.outcomes.items()}
-    return {"similarity": similarity, "outcomes": outcomes, "counts": result.summary["test"]}
+    return {"similarity": similarity, "outcomes": outcomes, "counts": result.summary.test}
 
 
 def test_two_workers_find_the_outcomes_and_the_gradient_similarity_of_one(tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -16,6 +15,7 @@ from distributed_autolora.training.checkpoint import TrainingState, momentum_buf
 from distributed_autolora.training.distributed import collectives
 from distributed_autolora.training.loop import fit
 from distributed_autolora.training.task_data import TaskData
+from tests.reporting import runs
 from tests.training.gloo import run_workers
 from tests.training.tasks import small_config, write_task
 
@@ -39,13 +39,14 @@ class FolderReporter:
         newest = max(self.folder.iterdir(), default=None)
         return None if newest is None else TrainingState.load(newest)
 
-    def report(self, history: list[dict[str, Any]], write: Callable[[Path], None], step: int = 0) -> None:
-        checkpoint = self.folder / f"{len(history):06d}-{step:06d}"
+    def report(self, state: TrainingState) -> None:
+        position = len(state.history), state.step
+        checkpoint = self.folder / f"{position[0]:06d}-{position[1]:06d}"
         if collectives.rank() == 0:
             checkpoint.mkdir()
-            write(checkpoint)
+            state.save(checkpoint)
         collectives.sum_over_workers(torch.zeros(1))
-        if (len(history), step) == self.stop:
+        if position == self.stop:
             raise StoppedError
 
     def is_machine_leaving(self) -> bool:
@@ -72,11 +73,7 @@ def run(
         result = fit(replace(config, scaling=scaling), data, None, FolderReporter(folder, stop), dtype=dtype)
     except StoppedError:
         return None
-    records = [
-        {key: value for key, value in record.items() if not key.startswith(("seconds", "images"))}
-        for record in result.history
-    ]
-    return dict(result.weights), records
+    return dict(result.weights), runs.without_times(result.history)
 
 
 def with_and_without_stops(

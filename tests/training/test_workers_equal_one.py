@@ -14,6 +14,7 @@ from distributed_autolora.training.epoch import LossSums
 from distributed_autolora.training.loop import run_epoch
 from distributed_autolora.training.task_data import TaskData
 from distributed_autolora.training.trainer import Trainer
+from tests.reporting import runs
 from tests.training.gloo import run_workers
 from tests.training.tasks import small_config, take_step, write_task
 
@@ -55,9 +56,8 @@ def trajectory(folder: str, method: str, switches: dict[str, Any]) -> dict[str, 
         position += size
     run_epoch(trainer, epoch=1)
     run_epoch(trainer, epoch=2)
-    record = {
-        key: value for key, value in trainer.history[-1].items() if not key.startswith(("seconds", "images", "num"))
-    }
+    (record,) = runs.without_times(trainer.history[-1:])
+    del record["num_workers"]
     return {"losses": sums.steps, "gradients": gradients, "state": trainer.objective.state_dict(), "record": record}
 
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from distributed_autolora.config import ExperimentConfig
 from distributed_autolora.console import print_line
 from distributed_autolora.errors import UserError
 from distributed_autolora.orchestration.runs.folder import RunFolder
+from distributed_autolora.records import EpochRecord, RunResult
 
 QUICK, NOTHING = "quick", "none"
 _QUICK_IMAGES = 32
@@ -31,10 +30,10 @@ def evaluate_finished(folder: RunFolder, attacks: str) -> None:
         UserError: for an unknown attack.
         RunFailedError: for lost workers beyond the limit.
     """
-    result, scaling = folder.read("result.json"), folder.config().scaling
-    if attacks != NOTHING and result["test"] is None:
+    result, scaling = folder.result(), folder.config().scaling
+    if attacks != NOTHING and result.test is None:
         print_line("The model was not judged: this run is not to open its test split.")
-    if attacks == NOTHING or result["test"] is None:
+    if attacks == NOTHING or result.test is None:
         return
     from distributed_autolora.orchestration.evaluations.evaluate import evaluate_run
 
@@ -51,7 +50,7 @@ def evaluate_finished(folder: RunFolder, attacks: str) -> None:
     try:
         evaluate_run(
             folder,
-            attacks=result["attack"] if is_quick else attacks,
+            attacks=result.attack if is_quick else attacks,
             num_workers=scaling.num_workers,
             use_gpu=scaling.use_gpu,
             sanity=True,
@@ -64,7 +63,7 @@ def evaluate_finished(folder: RunFolder, attacks: str) -> None:
         ) from error
 
 
-def quick_images(config: ExperimentConfig, history: list[dict[str, Any]], result: dict[str, Any]) -> int:
+def quick_images(config: ExperimentConfig, history: list[EpochRecord], result: RunResult) -> int:
     """Returns how many test images the quick checks take, 0 where even a few would take minutes.
 
     Args:
@@ -72,10 +71,10 @@ def quick_images(config: ExperimentConfig, history: list[dict[str, Any]], result
         history: the run's history, which tells how fast its attacks were.
         result: the run's result.
     """
-    steps = config.train_attack.num_steps * result["train_images"] / history[-1]["num_workers"]
-    seconds_of_an_image = _STEPS_PER_IMAGE * history[-1]["seconds/attack"] / max(steps, 1)
+    steps = config.train_attack.num_steps * result.train_images / history[-1].num_workers
+    seconds_of_an_image = _STEPS_PER_IMAGE * history[-1].phase_seconds["attack"] / max(steps, 1)
     affordable = int(_QUICK_SECONDS / max(seconds_of_an_image, 1e-9))
-    wanted = min(_QUICK_IMAGES, result["test_images"])
+    wanted = min(_QUICK_IMAGES, result.test_images or 0)
     return min(wanted, affordable) if affordable >= min(_FEWEST_IMAGES, wanted) else 0
 
 

@@ -55,10 +55,10 @@ class Tracking:
             UserError: for a tracking URI that cannot be used.
         """
         request, found = self._plan.request, self._plan.found
-        judged = None if found.run is None else found.run.read("result.json").get("mlflow")
+        judged = None if found.run is None else found.run.result().mlflow
         given = request.mlflow_uri
-        if judged and (given is None or given == judged["uri"]):
-            self.uri, self.run_id = given or judged["uri"], judged["run_id"]
+        if judged and (given is None or given == judged.uri):
+            self.uri, self.run_id = given or judged.uri, judged.run_id
             return self
         known = self._plan.folder.read_note("mlflow") or {}
         self.uri = request.mlflow_uri or known.get("uri") or mlflow_tracking.default_tracking_uri(request.home())

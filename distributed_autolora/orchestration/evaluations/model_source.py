@@ -87,7 +87,7 @@ def find_model(request: EvaluationRequest, num_classes: int) -> FoundModel:
 
 def _model_of_run(run: RunFolder) -> FoundModel:
     config, path = run.config(), run.path / "model.safetensors"
-    description = NetworkDescription.of(config.model, int(run.read("result.json")["num_classes"]))
+    description = NetworkDescription.of(config.model, run.result().num_classes)
     model = PortableModel(description, read_weights(path))
     model.build(where=str(path))  # refuses weights that do not fit
     return FoundModel(run.name, model, run, config)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import re
 import time
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from distributed_autolora.orchestration.mlflow_tracking.connection import QUICK_S, TrackingError, asking, connect
+from distributed_autolora.records import EpochRecord
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -32,13 +34,13 @@ class MetricWriter:
         self._stamps: dict[int, int] = {}
         self._retry_at = 0.0
 
-    def write(self, history: list[dict[str, Any]]) -> bool:
+    def write(self, history: Sequence[EpochRecord]) -> bool:
         """Writes what the run does not have yet, and tells whether it now has everything.
 
         It never raises for a server that is away, and then costs a few seconds at most.
 
         Args:
-            history: one dict an epoch; None values are skipped, and "epoch" is the step.
+            history: all records so far; the epoch is the step.
         """
         if self._has is None and time.monotonic() < self._retry_at:
             return False
@@ -49,7 +51,7 @@ class MetricWriter:
             return False
         return True
 
-    def send(self, history: list[dict[str, Any]]) -> None:
+    def send(self, history: Sequence[EpochRecord]) -> None:
         """Writes what the run does not have yet, now.
 
         Raises:
@@ -83,12 +85,12 @@ def legal_name(name: str) -> str:
     return re.sub(r"[^\w\-. :/]", "_", name)
 
 
-def _points(history: list[dict[str, Any]]) -> dict[tuple[str, int], float]:
+def _points(history: Sequence[EpochRecord]) -> dict[tuple[str, int], float]:
     return {
-        (legal_name(key), int(metrics["epoch"])): float(value)
-        for metrics in history
-        for key, value in metrics.items()
-        if key != "epoch" and value is not None
+        (legal_name(key), record.epoch): float(value)
+        for record in history
+        for key, value in record.metrics().items()
+        if key != "epoch"
     }
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from distributed_autolora.orchestration.mlflow_tracking.connection import PATIENT_S, asking, connect, truncated
 from distributed_autolora.orchestration.mlflow_tracking.metrics import MetricWriter, legal_name
+from distributed_autolora.records import EpochRecord, RunResult
 from distributed_autolora.reporting.masking import masking_status
 from distributed_autolora.reporting.run.mlflow_description import run_description
 
@@ -22,8 +24,8 @@ _TAG_LENGTH = 8000
 def log_result(
     uri: str,
     run_id: str,
-    result: dict[str, Any],
-    history: list[dict[str, Any]],
+    result: RunResult,
+    history: Sequence[EpochRecord],
     artifacts: dict[str, Path | Figure | str],
 ) -> None:
     """Writes all that a finished run leaves: missing epochs, test metrics, cost, files, a description, and the tag
@@ -36,7 +38,7 @@ def log_result(
         uri: tracking URI.
         run_id: the MLflow run.
         result: the run's result.
-        history: one dict an epoch.
+        history: its records.
         artifacts: by name in the run ("curves.png", "config.yaml"): an existing file, a figure, or a text.
 
     Raises:
@@ -49,10 +51,10 @@ def log_result(
         known = client.get_run(run_id).data.metrics
         for name, value in final.items():
             if name not in known:
-                client.log_metric(run_id, name, value, step=result["best_epoch"])
+                client.log_metric(run_id, name, value, step=result.best_epoch)
         for name, content in artifacts.items():
             _log_artifact(client, run_id, name, content)
-        client.set_tag(run_id, "masking", masking_status(result))
+        client.set_tag(run_id, "masking", masking_status(result.masking))
         client.set_tag(run_id, "mlflow.note.content", truncated(run_description(result, history), _TAG_LENGTH))
 
 
@@ -80,12 +82,17 @@ def log_model(
             _export(uri, run_id, model, example, weights, step)
 
 
-def _result_metrics(result: dict[str, Any]) -> dict[str, float]:
-    metrics = {f"seconds/{name}/total": float(seconds) for name, seconds in (result.get("seconds") or {}).items()}
-    metrics |= {f"cost/{name}": float(value) for name, value in (result.get("cost") or {}).items()}
-    for prefix, part in (("test", result["test"] or {}), ("test/linear_head", result.get("linear_head") or {})):
-        for name, count in part.items():
-            metrics[legal_name(f"{prefix}/{name}")] = count["correct"] / count["total"]
+def _result_metrics(result: RunResult) -> dict[str, float]:
+    cost = result.cost
+    metrics = {
+        "seconds/training/total": cost.seconds,
+        "cost/worker_seconds": cost.worker_seconds,
+        "cost/forward_passes": float(cost.forward_passes),
+        "cost/backward_passes": float(cost.backward_passes),
+    }
+    for prefix, part in (("test", result.test), ("test/linear_head", result.linear_head)):
+        for name, count in part.by_name(result.attack).items() if part else ():
+            metrics[legal_name(f"{prefix}/{name}")] = count.accuracy
     return metrics
 
 

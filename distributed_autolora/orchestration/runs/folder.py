@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -13,6 +14,14 @@ from distributed_autolora.config.yaml_files import config_text, read_config
 from distributed_autolora.errors import UserError
 from distributed_autolora.files.folder_lock import acquire_folder
 from distributed_autolora.files.json_files import read_json, write_json, write_text
+from distributed_autolora.records import (
+    EpochRecord,
+    RunResult,
+    history_from_json,
+    history_to_json,
+    result_from_json,
+    result_to_json,
+)
 
 _MIN_FREE_BYTES = 200 * 2**20
 
@@ -59,9 +68,31 @@ class RunFolder:
                 f"{self.path / name} cannot be read ({error}). Restore the file, or start afresh with --fresh."
             ) from None
 
-    def history(self) -> list[dict[str, Any]]:
-        """Returns the records of all epochs so far."""
-        return list(self.read("history.json")) if self.history_file.is_file() else []
+    def history(self) -> list[EpochRecord]:
+        """Returns the records of all epochs so far.
+
+        Raises:
+            UserError: for a file that is corrupt, or of version 0.1.
+        """
+        if not self.history_file.is_file():
+            return []
+        return history_from_json(self.read("history.json"), str(self.history_file))
+
+    def write_history(self, history: Sequence[EpochRecord]) -> None:
+        """Replaces the records of all epochs so far."""
+        write_json(self.history_file, history_to_json(history))
+
+    def result(self) -> RunResult:
+        """Returns the result of the finished run.
+
+        Raises:
+            UserError: for a file that is missing, corrupt, or of version 0.1.
+        """
+        return result_from_json(self.read("result.json"), str(self.path / "result.json"))
+
+    def write_result(self, result: RunResult) -> None:
+        """Writes the result; from then on the run is finished."""
+        write_json(self.path / "result.json", result_to_json(result))
 
     def config(self) -> ExperimentConfig:
         """Returns the effective config that the run was created with."""

@@ -6,7 +6,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -14,7 +14,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from distributed_autolora.records import NATURAL_VALIDATION, ROBUST_VALIDATION, attack_name, value
+from distributed_autolora.records import EpochRecord
 from distributed_autolora.reporting.format import attack_label, compact, duration, left_text
 
 _MOST_COLUMNS = 80
@@ -52,7 +52,7 @@ class LiveView:
         """Removes what was drawn."""
         self._live.stop()
 
-    def update(self, history: Sequence[dict[str, Any]]) -> None:
+    def update(self, history: Sequence[EpochRecord]) -> None:
         """Draws anew.
 
         Args:
@@ -62,7 +62,7 @@ class LiveView:
             self._seen, self._since = len(history), self._clock()
         self._live.update(self._lines(history), refresh=True)
 
-    def _lines(self, history: Sequence[dict[str, Any]]) -> Group:
+    def _lines(self, history: Sequence[EpochRecord]) -> Group:
         width = min(_MOST_COLUMNS, self._live.console.width)
         since = self._clock() - self._since
         lines = [Text(text) for text in (_accuracies(history), _learning_rate(history)) if text]
@@ -73,21 +73,21 @@ class LiveView:
         head.add_row(Text(self._position(history, since), style="bold"), bar, Text(self._left(history, since)))
         return Group(head, *lines)
 
-    def _position(self, history: Sequence[dict[str, Any]], since: float) -> str:
+    def _position(self, history: Sequence[EpochRecord], since: float) -> str:
         if self._is_trained(history):
             return f"judging the chosen model {duration(since)}"
         begins = "" if len(history) > self._before else "workers start, "
         return f"{begins}epoch {len(history) + 1}/{self._epochs} {duration(since)}"
 
-    def _left(self, history: Sequence[dict[str, Any]], since: float) -> str:
+    def _left(self, history: Sequence[EpochRecord], since: float) -> str:
         left = None if self._is_trained(history) else seconds_left(history, self._before, self._epochs)
         return "" if left is None else left_text(max(1.0, left - since))
 
-    def _is_trained(self, history: Sequence[dict[str, Any]]) -> bool:
-        return bool(history) and (len(history) >= self._epochs or bool(history[-1].get("stopped")))
+    def _is_trained(self, history: Sequence[EpochRecord]) -> bool:
+        return bool(history) and (len(history) >= self._epochs or history[-1].stopped)
 
 
-def seconds_left(history: Sequence[dict[str, Any]], before: int, epochs: int) -> float | None:
+def seconds_left(history: Sequence[EpochRecord], before: int, epochs: int) -> float | None:
     """Returns the mean duration of the last epochs, five at most, times those left; None: none was measured yet.
 
     Args:
@@ -95,24 +95,22 @@ def seconds_left(history: Sequence[dict[str, Any]], before: int, epochs: int) ->
         before: how many of them are older than this process, and were measured on who knows which workers.
         epochs: largest number of epochs of the run.
     """
-    recent: list[float] = [record["seconds/epoch"] for record in history[before:][-5:]]
+    recent: list[float] = [record.epoch_seconds for record in history[before:][-5:]]
     return (epochs - len(history)) * sum(recent) / len(recent) if recent else None
 
 
-def _accuracies(history: Sequence[dict[str, Any]]) -> str:
+def _accuracies(history: Sequence[EpochRecord]) -> str:
     if not history:
         return "the time left is known after the first epoch"
-    last, attack = history[-1], attack_name(history[-1])
-    robust, natural = value(last, ROBUST_VALIDATION + attack), value(last, NATURAL_VALIDATION)
-    chosen, accuracy = last.get("best_epoch"), value(last, f"best_{ROBUST_VALIDATION}{attack}")
-    text = f"validation: {attack_label(attack)} {_per_cent(robust)}, natural {_per_cent(natural)}"
-    return text if chosen is None else f"{text}; chosen so far: epoch {chosen} ({_per_cent(accuracy)})"
+    last = history[-1]
+    robust, natural = _per_cent(last.robust.accuracy), _per_cent(last.natural.accuracy)
+    chosen = f"epoch {last.best_epoch} ({_per_cent(last.best_robust_accuracy)})"
+    return f"validation: {attack_label(last.attack)} {robust}, natural {natural}; chosen so far: {chosen}"
 
 
-def _learning_rate(history: Sequence[dict[str, Any]]) -> str:
-    lr = value(history[-1], "next_lr") if history else None
-    return "" if lr is None else f"learning rate {compact(lr)}"
+def _learning_rate(history: Sequence[EpochRecord]) -> str:
+    return f"learning rate {compact(history[-1].next_lr)}" if history else ""
 
 
-def _per_cent(fraction: float | None) -> str:
-    return "-" if fraction is None else f"{100 * fraction:.1f} %"
+def _per_cent(fraction: float) -> str:
+    return f"{100 * fraction:.1f} %"

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 
+from distributed_autolora.config import ExperimentConfig
 from distributed_autolora.console import is_live, print_line
 from distributed_autolora.orchestration.runs.folder import RunFolder
 from distributed_autolora.orchestration.runs.live_view import LiveView, seconds_left
@@ -17,16 +18,16 @@ _POLL_S = 0.3
 
 
 @contextmanager
-def epoch_lines(folder: RunFolder, epochs: int, say: Callable[[str], None] = print_line) -> Iterator[None]:
+def epoch_lines(folder: RunFolder, config: ExperimentConfig, say: Callable[[str], None] = print_line) -> Iterator[None]:
     """Says one line for each epoch that the run's history gains while the block runs.
 
     Args:
         folder: the run's folder.
-        epochs: largest number of epochs.
+        config: of the run.
         say: takes a line.
     """
     done = threading.Event()
-    thread = threading.Thread(target=_follow, args=(folder, epochs, say, done), daemon=True)
+    thread = threading.Thread(target=_follow, args=(folder, config, say, done), daemon=True)
     thread.start()
     try:
         yield
@@ -35,21 +36,22 @@ def epoch_lines(folder: RunFolder, epochs: int, say: Callable[[str], None] = pri
         thread.join()
 
 
-def _follow(folder: RunFolder, epochs: int, say: Callable[[str], None], done: threading.Event) -> None:
+def _follow(folder: RunFolder, config: ExperimentConfig, say: Callable[[str], None], done: threading.Event) -> None:
     before = len(folder.history())
-    with LiveView(epochs, before) if is_live() else nullcontext() as view:
-        _say_epochs(folder, epochs, before, say, done, view)
+    with LiveView(config.optimization.epochs, before) if is_live() else nullcontext() as view:
+        _say_epochs(folder, config, before, say, done, view)
 
 
 def _say_epochs(
     folder: RunFolder,
-    epochs: int,
+    config: ExperimentConfig,
     before: int,
     say: Callable[[str], None],
     done: threading.Event,
     view: LiveView | None,
 ) -> None:
-    said = before
+    said, epochs = before, config.optimization.epochs
+    rule = config.schedule.rule if config.schedule.name == "automatic" else None
     headed, last = False, False
     while not last:
         # The history is read once more after the run ended, so that its last epoch is said too.
@@ -59,9 +61,9 @@ def _say_epochs(
             if not headed:
                 say(epoch_header(epochs))
                 headed = True
-            left = seconds_left(history[: record["epoch"]], before, epochs)
+            left = seconds_left(history[: record.epoch], before, epochs)
             say(epoch_line(record, epochs=epochs, seconds_left=left))
-            if warning := masking_warning(record, folder.name):
+            if warning := masking_warning(record, name=folder.name, method=config.method.name, rule=rule):
                 print(f"warning: {warning}", file=sys.stderr, flush=True)
         said = max(said, len(history))
         if view is not None:

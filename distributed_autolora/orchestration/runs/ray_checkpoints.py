@@ -85,7 +85,7 @@ def skip_broken(run: Path) -> list[str]:
     write_json(snapshot, _without_newest(state, len(broken)))
     copy_snapshot(run)
     step = (values.get("progress") or {}).get("step", 0)
-    where = f"epoch {len(values['history'])}" + (f" and {step} steps of the next" if step else "")
+    where = f"epoch {len(values['history']['epochs'])}" + (f" and {step} steps of the next" if step else "")
     return [
         f"checkpoint {run / 'train' / name} is broken ({problem}), as after a loss of power. "
         f"The run goes on from the one before, after {where}."

@@ -5,7 +5,6 @@ The controller imports this module before it can start any worker: nothing here 
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import sys
@@ -28,7 +27,6 @@ from ray.train.torch import TorchTrainer
 
 from distributed_autolora.config import ExperimentConfig
 from distributed_autolora.errors import TrainingDivergedError
-from distributed_autolora.files.json_files import write_json
 from distributed_autolora.orchestration.cluster.rendezvous import NodeTorchConfig
 from distributed_autolora.orchestration.runs.failures import RepeatableErrors, failure_for_people, remove_error
 from distributed_autolora.orchestration.runs.folder import RunFolder
@@ -38,6 +36,8 @@ from distributed_autolora.orchestration.runs.ray_checkpoints import (
     remove_unregistered,
     skip_broken,
 )
+from distributed_autolora.records import history_from_json
+from distributed_autolora.training.checkpoint_integrity import read_values
 
 if TYPE_CHECKING:
     from distributed_autolora.orchestration.mlflow_tracking import MetricWriter
@@ -53,15 +53,17 @@ class ProgressCallback(UserCallback):  # type: ignore[misc]
     """
 
     def __init__(self, folder: Path, uri: str, run_id: str) -> None:
-        self._history_file = RunFolder(folder).history_file
+        self._folder = RunFolder(folder)
         self._tracking = (uri, run_id)
         self._writer: MetricWriter | None = None
 
     def after_report(self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Checkpoint | None) -> None:
-        """Writes what the report brings."""
-        history = json.loads(metrics[0]["history"])
-        write_json(self._history_file, history)
-        copy_snapshot(self._history_file.parent)
+        """Writes the records of the checkpoint that was reported."""
+        assert checkpoint is not None, "the first worker attaches one to every report"
+        source = checkpoint.path
+        history = history_from_json(read_values(Path(source))["history"], source)
+        self._folder.write_history(history)
+        copy_snapshot(self._folder.path)
         if self._writer is None:
             # Importing mlflow takes seconds, and the workers import this module too.
             from distributed_autolora.orchestration.mlflow_tracking import MetricWriter

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 import shutil
 import tempfile
 import traceback
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -49,21 +47,32 @@ class RayReporter:
         """Tells whether Ray was told that a node of this run will be taken away; a barrier over the workers."""
         return ray.train.get_preemption_info() is not None
 
-    def report(self, history: list[dict[str, Any]], write: Callable[[Path], None], step: int = 0) -> None:
-        """Reports all records so far; a barrier over the workers."""
-        metrics = {"epoch": len(history), "history": json.dumps(history)}
+    def report(self, state: TrainingState) -> None:
+        """Reports the last record's numbers, and the checkpoint with all records; a barrier over the workers."""
+        metrics = _flat(state)
         if ray.train.get_context().get_world_rank() > 0:
             ray.train.report(metrics, checkpoint=None)
             return
         for left_behind in Path(tempfile.gettempdir()).glob(f"{self._prefix}*"):  # by a worker that was killed
             shutil.rmtree(left_behind, ignore_errors=True)
+        within = f"_step_{state.step:06d}" if state.step else ""
         with tempfile.TemporaryDirectory(prefix=self._prefix) as folder:
-            write(Path(folder))
+            state.save(Path(folder))
             ray.train.report(
                 metrics,
                 checkpoint=Checkpoint.from_directory(folder),
-                checkpoint_dir_name=f"checkpoint_{len(history):06d}" + (f"_step_{step:06d}" if step else ""),
+                checkpoint_dir_name=f"checkpoint_{len(state.history):06d}{within}",
             )
+
+
+def _flat(state: TrainingState) -> dict[str, float]:
+    """Returns what Ray's tables and schedulers can use; robust accuracies also without the attack's name."""
+    position: dict[str, float] = {"epoch": len(state.history), "step": state.step}
+    if not state.history:
+        return position
+    last = state.history[-1]
+    robust = {"val/robust_accuracy": last.robust.accuracy, "best_val/robust_accuracy": last.best_robust_accuracy}
+    return {**last.metrics(), **robust, **position}
 
 
 def train_worker(payload: dict[str, Any]) -> dict[str, Any] | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,11 +16,11 @@ import torch
 from distributed_autolora.config import ExperimentConfig
 from distributed_autolora.config.yaml_files import config_text
 from distributed_autolora.files.atomic_write import atomic_write
-from distributed_autolora.files.json_files import write_json
 from distributed_autolora.models import Classifier, read_weights, save_weights
 from distributed_autolora.models.portable import NetworkDescription, PortableModel
 from distributed_autolora.orchestration import mlflow_tracking
 from distributed_autolora.orchestration.runs.folder import RunFolder
+from distributed_autolora.records import RunResult, TrackedRun
 from distributed_autolora.reporting.masking import masking_summary
 from distributed_autolora.reporting.run.figure import curves_figure
 from distributed_autolora.reporting.run.samples_figure import samples_figure
@@ -38,7 +38,7 @@ class FinishedRun:
     """A run that has its result."""
 
     folder: RunFolder
-    result: dict[str, Any]
+    result: RunResult
 
 
 def finish(
@@ -56,39 +56,37 @@ def finish(
         mlflow: "uri" and "run_id" of the tracked run.
     """
     history = returned["history"]
-    result = {
-        "name": folder.name,
-        "recipe": config.recipe,
-        "seed": config.seed,
-        "config_digest": config.digest(),
-        "method": config.method.name,
-        "task": config.data.task,
-        "backbone": config.model.backbone,
-        "schedule": config.schedule.name,
-        "rule": config.schedule.rule if config.schedule.name == "automatic" else None,
-        **returned["summary"],
-        "masking": masking_summary(history),
-        "seconds": {"training": sum(record["seconds/epoch"] for record in history)},
-        "cost": total_cost(history),
-        "mlflow": mlflow,
-        "folder": str(folder.path),
-    }
-    write_json(folder.history_file, history)
-    _save_model(config, folder, returned["weights"], result["num_classes"])
+    result = RunResult(
+        name=folder.name,
+        recipe=config.recipe,
+        seed=config.seed,
+        config_digest=config.digest(),
+        method=config.method.name,
+        task=config.data.task,
+        backbone=config.model.backbone,
+        schedule=config.schedule.name,
+        rule=config.schedule.rule if config.schedule.name == "automatic" else None,
+        **vars(returned["summary"]),
+        masking=masking_summary(history),
+        cost=total_cost(history),
+        mlflow=TrackedRun(**mlflow),
+        folder=str(folder.path),
+    )
+    folder.write_history(history)
+    _save_model(config, folder, returned["weights"], result.num_classes)
     _save_figure(curves_figure(history, result), folder.path / "curves.png")
-    if result["test"] is not None:
-        figure = samples_figure(returned["samples"], result["class_names"], result["epsilon"])
+    if result.test is not None:
+        figure = samples_figure(returned["samples"], result.class_names, result.epsilon)
         _save_figure(figure, folder.path / "samples.png")
         _save_outcomes(folder, returned["outcomes"], returned["row_ids"])
-    result["tracked"] = False
-    write_json(folder.path / "result.json", result)
+    folder.write_result(result)
     print(f"\n{result_table(result, history)}", flush=True)
-    result["tracked"] = track(config, folder, result)
-    write_json(folder.path / "result.json", result)
+    result = replace(result, tracked=track(config, folder, result))
+    folder.write_result(result)
     return FinishedRun(folder, result)
 
 
-def track(config: ExperimentConfig, folder: RunFolder, result: dict[str, Any]) -> bool:
+def track(config: ExperimentConfig, folder: RunFolder, result: RunResult) -> bool:
     """Gives the tracking server all that it lacks of a run, and tells whether it has everything.
 
     A model that was not judged on the test split is none to deploy: it is not exported.
@@ -98,14 +96,14 @@ def track(config: ExperimentConfig, folder: RunFolder, result: dict[str, Any]) -
         folder: the run's folder, with all files but the result.
         result: the run's result.
     """
-    uri, run_id = result["mlflow"]["uri"], result["mlflow"]["run_id"]
+    uri, run_id = result.mlflow.uri, result.mlflow.run_id
     artifacts: dict[str, Any] = {name: folder.path / name for name in _ARTIFACTS if (folder.path / name).is_file()}
     artifacts["config.yaml"] = config_text(config)
-    artifacts["split_digest.txt"] = f"{result['split_digest']}\n"
-    artifacts["task_card.json"] = json.dumps(result.get("task_card", {}), indent=2, ensure_ascii=False)
+    artifacts["split_digest.txt"] = f"{result.split_digest}\n"
+    artifacts["task_card.json"] = json.dumps(result.task_card, indent=2, ensure_ascii=False)
     try:
         mlflow_tracking.log_result(uri, run_id, result, folder.history(), artifacts)
-        if result["test"] is not None:
+        if result.test is not None:
             _track_model(config, folder, result)
         mlflow_tracking.end_run(uri, run_id, status="FINISHED")
     except mlflow_tracking.TrackingError as error:
@@ -114,16 +112,14 @@ def track(config: ExperimentConfig, folder: RunFolder, result: dict[str, Any]) -
     return True
 
 
-def _track_model(config: ExperimentConfig, folder: RunFolder, result: dict[str, Any]) -> None:
-    classifier = load_deployable(config, folder, result["num_classes"])
-    example = torch.zeros(2, *result["image_shape"])
+def _track_model(config: ExperimentConfig, folder: RunFolder, result: RunResult) -> None:
     mlflow_tracking.log_model(
-        result["mlflow"]["uri"],
-        result["mlflow"]["run_id"],
-        classifier,
-        example,
+        result.mlflow.uri,
+        result.mlflow.run_id,
+        load_deployable(config, folder, result.num_classes),
+        torch.zeros(2, *result.image_shape),
         weights=folder.path / "model.safetensors",
-        step=result["best_epoch"],
+        step=result.best_epoch,
     )
 
 

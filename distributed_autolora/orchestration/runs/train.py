@@ -6,6 +6,7 @@ import logging
 import sys
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from distributed_autolora.config import ExperimentConfig, output_home
@@ -95,10 +96,10 @@ def _show_finished(folder: RunFolder) -> FinishedRun:
     """Prints the result of a finished run, and gives the tracking server what it could not take then."""
     from distributed_autolora.orchestration.runs.results import FinishedRun, track
 
-    result = folder.read("result.json")
-    if not result["tracked"]:
-        result["tracked"] = track(folder.config(), folder, result)
-        write_json(folder.path / "result.json", result)
+    result = folder.result()
+    if not result.tracked:
+        result = replace(result, tracked=track(folder.config(), folder, result))
+        folder.write_result(result)
     print(f'Run "{folder.name}" is finished. Its result:\n\n{result_table(result, folder.history())}')
     print_line("\nThe same command with --fresh runs it again under a new number.")
     return FinishedRun(folder, result)
@@ -122,7 +123,7 @@ def _train(
     try:
         connection.wait_for_resources(config.scaling)
         _log.info("Handing over to Ray Train.")
-        with epoch_lines(folder, config.optimization.epochs):
+        with epoch_lines(folder, config):
             returned = train_on_ray(config, folder, payload, [callback, *callbacks])
         finished = finish(config, folder, returned, mlflow)
         status = None

@@ -80,9 +80,9 @@ def _finished_here(home: Path) -> Iterator[RunFolder]:
 def _speed_of(folder: RunFolder, config: ExperimentConfig) -> Speed | None:
     if _kind(folder.config()) != _kind(config):
         return None
-    result, history = folder.read("result.json"), folder.history()
-    worker_seconds = sum(record["seconds/epoch"] * record["num_workers"] for record in history)
-    return Speed(len(history) * result["train_images"] / worker_seconds, f'run "{folder.name}" on this machine')
+    result, history = folder.result(), folder.history()
+    worker_seconds = sum(record.epoch_seconds * record.num_workers for record in history)
+    return Speed(len(history) * result.train_images / worker_seconds, f'run "{folder.name}" on this machine')
 
 
 def _kind(config: ExperimentConfig) -> dict[str, Any]:

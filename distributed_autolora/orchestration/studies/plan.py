@@ -6,9 +6,10 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
-from typing import Any, Literal
+from typing import Literal
 
 from distributed_autolora.config import ExperimentConfig
+from distributed_autolora.records import EpochRecord
 from distributed_autolora.studies import Arm, Settings, Study, settings_text, with_settings
 
 Phase = Literal["search", "final"]
@@ -95,11 +96,9 @@ def run_config(arm: Arm, run: PlannedRun, *, output: str, mlflow_uri: str | None
     )
 
 
-def merit(history: Sequence[dict[str, Any]]) -> float | None:
+def merit(history: Sequence[EpochRecord]) -> float | None:
     """Returns the best robust validation accuracy of a run, what a search selects by; None without an epoch."""
-    if not history:
-        return None
-    return next((float(v) for key, v in history[-1].items() if key.startswith("best_val/robust_accuracy/")), None)
+    return history[-1].best_robust_accuracy if history else None
 
 
 def winner(candidates: Iterable[tuple[PlannedRun, float | None]]) -> Settings | None:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
 
 from distributed_autolora.console import print_line
 from distributed_autolora.orchestration.studies.plan import PlannedRun
-from distributed_autolora.reporting.format import duration, left_text
+from distributed_autolora.records import EpochRecord
+from distributed_autolora.reporting.format import attack_label, duration, left_text
 
 
 class StudyProgress:
@@ -39,7 +39,7 @@ class StudyProgress:
         """Takes the time at which a run was started."""
         self._started[str(run.run)] = self._clock()
 
-    def ended(self, run: PlannedRun, history: Sequence[dict[str, Any]]) -> None:
+    def ended(self, run: PlannedRun, history: Sequence[EpochRecord]) -> None:
         """Says what became of a run.
 
         Args:
@@ -65,13 +65,12 @@ class StudyProgress:
         return (running + waiting * mean) / self._at_a_time
 
 
-def outcome_text(run: PlannedRun, history: Sequence[dict[str, Any]]) -> str:
+def outcome_text(run: PlannedRun, history: Sequence[EpochRecord]) -> str:
     """Returns "val PGD-10 78.4 %", or how the run ended otherwise."""
     if run.status in ("failed", "diverged"):
         return f"{run.status.upper()} ({run.error})"
-    keys = [key for key in (history[-1] if history else {}) if key.startswith("best_val/robust_accuracy/")]
-    if not keys:
+    if not history:
         return run.status.replace("_", " ")
-    attack = keys[0].rpartition("/")[2].upper().replace("PGD", "PGD-")
+    last = history[-1]
     stopped = f", stopped early after epoch {len(history)}" if run.status == "stopped_early" else ""
-    return f"val {attack} {100 * history[-1][keys[0]]:.1f} %{stopped}"
+    return f"val {attack_label(last.attack)} {100 * last.best_robust_accuracy:.1f} %{stopped}"

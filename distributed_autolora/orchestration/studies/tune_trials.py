@@ -6,7 +6,6 @@ Tune restores nothing.
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import shutil
@@ -22,7 +21,7 @@ from ray.tune.schedulers import ASHAScheduler, TrialScheduler
 from distributed_autolora.config import ExperimentConfig
 from distributed_autolora.errors import TrainingDivergedError, UserError
 from distributed_autolora.orchestration.runs.train import train_run
-from distributed_autolora.orchestration.studies.plan import Status, merit
+from distributed_autolora.orchestration.studies.plan import Status
 
 _MERIT, _EPOCH, _OUTCOME, _ERROR = "best_robust_accuracy", "epoch", "outcome", "error"
 _REDUCTION = 3
@@ -61,16 +60,11 @@ class MeritReport(TuneReportCallback):  # type: ignore[misc]
 
     def after_report(self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Any) -> None:
         """Passes on the epoch and the best robust validation accuracy; nothing of a checkpoint within an epoch."""
-        history = self.history(metrics)
-        if len(history) == self._epochs:
+        epochs = metrics[0]["epoch"]
+        if epochs == self._epochs:
             return
-        self._epochs = len(history)
-        super().after_report(run_context, [{_EPOCH: len(history), _MERIT: merit(history)}], None)
-
-    @staticmethod
-    def history(metrics: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        """Returns the records that the first worker reported."""
-        return list(json.loads(metrics[0]["history"]))
+        self._epochs = epochs
+        super().after_report(run_context, [{_EPOCH: epochs, _MERIT: metrics[0]["best_val/robust_accuracy"]}], None)
 
 
 def run_trials(

@@ -2,36 +2,26 @@
 
 from __future__ import annotations
 
-import math
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from statistics import median
 
-from distributed_autolora.records import (
-    LOSS_TERMS,
-    MASKING_GAP,
-    MASKING_IMAGES,
-    MASKING_STRONGER,
-    NATURAL_VALIDATION,
-    PHASES,
-    ROBUST_VALIDATION,
-    attack_name,
-    series,
-)
-from distributed_autolora.reporting.masking import masking_warning
+from distributed_autolora.records import AccuracyCount, EpochRecord, RunResult
+from distributed_autolora.reporting.masking import warns
 from distributed_autolora.reporting.statistics import wilson_interval
 
-_LOSS = "train/loss/"
-History = list[dict[str, Any]]
+_LOSSES = ("total", "natural", "adversarial", "kl", "natural_frozen", "kl_frozen")
+_PHASES = ("attack", "step", "validation", "data", "gradient_similarity", "masking")
 
 
 @dataclass(frozen=True)
 class Measured:
-    """An accuracy by epoch with its 95 % Wilson intervals, fractions in [0, 1]; no intervals for unknown counts."""
+    """An accuracy by epoch with its 95 % Wilson intervals, fractions in [0, 1]."""
 
     epochs: tuple[int, ...]
     values: tuple[float, ...]
-    low: tuple[float, ...] | None
-    high: tuple[float, ...] | None
+    low: tuple[float, ...]
+    high: tuple[float, ...]
 
 
 @dataclass(frozen=True)
@@ -43,7 +33,7 @@ class Checks:
     """Accuracy of these images under the evaluation attack alone."""
     images: int
     warned: tuple[int, ...]
-    """Epochs in which the evaluation attack promised too much."""
+    """Epochs in which the evaluation attack overstated the robust accuracy."""
 
 
 @dataclass(frozen=True)
@@ -54,15 +44,15 @@ class RunCurves:
     epochs: tuple[int, ...]
     natural: Measured
     robust: Measured
-    val_images: int | None
+    val_images: int
     checks: Checks | None
     lr: tuple[float, ...]
     lowered: tuple[int, ...]
     """Epochs after which the learning rate fell, by halving or by a fixed decay."""
     is_automatic: bool
     """The rate fell by halving."""
-    restored: dict[int, int | None]
-    """The epoch whose weights were taken back, by the epoch after which that was."""
+    restored: dict[int, int]
+    """The epoch whose weights were restored, by the epoch after which that was."""
     deployed: int
     """The epoch whose weights are deployed; before the end of a run those kept so far."""
     weights: dict[str, tuple[float, ...]]
@@ -74,79 +64,72 @@ class RunCurves:
     """Median over the epochs."""
 
 
-def run_curves(history: History, result: dict[str, Any] | None = None) -> RunCurves:
+def run_curves(history: Sequence[EpochRecord], result: RunResult | None = None) -> RunCurves:
     """Returns what the figure of a run shows.
 
     Args:
         history: at least one epoch.
-        result: the run's result, which knows the number of validation images; None while it is not finished.
+        result: the run's result; None while it is not finished.
     """
-    attack, images = attack_name(history[0]), None if result is None else int(result["val_images"])
-    lowered = tuple(record["epoch"] for record in history if _is_lowered(record))
-    rates = sorted(rate for rate in series(history, "images_per_second") if not math.isnan(rate))
+    epochs = tuple(record.epoch for record in history)
+    last = history[-1]
     return RunCurves(
-        attack=attack,
-        epochs=tuple(record["epoch"] for record in history),
-        natural=_measured(history, NATURAL_VALIDATION, images),
-        robust=_measured(history, ROBUST_VALIDATION + attack, images),
-        val_images=images,
-        checks=_checks(history, "" if result is None else result["name"]),
-        lr=tuple(series(history, "lr")),
-        lowered=lowered,
-        is_automatic=any(record.get("halved") for record in history),
-        restored={record["epoch"]: record.get("restored_epoch") for record in history if record.get("restored")},
-        deployed=history[-1]["best_epoch"] if result is None else result["best_epoch"],
-        weights=_present(history, ("natural_weight", "kl_weight", "natural_branch_accuracy")),
+        attack=last.attack,
+        epochs=epochs,
+        natural=_measured(epochs, [record.natural for record in history]),
+        robust=_measured(epochs, [record.robust for record in history]),
+        val_images=last.robust.total,
+        checks=_checks(history),
+        lr=tuple(record.lr for record in history),
+        lowered=tuple(record.epoch for record in history if record.next_lr < record.lr),
+        is_automatic=any(record.halved for record in history),
+        restored={record.epoch: record.restored_epoch for record in history if record.restored_epoch is not None},
+        deployed=last.best_epoch if result is None else result.best_epoch,
+        weights=_weights(history),
         losses=_losses(history),
         seconds=_seconds(history),
-        images_per_second=rates[len(rates) // 2] if rates else math.nan,
+        images_per_second=median(record.images_per_second for record in history),
     )
 
 
-def _is_lowered(record: dict[str, Any]) -> bool:
-    return bool(record.get("halved")) or record.get("next_lr", record["lr"]) < record["lr"]
-
-
-def _measured(records: History, key: str, images: int | None) -> Measured:
-    epochs = tuple(record["epoch"] for record in records)
-    values = tuple(float(record[key]) for record in records)
-    if images is None:
-        return Measured(epochs, values, None, None)
-    ends = [wilson_interval(round(value * images), images) for value in values]
+def _measured(epochs: tuple[int, ...], counts: Sequence[AccuracyCount]) -> Measured:
+    ends = [wilson_interval(count.correct, count.total) for count in counts]
+    values = tuple(count.accuracy for count in counts)
     return Measured(epochs, values, tuple(low for low, _ in ends), tuple(high for _, high in ends))
 
 
-def _checks(history: History, name: str) -> Checks | None:
-    checked = [record for record in history if MASKING_GAP in record]
+def _checks(history: Sequence[EpochRecord]) -> Checks | None:
+    checked = {record.epoch: record.masking for record in history if record.masking is not None}
     if not checked:
         return None
-    images = int(checked[0][MASKING_IMAGES])
     return Checks(
-        stronger=_measured(checked, MASKING_STRONGER, images),
-        same_images=tuple(record[MASKING_STRONGER] + record[MASKING_GAP] for record in checked),
-        images=images,
-        warned=tuple(record["epoch"] for record in checked if masking_warning(record, name) is not None),
+        stronger=_measured(tuple(checked), [AccuracyCount(check.robust, check.images) for check in checked.values()]),
+        same_images=tuple((check.robust + check.broken) / check.images for check in checked.values()),
+        images=next(iter(checked.values())).images,
+        warned=tuple(epoch for epoch, check in checked.items() if warns(check)),
     )
 
 
-def _present(history: History, keys: tuple[str, ...]) -> dict[str, tuple[float, ...]]:
-    return {key: tuple(series(history, key)) for key in keys if any(key in record for record in history)}
+def _weights(history: Sequence[EpochRecord]) -> dict[str, tuple[float, ...]]:
+    found: dict[str, tuple[float, ...]] = {}
+    for name in ("natural_weight", "kl_weight", "natural_branch_accuracy"):
+        values = [record.metrics().get(name) for record in history]
+        known = tuple(value for value in values if value is not None)
+        found |= {name: known} if len(known) == len(history) else {}
+    return found
 
 
-def _losses(history: History) -> dict[str, tuple[float, ...]]:
-    """The total first, then the terms in their usual order, then those of a method of one's own."""
-    own = sorted({key for record in history for key in record if key.startswith(_LOSS)})
-    keys = dict.fromkeys([*(_LOSS + term for term in ("total", *LOSS_TERMS)), *own])
-    return {key.removeprefix(_LOSS): values for key, values in _present(history, tuple(keys)).items()}
+def _losses(history: Sequence[EpochRecord]) -> dict[str, tuple[float, ...]]:
+    """The total first, then the terms in their usual order, then those of other methods."""
+    terms = history[0].losses
+    names = [*(name for name in _LOSSES if name in terms), *sorted(set(terms) - {*_LOSSES})]
+    return {name: tuple(record.losses[name] for record in history) for name in names}
 
 
-def _seconds(history: History) -> dict[str, tuple[float, ...]]:
-    found = _present(history, tuple(f"seconds/{phase}" for phase in PHASES))
-    phases = {
-        key.removeprefix("seconds/"): tuple(0.0 if math.isnan(value) else value for value in values)
-        for key, values in found.items()
-    }
-    spent = [sum(values) for values in zip(*phases.values(), strict=True)] or [0.0] * len(history)
-    whole = series(history, "seconds/epoch")
-    other = tuple(max(0.0, 0.0 if math.isnan(w) else w - s) for w, s in zip(whole, spent, strict=True))
-    return {**phases, "other": other}
+def _seconds(history: Sequence[EpochRecord]) -> dict[str, tuple[float, ...]]:
+    """Phases that took part in some epoch, and "other": the rest of the epoch's time."""
+    phases = [phase for phase in _PHASES if any(phase in record.phase_seconds for record in history)]
+    found = {phase: tuple(record.phase_seconds.get(phase, 0.0) for record in history) for phase in phases}
+    spent = (sum(record.phase_seconds.get(phase, 0.0) for phase in phases) for record in history)
+    other = tuple(max(0.0, record.epoch_seconds - part) for record, part in zip(history, spent, strict=True))
+    return {**found, "other": other}

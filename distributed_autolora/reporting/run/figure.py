@@ -6,9 +6,10 @@ Built without pyplot, so that nothing global changes and no display is needed. T
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from distributed_autolora.records import accuracy_counts, accuracy_names
+from distributed_autolora.records import EpochRecord, RunResult
 from distributed_autolora.reporting.format import attack_label, duration, pixel_fraction
 from distributed_autolora.reporting.run.curves import Checks, Measured, RunCurves, run_curves
 from distributed_autolora.reporting.run.panels import (
@@ -36,7 +37,7 @@ _LEGEND_PAD = 38
 _ALARM: dict[str, Any] = {"fontsize": 13, "fontweight": "bold", "zorder": 6, "color": BLACK}
 
 
-def curves_figure(history: list[dict[str, Any]], result: dict[str, Any] | None = None) -> Figure:
+def curves_figure(history: Sequence[EpochRecord], result: RunResult | None = None) -> Figure:
     """Returns the figure of a run, 1200 pixels wide at its own resolution.
 
     Panels over the epochs: validation accuracies with 95 % intervals and the checks by a stronger attack, learning
@@ -45,7 +46,7 @@ def curves_figure(history: list[dict[str, Any]], result: dict[str, Any] | None =
 
     Args:
         history: at least one epoch.
-        result: the run's result; None while it is not finished: no intervals and no test then.
+        result: the run's result; None while it is not finished: no test then.
     """
     from matplotlib.figure import Figure
 
@@ -63,7 +64,7 @@ def curves_figure(history: list[dict[str, Any]], result: dict[str, Any] | None =
         draw(axes, curves)
         _mark_epochs(axes, curves)
         axes.yaxis.set_label_coords(-0.055, 0.5)
-        if first is None and result is not None and result["test"] is not None:
+        if first is None and result is not None and result.test is not None:
             _draw_test(figure.add_axes((_SIDE_START, box[1], _RIGHT - _SIDE_START, box[3]), sharey=axes), result)
         first = first or axes
         axes.tick_params(labelbottom=draw is panels[-1][0])
@@ -72,18 +73,17 @@ def curves_figure(history: list[dict[str, Any]], result: dict[str, Any] | None =
     return figure
 
 
-def _write_title(figure: Figure, curves: RunCurves, result: dict[str, Any] | None) -> None:
+def _write_title(figure: Figure, curves: RunCurves, result: RunResult | None) -> None:
     height = figure.get_figheight()
     epochs = f"{len(curves.epochs)} epoch{'s' if len(curves.epochs) > 1 else ''}"
     if result is None:
         name, line = f"After {epochs}", f"chosen so far: epoch {curves.deployed}"
     else:
-        seconds = (result.get("seconds") or {}).get("training")
-        name = result["name"]
-        line = f"{epochs}{'' if seconds is None else f' in {duration(seconds)}'}, deployed: epoch {curves.deployed}. "
-        line += (
-            f"{result['train_images']:,} training and {result['val_images']:,} validation images; "
-            f"perturbations at most {pixel_fraction(result['epsilon'])} (L-infinity)."
+        name = result.name
+        line = (
+            f"{epochs} in {duration(result.cost.seconds)}, deployed: epoch {curves.deployed}. "
+            f"{result.train_images:,} training and {result.val_images:,} validation images; "
+            f"perturbations at most {pixel_fraction(result.epsilon)} (L-infinity)."
         )
     figure.text(_LEFT, 1 - 0.2 / height, name, fontsize=15, fontweight="bold", va="top")
     figure.text(_LEFT, 1 - 0.53 / height, line, fontsize=10.5, va="top", color="#444444")
@@ -117,12 +117,9 @@ def _draw_accuracies(axes: Axes, curves: RunCurves) -> None:
     best = curves.robust.values[curves.robust.epochs.index(curves.deployed)]
     axes.plot(
         curves.deployed, best, "*", color=BLACK, markersize=15, zorder=5, gid="deployed",
-        label="chosen so far" if curves.val_images is None else "deployed model",
+        label="chosen epoch",
     )  # fmt: skip
-    text = "Validation accuracy"
-    if curves.val_images is not None:
-        text += f" on {curves.val_images:,} images, with 95 % intervals"
-    title(axes, text, pad=_LEGEND_PAD)
+    title(axes, f"Validation accuracy on {curves.val_images:,} images, with 95 % intervals", pad=_LEGEND_PAD)
     _per_cent_axis(axes)
     axes.set_ylabel("accuracy (%)")
     axes.legend(
@@ -134,8 +131,6 @@ def _draw_accuracies(axes: Axes, curves: RunCurves) -> None:
 def _draw_measured(axes: Axes, measured: Measured, label: str, colour: str, style: str) -> None:
     size = 4 if len(measured.epochs) <= 30 else 2
     axes.plot(measured.epochs, measured.values, style, color=colour, label=label, linewidth=1.7, markersize=size)
-    if measured.low is None or measured.high is None:
-        return
     if len(measured.epochs) > 1:
         axes.fill_between(measured.epochs, measured.low, measured.high, color=colour, alpha=0.16, linewidth=0)
     else:
@@ -143,8 +138,7 @@ def _draw_measured(axes: Axes, measured: Measured, label: str, colour: str, styl
 
 
 def _error_bars(axes: Axes, measured: Measured, colour: str) -> None:
-    if measured.low is not None and measured.high is not None:
-        axes.vlines(measured.epochs, measured.low, measured.high, color=colour, linewidth=1.4, zorder=3)
+    axes.vlines(measured.epochs, measured.low, measured.high, color=colour, linewidth=1.4, zorder=3)
 
 
 def _draw_checks(axes: Axes, checks: Checks, attack: str) -> None:
@@ -160,40 +154,42 @@ def _draw_checks(axes: Axes, checks: Checks, attack: str) -> None:
         found.epochs, found.values, color=GREEN, gid="stronger",
         label="stronger attack on the same", **{**style, "markersize": 6},
     )  # fmt: skip
-    lows = dict(zip(found.epochs, found.low or found.values, strict=True))
+    lows = dict(zip(found.epochs, found.low, strict=True))
     for epoch in checks.warned:
         axes.annotate("!", (epoch, lows[epoch]), (0, -15), textcoords="offset points", ha="center", **_ALARM)
     if checks.warned:
         axes.plot([], [], linestyle="none", marker="$!$", color=BLACK, markersize=9, label="warning: masking")
 
 
-def _draw_test(axes: Axes, result: dict[str, Any]) -> None:
+def _draw_test(axes: Axes, result: RunResult) -> None:
     """Points with 95 % Wilson intervals, the deployed model filled, the untouched backbone hollow."""
-    parts = [("deployed model", result["test"], "full", -0.16)]
-    if result.get("linear_head"):
-        parts.append(("backbone, linear head", result["linear_head"], "none", 0.22))
+    parts = [
+        ("deployed model", result.test, "full", -0.16),
+        ("backbone, linear head", result.linear_head, "none", 0.22),
+    ]
     for label, part, fill, shift in parts:
-        for place, (name, colour, mark) in enumerate(zip(accuracy_names(result), (BLUE, RED), "os", strict=True)):
-            correct, total = accuracy_counts(part, name)
-            low, high = wilson_interval(correct, total)
+        if part is None:
+            continue
+        for place, (count, colour, mark) in enumerate(((part.natural, BLUE, "o"), (part.robust, RED, "s"))):
+            low, high = wilson_interval(count.correct, count.total)
             axes.vlines(place + shift, low, high, color=colour, linewidth=1.6)
             axes.plot(
-                place + shift, correct / total, mark, color=colour, fillstyle=fill, markersize=8,
+                place + shift, count.accuracy, mark, color=colour, fillstyle=fill, markersize=8,
                 markerfacecolor=colour if fill == "full" else "white",
             )  # fmt: skip
             axes.annotate(
-                f"{100 * correct / total:.1f}", (place + shift, high), (0, 3), textcoords="offset points", ha="center",
+                f"{100 * count.accuracy:.1f}", (place + shift, high), (0, 3), textcoords="offset points", ha="center",
                 fontsize=10, fontweight="bold" if fill == "full" else "normal",
             )  # fmt: skip
         axes.plot([], [], "D", color=GREY, fillstyle=fill, label=label)
     axes.set_xlim(-0.5, 1.5)
     bottom, top = axes.get_ylim()
     axes.set_ylim(bottom, top + 0.06 * (top - bottom))
-    axes.set_xticks(range(2), ["natural", attack_label(result["attack"])])
+    axes.set_xticks(range(2), ["natural", attack_label(result.attack)])
     axes.tick_params(labelleft=False)
     axes.grid(True, axis="y", alpha=0.25)
     axes.set_axisbelow(True)
-    title(axes, f"On {result['test_images']:,} test images", pad=_LEGEND_PAD)
+    title(axes, f"On {result.test_images:,} test images", pad=_LEGEND_PAD)
     axes.legend(
         loc="lower left", bbox_to_anchor=(-0.03, 1.0), frameon=False, fontsize=9.5, borderaxespad=0.2,
         handletextpad=0.3, labelspacing=0.15,

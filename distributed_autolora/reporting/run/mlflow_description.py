@@ -2,92 +2,82 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
 
-from distributed_autolora.records import accuracy_counts, accuracy_names, value
+from distributed_autolora.records import AccuracyCount, EpochRecord, RunResult
 from distributed_autolora.reporting.format import attack_label, compact, pixel_fraction
+from distributed_autolora.reporting.markdown import per_cent
 from distributed_autolora.reporting.masking import masking_sentences
 from distributed_autolora.reporting.statistics import wilson_interval
 
 
-def run_description(result: dict[str, Any], history: list[dict[str, Any]]) -> str:
+def run_description(result: RunResult, history: Sequence[EpochRecord]) -> str:
     """Returns the result of a run, what its schedules did, and how to repeat it."""
     warning = " ".join(masking_sentences(result))
-    parts = [_accuracies(result), _what(result), warning, _schedules(result, history), _data(result)]
+    parts = [_accuracies(result), _what(result), warning, _schedules(history), _data(result), _task(result)]
     return "\n\n".join(filter(None, [*parts, _reproduction(result)])) + "\n"
 
 
-def _what(result: dict[str, Any]) -> str:
-    """What was trained on what; "" for a result that does not say."""
-    if "method" not in result:
-        return ""
-    rule = "step decay" if result["schedule"] == "step_decay" else f"automatic, rule `{result['rule']}`"
+def _what(result: RunResult) -> str:
+    rule = "step decay" if result.rule is None else f"automatic, rule `{result.rule}`"
     return (
-        f"`{result['method']}` on `{result['task']}`, backbone `{result['backbone']}`, learning rate: {rule}, "
-        f"seed {result['seed']}. The picture `curves.png` under Artifacts shows the run by epoch."
+        f"`{result.method}` on `{result.task}`, backbone `{result.backbone}`, learning rate: {rule}, "
+        f"seed {result.seed}. The artifact `curves.png` shows the run by epoch."
     )
 
 
-def _accuracies(result: dict[str, Any]) -> str:
-    if result["test"] is None:
-        return f"Test split not opened; the epoch chosen on validation is {result['best_epoch']}."
-    attack = attack_label(result["attack"])
+def _accuracies(result: RunResult) -> str:
+    if result.test is None:
+        return f"Test split not opened; the epoch chosen on validation is {result.best_epoch}."
+    attack = attack_label(result.attack)
     # MLflow sets the columns of a table without any space between them: a list reads better.
-    rows = [f"On {result['test_images']:,} test images:\n"]
-    parts = [(f"**final model** (chosen on validation, epoch {result['best_epoch']})", result["test"])]
-    if result.get("linear_head"):
-        parts.append(("untouched backbone, linear head", result["linear_head"]))
+    rows = [f"On {result.test_images:,} test images, with 95 % Wilson intervals:\n"]
+    parts = [(f"**final model** (chosen on validation, epoch {result.best_epoch})", result.test)]
+    if result.linear_head is not None:
+        parts.append(("untouched backbone, linear head", result.linear_head))
     for label, part in parts:
-        natural, robust = (_with_interval(*accuracy_counts(part, name)) for name in accuracy_names(result))
-        rows.append(f"- {label}: natural {natural}, {attack} {robust}")
+        rows.append(f"- {label}: natural {_with_interval(part.natural)}, {attack} {_with_interval(part.robust)}")
     return "\n".join(rows)
 
 
-def _with_interval(correct: int, total: int) -> str:
-    low, high = wilson_interval(correct, total)
-    return f"{100 * correct / total:.1f} % [{100 * low:.1f}, {100 * high:.1f}]"
+def _with_interval(count: AccuracyCount) -> str:
+    low, high = wilson_interval(count.correct, count.total)
+    return f"{per_cent(count.accuracy)} % [{per_cent(low)}, {per_cent(high)}]"
 
 
-def _data(result: dict[str, Any]) -> str:
-    tested = result["test"] is not None
-    intervals = "In brackets: 95 % Wilson intervals. " if tested else ""
-    closing = "; the test images were used once." if tested else "."
+def _data(result: RunResult) -> str:
     return (
-        f"{intervals}Perturbations: at most {pixel_fraction(result['epsilon'])} a pixel "
-        f"(L-infinity, pixels in [0, 1]). {result['num_classes']} classes; {result['train_images']:,} training and "
-        f"{result['val_images']:,} validation images. Validation chose the model{closing}{_task(result)}"
+        f"Perturbations: at most {pixel_fraction(result.epsilon)} a pixel (L-infinity, pixels in [0, 1]). "
+        f"{result.num_classes} classes; {result.train_images:,} training and {result.val_images:,} validation images."
     )
 
 
-def _task(result: dict[str, Any]) -> str:
-    card = result.get("task_card")
+def _task(result: RunResult) -> str:
+    card = result.task_card
     if not card:
         return ""
     overlaps = f" Known overlaps: {'; '.join(card['known_overlaps'])}." if card.get("known_overlaps") else ""
-    return f"\n\nTask {card['task']}, protocol {card['protocol']}, licence: {card['licence']}.{overlaps}"
+    return f"Task {card['task']}, protocol {card['protocol']}, licence: {card['licence']}.{overlaps}"
 
 
-def _schedules(result: dict[str, Any], history: list[dict[str, Any]]) -> str:
-    halvings = [str(metrics["epoch"]) for metrics in history if metrics.get("halved")]
-    text = (
-        f"{result['stopped_epoch']} epochs, learning rate {compact(history[0]['lr'])} to {compact(history[-1]['lr'])}"
-    )
-    text += f", halved after epoch {', '.join(halvings)}." if halvings else "."
-    restores = [metrics for metrics in history if metrics.get("restored")]
+def _schedules(history: Sequence[EpochRecord]) -> str:
+    first, last = history[0], history[-1]
+    text = f"{len(history)} epochs, learning rate {compact(first.lr)} to {compact(last.lr)}"
+    halvings = ", ".join(str(record.epoch) for record in history if record.halved)
+    text += f", halved after epoch {halvings}." if halvings else "."
+    restores = [f"{record.restored_epoch} after epoch {record.epoch}" for record in history if record.restored]
     if restores:
-        back = ", ".join(f"{metrics['restored_epoch']} after epoch {metrics['epoch']}" for metrics in restores)
-        text += f" Went back to the weights of epoch {back}."
-    first, last = value(history[0], "natural_weight"), value(history[-1], "natural_weight")
-    if first is not None and last is not None:
-        kl = f"{history[0]['kl_weight']:.2f} to {history[-1]['kl_weight']:.2f}"
-        text += f" lambda1 went from {first:.2f} to {last:.2f}, lambda2 from {kl}."
+        text += f" Restored the weights of epoch {', '.join(restores)}."
+    if first.natural_weight is not None and last.natural_weight is not None:
+        kl = f"{first.kl_weight:.2f} to {last.kl_weight:.2f}"
+        text += f" lambda1 went from {first.natural_weight:.2f} to {last.natural_weight:.2f}, lambda2 from {kl}."
     return text
 
 
-def _reproduction(result: dict[str, Any]) -> str:
+def _reproduction(result: RunResult) -> str:
     return (
         "To repeat this run, download its artifact `config.yaml` and type\n\n"
         "```\npython jobs/finetune.py --config config.yaml --fresh\n```\n\n"
-        f"Recipe `{result['recipe']}`, seed {result['seed']}, config digest `{result['config_digest'][:12]}`; "
-        f"files in `{result['folder']}`."
+        f"Recipe `{result.recipe}`, seed {result.seed}, config digest `{result.config_digest[:12]}`; "
+        f"files in `{result.folder}`."
     )

@@ -5,6 +5,7 @@ The figure is built without pyplot, so that nothing global changes and no displa
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,7 +21,7 @@ _RIGHT, _WRONG = "#1a7f37", "#b2182b"
 _COLUMNS = 8
 
 
-def samples_figure(samples: dict[str, Any], class_names: list[str], epsilon: float) -> Figure:
+def samples_figure(samples: dict[str, Any], class_names: Sequence[str], epsilon: float) -> Figure:
     """Returns up to eight test images, their perturbations and the adversarial images, with the predictions.
 
     Args:

@@ -42,9 +42,9 @@ NOTHING = Cost(0.0, 0, 0)
 
 def cost_of(run: StudyRun) -> Cost:
     """Returns the cost of a run: from its result, or of the epochs it finished, as far as they were recorded."""
-    told = (run.result or {}).get("cost")
-    if told:
-        return Cost(float(told["worker_seconds"]), int(told["forward_passes"]), int(told["backward_passes"]))
+    if run.result is not None:
+        told = run.result.cost
+        return Cost(told.worker_seconds, told.forward_passes, told.backward_passes)
     seconds = sum(record["seconds/epoch"] * record.get("num_workers", 1) for record in run.history)
     forward, backward = (
         _sum([record.get(f"passes/{way}") for record in run.history]) for way in ("forward", "backward")

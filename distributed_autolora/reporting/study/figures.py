@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from distributed_autolora.records import ROBUST_VALIDATION, series
+from distributed_autolora.records import series
 from distributed_autolora.reporting.format import attack_label
 from distributed_autolora.reporting.statistics import wilson_interval
 from distributed_autolora.reporting.study.costs import mean_final_cost, search_cost
@@ -111,7 +111,7 @@ def similarity_figure(study: Study) -> Figure | None:
     figure.suptitle("Thick: mean over seeds, thin: every seed. Accuracy is on validation images", fontsize=12)
     left, right = figure.subplots(1, 2)
     _draw_by_epoch(left, study, measured, "gradient_similarity")
-    _draw_by_epoch(right, study, measured, ROBUST_VALIDATION + attack, scale=100)
+    _draw_by_epoch(right, study, measured, f"val/robust_accuracy/{attack}", scale=100)
     left.set_title("Gradient similarity (Eq. 3 and 4)")
     left.set_ylabel("mean cosine per image, from -1 to 1")
     right.set_title("Robust validation accuracy")

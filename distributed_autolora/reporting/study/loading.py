@@ -10,8 +10,15 @@ from typing import Any
 import yaml
 
 from distributed_autolora.errors import UserError
+from distributed_autolora.records import (
+    AccuracyCount,
+    EpochRecord,
+    MaskingSummary,
+    RunResult,
+    history_from_json,
+    result_from_json,
+)
 from distributed_autolora.reporting.masking import masking_summary
-from distributed_autolora.reporting.statistics import AccuracyCounts
 
 NATURAL = "natural_accuracy"
 ROBUST = "robust_accuracy/"
@@ -48,19 +55,22 @@ class StudyRun:
     error: str | None
     folder: Path | None
     history: list[dict[str, Any]] = field(default_factory=list)
-    result: dict[str, Any] | None = None
+    result: RunResult | None = None
+    masking: MaskingSummary | None = None
+    """What the checks by a stronger attack found; None without a check."""
     evaluation: dict[str, Any] | None = None
     """Of all evaluations together, and "versions": by accuracy, the packages that it was judged with."""
     evaluation_outcomes: tuple[Path, ...] = ()
     """Their files of outcomes; where two judged by the same attack the first counts."""
 
     @property
-    def counts(self) -> dict[str, AccuracyCounts]:
+    def counts(self) -> dict[str, AccuracyCount]:
         """Test accuracies of a finished run; where the evaluation program counted one again, the run's own stays."""
-        if self.status != "finished" or not self.result or not self.result.get("test"):
+        if self.status != "finished" or self.result is None or self.result.test is None:
             return {}
-        judged = {**((self.evaluation or {}).get("accuracies") or {}), **self.result["test"]}
-        return {name: AccuracyCounts(int(part["correct"]), int(part["total"])) for name, part in judged.items()}
+        evaluated = (self.evaluation or {}).get("accuracies") or {}
+        counts = {name: AccuracyCount(int(part["correct"]), int(part["total"])) for name, part in evaluated.items()}
+        return {**counts, **self.result.test.by_name(self.result.attack)}
 
     @property
     def validation_accuracy(self) -> float | None:
@@ -74,11 +84,6 @@ class StudyRun:
         """Name of the validation attack, such as "pgd10"."""
         keys = self.history[-1] if self.history else ()
         return next((key.removeprefix(_BEST_VALIDATION) for key in keys if key.startswith(_BEST_VALIDATION)), None)
-
-    @property
-    def masking(self) -> dict[str, Any] | None:
-        """What the checks by a stronger attack found, of an older result in its history; None without a check."""
-        return (self.result or {}).get("masking") or masking_summary(self.history)
 
     def config(self) -> dict[str, Any]:
         """Returns the run's effective config as nested dicts; empty where it has none."""
@@ -116,7 +121,7 @@ class Study:
         """Returns the finished final runs of an arm that have test accuracies, by seed."""
         return [run for run in self.of(arm, "final") if run.counts]
 
-    def accuracies(self, arm: str, metric: str) -> dict[int, AccuracyCounts]:
+    def accuracies(self, arm: str, metric: str) -> dict[int, AccuracyCount]:
         """Returns {seed: counts} of one test accuracy of an arm, only for seeds that have it."""
         return {run.seed: run.counts[metric] for run in self.judged(arm) if metric in run.counts}
 
@@ -181,6 +186,7 @@ def _arm(entry: dict[str, Any], reference: str | None) -> Arm:
 def _run(folder: Path, entry: dict[str, Any], attack_images: int | None) -> StudyRun:
     home = folder / "runs" / entry["run"] if entry.get("run") else None
     evaluations = _evaluations(home, attack_images) if home else {}
+    records, result = _records(home), _result(home)
     return StudyRun(
         arm=entry["arm"],
         phase=entry["phase"],
@@ -190,11 +196,22 @@ def _run(folder: Path, entry: dict[str, Any], attack_images: int | None) -> Stud
         status="failed" if entry["status"] == "diverged" else entry["status"],
         error=entry.get("error"),
         folder=home,
-        history=(_read(home / "history.json") if home else None) or [],
-        result=_read(home / "result.json") if home else None,
+        history=[record.metrics() for record in records],
+        result=result,
+        masking=(result and result.masking) or masking_summary(records),
         evaluation=_together(list(evaluations.values())),
         evaluation_outcomes=tuple(evaluations),
     )
+
+
+def _records(home: Path | None) -> list[EpochRecord]:
+    file = home and home / "history.json"
+    return [] if file is None or (values := _read(file)) is None else history_from_json(values, str(file))
+
+
+def _result(home: Path | None) -> RunResult | None:
+    file = home and home / "result.json"
+    return None if file is None or (values := _read(file)) is None else result_from_json(values, str(file))
 
 
 def _evaluations(home: Path, attack_images: int | None) -> dict[Path, dict[str, Any]]:

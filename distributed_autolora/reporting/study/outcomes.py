@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from distributed_autolora.reporting.statistics import AccuracyCounts
+from distributed_autolora.records import AccuracyCount
 from distributed_autolora.reporting.study.loading import NATURAL, ROBUST, Study, StudyRun
 
 if TYPE_CHECKING:
@@ -47,10 +47,10 @@ def right(pooled: Any, arm: str, seed: int, metric: str) -> tuple[NDArray[np.str
     return mine["row_id"].filter(known).to_numpy(), judged.filter(known).to_numpy().astype(bool)
 
 
-def recounted(pooled: Any, arm: str, seed: int, metric: str) -> AccuracyCounts | None:
+def recounted(pooled: Any, arm: str, seed: int, metric: str) -> AccuracyCount | None:
     """Returns an accuracy counted from the outcomes alone, None where they were not kept."""
     found = right(pooled, arm, seed, metric)
-    return None if found is None else AccuracyCounts(int(found[1].sum()), len(found[1]))
+    return None if found is None else AccuracyCount(int(found[1].sum()), len(found[1]))
 
 
 def disagreements(study: Study, pooled: Any) -> list[str]:

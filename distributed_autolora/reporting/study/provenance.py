@@ -70,18 +70,18 @@ def reproduction(study: Study, pooled: Any) -> str:
 def split_digests(study: Study, arms: Collection[str] | None = None) -> list[str]:
     """Returns the digests of the splits into training and validation images of some arms' runs; None: of all."""
     runs = [run for run in study.runs if arms is None or run.arm in arms]
-    return sorted({str(digest) for run in runs if (digest := (run.result or {}).get("split_digest"))})
+    return sorted({run.result.split_digest for run in runs if run.result is not None})
 
 
 def _masked(run: StudyRun, label: str) -> list[str]:
     """Returns a line where a run's checks by a stronger attack warned, none elsewhere."""
     found = run.masking
-    if found is None or not found["warned_epochs"]:
+    if found is None or not found.warned_epochs:
         return []
-    epochs = listed([str(epoch) for epoch in found["warned_epochs"]])
+    epochs = listed([str(epoch) for epoch in found.warned_epochs])
     return [
         f"{label}, seed {run.seed}: the run's own attack promised too much in epoch {epochs}, and gradients may be "
-        f"masked (largest gap on validation {per_cent(found['largest_gap'])} %, epoch {found['largest_gap_epoch']})."
+        f"masked (largest gap on validation {per_cent(found.largest_gap)} %, epoch {found.largest_gap_epoch})."
     ]
 
 

@@ -153,4 +153,4 @@ def standard_error(accuracy: float, images: int) -> float:
 
 def validation_images(study: Study) -> int | None:
     """Returns the size of the validation split, None before the first result."""
-    return next((run.result["val_images"] for run in study.runs if run.result), None)
+    return next((run.result.val_images for run in study.runs if run.result), None)

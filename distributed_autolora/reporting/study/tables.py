@@ -170,7 +170,7 @@ def gap_column(study: Study) -> dict[str, str]:
     In the check nearest to the chosen epoch of each final run; empty where none was checked.
     """
     found = {arm.name: [run.masking for run in study.of(arm.name, "final")] for arm in study.arms}
-    gaps = {name: [masking["gap"] for masking in checks if masking] for name, checks in found.items()}
+    gaps = {name: [masking.gap for masking in checks if masking] for name, checks in found.items()}
     return {name: mean_and_each(each) for name, each in gaps.items() if each}
 
 
@@ -192,14 +192,15 @@ def branch_ratios(study: Study) -> dict[str, str]:
 
 
 def _of_run(run: StudyRun) -> tuple[float, float]:
-    result = run.result or {}
     from distributed_autolora.config import ExperimentConfig
     from distributed_autolora.core.lora import LowRankBranch, parameter_ratio, table3_ratio
     from distributed_autolora.models import build
 
     config = ExperimentConfig.from_dict(run.config())
     model, method = config.model, config.method
-    classifier = build(model.backbone, result.get("num_classes", 10), mean=model.mean, std=model.std)
+    classifier = build(
+        model.backbone, 10 if run.result is None else run.result.num_classes, mean=model.mean, std=model.std
+    )
     backbone, head = classifier.backbone, classifier.head_name
     branch = LowRankBranch(backbone, method.lora_rank, method.lora_scope, head)
     return parameter_ratio(backbone, branch, head), table3_ratio(backbone, branch, head)

@@ -83,17 +83,17 @@ def _missing(study: Study) -> str:
 
 
 def _setting(study: Study) -> str:
-    judged = [run.result or {} for run in study.runs if run.phase == "final" and run.counts]
+    judged = [run.result for run in study.runs if run.phase == "final" and run.counts and run.result is not None]
     images = ""
     if judged:
-        sizes = dict.fromkeys((result["train_images"], result["val_images"]) for result in judged)
+        sizes = dict.fromkeys((result.train_images, result.val_images) for result in judged)
         trained = [f"{train:,} training and {val:,} validation" for train, val in sizes]
         images = (
-            f" {judged[0]['num_classes']} classes; {' or '.join(trained)} images, as the arm says, "
-            f"and {judged[0]['test_images']:,} test images."
+            f" {judged[0].num_classes} classes; {' or '.join(trained)} images, as the arm says, "
+            f"and {judged[0].test_images:,} test images."
             if len(sizes) > 1
-            else f" {judged[0]['num_classes']} classes; {judged[0]['train_images']:,} training, "
-            f"{judged[0]['val_images']:,} validation and {judged[0]['test_images']:,} test images."
+            else f" {judged[0].num_classes} classes; {judged[0].train_images:,} training, "
+            f"{judged[0].val_images:,} validation and {judged[0].test_images:,} test images."
         )
     epsilon = study["epsilon"]
     budget = "" if epsilon is None else f" Perturbations of at most {pixel_fraction(epsilon)} a pixel (L-infinity)."

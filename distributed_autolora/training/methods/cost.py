@@ -9,25 +9,17 @@ training a model.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Sequence
 from itertools import accumulate
-from typing import Any
 
 from distributed_autolora.config import ExperimentConfig
+from distributed_autolora.records import Cost, EpochRecord, Passes
 from distributed_autolora.training.methods.loss_weights import follows_accuracy
 from distributed_autolora.training.methods.registry import METHODS, stronger_attack
 from distributed_autolora.training.methods.weight_averaging import has_teacher
 
 MASKING_SHARE = 0.05
 """Largest share that checks by the stronger attack may add to a run's passes."""
-
-
-@dataclass(frozen=True)
-class Passes:
-    """Images passed through the network; an image counts once a pass."""
-
-    forward: int
-    backward: int
 
 
 def epoch_passes(
@@ -89,18 +81,11 @@ def _earliest_end(config: ExperimentConfig) -> int:
     return int(min(optimization.epochs, schedule.interval * halvings))
 
 
-def total_cost(history: list[dict[str, Any]]) -> dict[str, Any]:
-    """Returns a run's cost for its result.
-
-    Args:
-        history: one record an epoch.
-
-    Returns:
-        "worker_seconds" (the wall-clock seconds of every epoch times its workers; start-up is not in an epoch, but a
-        measurement of gradient similarity is), "forward_passes" and "backward_passes".
-    """
-    return {
-        "worker_seconds": sum(record["seconds/epoch"] * record["num_workers"] for record in history),
-        "forward_passes": sum(record["passes/forward"] for record in history),
-        "backward_passes": sum(record["passes/backward"] for record in history),
-    }
+def total_cost(history: Sequence[EpochRecord]) -> Cost:
+    """Returns a run's cost, a measurement of gradient similarity included in the seconds only."""
+    return Cost(
+        seconds=sum(record.epoch_seconds for record in history),
+        worker_seconds=sum(record.epoch_seconds * record.num_workers for record in history),
+        forward_passes=sum(record.passes.forward for record in history),
+        backward_passes=sum(record.passes.backward for record in history),
+    )

@@ -60,7 +60,7 @@ def test_a_prepared_source_trains_two_epochs(task: str, tmp_path: Path) -> None:
     config = shrunken(recipe(name), folder)
     result = fit(config, TaskData(config, folder, torch.device("cpu")), None, NoReporter())
     images = read_texts(folder, "test")["card"]["images"]
-    assert [record["epoch"] for record in result.history] == [1, 2]
-    assert result.summary["train_images"] + result.summary["val_images"] == images["train"]
-    assert result.summary["test_images"] == images["test"]
-    assert result.summary["image_shape"] == ([3, 32, 32])
+    assert [record.epoch for record in result.history] == [1, 2]
+    assert result.summary.train_images + result.summary.val_images == images["train"]
+    assert result.summary.test_images == images["test"]
+    assert result.summary.image_shape == (3, 32, 32)

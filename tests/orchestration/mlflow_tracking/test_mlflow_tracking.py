@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,6 @@ from torch import nn
 
 from distributed_autolora.config import ExperimentConfig
 from distributed_autolora.errors import UserError
-from distributed_autolora.files.json_files import write_json
 from distributed_autolora.orchestration.mlflow_tracking import (
     MetricWriter,
     TrackingError,
@@ -36,6 +36,7 @@ from distributed_autolora.orchestration.mlflow_tracking import (
 from distributed_autolora.orchestration.mlflow_tracking.connection import connect, failures, truncated
 from distributed_autolora.orchestration.runs.folder import RunFolder
 from distributed_autolora.orchestration.runs.results import track
+from distributed_autolora.records import EpochRecord, TrackedRun
 from tests.orchestration.mlflow_tracking.tracking_server import TrackingServer, free_port
 from tests.reporting import runs
 
@@ -76,12 +77,12 @@ def steps(uri: str, run_id: str, key: str = ROBUST) -> list[int]:
     return [metric.step for metric in connect(uri).get_metric_history(run_id, key)]
 
 
-def assert_each_point_once(uri: str, run_id: str, history: list[dict[str, Any]]) -> None:
+def assert_each_point_once(uri: str, run_id: str, history: list[EpochRecord]) -> None:
     expected = {
-        (key, record["epoch"]): float(value)
+        (key, record.epoch): float(value)
         for record in history
-        for key, value in record.items()
-        if key != "epoch" and value is not None
+        for key, value in record.metrics().items()
+        if key != "epoch"
     }
     client = connect(uri)
     found = [
@@ -252,7 +253,7 @@ def test_a_result_is_logged_once_with_its_files_and_description(home: Path, tmp_
     artifacts: dict[str, Any] = {
         "config.yaml": "recipe: demo\n",
         "model.safetensors": weights,
-        "figures/samples.png": samples_figure(runs.samples(2), result["class_names"], 0.1),
+        "figures/samples.png": samples_figure(runs.samples(2), result.class_names, 0.1),
     }
     for _ in range(2):
         log_result(uri, run_id, result, history, artifacts)
@@ -260,7 +261,7 @@ def test_a_result_is_logged_once_with_its_files_and_description(home: Path, tmp_
     run = client.get_run(run_id)
     assert run.data.metrics["test/robust_accuracy/pgd10"] == pytest.approx(0.833)
     assert run.data.metrics["test/linear_head/natural_accuracy"] == pytest.approx(0.789)
-    assert steps(uri, run_id, "test/natural_accuracy") == [result["best_epoch"]]
+    assert steps(uri, run_id, "test/natural_accuracy") == [result.best_epoch]
     assert steps(uri, run_id) == [1, 2, 3, 4, 5, 6]
     assert "--config config.yaml" in run.data.tags["mlflow.note.content"]
     assert run.data.tags["masking"] == "unchecked"
@@ -275,16 +276,15 @@ def test_a_run_that_never_opened_the_test_split_is_tracked_without_test_metrics_
 ) -> None:
     uri, history = default_tracking_uri(home), runs.history(6)
     run_id = opened(uri, home)
-    closed = {"test": None, "test_images": None, "linear_head": None, "split_digest": "0" * 64}
-    cost = {"worker_seconds": 76.8, "forward_passes": 9000, "backward_passes": 8000}
-    result = runs.result(history) | closed | {"cost": cost, "mlflow": {"uri": uri, "run_id": run_id}}
+    closed: dict[str, Any] = {"test": None, "test_images": None, "linear_head": None}
+    result = replace(runs.result(history), **closed, mlflow=TrackedRun(uri, run_id))
     folder = RunFolder(tmp_path)
-    write_json(folder.history_file, history)
+    folder.write_history(history)
     assert track(ExperimentConfig(), folder, result)
     run = connect(uri).get_run(run_id)
     assert run.info.status == "FINISHED"
     assert not [name for name in run.data.metrics if name.startswith("test/")]
-    assert run.data.metrics["cost/forward_passes"] == 9000
+    assert run.data.metrics["cost/forward_passes"] == result.cost.forward_passes
     assert run.outputs is None or not run.outputs.model_outputs
 
 
@@ -303,11 +303,11 @@ class Forbidding(BaseHTTPRequestHandler):
 def test_a_refusal_is_not_said_to_be_an_absence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     history = runs.history(2)
     folder = RunFolder(tmp_path)
-    write_json(folder.history_file, history)
+    folder.write_history(history)
     with ThreadingHTTPServer(("127.0.0.1", 0), Forbidding) as forbidding:
         threading.Thread(target=forbidding.serve_forever, daemon=True).start()
         uri = f"http://127.0.0.1:{forbidding.server_port}"
-        result = runs.result(history) | {"test": None, "mlflow": {"uri": uri, "run_id": "0" * 32}, "split_digest": "0"}
+        result = replace(runs.result(history), test=None, mlflow=TrackedRun(uri, "0" * 32))
         assert not track(ExperimentConfig(), folder, result)
         forbidding.shutdown()
     (line,) = capsys.readouterr().err.splitlines()

@@ -26,6 +26,7 @@ from distributed_autolora.training.checkpoint import TrainingState
 from distributed_autolora.training.checkpoint_integrity import fingerprint
 from distributed_autolora.training.loop import FitResult, fit
 from distributed_autolora.training.task_data import TaskData
+from tests.reporting import runs
 from tests.training.tasks import small_config, write_task
 from tests.training.test_resume import StoppedError
 
@@ -51,14 +52,14 @@ class ListReporter:
         newest = self._list.latest_checkpoint_result
         return None if newest is None else TrainingState.load(Path(newest.checkpoint.path))
 
-    def report(self, history: list[dict[str, Any]], write: Callable[[Path], None], step: int = 0) -> None:
-        folder = self._run / "train" / f"checkpoint_{len(history):06d}_{step:06d}"
+    def report(self, state: TrainingState) -> None:
+        folder = self._run / "train" / f"checkpoint_{len(state.history):06d}_{state.step:06d}"
         folder.mkdir()
-        write(folder)
-        asyncio.run(self._register(Checkpoint(str(folder)), {"history": json.dumps(history)}))
-        RunFolder(self._run).history_file.write_text(json.dumps(history))
+        state.save(folder)
+        asyncio.run(self._register(Checkpoint(str(folder)), {"epoch": len(state.history)}))
+        RunFolder(self._run).write_history(state.history)
         if self._writer is not None:
-            self._writer.send(history)
+            self._writer.send(state.history)
         self._left -= 1
         if self._left == 0:
             raise StoppedError
@@ -125,25 +126,23 @@ def test_a_run_goes_on_from_the_checkpoint_before_a_broken_one_to_the_same_end(
     resumed = train(task, ListReporter(run, MetricWriter(uri, run_id)))
     for name, value in alone.weights.items():
         assert torch.equal(value, resumed.weights[name]), name
-    lasting = [key for key in alone.history[0] if not key.startswith(("seconds", "images"))]
-    first, second = ([[record[key] for key in lasting] for record in one.history] for one in (alone, resumed))
+    first, second = (runs.without_times(one.history) for one in (alone, resumed))
     assert first == second
     client = MlflowClient(uri)
     for key in ("lr", "train/loss/total", "val/robust_accuracy/pgd2", "seconds/epoch"):
         assert [point.step for point in client.get_metric_history(run_id, key)] == [1, 2, 3], key
     losses = {point.step: point.value for point in client.get_metric_history(run_id, "train/loss/total")}
-    assert losses == {record["epoch"]: record["train/loss/total"] for record in resumed.history}
+    assert losses == {record.epoch: record.losses["total"] for record in resumed.history}
 
 
 def two_checkpoints(run: Path) -> tuple[Path, Path]:
     """Writes a run's folder with two small checkpoints, without training."""
     reporter = ListReporter(run)
     for epoch in (1, 2):
-        history = [{"epoch": number} for number in range(1, epoch + 1)]
         outcomes = torch.zeros((epoch, 1), dtype=torch.bool)
         weights = {"w": torch.arange(4000.0) + epoch}
-        state = TrainingState(weights, {}, {}, history, {"seed": 0}, outcomes=outcomes, fallen=outcomes)
-        reporter.report(history, state.save)
+        state = TrainingState(weights, {}, {}, runs.history(epoch), {"seed": 0}, outcomes=outcomes, fallen=outcomes)
+        reporter.report(state)
     older, newest = checkpoints(run)
     return older, newest
 
@@ -160,7 +159,7 @@ def test_whatever_a_loss_of_power_leaves_of_a_checkpoint_is_found(
     assert checkpoints(tmp_path) == [older]
     latest = ListReporter(tmp_path).latest()
     assert latest is not None
-    assert latest.history == [{"epoch": 1}]
+    assert latest.history == runs.history(1)
 
 
 def test_a_checkpoint_whose_folder_is_gone_is_skipped(tmp_path: Path) -> None:
@@ -183,7 +182,7 @@ def test_a_run_without_a_whole_checkpoint_is_refused_and_keeps_all_its_files(tmp
 def test_a_checkpoint_of_an_earlier_version_or_with_another_number_of_epochs_is_refused_in_a_sentence(
     tmp_path: Path,
 ) -> None:
-    state = TrainingState({"w": torch.zeros(3)}, {}, {}, [{"epoch": 1}], {"seed": 0})
+    state = TrainingState({"w": torch.zeros(3)}, {}, {}, runs.history(1), {"seed": 0})
     state.save(tmp_path)
     with pytest.raises(
         UserError, match=r"outcomes of 0 epochs and the records of 1, .* start it afresh with --fresh\.$"

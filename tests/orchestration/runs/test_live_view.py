@@ -10,18 +10,20 @@ import re
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from distributed_autolora import console
-from distributed_autolora.files.json_files import write_json
+from distributed_autolora.config import ExperimentConfig, OptimizationConfig
 from distributed_autolora.orchestration.runs.folder import RunFolder
 from distributed_autolora.orchestration.runs.live_view import seconds_left
 from distributed_autolora.orchestration.runs.progress import epoch_lines
+from distributed_autolora.records import EpochRecord
 from tests.reporting import runs
 
+CONFIG = ExperimentConfig(optimization=OptimizationConfig(epochs=20))
 ESCAPE = re.compile(r"\x1b\[[0-9;?]*[a-zA-Z]")
 COLOUR = re.compile(r"\x1b\[[0-9;]*(?:3|9)\d[0-9;]*m")
 
@@ -57,24 +59,24 @@ def _plain(seen: list[str]) -> str:
     return ESCAPE.sub("", "".join(seen))
 
 
-def _folder(path: Path, history: list[dict[str, Any]]) -> RunFolder:
+def _folder(path: Path, history: list[EpochRecord]) -> RunFolder:
     path.mkdir(exist_ok=True)
     folder = RunFolder(path)
-    write_json(folder.history_file, history)
+    folder.write_history(history)
     return folder
 
 
 def _watch(folder: RunFolder, seen: list[str]) -> list[str]:
     """Lets a run of 20 epochs reach its 9th, halved, epoch and its end; returns what was seen before each was there."""
-    history = [record | {"seconds/epoch": 20.0} for record in runs.history(20)]
+    history = [replace(record, epoch_seconds=20.0) for record in runs.history(20)]
     states = []
-    with epoch_lines(folder, 20):
+    with epoch_lines(folder, CONFIG):
         _wait_for("workers start, epoch 1/20", seen)
         states.append(_plain(seen))
-        write_json(folder.history_file, history[:9])
+        folder.write_history(history[:9])
         _wait_for("epoch 10/20", seen)
         states.append(_plain(seen))
-        write_json(folder.history_file, history)
+        folder.write_history(history)
         _wait_for("judging the chosen model", seen)
     return states
 
@@ -91,8 +93,7 @@ def test_a_terminal_shows_where_the_run_is_and_a_time_left_only_once_an_epoch_wa
     assert "min left" not in at_start
     assert "about 4 min left" in at_nine  # 11 epochs of 20 s
     last = runs.history(20)[8]
-    robust, natural = (100 * last[f"val/{name}"] for name in ("robust_accuracy/pgd10", "natural_accuracy"))
-    best = 100 * last["best_val/robust_accuracy/pgd10"]
+    robust, natural, best = 100 * last.robust.accuracy, 100 * last.natural.accuracy, 100 * last.best_robust_accuracy
     accuracies = f"PGD-10 {robust:.1f} %, natural {natural:.1f} %"
     assert f"validation: {accuracies}; chosen so far: epoch 9 ({best:.1f} %)" in at_nine
     assert "learning rate 0.005" in at_nine
@@ -118,9 +119,9 @@ def test_a_log_has_one_line_an_epoch_and_nothing_of_the_view(
     monkeypatch.setenv("TERM", "xterm" if way == "a pipe" else "dumb")
     monkeypatch.setenv("FORCE_COLOR", "1")
     folder, log = _folder(tmp_path / "run", []), io.StringIO()
-    with contextlib.redirect_stdout(log) if way == "a pipe" else _terminal() as seen, epoch_lines(folder, 20):
+    with contextlib.redirect_stdout(log) if way == "a pipe" else _terminal() as seen, epoch_lines(folder, CONFIG):
         time.sleep(0.5)
-        write_json(folder.history_file, runs.history(20)[:2])
+        folder.write_history(runs.history(20)[:2])
         time.sleep(0.5)
     text = log.getvalue() if way == "a pipe" else "".join(seen)
     assert "\x1b" not in text
@@ -130,8 +131,8 @@ def test_a_log_has_one_line_an_epoch_and_nothing_of_the_view(
 
 
 def test_what_was_measured_before_a_restart_gives_no_time_left() -> None:
-    history = [record | {"seconds/epoch": 100.0} for record in runs.history(7)]
+    history = [replace(record, epoch_seconds=100.0) for record in runs.history(7)]
     assert seconds_left(history, before=7, epochs=20) is None
-    history += [record | {"seconds/epoch": 10.0} for record in runs.history(8)[7:]]
+    history += [replace(record, epoch_seconds=10.0) for record in runs.history(8)[7:]]
     assert seconds_left(history, before=7, epochs=20) == 120.0
     assert console.is_quiet() is False

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
@@ -12,7 +11,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -23,15 +21,17 @@ from torch import Tensor
 from distributed_autolora.config import ExperimentConfig
 from distributed_autolora.config.yaml_files import config_text
 from distributed_autolora.models import read_weights
+from distributed_autolora.orchestration.runs.folder import RunFolder
+from distributed_autolora.records import EpochRecord
 from distributed_autolora.training.loop import fit
 from distributed_autolora.training.task_data import TaskData
+from tests.reporting.runs import without_times
 from tests.training.gloo import run_workers
 from tests.training.tasks import small_config, write_task
 from tests.training.test_resume import FolderReporter
 
 ROOT = Path(__file__).parents[3]
 EPOCHS = 6
-Record = dict[str, Any]
 
 
 def steered(task: str) -> ExperimentConfig:
@@ -40,18 +40,12 @@ def steered(task: str) -> ExperimentConfig:
     return replace(config, schedule=replace(config.schedule, rule="paired"))
 
 
-def uninterrupted(task: str, folder: str) -> tuple[dict[str, Tensor], list[Record]]:
+def uninterrupted(task: str, folder: str) -> tuple[dict[str, Tensor], list[EpochRecord]]:
     """Trains in this process of a gloo group, without Ray."""
     config = steered(task)
     data = TaskData(config, task, torch.device("cpu"))
     result = fit(config, data, None, FolderReporter(Path(folder)))
     return dict(result.weights), result.history
-
-
-def without_times(history: list[Record]) -> list[Record]:
-    return [
-        {key: value for key, value in record.items() if not key.startswith(("seconds", "images"))} for record in history
-    ]
 
 
 @contextmanager
@@ -111,7 +105,7 @@ def write_config(folder: Path) -> None:
 
 
 def epochs_of(history: Path) -> int:
-    return len(json.loads(history.read_text())) if history.is_file() else 0
+    return len(RunFolder(history.parent).history())
 
 
 @pytest.mark.long
@@ -173,7 +167,7 @@ def test_a_killed_run_ends_bit_for_bit_as_an_uninterrupted_one(survivor: tuple[P
     task = str(folder.parents[2] / "task")
     weights, history = run_workers(uninterrupted, 2, task, str(tmp_path / "checkpoints"))[0]
     finished = read_weights(folder / "model.safetensors")
-    assert without_times(json.loads((folder / "history.json").read_text())) == without_times(history)
+    assert without_times(RunFolder(folder).history()) == without_times(history)
     for name, value in finished.items():
         assert torch.equal(value, weights[f"backbone.{name}"]), name
 

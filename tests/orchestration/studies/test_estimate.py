@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from distributed_autolora.files.json_files import write_json
 from distributed_autolora.hardware import available_cpus
 from distributed_autolora.orchestration.runs.folder import RunFolder
 from distributed_autolora.orchestration.studies.estimate import dry_run, dry_run_text, measured_speed
 from distributed_autolora.orchestration.studies.plan import plan_final
 from distributed_autolora.orchestration.studies.request import CompareFlags, study_request
 from distributed_autolora.studies import EMBEDDED_TASK, Arm, Study, base_config, with_settings
+from tests.reporting import runs
 
 ROOT = Path(__file__).parents[3]
 BASE = base_config(EMBEDDED_TASK)
@@ -27,8 +27,9 @@ def finished_run(home: Path, name: str, seconds: float, *, steps: int = 10, node
     folder = RunFolder(home / "runs" / name)
     folder.acquire()
     folder.create(replace(BASE, train_attack=replace(BASE.train_attack, num_steps=steps)))
-    write_json(folder.history_file, [{"seconds/epoch": seconds, "num_workers": 2}] * 2)
-    write_json(folder.path / "result.json", {"train_images": 300})
+    history = [replace(record, epoch_seconds=seconds, num_workers=2) for record in runs.history(2)]
+    folder.write_history(history)
+    folder.write_result(replace(runs.result(history), train_images=300))
     folder.release()
     if node is not None:
         (folder.path / "lock").write_text(f"process 1 on {node}")

@@ -27,6 +27,7 @@ from distributed_autolora.orchestration.studies.plan import (
 from distributed_autolora.orchestration.studies.progress import StudyProgress
 from distributed_autolora.orchestration.studies.request import CompareFlags, StudyRequest, study_request
 from distributed_autolora.studies import Arm, Study, with_settings
+from tests.reporting import runs
 from tests.training.tasks import write_task
 
 LR = "optimization.lr"
@@ -50,7 +51,7 @@ def pretend(folder: StudyFolder, run: PlannedRun, accuracy: float, *, finished: 
     """Writes what a run leaves that the study looks at."""
     place = folder.folder(run).path
     place.mkdir(parents=True)
-    (place / "history.json").write_text(json.dumps([{"epoch": 1, "best_val/robust_accuracy/pgd10": accuracy}]))
+    folder.folder(run).write_history([replace(runs.history(1)[0], best_robust_accuracy=accuracy)])
     if finished:
         (place / "result.json").write_text("{}")
 
@@ -264,7 +265,7 @@ def test_progress_says_result_time_and_what_is_honestly_left() -> None:
     progress.started(other)
     now[0] = 252.0
     one.status = "finished"
-    progress.ended(one, [{"best_val/robust_accuracy/pgd10": 0.784}])
+    progress.ended(one, [replace(runs.history(1)[0], best_robust_accuracy=0.784)])
     # 14 runs of 252 s are left, 1 of them nearly done, 2 at a time: 13 * 252 / 2 = 1638 s.
     assert said == [
         "[ 7/21] search TWINS, odd/name lr=0.1 gamma=1 seed 0: val PGD-10 78.4 % in 4:12; about 27 min left"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,12 +17,12 @@ REPORT = Path(__file__).resolve().parents[3] / "docs" / "results" / "untuned" / 
 
 def test_a_run_is_described_by_what_it_was_and_what_its_schedule_did() -> None:
     history = runs.history(20)
-    own = {"method": "autolora", "task": "pets", "backbone": "resnet18", "schedule": "automatic", "rule": "paired"}
-    text = run_description(runs.result(history) | own, history)
+    result = replace(runs.result(history), rule="paired")
+    text = run_description(result, history)
     assert "`autolora` on `pets`, backbone `resnet18`, learning rate: automatic, rule `paired`, seed 0." in text
-    assert "Went back to the weights of epoch 9 after epoch 9, 13 after epoch 13, 15 after epoch 17." in text
+    assert "Restored the weights of epoch 9 after epoch 9, 13 after epoch 13, 15 after epoch 17." in text
     assert text.index("83.3 %") < text.index("`autolora`") < text.index("jobs/finetune.py --config")
-    fixed = run_description(runs.result(history) | own | {"schedule": "step_decay", "rule": None}, history)
+    fixed = run_description(replace(result, schedule="step_decay", rule=None), history)
     assert "learning rate: step decay, seed 0" in fixed
 
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
+from distributed_autolora.records import AccuracyCount
 from distributed_autolora.reporting.format import attack_label, compact, event, pixel_fraction
 from distributed_autolora.reporting.run.mlflow_description import run_description
 from distributed_autolora.reporting.run.table import duration, epoch_header, epoch_line, result_table
@@ -15,24 +18,24 @@ from tests.reporting import runs
 @pytest.mark.parametrize("seconds_left", [None, 0.0, 83.2, 360000.0])
 def test_every_epoch_is_one_line_of_at_most_80_columns(epochs: int, vanilla: bool, seconds_left: float | None) -> None:
     for record in runs.history(min(epochs, 60), vanilla=vanilla):
-        line = epoch_line(record | {"lr": 0.000625}, epochs=epochs, seconds_left=seconds_left)
+        line = epoch_line(replace(record, lr=0.000625), epochs=epochs, seconds_left=seconds_left)
         assert len(line) <= 80
         assert "\n" not in line
-        assert line.strip().startswith(f"{record['epoch']}/{epochs} ")
+        assert line.strip().startswith(f"{record.epoch}/{epochs} ")
 
 
 def test_an_epoch_line_shows_its_numbers_under_their_names() -> None:
-    record = runs.history(9)[-1] | {
-        "lr": 0.00125,
-        "train/loss/total": 0.98765,
-        "val/natural_accuracy": 0.9126,
-        "val/robust_accuracy/pgd10": 0.7834,
-        "natural_weight": 0.123,
-        "kl_weight": 5.262,
-        "images_per_second": 1234.4,
-    }
+    record = replace(
+        runs.history(9)[-1],
+        lr=0.00125,
+        losses={"total": 0.98765},
+        natural=AccuracyCount(9126, 10000),
+        robust=AccuracyCount(7834, 10000),
+        natural_weight=0.123,
+        kl_weight=5.262,
+        images_per_second=1234.4,
+    )
     header, line = epoch_header(20), epoch_line(record, epochs=20, seconds_left=83)
-    assert header == epoch_header(20)
     expected = "9/20 0.00125 0.988 91.3 78.3 0.12 5.26 1234 1:23 left halved, restored 9"
     assert line.split() == expected.split()
     for name, value in (("lr", "0.00125"), ("nat %", "91.3"), ("rob %", "78.3"), ("lam2", "5.26"), ("img/s", "1234")):
@@ -50,7 +53,7 @@ def test_the_result_table_fits_80_columns_and_has_the_numbers() -> None:
     assert max(map(len, table.splitlines())) <= 80
     assert "\x1b" not in table
     for text in (
-        f"(chosen on validation, epoch {history[-1]['best_epoch']})",
+        f"(chosen on validation, epoch {history[-1].best_epoch})",
         "92.1  [90.3, 93.6]",
         "83.3  [80.9, 85.5]",
         "78.9  [76.3, 81.3]",
@@ -69,7 +72,7 @@ def test_without_a_linear_head_there_is_no_row_for_it() -> None:
 
 def test_a_run_that_never_opened_the_test_split_says_so_and_shows_its_schedule() -> None:
     history = runs.history(20)
-    trial = runs.result(history) | {"test": None, "test_images": None, "linear_head": None}
+    trial = replace(runs.result(history), test=None, test_images=None, linear_head=None)
     table, text = result_table(trial, history), run_description(trial, history)
     assert "test split not opened; the epoch chosen on validation is 15" in table
     assert "halved, restored epoch 15" in table
@@ -101,9 +104,10 @@ def test_the_result_of_a_method_without_loss_weights_leaves_them_out() -> None:
 
 
 def test_events_are_named_whoever_sets_the_learning_rate() -> None:
-    assert event({"lr": 0.01, "next_lr": 0.001, "halved": 0}) == "lr x 0.1"
-    assert event({"halved": 1, "restored": 1, "restored_epoch": 1, "stopped": 1}) == "halved, restored epoch 1, stopped"
-    assert event({"lr": 0.01, "next_lr": 0.01, "halved": 0, "restored": 0}) == ""
+    quiet = runs.history(1)[0]
+    assert event(quiet) == ""
+    assert event(replace(quiet, next_lr=0.001)) == "lr x 0.1"
+    assert event(replace(quiet, halved=True, restored_epoch=1, stopped=True)) == "halved, restored epoch 1, stopped"
 
 
 def test_the_description_repeats_the_result_and_how_to_get_it() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,9 @@ import pyarrow.parquet as pq
 import yaml
 
 from distributed_autolora.config import ExperimentConfig
+from distributed_autolora.orchestration.runs.folder import RunFolder
+from distributed_autolora.records import Accuracies, AccuracyCount, Cost, EpochRecord, GradientSimilarity, RunResult
+from distributed_autolora.training.methods.cost import total_cost
 from tests.reporting import runs
 
 LRS, DECAYS, GAMMAS = [0.01, 0.003, 0.001], [1e-4, 1e-5], [0.4, 1.0, 3.0]
@@ -81,16 +85,17 @@ def entry(arm: str, phase: str, seed: int, settings: dict[str, Any], run: str | 
     return base | {"status": "finished", "error": None} | rest
 
 
-def history(epochs: int, *, vanilla: bool, lift: float = 0.0, similarity: float = 0.1) -> list[dict[str, Any]]:
+def history(epochs: int, *, vanilla: bool, lift: float = 0.0, similarity: float = 0.1) -> list[EpochRecord]:
     """Returns records with passes, gradient similarity under a method without low-rank branch, and workers."""
-    records = runs.history(epochs, vanilla=vanilla)
-    for record in records:
-        record |= {"num_workers": 2, "passes/forward": 14000, "passes/backward": 11000}
-        record["best_val/robust_accuracy/pgd10"] += lift
-        record["val/robust_accuracy/pgd10"] += lift
-        if vanilla:
-            record["gradient_similarity"] = similarity + 0.01 * record["epoch"]
-    return records
+    return [
+        replace(
+            record,
+            best_robust_accuracy=record.best_robust_accuracy + lift,
+            robust=runs.count(record.robust.accuracy + lift),
+            gradient_similarity=GradientSimilarity(similarity + 0.01 * record.epoch, 0.0) if vanilla else None,
+        )
+        for record in runs.history(epochs, vanilla=vanilla)
+    ]
 
 
 def final_run(folder: Path, told: dict[str, Any], images: int, autoattack: bool) -> None:
@@ -101,18 +106,16 @@ def final_run(folder: Path, told: dict[str, Any], images: int, autoattack: bool)
     records = history(20, vanilla=arm != "AutoLoRa", lift=shift, similarity=0.1 + shift)
     outcomes = _outcomes(images, arm, seed)
     label = outcomes["label"]
-    test = {
-        "natural_accuracy": _counts(outcomes["natural_prediction"] == label),
-        "robust_accuracy/pgd10": _counts(outcomes["pgd10_prediction"] == label),
-    }
-    result = runs.result(records) | {
-        "name": told["run"],
-        "seed": seed,
-        "test": test,
-        "test_images": images,
-        "split_digest": "ab12" * 16,
-        "cost": {"worker_seconds": 256.0 + seed, "forward_passes": 280000, "backward_passes": 220000},
-    }
+    right = (outcomes[f"{name}_prediction"] == label for name in ("natural", "pgd10"))
+    result = replace(
+        runs.result(records),
+        name=told["run"],
+        seed=seed,
+        test=Accuracies(*(AccuracyCount(int(part.sum()), len(part)) for part in right)),
+        test_images=images,
+        split_digest="ab12" * 16,
+        cost=Cost(seconds=128.0, worker_seconds=256.0 + seed, forward_passes=280000, backward_passes=220000),
+    )
     _write_run(home, records, result, seed)
     pq.write_table(pa.table(outcomes), home / "outcomes.parquet")
     if autoattack:
@@ -130,32 +133,23 @@ def _search(folder: Path, arm: str, grid: dict[str, list[Any]]) -> list[dict[str
         if (arm, index) == ("Vanilla RFT", 5):
             told, epochs = told | {"status": "stopped_early"}, 6
         records = history(epochs, vanilla=True, lift=-0.02 * index / len(LRS))
-        result = runs.result(records) | {
-            "split_digest": "ab12" * 16,
-            "test": None,
-            "test_images": None,
-            "cost": _cost(records),
-        }
+        result = replace(
+            runs.result(records), split_digest="ab12" * 16, test=None, test_images=None, cost=total_cost(records)
+        )
         _write_run(folder / "runs" / told["run"], records, result if epochs == 20 else None, 0)
         entries.append(told)
     return entries
 
 
-def _cost(records: list[dict[str, Any]]) -> dict[str, Any]:
-    seconds = sum(record["seconds/epoch"] * record["num_workers"] for record in records)
-    passes = {way: sum(record[f"passes/{way}"] for record in records) for way in ("forward", "backward")}
-    return {"worker_seconds": seconds, **{f"{way}_passes": count for way, count in passes.items()}}
-
-
-def _write_run(home: Path, records: list[dict[str, Any]], result: dict[str, Any] | None, seed: int) -> None:
+def _write_run(home: Path, records: list[EpochRecord], result: RunResult | None, seed: int) -> None:
     home.mkdir(parents=True)
     config = ExperimentConfig(seed=seed).to_dict()
     config["model"] |= {"backbone": "small_resnet", "mean": [0.286], "std": [0.353]}
     config["data"]["digest"] = "cd34" * 16
     (home / "config.yaml").write_text(yaml.safe_dump(config))
-    (home / "history.json").write_text(json.dumps(records))
+    RunFolder(home).write_history(records)
     if result is not None:
-        (home / "result.json").write_text(json.dumps(result))
+        RunFolder(home).write_result(result)
 
 
 def _outcomes(images: int, arm: str, seed: int) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import statistics
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,11 +12,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from distributed_autolora.orchestration.runs.folder import RunFolder
 from distributed_autolora.reporting.masking import masking_summary
 from distributed_autolora.reporting.study.report import write_report
+from tests.reporting import runs
 from tests.reporting.study import studies
 from tests.reporting.study.test_report import cells, section
-from tests.reporting.test_masking import checked
 
 TEST_IMAGES, JUDGED = 400, 100
 LABEL = "APGD-CE + APGD-T (4 targets: 5 classes)"
@@ -52,19 +54,15 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for entry in entries:
         run = home / "runs" / entry["run"]
         judge(run, entry["seed"])
-        history = json.loads((run / "history.json").read_text())
-        history[3], history[-1] = checked(history[3], 58), checked(history[-1], 32)
-        near = checked(history[NEAREST - 1], 0) | {"val/masking_gap": GAPS[entry["arm"]] * (1 + entry["seed"])}
+        folder = RunFolder(run)
+        history = folder.history()
+        history[3], history[-1] = runs.checked(history[3], 58), runs.checked(history[-1], 32)
+        near = runs.checked(history[NEAREST - 1], round(1000 * GAPS[entry["arm"]] * (1 + entry["seed"])), 1000)
         history[NEAREST - 1] = near
-        if entry["seed"] == 1:  # an older result, without what the checks found
-            (run / "history.json").write_text(json.dumps(history))
-        else:
-            result = json.loads((run / "result.json").read_text())
-            (run / "result.json").write_text(json.dumps(result | {"masking": masking_summary(history)}))
+        result = replace(folder.result(), masking=masking_summary(history))
         if entry["arm"] == "Vanilla RFT":
-            result = json.loads((run / "result.json").read_text())
-            result |= {"train_images": 2 * result["train_images"], "split_digest": "ef56" * 16}
-            (run / "result.json").write_text(json.dumps(result))
+            result = replace(result, train_images=2 * result.train_images, split_digest="ef56" * 16)
+        folder.write_result(result)
     write_report(home)
     return home
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 
+from distributed_autolora.orchestration.runs.folder import RunFolder
+from distributed_autolora.records import EpochRecord
 from distributed_autolora.reporting.study.hints import reasons
 from distributed_autolora.reporting.study.loading import load_study
 from distributed_autolora.reporting.study.search import search_summary
@@ -16,12 +17,10 @@ from distributed_autolora.reporting.study.statistics import compare
 from tests.reporting.study import studies
 
 
-def rewrite(folder: Path, run: str, change: Callable[[list[dict[str, Any]]], None]) -> None:
+def rewrite(folder: Path, run: str, change: Callable[[list[EpochRecord]], list[EpochRecord]]) -> None:
     """Changes the history of a run on disk."""
-    file = folder / "runs" / run / "history.json"
-    records = json.loads(file.read_text())
-    change(records)
-    file.write_text(json.dumps(records))
+    place = RunFolder(folder / "runs" / run)
+    place.write_history(change(place.history()))
 
 
 def test_a_reference_under_step_decay_is_not_said_to_have_been_halved(tmp_path: Path) -> None:
@@ -29,9 +28,11 @@ def test_a_reference_under_step_decay_is_not_said_to_have_been_halved(tmp_path: 
     study = load_study(folder)
     for run in study.of("Vanilla RFT", "final"):
 
-        def decay(records: list[dict[str, Any]]) -> None:
-            for record in records:
-                record |= {"halved": 0, "restored": 0, "lr": 0.01 if record["epoch"] <= 10 else 0.001}
+        def decay(records: list[EpochRecord]) -> list[EpochRecord]:
+            return [
+                replace(record, halved=False, restored_epoch=None, lr=0.01 if record.epoch <= 10 else 0.001)
+                for record in records
+            ]
 
         rewrite(folder, str(run.name), decay)
     study = load_study(folder)
@@ -45,7 +46,7 @@ def test_a_late_choice_hints_at_a_rise_only_where_the_rule_does_not_prefer_late_
     folder = studies.study(tmp_path, autoattack=False)
     config = folder / "runs" / str(load_study(folder).of("AutoLoRa", "final")[0].name) / "config.yaml"
     config.write_text(config.read_text().replace("rule: released", f"rule: {rule}"))
-    rewrite(folder, config.parent.name, lambda records: records[-1].update(best_epoch=19))
+    rewrite(folder, config.parent.name, lambda records: [*records[:-1], replace(records[-1], best_epoch=19)])
     study = load_study(folder)
     (course,) = [text for text in reasons(study, compare(study)) if text.startswith("AutoLoRa, seed 0:")]
     assert "the epoch chosen on validation was 19" in course
@@ -58,8 +59,10 @@ def test_of_equal_trials_the_first_is_the_winner_and_that_is_no_alarm(tmp_path: 
     trials = load_study(folder).of(arm, "search")[:2]
     best = trials[0].validation_accuracy
 
-    def as_good(records: list[dict[str, Any]]) -> None:
-        records[-1]["best_val/robust_accuracy/pgd10"] = best
+    assert best is not None
+
+    def as_good(records: list[EpochRecord]) -> list[EpochRecord]:
+        return [*records[:-1], replace(records[-1], best_robust_accuracy=best)]
 
     rewrite(folder, str(trials[1].name), as_good)
     rewrite(folder, "final-30", as_good)

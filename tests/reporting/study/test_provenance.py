@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from distributed_autolora.orchestration.runs.folder import RunFolder
 from distributed_autolora.orchestration.studies.folder import StudyFolder
 from distributed_autolora.reporting.masking import masking_summary
 from distributed_autolora.reporting.study.loading import load_study
 from distributed_autolora.reporting.study.provenance import reproduction, warnings
+from tests.reporting import runs
 from tests.reporting.study import studies
-from tests.reporting.test_masking import checked
 
 ONE, OTHER = "python jobs/compare.py --arms AutoLoRa", "python jobs/compare.py --arms TWINS"
 
@@ -44,15 +45,14 @@ def test_a_secret_that_was_changed_makes_no_other_command(tmp_path: Path) -> Non
 def test_a_run_whose_checks_warned_is_a_reason_to_doubt_it(told_by: str, tmp_path: Path) -> None:
     folder = studies.study(tmp_path, autoattack=False)
     for name, fallen in (("final-0", (9, 2, 12)), ("final-1", (2, 2, 2))):
-        run = folder / "runs" / name
-        history = json.loads((run / "history.json").read_text())
+        run = RunFolder(folder / "runs" / name)
+        history = run.history()
         for epoch, count in zip((4, 8, 12), fallen, strict=True):
-            history[epoch - 1] = checked(history[epoch - 1], count)
+            history[epoch - 1] = runs.checked(history[epoch - 1], count)
         if told_by == "history":
-            (run / "history.json").write_text(json.dumps(history))
+            run.write_history(history)
         else:
-            result = json.loads((run / "result.json").read_text())
-            (run / "result.json").write_text(json.dumps(result | {"masking": masking_summary(history)}))
+            run.write_result(replace(run.result(), masking=masking_summary(history)))
     (line,) = [text for text in warnings(load_study(folder), None) if "promised too much" in text]
     assert line.startswith("AutoLoRa, seed 0: the run's own attack promised too much in epoch 4 and 12,")
     assert line.endswith("(largest gap on validation 18.8 %, epoch 12).")

@@ -96,7 +96,7 @@ def test_the_table_of_results_is_repeated_in_the_csv(finished: Path) -> None:
     failed = next(row for row in rows if row["status"] == "failed")
     assert (failed["best_val/robust_accuracy"], failed["test/natural_accuracy"]) == ("", "")
     final = next(row for row in rows if row["phase"] == "final")
-    counts = json.loads((finished / "runs" / final["run"] / "result.json").read_text())["test"]["natural_accuracy"]
+    counts = json.loads((finished / "runs" / final["run"] / "result.json").read_text())["test"]["natural"]
     assert float(final["test/natural_accuracy"]) == counts["correct"] / counts["total"]
 
 
@@ -217,7 +217,7 @@ def test_outcomes_that_contradict_a_result_and_other_splits_are_warned_of(tmp_pa
     folder = studies.study(tmp_path, autoattack=False)
     file = folder / "runs" / "final-0" / "result.json"
     result = json.loads(file.read_text())
-    result["test"]["natural_accuracy"]["correct"] -= 1
+    result["test"]["natural"]["correct"] -= 1
     file.write_text(json.dumps(result | {"split_digest": "ef56" * 16}))
     text = text_of(folder)
     warnings = section(text, "Warnings")

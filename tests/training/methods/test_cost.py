@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +12,12 @@ import torch
 from torch import nn
 
 from distributed_autolora.core.fast_attack.attack_network import AttackNetwork
+from distributed_autolora.records import Cost, Passes
 from distributed_autolora.training.loop import run_epoch
 from distributed_autolora.training.methods.cost import total_cost
 from distributed_autolora.training.task_data import TaskData
 from distributed_autolora.training.trainer import Trainer
+from tests.reporting import runs
 from tests.training.tasks import small_config, write_task
 
 
@@ -57,13 +59,14 @@ def test_the_ledger_of_an_epoch_is_what_hooks_on_the_network_count(tmp_path: Pat
     for epoch in (1, 2):
         run_epoch(trainer, epoch)
         record = trainer.history[-1]
-        assert {"forward": record["passes/forward"], "backward": record["passes/backward"]} == dict(counts)
+        assert asdict(record.passes) == dict(counts)
         counts.clear()
 
 
 def test_the_cost_of_a_run_adds_its_epochs_and_weighs_seconds_by_workers() -> None:
+    first, second = runs.history(2)
     history = [
-        {"seconds/epoch": 2.0, "num_workers": 2, "passes/forward": 100, "passes/backward": 90},
-        {"seconds/epoch": 3.0, "num_workers": 1, "passes/forward": 80, "passes/backward": 90},
+        replace(first, epoch_seconds=2.0, num_workers=2, passes=Passes(100, 90)),
+        replace(second, epoch_seconds=3.0, num_workers=1, passes=Passes(80, 90)),
     ]
-    assert total_cost(history) == {"worker_seconds": 7.0, "forward_passes": 180, "backward_passes": 180}
+    assert total_cost(history) == Cost(seconds=5.0, worker_seconds=7.0, forward_passes=180, backward_passes=180)

@@ -43,13 +43,13 @@ def test_every_method_runs_under_either_schedule(method: str, schedule: str, fol
     trainer = trainer_of(changed(small_config(folder, method=method), schedule={"name": schedule}), folder)
     run_epoch(trainer, 1)
     run_epoch(trainer, 2)
-    next_lrs = [record["next_lr"] for record in trainer.history]
+    next_lrs = [record.next_lr for record in trainer.history]
     if schedule == "step_decay":
         assert next_lrs == pytest.approx([0.005, 0.0005]), "at 50 % and at 83 % of two epochs"
     else:
         assert next_lrs[0] == 0.05, "before the first decision"
-        assert next_lrs[1] == (0.025 if trainer.history[1]["restored"] else 0.05)
-    assert ("natural_weight" in trainer.history[0]) == (method == "autolora")
+        assert next_lrs[1] == (0.025 if trainer.history[1].restored else 0.05)
+    assert (trainer.history[0].natural_weight is not None) == (method == "autolora")
 
 
 @pytest.mark.parametrize(("fixed", "kept"), [("natural_weight", "kl_weight"), ("kl_weight", "natural_weight")])
@@ -57,19 +57,21 @@ def test_one_loss_weight_can_be_fixed_while_the_other_follows_the_accuracy(fixed
     trainer = trainer_of(changed(small_config(folder), method={fixed: 0.25}), folder)
     run_epoch(trainer, 1)
     run_epoch(trainer, 2)
-    accuracy = trainer.history[0]["natural_branch_accuracy"]
+    branch = trainer.history[0].natural_branch
+    assert branch is not None
+    accuracy = branch.accuracy
     followed = {"natural_weight": 1 - accuracy, "kl_weight": 6 * accuracy}
-    assert trainer.history[1][fixed] == 0.25
-    assert trainer.history[1][kept] == pytest.approx(followed[kept])
+    assert getattr(trainer.history[1], fixed) == 0.25
+    assert getattr(trainer.history[1], kept) == pytest.approx(followed[kept])
 
 
 def test_two_fixed_weights_hold_before_the_first_step_and_need_no_accuracy(folder: str) -> None:
     trainer = trainer_of(changed(small_config(folder), method={"natural_weight": 0.5, "kl_weight": 3.0}), folder)
     run_epoch(trainer, 1)
     assert trainer.natural_branch_accuracy(epoch=0) is None
-    assert trainer.history[0]["natural_weight"] == 0.5
-    assert trainer.history[0]["kl_weight"] == 3.0
-    assert "natural_branch_accuracy" not in trainer.history[0]
+    assert trainer.history[0].natural_weight == 0.5
+    assert trainer.history[0].kl_weight == 3.0
+    assert trainer.history[0].natural_branch is None
 
 
 REFUSALS: dict[str, tuple[dict[str, dict[str, Any]], str]] = {
@@ -141,7 +143,7 @@ def test_the_recorded_similarity_is_the_mean_over_a_fixed_subset_of_the_plain_im
         x_adv = trainer.eval_attack(trainer.attack_network, x, y)
         images += gradient_similarity(trainer.objective, x, x_adv, y).tolist()
         batches.append(float(batch_gradient_similarity(trainer.objective, x, x_adv, y)))
-    record = trainer.history[0]
+    record = trainer.history[0].metrics()
     assert record["gradient_similarity"] == pytest.approx(sum(images) / 70, abs=1e-6)
     assert record["gradient_similarity/batch"] == pytest.approx(sum(batches) / 3, abs=1e-6)
     assert -1 < record["gradient_similarity"] < 1
@@ -156,6 +158,6 @@ def test_measuring_the_similarity_changes_nothing_else(folder: str) -> None:
         run_epoch(trainer, 1)
         run_epoch(trainer, 2)
         states.append(dict(trainer.objective.state_dict()))
-        assert ("gradient_similarity" in trainer.history[0]) == (images > 0)
+        assert (trainer.history[0].gradient_similarity is not None) == (images > 0)
     for name, value in states[0].items():
         assert torch.equal(value, states[1][name]), name

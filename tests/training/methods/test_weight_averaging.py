@@ -15,6 +15,7 @@ from distributed_autolora.config import AttackConfig, ExperimentConfig
 from distributed_autolora.core.attacks import eval_mode
 from distributed_autolora.core.fast_attack.attack_network import AttackNetwork
 from distributed_autolora.errors import UserError
+from distributed_autolora.records import AccuracyCount
 from distributed_autolora.training.checkpoint import TrainingState
 from distributed_autolora.training.epoch import LossSums
 from distributed_autolora.training.evaluation import natural_and_robust_accuracy
@@ -105,8 +106,8 @@ def test_validation_and_the_deployed_weights_are_those_of_the_average(folder: st
     natural, robust, _ = natural_and_robust_accuracy(
         trainer.deployed, network, trainer.eval_attack, trainer.data.plain_batch, trainer.data.split.val, 32
     )
-    assert trainer.history[0]["val/natural_accuracy"] == natural.accuracy
-    assert trainer.history[0][trainer.robust_key] == robust.accuracy
+    assert trainer.history[0].natural == natural
+    assert trainer.history[0].robust == robust
     result = fit(config, TaskData(config, folder, CPU), None, FolderReporter(tmp_path))
     best = TrainingState.load(max(tmp_path.iterdir())).best
     assert set(result.weights) == set(trainer.backbone.state_dict())
@@ -118,7 +119,8 @@ def test_validation_and_the_deployed_weights_are_those_of_the_average(folder: st
     x, y = trainer.data.test_batch(torch.arange(30))
     with eval_mode(trainer.deployed), torch.no_grad():
         correct = int((trainer.deployed(x).argmax(1) == y).sum())
-    assert result.summary["test"]["natural_accuracy"] == {"correct": correct, "total": 30}
+    assert result.summary.test is not None
+    assert result.summary.test.natural == AccuracyCount(correct, 30)
 
 
 def resumed_and_not(task: str, folder: str, method: str, switches: dict[str, Any]) -> tuple[Any, Any]:

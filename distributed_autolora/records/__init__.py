@@ -1,0 +1,41 @@
+"""What travels between the layers and onto disk: frozen dataclasses, each with one strict way to and from JSON."""
+
+from distributed_autolora.records.accuracy import Accuracies, AccuracyCount
+from distributed_autolora.records.epoch import (
+    EpochRecord,
+    GradientSimilarity,
+    MaskingCheck,
+    Passes,
+    history_from_json,
+    history_to_json,
+)
+from distributed_autolora.records.flat import series, value
+from distributed_autolora.records.run import (
+    Cost,
+    MaskingSummary,
+    RunResult,
+    RunSummary,
+    TrackedRun,
+    result_from_json,
+    result_to_json,
+)
+
+__all__ = [
+    "Accuracies",
+    "AccuracyCount",
+    "Cost",
+    "EpochRecord",
+    "GradientSimilarity",
+    "MaskingCheck",
+    "MaskingSummary",
+    "Passes",
+    "RunResult",
+    "RunSummary",
+    "TrackedRun",
+    "history_from_json",
+    "history_to_json",
+    "result_from_json",
+    "result_to_json",
+    "series",
+    "value",
+]
