@@ -36,7 +36,7 @@ from distributed_autolora.errors import UserError
 from distributed_autolora.evaluation.attacks import STANDARD_BUDGET, label, parse
 from distributed_autolora.evaluation.chunks import Chunk, cut
 from distributed_autolora.models.portable import NetworkDescription, PortableModel, read_model
-from distributed_autolora.orchestration.evaluations.worker import Assignment, open_test_split, table_digest
+from distributed_autolora.orchestration.evaluations.worker import EvaluationTask, open_test_split, table_digest
 from distributed_autolora.orchestration.runs.preflight import find_inputs
 from distributed_autolora.training.evaluation import fit_linear_head
 from distributed_autolora.training.methods.registry import fresh_classifier
@@ -83,7 +83,7 @@ def measure(flags: Flags) -> dict[str, Any]:
     Raises:
         UserError: for an attack without parts of AutoAttack, or a model that cannot be read.
     """
-    job = _assignment(flags)
+    job = _task(flags)
     chunks = cut(len(job.rows), flags.chunk_size, flags.seed)
     with worker_process(job) as first, worker_process(job) as second:
         for ready in [worker.submit(is_ready) for worker in (first, second)]:
@@ -162,8 +162,8 @@ def _ratios(seconds: dict[str, list[float]], found: dict[str, dict[int, Judged]]
     }
 
 
-def _assignment(flags: Flags) -> Assignment:
-    """Returns what a worker is told: the model, and which test images in which order."""
+def _task(flags: Flags) -> EvaluationTask:
+    """Returns what a worker is given: the model, and which test images in which order."""
     config, inputs = find_inputs(demo())
     attacks = parse(flags.attack)
     if len(attacks) != 1 or not attacks[0].parts:
@@ -176,7 +176,7 @@ def _assignment(flags: Flags) -> Assignment:
             f"{flags.rounds} rounds of two chunks of {flags.chunk_size}: there are {len(test)} test images."
         )
     chosen = stratified_subset(test.labels, count, flags.seed)
-    return Assignment(
+    return EvaluationTask(
         model=_shipped_model() if flags.model is None else read_model(flags.model),
         data_folder=inputs.data_folder,
         data_digest=digest,

@@ -1,4 +1,4 @@
-"""The worker process of the benchmark of AutoAttack: an evaluation's own judge, and pyautoattack called directly."""
+"""The worker process of the AutoAttack benchmark: an `Evaluator`, and pyautoattack called directly."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from distributed_autolora.data.augmentation import to_unit_interval
 from distributed_autolora.evaluation.attacks import STANDARD_BUDGET, parts_for
 from distributed_autolora.evaluation.autoattack import LOGGER, configured
 from distributed_autolora.evaluation.chunks import Chunk
-from distributed_autolora.orchestration.evaluations.worker import Assignment, Judge
+from distributed_autolora.orchestration.evaluations.worker import EvaluationTask, Evaluator
 
 
 @dataclass(frozen=True)
@@ -32,18 +32,17 @@ class Judged:
 
 
 class Worker:
-    """What a worker process holds: an evaluation's judge, and model and images to call pyautoattack on."""
+    """What a worker process holds: an evaluation's evaluator, and model and images to call pyautoattack on."""
 
-    def __init__(self, job: Assignment) -> None:
-        self._job, self._judge = job, Judge(job, use_gpu=False)
+    def __init__(self, job: EvaluationTask) -> None:
+        self._job, self._evaluator = job, Evaluator(job)
         self._attack, self._classes = job.attacks[0], num_classes(job)
         self._model, self._images = job.model.build(), job.open_images()
-        self.judge(Chunk(-1, 0, 0, 0))  # the judge reads model and images with its first task
         LOGGER.setLevel(logging.ERROR)  # it warns of fewer classes than ten, in every call
 
     def judge(self, chunk: Chunk) -> Judged:
         """Judges a chunk as a worker of an evaluation does."""
-        columns, seconds = self._judge.chunk(chunk)
+        columns, seconds = self._evaluator.chunk(chunk)
         natural = int((columns["natural_prediction"] == columns["label"]).sum())
         return Judged(natural, tuple(columns[f"robust/{self._attack.name}"].tolist()), seconds)
 
@@ -71,14 +70,14 @@ _worker: list[Worker] = []
 """The worker that this process is."""
 
 
-def worker_process(job: Assignment) -> ProcessPoolExecutor:
+def worker_process(job: EvaluationTask) -> ProcessPoolExecutor:
     """Returns one worker process of one thread, not yet started."""
     os.environ["OMP_NUM_THREADS"] = "1"  # before the new process imports torch
     context = multiprocessing.get_context("spawn")
     return ProcessPoolExecutor(1, context, initializer=_start, initargs=(job,))
 
 
-def _start(job: Assignment) -> None:
+def _start(job: EvaluationTask) -> None:
     torch.set_num_threads(1)
     _worker.append(Worker(job))
 
@@ -98,6 +97,6 @@ def judge_plainly(chunk: Chunk) -> Judged:
     return _worker[0].judge_plainly(chunk)
 
 
-def num_classes(job: Assignment) -> int:
+def num_classes(job: EvaluationTask) -> int:
     """Returns the number of outputs of the model that is judged."""
     return job.model.description.num_classes

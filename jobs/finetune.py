@@ -12,7 +12,7 @@ def main() -> None:
         default_recipe="demo",
     )
     from distributed_autolora.data.catalog import data_folder
-    from distributed_autolora.orchestration.evaluations.after_training import check_attacks, evaluate_finished
+    from distributed_autolora.orchestration.evaluations.post_training import check_attacks, evaluate_finished
     from distributed_autolora.orchestration.runs.train import train_run
 
     check_attacks(flags.evaluate, data_folder(flags.experiment.data))

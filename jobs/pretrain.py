@@ -16,7 +16,7 @@ def main() -> None:
         default_recipe="pretrain-fashion-mnist",
     )
     from distributed_autolora.data.catalog import data_folder
-    from distributed_autolora.orchestration.evaluations.after_training import check_attacks, evaluate_finished
+    from distributed_autolora.orchestration.evaluations.post_training import check_attacks, evaluate_finished
     from distributed_autolora.orchestration.runs.backbone_card import write_backbone
     from distributed_autolora.orchestration.runs.train import train_run
 

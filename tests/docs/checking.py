@@ -20,7 +20,7 @@ import tyro
 from distributed_autolora.cli import COMMON_FLAGS, TrainingFlags, parse_flags, parse_training_flags
 from distributed_autolora.errors import UserError
 from distributed_autolora.evaluation.attacks import parse
-from distributed_autolora.orchestration.evaluations.after_training import check_attacks
+from distributed_autolora.orchestration.evaluations.post_training import check_attacks
 from distributed_autolora.orchestration.evaluations.request import EvaluationRequest
 from distributed_autolora.orchestration.studies.estimate import dry_run
 from distributed_autolora.orchestration.studies.request import CompareFlags, study_request

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from distributed_autolora.config.recipes import recipe
-from distributed_autolora.orchestration.evaluations.after_training import quick_images
+from distributed_autolora.orchestration.evaluations.post_training import quick_images
 from tests.reporting import runs
 
 

@@ -1,4 +1,4 @@
-"""What an evaluation leaves for others: exports, model card, RobustBench entry, MLflow's share."""
+"""What an evaluation exports: model files, model card, RobustBench entry; and what it logs to MLflow."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _UNPUBLISHED = PaperEntry(link="", name="", authors="", venue="Unpublished")
 
 
 class Tracking:
-    """The MLflow run that an evaluation is logged to: that of the judged run, else one of its own.
+    """The MLflow run that an evaluation is logged to: that of the evaluated run, else one of its own.
 
     Args:
         plan: the evaluation.
@@ -55,10 +55,9 @@ class Tracking:
             UserError: for a tracking URI that cannot be used.
         """
         request, found = self._plan.request, self._plan.found
-        judged = None if found.run is None else found.run.result().mlflow
-        given = request.mlflow_uri
-        if judged and (given is None or given == judged.uri):
-            self.uri, self.run_id = given or judged.uri, judged.run_id
+        tracked = None if found.run is None else found.run.result().mlflow
+        if tracked and request.mlflow_uri in (None, tracked.uri):
+            self.uri, self.run_id = tracked.uri, tracked.run_id
             return self
         known = self._plan.folder.read_note("mlflow") or {}
         self.uri = request.mlflow_uri or known.get("uri") or mlflow_tracking.default_tracking_uri(request.home())
@@ -66,8 +65,8 @@ class Tracking:
             uri=self.uri,
             experiment=RunConfig().mlflow_experiment,
             run_name=f"evaluation of {found.name}",
-            params={"model": request.model, "data": self._plan.assignment.data_folder, "attacks": request.attacks},
-            tags={"task": self._plan.task, "kind": "evaluation"},
+            params={"model": request.model, "data": self._plan.task.data_folder, "attacks": request.attacks},
+            tags={"task": self._plan.task_name, "kind": "evaluation"},
             run_id=known.get("run_id") if self.uri == known.get("uri") else None,
             home=request.home(),
         )
@@ -85,8 +84,8 @@ class Tracking:
             mlflow_tracking.finish_run(self.uri, self.run_id, status="FINISHED" if kind is None else status)
 
 
-def publish(plan: Plan, result: dict[str, Any], tracking: Tracking) -> None:
-    """Writes what was asked for, and gives the tracking server its share.
+def export(plan: Plan, result: dict[str, Any], tracking: Tracking) -> None:
+    """Writes the exports that were asked for, and logs the evaluation to MLflow.
 
     Args:
         plan: the evaluation.
@@ -100,7 +99,7 @@ def publish(plan: Plan, result: dict[str, Any], tracking: Tracking) -> None:
     folder = plan.folder.path
     files = [folder / RESULT_FILE, folder / OUTCOMES_FILE]
     if plan.request.export:
-        files += _export(plan, result)
+        files += _write_files(plan, result)
         print_line(f"Exported: {', '.join(file.name for file in files[2:])}")
     try:
         mlflow_tracking.log_evaluation(
@@ -112,7 +111,7 @@ def publish(plan: Plan, result: dict[str, Any], tracking: Tracking) -> None:
         _register(plan, plan.request.register, result, tracking)
 
 
-def _export(plan: Plan, result: dict[str, Any]) -> list[Path]:
+def _write_files(plan: Plan, result: dict[str, Any]) -> list[Path]:
     folder = plan.folder.path
     differences = _checked_export(plan)
     facts = _facts(plan, differences)
@@ -128,7 +127,7 @@ def _export(plan: Plan, result: dict[str, Any]) -> list[Path]:
 def _checked_export(plan: Plan) -> dict[str, float]:
     """Exports the model, unless the folder has the very files that an earlier attempt wrote and checked.
 
-    The check passes all judged images through both files and the model, on one thread: minutes where they are large.
+    The check passes all tracked images through both files and the model, on one thread: minutes where they are large.
     """
     known = plan.folder.read_note(_EXPORT) or {"differences": {}, "sha256": None}
     if known["sha256"] != _digests(plan.folder.path, known["differences"]):

@@ -1,4 +1,4 @@
-"""Finds the model that is to be judged: a run, a file, or an MLflow URI."""
+"""Finds the model that is to be evaluated: a run, a file, or an MLflow URI."""
 
 from __future__ import annotations
 
@@ -56,27 +56,27 @@ def find_run_folder(model: str, home: Path) -> RunFolder | None:
     return None
 
 
-def find_model(request: EvaluationRequest, num_classes: int) -> FoundModel:
+def find_model(request: EvaluationRequest, run: RunFolder | None, num_classes: int) -> FoundModel:
     """Finds and reads the model that a request names, complete and strictly.
 
     Args:
         request: the request.
+        run: the run that it names; None: no run.
         num_classes: classes of the data, the default for a state dict that does not say.
 
     Raises:
         UserError: for a wrong path or URI, a damaged file, weights of another network, or flags that describe a network
             which describes itself.
     """
+    if run is not None:
+        _refuse_network_flags(request, f'run "{run.name}"')
+        return _model_of_run(run)
     if _MLFLOW.match(request.model):
         _refuse_network_flags(request, request.model)
         uri = request.mlflow_uri or default_tracking_uri(request.home())
         with tempfile.TemporaryDirectory() as folder:
             model = read_model(download_weights(uri, request.model, Path(folder)))
         return FoundModel(_legal(request.model), model)
-    run = find_run_folder(request.model, request.home())
-    if run is not None:
-        _refuse_network_flags(request, f'run "{run.name}"')
-        return _model_of_run(run)
     path = Path(request.model).expanduser().absolute()
     if not path.is_file():
         raise UserError(_not_found(request, path))

@@ -28,10 +28,11 @@ from distributed_autolora.evaluation.chunks import Chunk, cut
 from distributed_autolora.orchestration.evaluations.folder import EvaluationFolder
 from distributed_autolora.orchestration.evaluations.model_source import FoundModel, find_model, find_run_folder
 from distributed_autolora.orchestration.evaluations.request import EvaluationRequest
-from distributed_autolora.orchestration.evaluations.worker import Assignment, open_test_split, table_digest
+from distributed_autolora.orchestration.evaluations.worker import EvaluationTask, open_test_split, table_digest
+from distributed_autolora.orchestration.runs.folder import RunFolder
 
 _PROTOCOL = 1
-"""Raise it with every change of this package that gives an image another outcome: chunks are then judged anew."""
+"""Raise it with every change of this package that gives an image another outcome: earlier chunks do not count then."""
 
 _PACKAGES = ("torch", "torchvision", "timm", "pillow", "pyautoattack", "ray")
 _NOT_DECIDING = ("python", "ray")
@@ -44,11 +45,11 @@ class Plan:
 
     request: EvaluationRequest
     found: FoundModel
-    assignment: Assignment
+    task: EvaluationTask
     images: ImageSource
     num_classes: int
     variant: str
-    """How it differs from the judgement of a run as it was trained, or of all images: "-64-images"; else empty."""
+    """Suffix of the folder where threat model or images are not the run's own, or not all: "-64-images"; else empty."""
     folder: EvaluationFolder
 
     @property
@@ -57,7 +58,7 @@ class Plan:
         return self.images.table
 
     @property
-    def task(self) -> str:
+    def task_name(self) -> str:
         """Name of the task, with the protocol of its files unless that is "clean"."""
         return labelled(self.table)
 
@@ -69,16 +70,20 @@ class Plan:
 
     def chunks(self) -> tuple[Chunk, ...]:
         """Returns the chunks, which depend on the images, the chunk size and the seed alone."""
-        return cut(len(self.assignment.rows), self.request.chunk_size, self.request.seed)
+        return cut(len(self.task.rows), self.request.chunk_size, self.request.seed)
 
     def batches(self, size: int = _BATCH) -> Iterator[Tensor]:
-        """Yields the judged images, float32 [n, C, H, W] in [0, 1]."""
-        for rows in torch.tensor(self.assignment.rows).split(size):
+        """Yields the evaluated images, float32 [n, C, H, W] in [0, 1]."""
+        for rows in torch.tensor(self.task.rows).split(size):
             yield to_unit_interval(self.images.images(rows))
 
 
-def make_plan(request: EvaluationRequest) -> Plan:
+def make_plan(request: EvaluationRequest, run: RunFolder | None = None) -> Plan:
     """Finds model and data, and refuses what would fail later.
+
+    Args:
+        request: the flags.
+        run: the finished run whose model it is; None: found by `request.model`, or no run.
 
     Raises:
         UserError: for wrong flags, a wrong path or URI, a damaged file, weights of another network, or a model
@@ -86,7 +91,7 @@ def make_plan(request: EvaluationRequest) -> Plan:
     """
     request.validate()
     attacks = parse(request.attacks)
-    run = find_run_folder(request.model, request.home())
+    run = run or find_run_folder(request.model, request.home())
     config = None if run is None else run.config()
     folder = _data_folder(request, config)
     epsilon = _epsilon(request, config)
@@ -97,9 +102,9 @@ def make_plan(request: EvaluationRequest) -> Plan:
     num_classes = len(table.class_names)
     for attack in attacks:
         parts_for(attack, num_classes)  # refuses one that cannot run
-    found = find_model(request, num_classes)
+    found = find_model(request, run, num_classes)
     own_step = config is not None and request.epsilon in (None, config.threat_model.epsilon)
-    assignment = Assignment(
+    task = EvaluationTask(
         model=found.model,
         data_folder=folder,
         data_digest=digest,
@@ -111,31 +116,31 @@ def make_plan(request: EvaluationRequest) -> Plan:
         attacks=attacks,
         step_size=config.eval_attack.step_size if config is not None and own_step else None,
     )
-    images = assignment.images_of(table)
+    images = task.images_of(table)
     _check_model(found, images, num_classes)
-    variant = _variant(assignment, config, table)
+    variant = _variant(task, config, table)
     return Plan(
         request=request,
         found=found,
-        assignment=assignment,
+        task=task,
         images=images,
         num_classes=num_classes,
         variant=variant,
-        folder=EvaluationFolder(_output(request, found, table, variant), evaluation_digest(request, assignment)),
+        folder=EvaluationFolder(_output(request, found, table, variant), evaluation_digest(request, task)),
     )
 
 
-def evaluation_digest(request: EvaluationRequest, assignment: Assignment) -> str:
+def evaluation_digest(request: EvaluationRequest, task: EvaluationTask) -> str:
     """Returns the SHA-256 of all that determines the outcome: not of the workers, paths or names."""
     values = {
         "protocol": _PROTOCOL,
-        "model": assignment.model.digest(),
-        "data": assignment.data_digest,
-        "rows": assignment.rows,
-        "image_size": assignment.image_size,
-        "threat_model": ["linf", assignment.epsilon],
-        "attacks": [attack.name for attack in assignment.attacks],
-        "step_size": assignment.step_size,
+        "model": task.model.digest(),
+        "data": task.data_digest,
+        "rows": task.rows,
+        "image_size": task.image_size,
+        "threat_model": ["linf", task.epsilon],
+        "attacks": [attack.name for attack in task.attacks],
+        "step_size": task.step_size,
         "chunk_size": request.chunk_size,
         "seed": request.seed,
         "device": "gpu" if request.use_gpu else "cpu",
@@ -182,7 +187,7 @@ def _rows(request: EvaluationRequest, table: ImageTable) -> tuple[int, ...]:
 
 
 def _check_model(found: FoundModel, images: ImageSource, num_classes: int) -> None:
-    """Lets the model judge two images."""
+    """Classifies two images."""
     rows = torch.tensor([0, len(images.table) - 1])
     x = to_unit_interval(images.images(rows))
     shape = " x ".join(str(side) for side in x.shape[1:])
@@ -218,16 +223,16 @@ def labelled(table: ImageTable) -> str:
     return with_protocol(table.task, table.protocol)
 
 
-def _variant(assignment: Assignment, config: ExperimentConfig | None, table: ImageTable) -> str:
+def _variant(task: EvaluationTask, config: ExperimentConfig | None, table: ImageTable) -> str:
     """Returns what keeps this evaluation apart from that of all images under a run's own threat model."""
     parts = []
     if config is not None:
-        if config.data.digest not in (None, assignment.data_digest):
-            parts.append(f"on-{labelled(table) or assignment.data_digest[:8]}")
-        if assignment.epsilon != config.threat_model.epsilon:
-            parts.append(f"epsilon-{assignment.epsilon:.4g}")
-    if len(assignment.rows) < len(table):
-        parts.append(f"{len(assignment.rows)}-images")
+        if config.data.digest not in (None, task.data_digest):
+            parts.append(f"on-{labelled(table) or task.data_digest[:8]}")
+        if task.epsilon != config.threat_model.epsilon:
+            parts.append(f"epsilon-{task.epsilon:.4g}")
+    if len(task.rows) < len(table):
+        parts.append(f"{len(task.rows)}-images")
     return "".join(f"-{part}" for part in parts)
 
 
@@ -236,5 +241,5 @@ def _output(request: EvaluationRequest, found: FoundModel, table: ImageTable, va
         return Path(request.output).expanduser().absolute()
     if found.run is not None:
         return found.run.path / f"evaluation{variant}"
-    task = f"-on-{labelled(table)}" if table.task else ""
-    return request.home() / "evaluations" / f"{found.name}-{found.model.digest()[:8]}{task}{variant}"
+    suffix = f"-on-{labelled(table)}" if table.task else ""
+    return request.home() / "evaluations" / f"{found.name}-{found.model.digest()[:8]}{suffix}{variant}"

@@ -6,7 +6,6 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from distributed_autolora.core.metrics import AccuracyCount
-from distributed_autolora.core.threat_model import ThreatModel
 from distributed_autolora.evaluation.attacks import label
 from distributed_autolora.evaluation.chunks import Columns
 
@@ -50,18 +49,18 @@ def describe(
         sanity: checks as JSON values; empty: none were made.
         curve: points and mean; None: not measured.
     """
-    assignment, table = plan.assignment, plan.table
+    task, table = plan.task, plan.table
     result = {
         "model": plan.found.name,
-        "data": assignment.data_folder,
-        "task": plan.task,
+        "data": task.data_folder,
+        "task": plan.task_name,
         "protocol": table.protocol,
-        "threat_model": {"norm": "linf", "epsilon": assignment.epsilon},
-        "test_images": len(assignment.rows),
+        "threat_model": {"norm": "linf", "epsilon": task.epsilon},
+        "test_images": len(task.rows),
         "test_images_available": len(table),
         "num_classes": plan.num_classes,
         "class_names": list(table.class_names),
-        "attacks": [attack.name for attack in assignment.attacks],
+        "attacks": [attack.name for attack in task.attacks],
         **_findings(plan, outcomes),
         "sanity": sanity,
         "seconds": seconds,
@@ -72,13 +71,12 @@ def describe(
 
 def _findings(plan: Plan, outcomes: Columns) -> dict[str, Any]:
     """Returns counts, what they are called, and which attack broke how many images first."""
-    assignment = plan.assignment
-    threat_model = ThreatModel("linf", assignment.epsilon)
+    task = plan.task
     labels = {
         f"robust_accuracy/{attack.name}": label(
-            attack, plan.num_classes, threat_model=threat_model, step_size=assignment.step_size
+            attack, plan.num_classes, threat_model=task.threat_model, step_size=task.step_size
         )
-        for attack in assignment.attacks
+        for attack in task.attacks
     }
     counts = counts_of(outcomes)
     return {
@@ -92,16 +90,16 @@ def _settings(plan: Plan) -> dict[str, Any]:
     """Returns how it was judged, and digests and versions of what took part."""
     from distributed_autolora.orchestration.evaluations.plan import package_versions
 
-    assignment, request = plan.assignment, plan.request
+    task, request = plan.task, plan.request
     return {
         "num_workers": request.num_workers,
         "use_gpu": request.use_gpu,
         "chunk_size": request.chunk_size,
         "seed": request.seed,
-        "image_size": assignment.image_size,
+        "image_size": task.image_size,
         "image_shape": list(plan.images.images(_first_row()).shape[1:]),
-        "model_digest": assignment.model.digest(),
-        "data_digest": assignment.data_digest,
+        "model_digest": task.model.digest(),
+        "data_digest": task.data_digest,
         "package_versions": package_versions(),
     }
 

@@ -1,35 +1,38 @@
-"""What a worker of an evaluation is told, and what it does."""
+"""What a worker of an evaluation is given, and what it does."""
 
 from __future__ import annotations
 
 import hashlib
 import os
 import time
-from dataclasses import dataclass
-from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from dataclasses import asdict, dataclass
+from typing import Any
 
+import numpy as np
+import torch
+from torch import Tensor
+
+from distributed_autolora.config import DataConfig, ExperimentConfig, ScalingConfig
 from distributed_autolora.core.metrics import AccuracyCount
 from distributed_autolora.core.threat_model import ThreatModel
+from distributed_autolora.data.augmentation import to_unit_interval
+from distributed_autolora.data.images import ImageSource
+from distributed_autolora.data.parquet.writer import ImageTable
 from distributed_autolora.errors import UserError
 from distributed_autolora.evaluation.attacks import NamedAttack
-from distributed_autolora.evaluation.chunks import Chunk, Columns
+from distributed_autolora.evaluation.chunks import Chunk, Columns, evaluate_chunk
+from distributed_autolora.evaluation.curve import curve_epsilons, robustness_curve
+from distributed_autolora.evaluation.sanity.report import check_sanity
 from distributed_autolora.models.portable import PortableModel
-
-if TYPE_CHECKING:
-    import torch
-    from torch import nn
-
-    from distributed_autolora.data.images import ImageSource
-    from distributed_autolora.data.parquet.writer import ImageTable
+from distributed_autolora.training.task_data import open_table
 
 
 @dataclass(frozen=True, kw_only=True)
-class Assignment:
-    """What every worker of a pool needs to know.
+class EvaluationTask:
+    """One model, test images and attacks.
 
     Attributes:
-        model: the model that is judged.
+        model: the model that is evaluated.
         data_folder: folder or URI of the test files, reachable from every worker.
         data_digest: SHA-256 of its files.
         table_digest: of the test images and labels, from `table_digest`.
@@ -37,7 +40,7 @@ class Assignment:
         image_size: side that images are scaled and cut to; None: as they are.
         cache: folder on each node for mapped copies of large test splits; None: the system's temporary folder.
         epsilon: radius of the L-infinity ball.
-        attacks: what the chunks are judged by.
+        attacks: what the chunks are attacked by.
         step_size: length of a PGD step; None: epsilon / 4.
     """
 
@@ -51,6 +54,11 @@ class Assignment:
     epsilon: float
     attacks: tuple[NamedAttack, ...]
     step_size: float | None
+
+    @property
+    def threat_model(self) -> ThreatModel:
+        """The L-infinity ball of this epsilon."""
+        return ThreatModel("linf", self.epsilon)
 
     def open_images(self) -> ImageSource:
         """Opens the test images on this machine.
@@ -67,14 +75,13 @@ class Assignment:
         return self.images_of(table)
 
     def images_of(self, table: ImageTable) -> ImageSource:
-        """Returns the images of a table as the model sees them.
+        """Returns the images of a table as the model takes them.
 
         Raises:
             UserError: for images that cannot be used so.
         """
-        from distributed_autolora.data.images import ImageSource
-
-        return ImageSource(table, channels=len(self.model.description.mean), image_size=self.image_size, resized=False)
+        channels = len(self.model.description.mean)
+        return ImageSource(table, channels=channels, image_size=self.image_size, resized=False)
 
 
 def open_test_split(folder: str, digest: str, image_size: int | None, cache: str | None) -> ImageTable:
@@ -83,9 +90,6 @@ def open_test_split(folder: str, digest: str, image_size: int | None, cache: str
     Raises:
         UserError: for data that cannot be used, or a cache that cannot be written.
     """
-    from distributed_autolora.config import DataConfig, ExperimentConfig, ScalingConfig
-    from distributed_autolora.training.task_data import open_table
-
     config = ExperimentConfig(data=DataConfig(image_size=image_size, digest=digest), scaling=ScalingConfig(cache=cache))
     return open_table(config, folder, "test")
 
@@ -98,101 +102,65 @@ def table_digest(table: ImageTable) -> str:
     return digest.hexdigest()
 
 
-@dataclass(frozen=True, kw_only=True)
-class SanityQuestion:
-    """What the sanity checks look at.
+class Evaluator:
+    """The model on a device and the test images, in one thread.
 
-    Attributes:
-        rows: positions in the test table.
-        accuracies: what was measured on all images that were judged.
-        seed: of random starts, noise and Square.
+    Raises:
+        UserError: as `EvaluationTask.open_images`.
     """
 
-    rows: tuple[int, ...]
-    accuracies: dict[str, AccuracyCount]
-    seed: int
-
-
-class Judge:
-    """What one worker holds: the model on its device, and the test images; both are read with its first task."""
-
-    def __init__(self, assignment: Assignment, use_gpu: bool) -> None:
-        self._assignment, self._use_gpu = assignment, use_gpu
-        self._threat_model = ThreatModel("linf", assignment.epsilon)
-
-    @cached_property
-    def _device(self) -> torch.device:
-        import torch
-
+    def __init__(self, task: EvaluationTask, device: torch.device | str = "cpu") -> None:
         torch.set_num_threads(1)
-        return torch.device("cuda" if self._use_gpu else "cpu")
-
-    @cached_property
-    def _model(self) -> nn.Module:
-        return self._assignment.model.build(self._device)
-
-    @cached_property
-    def _images(self) -> ImageSource:
-        return self._assignment.open_images()
-
-    def is_ready(self) -> bool:
-        """Tells that the worker has started."""
-        return True
+        self._task, self._device = task, device
+        self._images = task.open_images()
+        self._model = task.model.build(device)
 
     def chunk(self, chunk: Chunk) -> tuple[Columns, float]:
         """Returns the outcome of a chunk, row, row_id and label included, and the seconds it took."""
-        import numpy as np
-
-        from distributed_autolora.evaluation.chunks import evaluate_chunk
-
-        job, model = self._assignment, self._model
-        x, y = self._batch(job.rows[chunk.start : chunk.stop])
+        task, chosen = self._task, self._task.rows[chunk.start : chunk.stop]
+        x, y = self._batch(chosen)
         start = time.perf_counter()
         columns = evaluate_chunk(
-            model,
+            self._model,
             x,
             y,
-            threat_model=self._threat_model,
-            attacks=job.attacks,
+            threat_model=task.threat_model,
+            attacks=task.attacks,
             seed=chunk.seed,
-            step_size=job.step_size,
+            step_size=task.step_size,
         )
-        rows = np.array(job.rows[chunk.start : chunk.stop], dtype=np.int64)
-        row_ids = np.array([self._images.table.row_ids[row] for row in rows.tolist()], dtype=object)
-        found = {"row": rows, "row_id": row_ids, "label": y.cpu().numpy(), **columns}
+        row_ids = np.array([self._images.table.row_ids[row] for row in chosen], dtype=object)
+        found = {"row": np.array(chosen, dtype=np.int64), "row_id": row_ids, "label": y.cpu().numpy(), **columns}
         return found, time.perf_counter() - start
 
     def curve(self, chunk: Chunk) -> dict[float, AccuracyCount]:
-        """Returns how many images of a chunk withstand PGD at each epsilon of the curve."""
-        from distributed_autolora.evaluation.curve import curve_epsilons, robustness_curve
+        """Returns how many images of a chunk are robust to PGD at each epsilon of the curve."""
+        x, y = self._batch(self._task.rows[chunk.start : chunk.stop])
+        threat_model = self._task.threat_model
+        epsilons = curve_epsilons(threat_model)
+        return robustness_curve(self._model, x, y, threat_model=threat_model, epsilons=epsilons, seed=chunk.seed)
 
-        x, y = self._batch(self._assignment.rows[chunk.start : chunk.stop])
-        epsilons = curve_epsilons(self._threat_model)
-        return robustness_curve(self._model, x, y, threat_model=self._threat_model, epsilons=epsilons, seed=chunk.seed)
+    def sanity(self, rows: tuple[int, ...], accuracies: dict[str, AccuracyCount], seed: int) -> list[dict[str, Any]]:
+        """Returns the sanity checks as JSON values.
 
-    def sanity(self, question: SanityQuestion) -> list[dict[str, Any]]:
-        """Returns the sanity checks on some test images as JSON values."""
-        from dataclasses import asdict
-
-        from distributed_autolora.evaluation.sanity.report import check_sanity
-
-        x, y = self._batch(question.rows)
+        Args:
+            rows: positions in the test table.
+            accuracies: of all images that were evaluated.
+            seed: of random starts, noise and Square.
+        """
+        x, y = self._batch(rows)
         checks = check_sanity(
             self._model,
             x,
             y,
-            threat_model=self._threat_model,
-            accuracies=question.accuracies,
-            seed=question.seed,
-            step_size=self._assignment.step_size,
+            threat_model=self._task.threat_model,
+            accuracies=accuracies,
+            seed=seed,
+            step_size=self._task.step_size,
         )
         return [asdict(check) for check in checks]
 
-    def _batch(self, rows: tuple[int, ...]) -> tuple[Any, Any]:
-        import torch
-
-        from distributed_autolora.data.augmentation import to_unit_interval
-
+    def _batch(self, rows: tuple[int, ...]) -> tuple[Tensor, Tensor]:
         chosen = torch.tensor(rows, dtype=torch.int64)
         images = to_unit_interval(self._images.images(chosen).to(self._device))
         return images, self._images.table.labels[chosen].to(self._device)

@@ -13,7 +13,8 @@ from distributed_autolora.console import print_line
 from distributed_autolora.errors import RunFailedError, UserError
 from distributed_autolora.orchestration import mlflow_tracking
 from distributed_autolora.orchestration.cluster.processes import uninterrupted
-from distributed_autolora.orchestration.evaluations.after_training import check_attacks
+from distributed_autolora.orchestration.evaluations.evaluate import evaluate_run
+from distributed_autolora.orchestration.evaluations.post_training import check_attacks
 from distributed_autolora.orchestration.runs.names import with_precision
 from distributed_autolora.orchestration.runs.preflight import check_inputs, find_inputs
 from distributed_autolora.orchestration.studies.cluster import study_cluster
@@ -200,8 +201,6 @@ class Comparison:
         """
         if self._request.attacks == OWN_ATTACK:
             return
-        from distributed_autolora.orchestration.evaluations.evaluate import evaluate_run
-
         scaling = self._study.arms[0].config.scaling
         for run in runs:
             try:

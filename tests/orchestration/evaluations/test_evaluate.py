@@ -18,20 +18,21 @@ from mlflow import MlflowClient
 
 from distributed_autolora.config import ScalingConfig
 from distributed_autolora.core.threat_model import ThreatModel
+from distributed_autolora.data.images import ImageSource
 from distributed_autolora.errors import RunFailedError, UserError
 from distributed_autolora.evaluation.attacks import parse
-from distributed_autolora.evaluation.chunks import cut, evaluate_chunk
+from distributed_autolora.evaluation.chunks import Columns, cut, evaluate_chunk
 from distributed_autolora.models.portable import read_model
 from distributed_autolora.orchestration.cluster import connection
 from distributed_autolora.orchestration.evaluations.evaluate import evaluate
 from distributed_autolora.orchestration.evaluations.folder import EvaluationFolder, joined
-from distributed_autolora.orchestration.evaluations.plan import make_plan
-from distributed_autolora.orchestration.evaluations.pool import Pool
+from distributed_autolora.orchestration.evaluations.plan import Plan, make_plan
+from distributed_autolora.orchestration.evaluations.worker import EvaluationTask
+from distributed_autolora.orchestration.evaluations.worker_pool import Call, WorkerPool, gpu_index
 from tests.orchestration.evaluations.shared import TEST_IMAGES, Material, outcomes, result, write_material
 from tests.training.tasks import write_task
 
 ROOT = Path(__file__).parents[3]
-CHUNKS = 4
 
 
 @pytest.fixture(scope="module")
@@ -47,15 +48,15 @@ def material(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Material]:
 
 
 @pytest.fixture(scope="module")
-def judged(material: Material) -> Path:
+def evaluated(material: Material) -> Path:
     """An evaluation by two workers, with everything that can be asked for."""
-    output = material.weights.parent / "judged"
+    output = material.weights.parent / "evaluated"
     everything = {"sanity": True, "curve": True, "export": True, "register": "halves"}
     return evaluate(material.request(output, num_workers=2, **everything))
 
 
-def judge_processes() -> list[int]:
-    """Returns the process ids of the pool's workers below this process."""
+def busy_workers() -> list[int]:
+    """Returns the ids of this process's workers that are evaluating something."""
     parents = {}
     for status in Path("/proc").glob("[0-9]*/stat"):
         try:
@@ -66,7 +67,9 @@ def judge_processes() -> list[int]:
     while more := {child for child, parent in parents.items() if parent in below} - below:
         below |= more
     titles = {pid: Path(f"/proc/{pid}/cmdline") for pid in below}
-    return [pid for pid, file in titles.items() if file.exists() and file.read_bytes().startswith(b"ray::Judge")]
+    return [
+        pid for pid, file in titles.items() if file.exists() and file.read_bytes().startswith(b"ray::run_evaluator")
+    ]
 
 
 def tracking_status(output: Path) -> str:
@@ -76,8 +79,8 @@ def tracking_status(output: Path) -> str:
     return str(MlflowClient(known["uri"]).get_run(known["run_id"]).info.status)
 
 
-def test_workers_leave_what_a_plain_loop_over_the_chunks_leaves(material: Material, judged: Path) -> None:
-    plan = make_plan(material.request(judged))
+def test_workers_leave_what_a_plain_loop_over_the_chunks_leaves(material: Material, evaluated: Path) -> None:
+    plan = make_plan(material.request(evaluated))
     model = read_model(material.weights).build()
     (x,) = plan.batches()
     plain = joined(
@@ -93,7 +96,7 @@ def test_workers_leave_what_a_plain_loop_over_the_chunks_leaves(material: Materi
             for chunk in cut(TEST_IMAGES, 5, 0)
         ]
     )
-    found = outcomes(judged)
+    found = outcomes(evaluated)
     assert {name: found[name] for name in plain} == {name: values.tolist() for name, values in plain.items()}
     assert found["row"] == list(range(TEST_IMAGES))
     assert found["row_id"] == list(plan.table.row_ids)
@@ -101,14 +104,14 @@ def test_workers_leave_what_a_plain_loop_over_the_chunks_leaves(material: Materi
 
 
 @pytest.mark.long
-def test_one_worker_leaves_the_same_outcomes_as_two(material: Material, judged: Path, tmp_path: Path) -> None:
+def test_one_worker_leaves_the_same_outcomes_as_two(material: Material, evaluated: Path, tmp_path: Path) -> None:
     alone = evaluate(material.request(tmp_path / "alone"))
-    assert outcomes(alone) == outcomes(judged)
+    assert outcomes(alone) == outcomes(evaluated)
     assert result(alone)["num_workers"] == 1
 
 
-def test_the_result_counts_what_the_outcomes_say(judged: Path) -> None:
-    found, columns = result(judged), outcomes(judged)
+def test_the_result_counts_what_the_outcomes_say(evaluated: Path) -> None:
+    found, columns = result(evaluated), outcomes(evaluated)
     for attack in ("pgd3x2", "apgd-ce"):
         assert found["accuracies"][f"robust_accuracy/{attack}"] == {
             "correct": sum(columns[f"robust/{attack}"]),
@@ -120,7 +123,7 @@ def test_the_result_counts_what_the_outcomes_say(judged: Path) -> None:
 
 
 def test_a_terminated_evaluation_continues_from_its_finished_chunks(
-    material: Material, judged: Path, tmp_path: Path
+    material: Material, evaluated: Path, tmp_path: Path
 ) -> None:
     address = ray.get_runtime_context().gcs_address
     flags = ["--model", str(material.weights), "--data", material.task, "--attacks", "pgd3x2,apgd-ce"]
@@ -146,65 +149,78 @@ def test_a_terminated_evaluation_continues_from_its_finished_chunks(
     assert not (tmp_path / "evaluation.json").exists(), "it must be stopped before its end"
     written = {file: file.stat().st_mtime_ns for file in kept}
     evaluate(material.request(tmp_path))
-    assert outcomes(tmp_path) == outcomes(judged)
+    assert outcomes(tmp_path) == outcomes(evaluated)
     assert {file: file.stat().st_mtime_ns for file in written} == written
     assert tracking_status(tmp_path) == "FINISHED"
 
 
-def test_a_damaged_chunk_is_judged_again(material: Material, judged: Path, tmp_path: Path) -> None:
+def test_a_damaged_chunk_is_evaluated_again(material: Material, evaluated: Path, tmp_path: Path) -> None:
     plan = make_plan(material.request(tmp_path))
-    kept = EvaluationFolder(judged, plan.folder.digest)
+    kept = EvaluationFolder(evaluated, plan.folder.digest)
     plan.folder.chunks.mkdir(parents=True)
     for file in kept.chunks.glob("chunk_*.parquet"):
         (plan.folder.chunks / file.name).write_bytes(file.read_bytes())
     damaged = plan.folder.chunks / "chunk_00003.parquet"
     damaged.write_bytes(damaged.read_bytes()[:-40])
     evaluate(material.request(tmp_path))
-    assert outcomes(tmp_path) == outcomes(judged)
+    assert outcomes(tmp_path) == outcomes(evaluated)
 
 
-def test_a_lost_worker_costs_only_its_chunk(material: Material, judged: Path, tmp_path: Path) -> None:
+def calls_of(plan: Plan) -> list[Call]:
+    return [Call(f"Chunk {chunk.index}", "chunk", (chunk,)) for chunk in plan.chunks()]
+
+
+def test_with_one_of_two_workers_killed_every_chunk_has_the_same_numbers(
+    material: Material, evaluated: Path, tmp_path: Path
+) -> None:
     plan = make_plan(material.request(tmp_path))
-    chunks = plan.chunks()
-    parts, lost = {}, []
-    with Pool(plan.assignment, num_workers=1, use_gpu=False) as pool:
-        for index, (columns, _) in pool.work_off([(chunk.index, "chunk", chunk) for chunk in chunks]):
-            parts[index] = columns
-            if index == 1:
-                lost = judge_processes()
-                os.kill(lost[0], signal.SIGKILL)
-    assert len(lost) == 1
-    assert len(parts) == CHUNKS
-    found = joined([parts[chunk.index] for chunk in chunks])
-    assert {name: values.tolist() for name, values in found.items()} == outcomes(judged)
+    parts: dict[str, Columns] = {}
+    killed: list[int] = []
+    for call, (columns, _) in WorkerPool(plan.task, num_workers=2).run(calls_of(plan)):
+        assert call.name not in parts
+        parts[call.name] = columns
+        if not killed and (killed := busy_workers()):
+            os.kill(killed[0], signal.SIGKILL)
+    assert killed
+    found = joined([parts[call.name] for call in calls_of(plan)])
+    assert {name: values.tolist() for name, values in found.items()} == outcomes(evaluated)
 
 
-def test_a_worker_that_finds_no_room_does_not_hold_up_the_others(material: Material, tmp_path: Path) -> None:
-    plan = make_plan(material.request(tmp_path, attacks="fgsm"))
-    room = int(ray.cluster_resources()["CPU"])
-    with Pool(plan.assignment, num_workers=room + 1, use_gpu=False) as pool:
-        tasks = [(chunk.index, "chunk", chunk) for chunk in plan.chunks()]
-        assert {index for index, _ in pool.work_off(tasks)} == set(range(CHUNKS))
+class DeadlyTask(EvaluationTask):
+    """Ends every process that opens its images."""
+
+    def open_images(self) -> ImageSource:
+        os.kill(os.getpid(), signal.SIGKILL)
+        raise AssertionError
 
 
-def test_without_any_worker_the_evaluation_ends_and_says_so(material: Material, tmp_path: Path) -> None:
+def test_a_chunk_that_costs_three_workers_ends_the_evaluation(material: Material, tmp_path: Path) -> None:
     plan = make_plan(material.request(tmp_path))
-    with (
-        Pool(plan.assignment, num_workers=1, use_gpu=True, start_timeout_s=1.0) as pool,
-        pytest.raises(RunFailedError, match="No worker could be started within 1 s"),
-    ):
-        list(pool.work_off([(0, "chunk", plan.chunks()[0])]))
+    deadly = DeadlyTask(**vars(plan.task))
+    with pytest.raises(RunFailedError, match="Chunk 0 was lost with its worker 3 times"):
+        list(WorkerPool(deadly, num_workers=1).run(calls_of(plan)[:1]))
+
+
+def test_a_cluster_without_room_for_a_worker_ends_the_evaluation(material: Material, tmp_path: Path) -> None:
+    plan = make_plan(material.request(tmp_path))
+    pool = WorkerPool(plan.task, num_workers=1, use_gpu=True, timeout_s=1.0)
+    with pytest.raises(RunFailedError, match="no room for a worker for 1 s"):
+        list(pool.run(calls_of(plan)))
+
+
+def test_a_worker_uses_the_gpu_that_ray_assigned() -> None:
+    assert [gpu_index("1", visible) for visible in (None, "", "3,1", "1")] == [1, 1, 1, 0]
 
 
 def test_what_a_worker_refuses_is_one_line(material: Material, tmp_path: Path) -> None:
     plan = make_plan(material.request(tmp_path))
     Path(material.task, "test.parquet").rename(tmp_path / "test.parquet")
     try:
-        with Pool(plan.assignment, num_workers=1, use_gpu=False) as pool, pytest.raises(UserError, match="test"):
-            list(pool.work_off([(0, "chunk", plan.chunks()[0])]))
+        with pytest.raises(UserError, match="test"):
+            list(WorkerPool(plan.task, num_workers=1).run(calls_of(plan)))
         write_task(Path(material.task), train=60, test=TEST_IMAGES, seed=1)
-        with Pool(plan.assignment, num_workers=1, use_gpu=False) as pool, pytest.raises(UserError, match="same files"):
-            list(pool.work_off([(0, "chunk", plan.chunks()[0])]))
+        with pytest.raises(UserError, match="same files"):
+            list(WorkerPool(plan.task, num_workers=1).run(calls_of(plan)))
     finally:
         write_task(Path(material.task), train=60, test=TEST_IMAGES)
         assert (tmp_path / "test.parquet").read_bytes() == Path(material.task, "test.parquet").read_bytes()
@@ -227,25 +243,25 @@ def test_two_evaluations_in_one_folder_do_not_run_at_once(tmp_path: Path) -> Non
         assert (tmp_path / "chunks" / "b").is_dir()
 
 
-def test_mlflow_has_the_figures_the_files_and_the_registered_model(material: Material, judged: Path) -> None:
+def test_mlflow_has_the_figures_the_files_and_the_registered_model(material: Material, evaluated: Path) -> None:
     home = Path(os.environ["DISTRIBUTED_AUTOLORA_HOME"])
     client = MlflowClient(f"sqlite:///{home / 'mlflow.db'}")
     (version,) = client.search_model_versions("name = 'halves'")
     assert version.run_id is not None
     run = client.get_run(version.run_id)
-    counts = result(judged)["accuracies"]["robust_accuracy/apgd-ce"]
+    counts = result(evaluated)["accuracies"]["robust_accuracy/apgd-ce"]
     assert run.info.status == "FINISHED"
     assert run.data.metrics["evaluation/robust_accuracy/apgd-ce"] == counts["correct"] / TEST_IMAGES
-    assert run.data.tags["evaluation.apgd-ce"] == result(judged)["labels"]["robust_accuracy/apgd-ce"]
+    assert run.data.tags["evaluation.apgd-ce"] == result(evaluated)["labels"]["robust_accuracy/apgd-ce"]
     files = {Path(file.path).name for file in client.list_artifacts(version.run_id, "evaluation")}
     assert files == {"evaluation.json", "outcomes.parquet", "model.safetensors", "model.pt2", "model_card.md"}
 
 
 def test_an_export_that_was_checked_is_kept_and_a_damaged_one_is_written_and_checked_again(
-    material: Material, judged: Path
+    material: Material, evaluated: Path
 ) -> None:
-    files = {name: judged / name for name in ("model.safetensors", "model.pt2")}
-    request = material.request(judged, num_workers=2, sanity=True, curve=True, export=True)
+    files = {name: evaluated / name for name in ("model.safetensors", "model.pt2")}
+    request = material.request(evaluated, num_workers=2, sanity=True, curve=True, export=True)
     before = {name: (file.stat().st_ino, file.read_bytes()) for name, file in files.items()}
     evaluate(request)
     assert {name: (file.stat().st_ino, file.read_bytes()) for name, file in files.items()} == before
@@ -256,17 +272,17 @@ def test_an_export_that_was_checked_is_kept_and_a_damaged_one_is_written_and_che
 
 
 def test_a_model_is_registered_once_whatever_store_mlflow_was_last_told_of(
-    material: Material, judged: Path, tmp_path: Path
+    material: Material, evaluated: Path, tmp_path: Path
 ) -> None:
     home = Path(os.environ["DISTRIBUTED_AUTOLORA_HOME"])
     mlflow.set_tracking_uri(f"sqlite:///{tmp_path / 'other.db'}")
-    evaluate(material.request(judged, num_workers=2, sanity=True, curve=True, register="halves"))
+    evaluate(material.request(evaluated, num_workers=2, sanity=True, curve=True, register="halves"))
     client = MlflowClient(f"sqlite:///{home / 'mlflow.db'}")
     assert [str(version.version) for version in client.search_model_versions("name = 'halves'")] == ["1"]
 
 
-def test_a_registered_model_is_judged_by_its_uri(material: Material, judged: Path, tmp_path: Path) -> None:
-    assert judged.is_dir()
+def test_a_registered_model_is_evaluated_by_its_uri(material: Material, evaluated: Path, tmp_path: Path) -> None:
+    assert evaluated.is_dir()
     plan = make_plan(material.request(tmp_path, model="models:/halves/1"))
     assert plan.found.model.digest() == read_model(material.weights).digest()
     with pytest.raises(UserError, match="has no model models:/nothing/1"):

@@ -12,7 +12,7 @@ import pytest
 from distributed_autolora.config import ExperimentConfig
 from distributed_autolora.data.parquet.reader import read_texts
 from distributed_autolora.errors import UserError
-from distributed_autolora.orchestration.evaluations.after_training import check_attacks
+from distributed_autolora.orchestration.evaluations.post_training import check_attacks
 from distributed_autolora.orchestration.studies.estimate import dry_run
 from distributed_autolora.orchestration.studies.folder import StudyFolder, describe_study
 from distributed_autolora.orchestration.studies.plan import (

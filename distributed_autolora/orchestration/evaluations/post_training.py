@@ -1,14 +1,17 @@
-"""What a training program does with a run that it has finished: the flag --evaluate."""
+"""Evaluation of a run after its training: the flag --evaluate."""
 
 from __future__ import annotations
 
 from distributed_autolora.config import ExperimentConfig
 from distributed_autolora.console import print_line
+from distributed_autolora.data.parquet.reader import read_labels, read_texts
 from distributed_autolora.errors import UserError
+from distributed_autolora.evaluation.attacks import parse, parts_for
+from distributed_autolora.orchestration.evaluations.evaluate import evaluate_run
 from distributed_autolora.orchestration.runs.folder import RunFolder
 from distributed_autolora.records import EpochRecord, RunResult
 
-QUICK, NOTHING = "quick", "none"
+QUICK, NONE = "quick", "none"
 _QUICK_IMAGES = 32
 _FEWEST_IMAGES = 16
 _QUICK_SECONDS = 120.0
@@ -16,51 +19,45 @@ _QUICK_SECONDS = 120.0
 _STEPS_PER_IMAGE = 1550
 
 
-def evaluate_finished(folder: RunFolder, attacks: str) -> None:
-    """Judges a run that has just finished, as the flag --evaluate of a training program says.
-
-    A run that was not to open its test split is left alone.
+def evaluate_finished(run: RunFolder, attacks: str) -> None:
+    """Evaluates a finished run, unless its test split is to stay closed.
 
     Args:
-        folder: the run.
-        attacks: names separated by commas; "quick": the sanity checks on a few test images, which say whether the
-            result that the run ended with can be believed, if they take two minutes at most; "none": nothing.
+        run: the run.
+        attacks: names separated by commas; "quick": the sanity checks on a few test images, if they take two minutes
+            at most; "none": nothing.
 
     Raises:
         UserError: for an unknown attack.
         RunFailedError: for lost workers beyond the limit.
     """
-    result, scaling = folder.result(), folder.config().scaling
-    if attacks != NOTHING and result.test is None:
-        print_line("The model was not judged: this run is not to open its test split.")
-    if attacks == NOTHING or result.test is None:
+    if attacks == NONE:
         return
-    from distributed_autolora.orchestration.evaluations.evaluate import evaluate_run
-
-    is_quick = attacks == QUICK
-    images = quick_images(folder.config(), folder.history(), result) if is_quick else None
+    result, scaling = run.result(), run.config().scaling
+    if result.test is None:
+        print_line("The model was not evaluated: this run does not open its test split.")
+        return
+    images = quick_images(run.config(), run.history(), result) if attacks == QUICK else None
+    command = f"python jobs/evaluate.py --model {run.path}"
     if images == 0:
         print(
             f"The checks of the attacks would take more than {_QUICK_SECONDS / 60:g} minutes on these workers and were "
-            f"left out: python jobs/evaluate.py --model {folder.path} makes them.",
+            f"left out: {command} makes them.",
             flush=True,
         )
         return
     print_line("")
     try:
         evaluate_run(
-            folder,
-            attacks=result.attack if is_quick else attacks,
+            run,
+            attacks=result.attack if attacks == QUICK else attacks,
             num_workers=scaling.num_workers,
             use_gpu=scaling.use_gpu,
             sanity=True,
             images=images,
         )
     except UserError as error:
-        raise type(error)(
-            f"{error} The run itself is finished; the same command, or python jobs/evaluate.py --model {folder.path}, "
-            "judges it."
-        ) from error
+        raise type(error)(f"{error} The run itself is finished; {command} evaluates it.") from error
 
 
 def quick_images(config: ExperimentConfig, history: list[EpochRecord], result: RunResult) -> int:
@@ -79,21 +76,18 @@ def quick_images(config: ExperimentConfig, history: list[EpochRecord], result: R
 
 
 def check_attacks(attacks: str, data_folder: str | None = None, images: int | None = None) -> None:
-    """Refuses attacks that could not be run, before a training whose model they are to judge.
+    """Refuses attacks that could not be run, before the training of the model that they are for.
 
     Args:
         attacks: as `evaluate_finished` takes them.
-        data_folder: folder or URI of the images; None: how many classes they have is not looked at.
+        data_folder: folder or URI of the images; None: the number of classes is not checked.
         images: how many test images they are to be run on; None: all.
 
     Raises:
         UserError: for an unknown attack, one that needs more classes, or fewer test images than that.
     """
-    if attacks in (QUICK, NOTHING):
+    if attacks in (QUICK, NONE):
         return
-    from distributed_autolora.data.parquet.reader import read_labels, read_texts
-    from distributed_autolora.evaluation.attacks import parse, parts_for
-
     for attack in parse(attacks):
         if data_folder is not None:
             parts_for(attack, len(read_texts(data_folder, "train")["class_names"]))
