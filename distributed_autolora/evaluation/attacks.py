@@ -1,4 +1,4 @@
-"""The attacks that can be asked for by name, and what their results may be called."""
+"""Attacks by name, and the labels of their results."""
 
 from __future__ import annotations
 
@@ -26,21 +26,21 @@ _NAMES = {"apgd-ce": "APGD-CE", "apgd-t": "APGD-T", "fab-t": "FAB-T", "square": 
 
 @dataclass(frozen=True)
 class NamedAttack:
-    """An attack that was asked for by name.
+    """An attack with a name.
 
     "fgsm" has one step of length epsilon from the clean image. "pgdK" has K steps from the clean image,
-    "pgdKxR" K steps from each of R random starts; with "-margin" behind it the loss is the margin of the logits. The
+    "pgdKxR" K steps from each of R random starts; with the suffix "-margin" the loss is the margin of the logits. The
     others are AutoAttack or parts of it.
     """
 
     name: str
-    """As it was asked for, in lower case; results carry it as robust/<name>."""
+    """In lower case; a column of outcomes is robust/<name>."""
     num_steps: int = 0
     """Gradient steps of FGSM and PGD."""
     random_starts: int = 0
     """Random starts of PGD; 0: one start at the clean image."""
     parts: tuple[str, ...] = ()
-    """What it takes of `AUTOATTACK_PARTS`; empty for FGSM and PGD."""
+    """Its parts of `AUTOATTACK_PARTS`; empty for FGSM and PGD."""
 
     @property
     def loss(self) -> str:
@@ -50,7 +50,7 @@ class NamedAttack:
 
 @dataclass(frozen=True, kw_only=True)
 class Budget:
-    """How long the parts of AutoAttack search; the defaults are the standard version's, less must be labelled."""
+    """Search lengths of AutoAttack's parts; the defaults are the standard version's, others must be labelled."""
 
     apgd_steps: int = 100
     fab_steps: int = 100
@@ -81,7 +81,7 @@ def _named(name: str) -> NamedAttack:
         return NamedAttack(name, num_steps=int(match[1]), random_starts=int(match[2] or 0))
     raise UserError(
         f'There is no attack "{name}".{nearest(name, list(_EXAMPLES))} Known: {", ".join(_EXAMPLES)} '
-        "(pgdK: K steps; pgdKxR: K steps from each of R random starts; -margin behind them: on the logits' margin)."
+        "(pgdK: K steps; pgdKxR: K steps from each of R random starts; suffix -margin: on the margin of the logits)."
     )
 
 
@@ -104,7 +104,7 @@ def parts_for(attack: NamedAttack, num_classes: int) -> tuple[str, ...]:
     if attack.parts and not usable:
         raise UserError(
             f'The attack "{attack.name}" needs at least {_CLASSES_FOR_TARGETED_DLR} classes and the model has '
-            f'{num_classes}. Use "autoattack", which leaves it out and says so.'
+            f'{num_classes}. Use "autoattack", which omits it and is labelled so.'
         )
     return usable
 
@@ -122,14 +122,14 @@ def label(
     step_size: float | None = None,
     budget: Budget = STANDARD_BUDGET,
 ) -> str:
-    """Returns what a result of the attack may be called in a table or a model card.
+    """Returns the label of the attack's result in a table or a model card.
 
     Args:
         attack: from `parse`.
         num_classes: outputs of the model.
-        threat_model: where PGD searched; None: the step is named as a share of epsilon.
+        threat_model: where PGD searched; None: the label states the step as a share of epsilon only.
         step_size: length of a PGD step; None: `pgd_step_size`.
-        budget: how long the parts of AutoAttack searched.
+        budget: search lengths of AutoAttack's parts.
 
     Raises:
         UserError: when the attack cannot run on so many classes.

@@ -1,8 +1,7 @@
-"""The parts of AutoAttack, run by pyautoattack one after another, with the part that broke each image kept.
+"""The parts of AutoAttack, run by pyautoattack one by one, to know which part broke each image.
 
-pyautoattack's own evaluation does the work, one part at a time on the images that are still robust. This is
-what it does itself with several parts, because every part seeds its own random numbers anew; it only does not
-tell which part broke which image.
+Each part runs on the images that are still robust. pyautoattack does the same with several parts, with the same
+results, because every part seeds its own random numbers.
 """
 
 from __future__ import annotations
@@ -21,24 +20,24 @@ from distributed_autolora.evaluation.attacks import Budget, num_targets
 from distributed_autolora.evaluation.guard import model_device
 
 LOGGER = logging.getLogger("auto-attack")
-"""Where pyautoattack reports; everything arrives at level DEBUG."""
+"""The logger of pyautoattack; all messages have level DEBUG."""
 
 NATURAL = -1
 
 
 @dataclass(frozen=True)
 class PartsOutcome:
-    """What an ensemble did to each image."""
+    """Outcome of each image under an ensemble."""
 
     parts: tuple[str, ...]
     x_adv: Tensor
     """[n, C, H, W]: the image that was misclassified, the natural image where none was found."""
     broken_by: Tensor
-    """int64 [n]: position in `parts` of the first that broke the image; NATURAL; len(parts) when it withstood all."""
+    """int64 [n]: position in `parts` of the first that broke the image; NATURAL; len(parts): robust to all."""
 
 
 class _AtDebug(logging.LoggerAdapter[logging.Logger]):
-    """Reports everything at DEBUG: its warnings would repeat for every chunk; the sanity report has them once."""
+    """Logs everything at DEBUG: its warnings would repeat for every chunk; the sanity checks cover them."""
 
     def log(self, level: int, msg: object, *args: object, **kwargs: Any) -> None:
         if self.isEnabledFor(logging.DEBUG):
@@ -55,14 +54,6 @@ def configured(
 
     The version is "custom", because "standard" crashes with fewer than 10 classes; its 5 restarts are set to
     the standard version's 1.
-
-    Args:
-        model: logits of images in [0, 1].
-        parts: names from `attacks.AUTOATTACK_PARTS`.
-        epsilon: radius of the L-infinity ball.
-        num_classes: outputs of the model.
-        seed: of every part.
-        budget: how long each part searches.
     """
     attack = AutoAttack(
         model, attacks=list(parts), eps=epsilon, norm="Linf", seed=seed, version="custom", device=model_device(model)
@@ -86,9 +77,9 @@ def run_parts(
     seed: int,
     budget: Budget,
 ) -> PartsOutcome:
-    """Runs the parts in order, each on the images that withstood those before it, all of these in one batch.
+    """Runs the parts in order, each on the images that were robust to those before it, all of these in one batch.
 
-    Call it inside `isolation.undisturbed`: pyautoattack seeds the global random numbers, stops tracers and does
+    Call it inside `guard.preserve_state`: pyautoattack seeds the global random numbers, stops tracers and does
     not call `model.eval()`.
 
     Args:
@@ -99,7 +90,7 @@ def run_parts(
         parts: names from `attacks.AUTOATTACK_PARTS`, such as `attacks.parts_for` gives.
         num_classes: outputs of the model.
         seed: of every part; the result also depends on n, the batch size.
-        budget: how long each part searches.
+        budget: search lengths of the parts.
     """
     with torch.no_grad():
         robust = model(x).argmax(1) == y

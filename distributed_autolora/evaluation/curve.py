@@ -5,14 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 
-import torch
 from torch import Tensor, nn
 
-from distributed_autolora.core.attacks import pgd
 from distributed_autolora.core.metrics import AccuracyCount
 from distributed_autolora.core.threat_model import ThreatModel
-from distributed_autolora.evaluation.guard import check_differentiable, check_inputs, check_logits, undisturbed
-from distributed_autolora.evaluation.trajectories import start_noise
+from distributed_autolora.evaluation.guard import prepared
+from distributed_autolora.evaluation.trajectories import pgd_from, start_noise
 
 CURVE_SHARES = (0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0)
 """The points of the curve, as shares of the threat model's epsilon."""
@@ -34,65 +32,39 @@ def robustness_curve(
     num_steps: int = 20,
     random_starts: int = 1,
 ) -> dict[float, AccuracyCount]:
-    """Counts the images that withstand PGD in balls of several radii; counts of chunks add.
+    """Counts the images that are robust to PGD in balls of several radii; counts of chunks add.
 
     At each epsilon PGD has `num_steps` steps of epsilon / 4 from the clean image, then from each random start.
     An image that was broken inside a ball is broken in every larger one, which contains the adversarial image: the
     curve never rises. At 0 it is the natural accuracy. Like any PGD result it is an upper bound.
 
     Args:
-        model: logits of images in [0, 1]; left as it was.
-        x: [n, C, H, W] float32 images in [0, 1], attacked in one batch; n may be 0.
-        y: [n] labels.
+        model, x, y: as in `chunks.evaluate_chunk`.
         threat_model: gives the norm; its own epsilon does not matter here.
         epsilons: radii, in any order; 0 is always added.
         seed: of the random starts; the chunk's own.
         num_steps: gradient steps from each start.
-        random_starts: beside the start at the clean image, not negative.
+        random_starts: besides the clean start, not negative.
 
     Raises:
         ValueError: for images that are not float32 [n, C, H, W], or a negative epsilon.
-        UserError: for images outside [0, 1], or a model that cannot be judged.
+        UserError: for images outside [0, 1], or a model that cannot be evaluated.
     """
-    check_inputs(model, x, y, threat_model)
     radii = sorted({0.0, *epsilons})
     balls = {radius: ThreatModel(threat_model.norm, radius, threat_model.bounds) for radius in radii}
-    if not len(x):
-        return {radius: AccuracyCount() for radius in radii}
-    with undisturbed(model) as device, torch.no_grad():
-        x, y = x.to(device), y.to(device).long()
-        check_differentiable(model, x)
-        logits = model(x)
-        check_logits(logits, y)
-        standing = logits.argmax(1) == y
-        counts = {}
+    with prepared(model, x, y, threat_model) as (images, labels, logits):
+        robust, counts = logits.argmax(1) == labels, {}
         for radius, ball in balls.items():
             for start in range(1 + random_starts) if radius else ():
-                noise = start_noise(x, seed, start - 1) if start else None
-                rows = standing.nonzero()[:, 0]
-                standing[rows] = _withstand(model, x, y, rows, ball, num_steps, noise)
-            counts[radius] = AccuracyCount(int(standing.sum()), len(x))
+                rows = robust.nonzero()[:, 0]
+                if not len(rows):
+                    break
+                noise = start_noise(images, seed, start - 1)[rows] if start else None
+                here = labels[rows]
+                x_adv = pgd_from(noise, model, images[rows], here, ball=ball, num_steps=num_steps, step_size=radius / 4)
+                robust[rows] = model(x_adv).argmax(1) == here
+            counts[radius] = AccuracyCount(int(robust.sum()), len(images))
     return counts
-
-
-def _withstand(
-    model: nn.Module, x: Tensor, y: Tensor, rows: Tensor, ball: ThreatModel, num_steps: int, noise: Tensor | None
-) -> Tensor:
-    """Tells for each of `rows` whether it is classified rightly after PGD from one start."""
-    if not len(rows):
-        return rows.bool()
-    x_adv = pgd(
-        model,
-        x[rows],
-        y[rows],
-        threat_model=ball,
-        num_steps=num_steps,
-        step_size=ball.epsilon / 4,
-        random_start=noise is not None,
-        noise=None if noise is None else noise[rows],
-    )
-    right: Tensor = model(x_adv).argmax(1) == y[rows]
-    return right
 
 
 def expected_robustness(curve: Mapping[float, AccuracyCount]) -> float:
@@ -100,9 +72,6 @@ def expected_robustness(curve: Mapping[float, AccuracyCount]) -> float:
 
     This is the area under the curve by the trapezoid rule over its points, divided by the largest epsilon. Compare
     two models only over the same epsilons.
-
-    Args:
-        curve: count of robust images at each epsilon; must contain 0 and one larger epsilon.
 
     Raises:
         ValueError: for a curve that does not start at 0 or has fewer than two points.

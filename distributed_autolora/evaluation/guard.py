@@ -1,4 +1,4 @@
-"""What an evaluation must not change: the model, the global random numbers, the tracer; and how exactly it computes."""
+"""Preserved state of model, random numbers and tracer; full float32 precision; and checks of what is evaluated."""
 
 from __future__ import annotations
 
@@ -17,15 +17,43 @@ from distributed_autolora.errors import UserError
 
 
 @contextmanager
-def undisturbed(model: nn.Module) -> Iterator[torch.device]:
-    """Judges `model` in eval mode and full float32 for the block, and leaves no trace of it.
+def prepared(
+    model: nn.Module, x: Tensor, y: Tensor, threat_model: ThreatModel, batch_size: int | None = None
+) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Yields images and labels on the model's device, and the logits of the first `batch_size` images or of all.
 
-    Given back afterwards: the modules' modes, `requires_grad` and `.grad` of parameters, torch's global
-    random numbers, the interpreter's trace function (coverage, debuggers), the precision settings. Inside,
-    the parameters need no gradient: attacks follow input gradients only, and FAB would leave others behind.
+    The state of model, random numbers and tracer is preserved as `preserve_state` says; gradients are off.
 
-    Yields:
-        The model's device.
+    Args:
+        model: logits of images in [0, 1].
+        x: [n, C, H, W] float32 images in [0, 1]; n may be 0.
+        y: [n] labels.
+        threat_model: on images in [0, 1].
+        batch_size: how many logits; None: n.
+
+    Raises:
+        ValueError: see `check_inputs`.
+        UserError: for images outside [0, 1], or a model that cannot be evaluated.
+    """
+    check_inputs(model, x, y, threat_model)
+    with preserve_state(model) as device, torch.no_grad():
+        x, y = x.to(device), y.to(device).long()
+        if not len(x):
+            yield x, y, x.new_zeros(0, 2)
+            return
+        check_differentiable(model, x)
+        logits = model(x[:batch_size])
+        check_logits(logits, y[:batch_size])
+        yield x, y, logits
+
+
+@contextmanager
+def preserve_state(model: nn.Module) -> Iterator[torch.device]:
+    """Yields the model's device; in the block the model is in eval mode and computes in full float32.
+
+    Restored afterwards: the modules' modes, `requires_grad` and `.grad` of parameters, torch's global random numbers,
+    the interpreter's trace function (coverage, debuggers), the precision settings. In the block parameters need no
+    gradient: attacks follow input gradients only, and FAB would leave others behind.
     """
     device = model_device(model)
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
@@ -62,11 +90,10 @@ def full_precision(device: torch.device) -> Iterator[None]:
 
 
 def check_inputs(model: nn.Module, x: Tensor, y: Tensor, threat_model: ThreatModel) -> None:
-    """Refuses what an attack would accept silently and judge wrongly.
+    """Refuses what an attack would accept silently, with a wrong result.
 
     Raises:
-        ValueError: for images that are not float32 [n, C, H, W], labels of another length, or a threat model
-            with other bounds than [0, 1].
+        ValueError: for images that are not float32 [n, C, H, W], labels of another length, or bounds other than [0, 1].
         UserError: for images outside [0, 1], or a model that is not float32.
     """
     if x.dtype != torch.float32 or x.dim() != 4 or len(x) != len(y):
@@ -75,7 +102,7 @@ def check_inputs(model: nn.Module, x: Tensor, y: Tensor, threat_model: ThreatMod
         raise ValueError(f"bounds are {threat_model.bounds}: evaluation knows images in [0, 1] only")
     other = {p.dtype for p in model.parameters() if p.is_floating_point()} - {torch.float32}
     if other:
-        raise UserError(f"Evaluation: the model has {other.pop()} parameters: judge it in float32 (model.float()).")
+        raise UserError(f"Evaluation: the model has {other.pop()} parameters: evaluate it in float32 (model.float()).")
     if len(x) and not bool(((x >= 0) & (x <= 1)).all()):
         raise UserError(
             f"Evaluation: images range from {float(x.min()):.4g} to {float(x.max()):.4g}: give images in [0, 1] and "
@@ -84,7 +111,7 @@ def check_inputs(model: nn.Module, x: Tensor, y: Tensor, threat_model: ThreatMod
 
 
 def check_logits(logits: Tensor, y: Tensor) -> None:
-    """Refuses logits that cannot be judged.
+    """Refuses logits that cannot be evaluated.
 
     Raises:
         UserError: when they are no [n, classes], not finite, or the labels reach beyond them.

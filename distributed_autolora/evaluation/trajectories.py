@@ -1,24 +1,27 @@
-"""What evaluations look at: margins, starts, and the whole way of PGD instead of its end."""
+"""Helpers of evaluations: margins, random starts, recorded logits, and whole trajectories of PGD."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from distributed_autolora.core.attacks import pgd
 from distributed_autolora.core.keyed_random import keyed_uniform
 from distributed_autolora.core.threat_model import ThreatModel
 
 
 @dataclass(frozen=True)
 class Trajectory:
-    """How the images fared after 0, 1, ..., num_steps steps of PGD."""
+    """Outcome of each image after 0, 1, ..., num_steps steps of PGD."""
 
     correct: Tensor
-    """[n, num_steps + 1] bool: classified rightly there."""
+    """[n, num_steps + 1] bool: classified correctly there."""
     loss: Tensor
     """[n, num_steps + 1] float32: cross-entropy there."""
 
@@ -35,52 +38,42 @@ def start_noise(x: Tensor, seed: int, start: int) -> Tensor:
     return keyed_uniform(seed, "attack", start, torch.arange(len(x), device=x.device), tuple(x.shape[1:]))
 
 
-def trajectory(
+@contextmanager
+def recorded_logits(model: nn.Module) -> Iterator[list[Tensor]]:
+    """Yields a list that collects the logits of every forward of `model` in the block."""
+    seen: list[Tensor] = []
+    hook = model.register_forward_hook(lambda _model, _inputs, logits: seen.append(logits.detach()))
+    try:
+        yield seen
+    finally:
+        hook.remove()
+
+
+def pgd_from(
+    noise: Tensor | None,
     model: nn.Module,
     x: Tensor,
     y: Tensor,
     *,
-    threat_model: ThreatModel,
+    ball: ThreatModel,
     num_steps: int,
     step_size: float,
-    noise: Tensor | None = None,
+    loss: str = "cross_entropy",
+) -> Tensor:
+    """Returns the result of `core.attacks.pgd` from the random start of `noise`, or without it from the clean image."""
+    search: dict[str, Any] = {"threat_model": ball, "num_steps": num_steps, "step_size": step_size, "loss": loss}
+    return pgd(model, x, y, random_start=noise is not None, noise=noise, **search)
+
+
+def trajectory(
+    noise: Tensor | None, model: nn.Module, x: Tensor, y: Tensor, *, ball: ThreatModel, num_steps: int, step_size: float
 ) -> Trajectory:
-    """Walks PGD and keeps what `core.attacks.pgd` with 0, 1, ..., `num_steps` steps would end with.
-
-    Args:
-        model: logits of images, in eval mode.
-        x: [n, C, H, W] images.
-        y: [n] labels.
-        threat_model: where to search.
-        num_steps: gradient steps.
-        step_size: length of a step, in the units of the images.
-        noise: [n, C, H, W] values in [0, 1) for a random start; None: start at the clean image.
-    """
-    correct, losses = [], []
-    x_adv = threat_model.start(x, noise)
-    for step in range(num_steps + 1):
-        loss, logits, gradient = loss_and_gradient(model, x_adv, y)
-        correct.append(logits.argmax(1) == y)
-        losses.append(loss)
-        if step < num_steps:
-            x_adv = threat_model.project(threat_model.ascend(x_adv, gradient, step_size), x)
+    """Returns the outcome of every iterate of `pgd_from`, n at least 1."""
+    with recorded_logits(model) as logits, torch.no_grad():
+        model(pgd_from(noise, model, x, y, ball=ball, num_steps=num_steps, step_size=step_size))
+    correct = [step.argmax(1) == y for step in logits]
+    losses = [F.cross_entropy(step, y, reduction="none") for step in logits]
     return Trajectory(torch.stack(correct, 1), torch.stack(losses, 1))
-
-
-def loss_and_gradient(model: nn.Module, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Returns each row's cross-entropy [n], its logits [n, classes], and its gradient with respect to the image.
-
-    Args:
-        model: logits of images.
-        x: [n, C, H, W] images.
-        y: [n] labels.
-    """
-    x = x.detach().requires_grad_()
-    with torch.enable_grad():
-        logits = model(x)
-        loss = F.cross_entropy(logits, y, reduction="none")
-        gradient = torch.autograd.grad(loss.sum(), x)[0]
-    return loss.detach(), logits.detach(), gradient
 
 
 def in_batches(function: Callable[..., Tensor], batch_size: int, *tensors: Tensor) -> Tensor:

@@ -1,6 +1,6 @@
-"""One classifier's state dict out of the layouts that training programs write.
+"""Extraction of a classifier's state dict from the layouts that training programs write.
 
-Known: a plain state dict; one inside a dict with an optimiser and the like; names behind the prefixes of wrappers
+Known are a plain state dict; one inside a dict with an optimiser and the like; names behind the prefixes of wrappers
 (DataParallel, torch.compile, RobustBench); normalisers inside the model; and MadryLab's `AttackerModel`, which holds
 the classifier twice. Every name is accounted for.
 """
@@ -20,7 +20,7 @@ from distributed_autolora.errors import UserError
 State = dict[str, Tensor]
 
 _WRAPPERS = ("module", "_orig_mod", "model", "net", "network", "backbone", "1")
-"""Names under which wrappers keep the network that they wrap; "1" is the second part of a Sequential."""
+"""Names of the wrapped network in wrappers; "1" is the second part of a Sequential."""
 _MEANS = ("mean", "mu", "new_mean")
 _STDS = ("std", "sigma", "new_std")
 _ATTACKER = "attacker."
@@ -101,7 +101,7 @@ def _check_finite(where: str, state: State) -> None:
 
 
 def _unwrapped(state: State, wrappers: Iterable[str]) -> State:
-    """Removes first name parts that every tensor shares, as long as they are a wrapper's."""
+    """Removes the first name part while all tensors share it and it is a wrapper's."""
     while state:
         first = {name.partition(".")[0] for name in state}
         if len(first) > 1 or not first <= set(wrappers) or any("." not in name for name in state):

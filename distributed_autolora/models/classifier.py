@@ -1,4 +1,4 @@
-"""A backbone with its head and its input pipeline: images in [0, 1] in, logits out."""
+"""Classifiers: a backbone with its head and input normalisation; images in [0, 1] in, logits out."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ BACKBONES = ("small_resnet", *_TORCHVISION_RESNETS)
 
 
 class Classifier(nn.Module):
-    """Up-samples and normalises inside the model, so that an attack lives in plain pixel values.
+    """A backbone that up-samples and normalises inside, so that attacks work on plain pixel values.
 
     Args:
         backbone: network with its head; its parameter names stay its own.
@@ -85,7 +85,7 @@ class Classifier(nn.Module):
         return logits
 
     def features(self, x: Tensor) -> Tensor:
-        """Returns what the head would see for [n, C, H, W] images, [n, features]."""
+        """Returns the input of the head for [n, C, H, W] images, [n, features]."""
         seen: list[Tensor] = []
         hook = self.head.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
         try:
@@ -109,7 +109,7 @@ def build(
     """Builds a classifier that takes images in [0, 1] and normalises inside.
 
     Args:
-        backbone: one of `BACKBONES`, or the name of a timm network behind "timm/".
+        backbone: one of `BACKBONES`, or "timm/" and the name of a timm network.
         num_classes: outputs of the fresh head.
         weights: file or URI of pre-trained weights (see `load_backbone`); None: random.
         mean: one value a channel; its length is the number of input channels.
@@ -150,11 +150,7 @@ def _fresh_network(
 
 @torch.no_grad()
 def check_takes_images(classifier: Classifier, size: tuple[int, int]) -> None:
-    """Classifies one black image.
-
-    Args:
-        classifier: on the CPU; its state stays as it is.
-        size: (width, height) in pixels.
+    """Classifies one black image of (width, height) pixels on the CPU; the classifier's state stays as it is.
 
     Raises:
         UserError: when the backbone does not take such images.
@@ -173,7 +169,7 @@ def check_takes_images(classifier: Classifier, size: tuple[int, int]) -> None:
 
 @torch.fx.wrap
 def _check_size(x: Tensor, fixed_size: int | None) -> None:
-    """Kept whole when the network is traced: images of other sizes are refused when they come, not before."""
+    """Refuses images of another size; not traced, so that a traced network refuses them too."""
     if fixed_size is not None and x.shape[-2:] != (fixed_size, fixed_size):
         raise UserError(
             f"The backbone takes images of {fixed_size} x {fixed_size} pixels, not {x.shape[-2]} x {x.shape[-1]}: "

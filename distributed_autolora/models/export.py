@@ -1,4 +1,4 @@
-"""The deployable model in files that need nothing of this package, checked before anyone gets them."""
+"""The deployable model as files that do not need this package, checked by reloading them."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ WEIGHTS_FILE, PROGRAM_FILE = "model.safetensors", "model.pt2"
 def export_model(model: PortableModel, folder: Path, batches: Iterable[Tensor]) -> dict[str, float]:
     """Writes the model as safetensors and as a torch.export program, reloads both, and compares their logits.
 
-    The program takes float32 images [n, C, H, W] in [0, 1], n at least 1. A file whose logits differ is removed.
+    The program takes float32 images [n, C, H, W] in [0, 1], n at least 1. Files whose logits differ are removed.
 
     Args:
         model: the model.
@@ -57,16 +57,16 @@ def export_model(model: PortableModel, folder: Path, batches: Iterable[Tensor]) 
 
 
 def export_program(model: nn.Module, example: Tensor, path: Path) -> None:
-    """Writes a model as a torch.export program that takes batches of any size.
+    """Writes a model, in eval mode, as a torch.export program that takes batches of any size.
 
     Args:
-        model: takes [n, C, H, W] images; exported in eval mode.
+        model: takes [n, C, H, W] images.
         example: at least one such image; its C, H and W become those of the program.
         path: file to write, ending in ".pt2".
 
     Raises:
         ValueError: for a model that still has a low-rank branch.
-        StorageError: when the file cannot be written.
+        StorageError: when it cannot be written.
     """
     if any(isinstance(module, LowRankBranch) for module in model.modules()):
         raise ValueError("the model still has its low-rank branch")
@@ -83,7 +83,7 @@ def export_program(model: nn.Module, example: Tensor, path: Path) -> None:
 
 
 def largest_difference(model: nn.Module, copy: nn.Module, x: Tensor, what: Path) -> float:
-    """Returns the largest absolute difference of a logit.
+    """Returns the largest absolute difference of a logit of the model and its reloaded copy.
 
     Args:
         model: the reference.
@@ -106,7 +106,6 @@ def largest_difference(model: nn.Module, copy: nn.Module, x: Tensor, what: Path)
 
 
 def _write(model: PortableModel, folder: Path, example: Tensor) -> dict[str, nn.Module]:
-    """Writes the files and returns what they hold when read again."""
     program, weights = folder / PROGRAM_FILE, folder / WEIGHTS_FILE
     about = {"input": "float32 images [n, C, H, W] in [0, 1], normalised with mean and std"}
     save_weights(model.weights, weights, model.description.metadata() | about)

@@ -80,12 +80,8 @@ class PortableModel:
     def build(self, device: torch.device | str = "cpu", where: str = "the file") -> Classifier:
         """Returns the model on a device, in eval mode and float32; it takes images in [0, 1].
 
-        Args:
-            device: where it computes.
-            where: origin of the weights, for messages.
-
         Raises:
-            UserError: for weights that do not fit the description.
+            UserError: for weights that do not fit the description; names `where` they come from.
         """
         classifier = self.description.build()
         advice = "Give the matching --backbone, --num-classes and --mean."

@@ -1,4 +1,4 @@
-"""Any network of the package timm, with random weights, as a backbone."""
+"""Networks of timm with random weights as backbones."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def timm_backbone(
     if not timm.is_model(short):
         raise UserError(
             f'There is no backbone "{name}".{nearest(name, timm_names())} '
-            "timm.list_models() lists what stands behind timm/."
+            "timm.list_models() lists the names after timm/."
         )
     options: dict[str, Any] = {"num_classes": num_classes, "in_chans": channels}
     fixed = _published_size(short)
@@ -52,15 +52,14 @@ def timm_backbone(
     try:
         network: nn.Module = timm.create_model(short, pretrained=False, **options)
     except (TypeError, ValueError, AssertionError, RuntimeError) as error:
-        told = ", ".join(f"{key} {value}" for key, value in options.items())
+        given = ", ".join(f"{key} {value}" for key, value in options.items())
         reason = str(error).partition("\n")[0]
-        raise UserError(f"timm cannot build {name} with {told}: {reason}. Choose another backbone or size.") from None
+        raise UserError(f"timm cannot build {name} with {given}: {reason}. Choose another backbone or size.") from None
     _remove_randomness(network)
     return network, _head_name(name, network), fixed
 
 
 def _published_size(short: str) -> int | None:
-    """Returns the side of the images of a network that is built for one size, None for the others."""
     from timm.models import get_pretrained_cfg
 
     published = get_pretrained_cfg(short)
@@ -78,7 +77,7 @@ def _head_name(name: str, network: Any) -> str:
 
 
 def _remove_randomness(network: nn.Module) -> None:
-    """Sets dropout and stochastic depth to 0; what training sees is drawn from the keyed streams alone."""
+    """Sets dropout and stochastic depth to 0: training draws random numbers from the keyed streams only."""
     for module in network.modules():
         if isinstance(module, nn.modules.dropout._DropoutNd):
             module.p = 0.0

@@ -1,4 +1,4 @@
-"""From the bytes of a weights file to Python objects: checked by digest, and without executing pickled code."""
+"""Weights files as Python objects: checked by digest, and read without executing pickled code."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ _DAMAGED = (
     AssertionError,
     MemoryError,
 )
-"""What readers of damaged files raise; a flipped byte can ask for any attribute, any type or any amount of memory."""
+"""What readers of damaged files raise: a flipped byte can request any attribute, type or amount of memory."""
 TENSORS_OR_TRUST = (
     "Take a file of tensors only; or, if you trust its publisher, give model.allow_pickle and model.weights_digest."
 )
-"""What programs with these two flags say of a file that needs its code run."""
+"""Advice about a file that needs its code run, for programs with these two flags."""
 _FOREIGN = re.compile(r"(?:Unsupported (?:global: GLOBAL|class)|Trying to (?:load|call reduce for)) ?(\S+)?")
 _NUMPY_SCALAR = np.float64(0).__reduce__()[0]
 # Numbers and settings that training programs store beside the weights; building them runs no code of the file's.
@@ -53,13 +53,10 @@ _HARMLESS: list[Any] = [
 
 @dataclass(frozen=True)
 class WeightsFile:
-    """What a file holds, before anyone looks for a network in it."""
+    """The content of a file, and the text fields of a safetensors file."""
 
     content: Any
     metadata: dict[str, str]
-    """The text fields of a safetensors file; empty for others."""
-    digest: str
-    """SHA-256 of its bytes."""
 
 
 def open_weights(
@@ -72,22 +69,22 @@ def open_weights(
     """Reads a .safetensors or torch file from a local path or a pyarrow URI such as s3://bucket/weights.pt.
 
     Args:
-        location: the file. One that bears a published name must have the published bytes, unless `digest` is given.
+        location: the file. One with a published name must have the published bytes, unless `digest` is given.
         digest: SHA-256 that the file must have; None: any.
-        allow_pickle: execute a pickle that cannot be read without, if its digest is given or published.
-        pickle_advice: what to do about such a pickle where it is not allowed, for people.
+        allow_pickle: execute a pickle that cannot be read otherwise, if its digest is given or published.
+        pickle_advice: advice about such a pickle where it is not allowed.
 
     Raises:
-        UserError: when the file is missing, damaged, another one than its digest or name says, or needs its code run.
+        UserError: when the file is missing, damaged, not the one that its digest or name states, or needs its code run.
     """
     where = str(location)
     data = _read(where)
     found = hashlib.sha256(data).hexdigest()
     _check_digest(where, found, digest)
     if _name(where).endswith(".safetensors"):
-        return WeightsFile(*_safetensors(where, data), found)
-    vouched_for = found in ((digest or "").lower(), *SHA256.values())
-    return WeightsFile(_torch(where, data, vouched_for, allow_pickle, pickle_advice), {}, found)
+        return WeightsFile(*_safetensors(where, data))
+    trusted = found in ((digest or "").lower(), *SHA256.values())
+    return WeightsFile(_torch(where, data, trusted, allow_pickle, pickle_advice), {})
 
 
 def absolute_location(location: str) -> str:
@@ -100,10 +97,10 @@ def weights_digest(location: str | Path, expected: str | None = None) -> str:
 
     Args:
         location: local path or pyarrow URI.
-        expected: what it must be; None: what the published name says, if the file bears one.
+        expected: what it must be; None: the published one, if the file has a published name.
 
     Raises:
-        UserError: when the file is missing, or another one than its digest or name says.
+        UserError: when the file is missing, or not the one that its digest or name states.
     """
     found = hashlib.sha256(_read(str(location))).hexdigest()
     _check_digest(str(location), found, expected)
@@ -111,7 +108,6 @@ def weights_digest(location: str | Path, expected: str | None = None) -> str:
 
 
 def _name(where: str) -> str:
-    """Returns the file's name, without the query of a URI."""
     return PurePosixPath(where.partition("?")[0] if "://" in where else Path(where).as_posix()).name
 
 
@@ -157,7 +153,7 @@ def _safetensors(where: str, data: bytes) -> tuple[dict[str, torch.Tensor], dict
     return state, json.loads(data[8 : 8 + size]).get("__metadata__", {})
 
 
-def _torch(where: str, data: bytes, vouched_for: bool, allow_pickle: bool, pickle_advice: str) -> Any:
+def _torch(where: str, data: bytes, trusted: bool, allow_pickle: bool, pickle_advice: str) -> Any:
     try:
         with torch.serialization.safe_globals(_HARMLESS), warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -171,9 +167,9 @@ def _torch(where: str, data: bytes, vouched_for: bool, allow_pickle: bool, pickl
         raise UserError(
             f"Weights: {where} cannot be read without executing code from it (it asks for {asked}). {pickle_advice}"
         )
-    if not vouched_for:
+    if not trusted:
         raise UserError(
-            f"Weights: {where} needs code from it executed (it asks for {asked}), and nobody vouches for it: give "
+            f"Weights: {where} needs its code executed (it asks for {asked}), and is not verified: give "
             "model.weights_digest, the SHA-256 that its publisher states."
         )
     try:
@@ -192,6 +188,6 @@ def _damaged(where: str, error: BaseException) -> UserError:
 
 
 def _reason(error: BaseException) -> str:
-    # PyTorch advises to execute the file before it says what is wrong with it.
+    # PyTorch's message begins with the advice to execute the file.
     lines = str(error).rpartition("WeightsUnpickler error:")[2].strip().splitlines()
     return lines[0][:200] if lines else type(error).__name__

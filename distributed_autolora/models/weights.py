@@ -15,7 +15,7 @@ from distributed_autolora.models.checkpoint_formats import Checkpoint, checkpoin
 from distributed_autolora.models.weight_files import TENSORS_OR_TRUST, open_weights
 
 _COUNTER = "num_batches_tracked"
-"""Buffer of a batch norm that files from before PyTorch 0.4.1 lack, and that decides nothing here."""
+"""Buffer of a batch norm that files from before PyTorch 0.4.1 lack, and that is not used here."""
 
 
 def read_checkpoint(
@@ -27,11 +27,7 @@ def read_checkpoint(
 ) -> Checkpoint:
     """Reads a classifier's weights, and the input normalisation that the file states, from any known layout.
 
-    Args:
-        location: .safetensors or torch file, as a local path or pyarrow URI.
-        digest: SHA-256 that the file must have; None: any.
-        allow_pickle: see `weight_files.open_weights`.
-        pickle_advice: see there.
+    The arguments are those of `weight_files.open_weights`.
 
     Raises:
         UserError: when the file is missing, unreadable, in no known layout, or holds NaN or infinite values.
@@ -41,11 +37,7 @@ def read_checkpoint(
 
 
 def read_weights(location: str | Path) -> dict[str, Tensor]:
-    """Reads a state dict from a file, without executing pickled code.
-
-    Raises:
-        UserError: as `read_checkpoint`.
-    """
+    """Returns `read_checkpoint(location).state`."""
     return read_checkpoint(location).state
 
 
@@ -65,10 +57,10 @@ def load_backbone(
         network: the backbone with its head.
         location: file for `read_checkpoint`; names as in `network`; a head in it is ignored.
         head: name of the head.
-        mean: per-channel mean that `network` is going to be fed with; None: not compared with the file's.
-        std: as `mean`.
-        digest: SHA-256 that the file must have; None: any.
-        allow_pickle: see `weight_files.open_weights`.
+        mean: per-channel mean of the input of `network`; None: not compared with the file's. So `std`.
+        std: per-channel standard deviation.
+        digest: see `weight_files.open_weights`, as for `allow_pickle`.
+        allow_pickle: see there.
 
     Raises:
         UserError: when a weight is missing, left over, or of another shape, or the file states another normalisation.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from functools import cache
 
 import torch
@@ -18,6 +19,7 @@ from distributed_autolora.models import Classifier
 
 THREAT_MODEL = ThreatModel(epsilon=0.1)
 NUM_CLASSES = 5
+Change = Callable[[Tensor], Tensor]
 _STEPS = 250
 _BATCH = 50
 
@@ -62,53 +64,33 @@ def _trained() -> Classifier:
     return model.eval()
 
 
-class FirstClasses(nn.Module):
-    """Knows only the first few classes of a model."""
+class Changed(nn.Module):
+    """A model with a change of its input and one of its logits."""
 
-    def __init__(self, model: nn.Module, num_classes: int) -> None:
+    def __init__(self, model: nn.Module, before: Change = torch.clone, after: Change = torch.clone) -> None:
         super().__init__()
         self.model = model
-        self.num_classes = num_classes
+        self.before, self.after = before, after
 
     def forward(self, x: Tensor) -> Tensor:
-        logits: Tensor = self.model(x)[:, : self.num_classes]
-        return logits
+        return self.after(self.model(self.before(x)))
 
 
-class Rounded(nn.Module):
-    """Rounds its input to a few grey levels, which stops every gradient."""
-
-    def __init__(self, model: nn.Module, levels: int = 8) -> None:
-        super().__init__()
-        self.model = model
-        self.levels = levels
-
-    def forward(self, x: Tensor) -> Tensor:
-        logits: Tensor = self.model((x * self.levels).round() / self.levels)
-        return logits
+def first_classes(model: nn.Module, num_classes: int) -> nn.Module:
+    """Returns the model with its first few outputs only."""
+    return Changed(model, after=lambda logits: logits[:, :num_classes]).eval()
 
 
-class Noisy(nn.Module):
-    """Adds fresh noise to its input in every forward."""
-
-    def __init__(self, model: nn.Module, deviation: float = 0.1) -> None:
-        super().__init__()
-        self.model = model
-        self.deviation = deviation
-
-    def forward(self, x: Tensor) -> Tensor:
-        logits: Tensor = self.model(x + self.deviation * torch.randn_like(x))
-        return logits
+def rounded(model: nn.Module) -> nn.Module:
+    """Returns the model behind a rounding to 9 grey levels, which stops every gradient."""
+    return Changed(model, before=lambda x: (8 * x).round() / 8)
 
 
-class Saturated(nn.Module):
-    """Multiplies its logits until the float32 cross-entropy of a right image is exactly 0."""
+def noisy(model: nn.Module) -> nn.Module:
+    """Returns the model with fresh noise on its input in every forward."""
+    return Changed(model, before=lambda x: x + 0.1 * torch.randn_like(x))
 
-    def __init__(self, model: nn.Module, factor: float = 1e4) -> None:
-        super().__init__()
-        self.model = model
-        self.factor = factor
 
-    def forward(self, x: Tensor) -> Tensor:
-        logits: Tensor = self.factor * self.model(x)
-        return logits
+def saturated(model: nn.Module) -> nn.Module:
+    """Returns the model with logits so large that the float32 cross-entropy of a correct image is exactly 0."""
+    return Changed(model, after=lambda logits: 1e4 * logits)

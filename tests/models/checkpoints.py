@@ -13,6 +13,16 @@ State = dict[str, Tensor]
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 
+class Payload:
+    """Creates a file when it is unpickled."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+
+    def __reduce__(self) -> tuple[object, tuple[str, str]]:
+        return (open, (str(self.file), "w"))
+
+
 def column(values: tuple[float, ...]) -> Tensor:
     """Returns one value a channel as [channels, 1, 1]."""
     return torch.tensor(values).view(-1, 1, 1)

@@ -21,7 +21,7 @@ from distributed_autolora.models import weights_digest as digest_of
 from distributed_autolora.models.portable import NetworkDescription, PortableModel
 from distributed_autolora.models.published import SHA256
 from distributed_autolora.models.small_resnet import SmallResNet
-from tests.models.checkpoints import IMAGENET, State, attacker_state, column, write_robust_imagenet
+from tests.models.checkpoints import IMAGENET, Payload, State, attacker_state, column, write_robust_imagenet
 
 
 def small(classes: int = 9, channels: int = 3) -> SmallResNet:
@@ -131,12 +131,18 @@ def _an_unknown_part(state: State) -> None:
     state["module.extra.weight"] = torch.zeros(2)
 
 
+def _reshaped(state: State) -> None:
+    for prefix in ("module.model.", "module.attacker.model."):
+        state[f"{prefix}conv1.weight"] = torch.zeros(16, 1, 3, 3)
+
+
 REFUSED: list[tuple[Callable[[State], None], str]] = [
     (_a_copy_differs, "differ.*model.conv1.weight"),
     (_a_copy_is_missing, "model.layer1.0.conv1.weight"),
     (_a_normaliser_differs, "normalizer.new_std"),
     (_renamed, "missing layer1.0.conv1.weight; unexpected layer1.0.convolution.weight"),
     (_an_unknown_part, "extra.weight"),
+    (_reshaped, r"conv1.weight is \[16, 1, 3, 3\], not \[16, 3, 3, 3\]"),
 ]
 
 
@@ -147,12 +153,6 @@ def test_a_changed_checkpoint_is_refused_by_the_tensor_s_name(
     path = write_robust_imagenet(tmp_path / "robust.ckpt", small(), change=change)
     with pytest.raises(UserError, match=named):
         load_backbone(small(), path, head="fc")
-
-
-def test_another_architecture_is_refused(tmp_path: Path) -> None:
-    path = write_robust_imagenet(tmp_path / "robust.ckpt", torchvision.models.resnet18())
-    with pytest.raises(UserError, match="another architecture"):
-        build("resnet34", 5, str(path))
 
 
 def test_a_head_of_other_classes_is_dropped_for_fine_tuning_and_refused_for_evaluation(tmp_path: Path) -> None:
@@ -181,16 +181,6 @@ def test_a_file_with_two_networks_is_refused(tmp_path: Path) -> None:
         read_checkpoint(tmp_path / "w.pt")
 
 
-class Payload:
-    """Creates a file when it is unpickled."""
-
-    def __init__(self, file: Path) -> None:
-        self.file = file
-
-    def __reduce__(self) -> tuple[object, tuple[str, str]]:
-        return (open, (str(self.file), "w"))
-
-
 @pytest.mark.parametrize("zipped", [True, False])
 def test_a_malicious_pickle_creates_no_file(tmp_path: Path, zipped: bool) -> None:
     path, mark = tmp_path / "w.pt", tmp_path / "executed"
@@ -198,7 +188,7 @@ def test_a_malicious_pickle_creates_no_file(tmp_path: Path, zipped: bool) -> Non
     torch.save(content, path, _use_new_zipfile_serialization=zipped)
     with pytest.raises(UserError, match="without executing code from it"):
         read_checkpoint(path)
-    with pytest.raises(UserError, match="nobody vouches"):
+    with pytest.raises(UserError, match="is not verified"):
         read_checkpoint(path, allow_pickle=True)
     with pytest.raises(UserError, match="has SHA-256"):
         read_checkpoint(path, allow_pickle=True, digest="0" * 64)

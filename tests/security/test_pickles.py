@@ -19,18 +19,9 @@ from distributed_autolora.data.preparation.torchvision_datasets import cifar
 from distributed_autolora.errors import UserError
 from distributed_autolora.orchestration.runs.folder import RunFolder
 from distributed_autolora.training.checkpoint import TrainingState
+from tests.models.checkpoints import Payload
 from tests.security.watching import flags_of, look_at_inputs
 from tests.training.tasks import write_task
-
-
-class Payload:
-    """Creates a file when it is unpickled."""
-
-    def __init__(self, file: Path) -> None:
-        self.file = file
-
-    def __reduce__(self) -> tuple[object, tuple[str, str]]:
-        return (open, (str(self.file), "w"))
 
 
 @pytest.fixture

@@ -1,12 +1,14 @@
-"""Sanity checks of the model itself: what it takes, whether it repeats itself, whether its gradient shows the way."""
+"""Sanity checks of the model itself: input range, determinism, batch independence, gradients."""
 
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from distributed_autolora.evaluation.sanity.rules import SanityCheck, Status, Subject, graver, judged, percent, slack
-from distributed_autolora.evaluation.trajectories import loss_and_gradient
+from distributed_autolora.core.attacks import input_gradient
+from distributed_autolora.evaluation.sanity.rules import SanityCheck, Status, Subject, percent, slack, status_of, worst
+from distributed_autolora.evaluation.trajectories import recorded_logits
 
 _ROUNDING = 1e-4
 _NOISE_DRAWS = 4
@@ -19,21 +21,20 @@ _ALONE = 8
 def inputs(subject: Subject) -> SanityCheck:
     """Images in [0, 1], normalisation inside: no other scale of the images suits the model better.
 
-    A black box is asked with images times 255, and with images normalised by their own channels' mean and
-    deviation. A model that expects one of these gets more of those right than of the images in [0, 1]. PASS, WARN
-    and FAIL as `judged` says.
+    Compared are the accuracies on images in [0, 1], on images times 255, and on images normalised by their own
+    channels' mean and deviation. A model that expects one of these classifies more of those correctly (`status_of`).
     """
     x, n = subject.x, len(subject)
     mean, std = x.mean((0, 2, 3), keepdim=True), x.std((0, 2, 3), keepdim=True).clamp_min(1e-6)
-    right = int(subject.right().sum())
+    correct = int(subject.correct().sum())
     others = {
-        "images in 0 to 255": int(subject.right(255 * x).sum()),
-        "images normalised outside": int(subject.right((x - mean) / std).sum()),
+        "images in 0 to 255": int(subject.correct(255 * x).sum()),
+        "images normalised outside": int(subject.correct((x - mean) / std).sum()),
     }
     name, most = max(others.items(), key=lambda item: item[1])
-    status = judged(most - right, n)
-    detail = f"{percent(right, n)} right on images in [0, 1], {percent(most, n)} on {name}"
-    figures = {"least": float(x.min()), "largest": float(x.max()), "right": right, "right_otherwise": others}
+    status = status_of(most - correct, n)
+    detail = f"{percent(correct, n)} correct on images in [0, 1], {percent(most, n)} on {name}"
+    figures = {"least": float(x.min()), "largest": float(x.max()), "right": correct, "right_otherwise": others}
     return SanityCheck("inputs", status, detail, figures)
 
 
@@ -82,8 +83,9 @@ def zero_gradients(subject: Subject) -> SanityCheck:
     """
     counts = torch.zeros(6, dtype=torch.int64)
     for x, y in zip(subject.x.split(subject.batch_size), subject.y.split(subject.batch_size), strict=True):
-        loss, _, gradient = loss_and_gradient(subject.model, x, y)
-        counts += _count_zeros(x, loss, gradient)
+        with recorded_logits(subject.model) as logits:
+            gradient = input_gradient(subject.model, x, y)
+        counts += _count_zeros(x, F.cross_entropy(logits[0], y, reduction="none"), gradient)
     images, losses, edge_zero, edge, inner_zero, inner = counts.tolist()
     share = images / len(subject)
     pixels = (edge_zero + inner_zero) / max(1, edge + inner)
@@ -116,28 +118,29 @@ def random_noise(subject: Subject, robust: int) -> SanityCheck:
     """Uniform noise of size epsilon hurts little, and less than PGD-10.
 
     PASS for a loss of at most 5 % of the images beyond `slack` (mean of four draws), WARN for at most 15 %, FAIL for
-    more than that or for noise that leaves fewer images right than PGD-10 does, as `judged` says: a search that loses
-    to blind guessing does not work. WARN too where PGD-10 breaks no more than noise: it is blind, or epsilon is tiny.
+    more than that or for noise that leaves fewer images correct than PGD-10 does (`status_of`): a search that loses
+    to random guessing does not work. WARN too where PGD-10 breaks no more than noise.
 
     Args:
-        subject: what is under test.
-        robust: images that PGD-10 leaves right.
+        subject: what is checked.
+        robust: images that PGD-10 leaves correct.
     """
     n, ball = len(subject), subject.threat_model
     generator = torch.Generator().manual_seed(subject.seed)
     left = [
-        int(subject.right(ball.start(subject.x, torch.rand(subject.x.shape, generator=generator).to(subject.x))).sum())
+        int(
+            subject.correct(ball.start(subject.x, torch.rand(subject.x.shape, generator=generator).to(subject.x))).sum()
+        )
         for _ in range(_NOISE_DRAWS)
     ]
-    natural, mean = int(subject.right().sum()), sum(left) / _NOISE_DRAWS
+    natural, mean = int(subject.correct().sum()), sum(left) / _NOISE_DRAWS
     fall = natural - mean - slack(n)
     by_fall: Status = "PASS" if fall <= _NOISE_LIMITS[0] * n else "WARN" if fall <= _NOISE_LIMITS[1] * n else "FAIL"
-    by_attack: Status = "FAIL" if judged(robust - mean, n) != "PASS" else "WARN" if robust >= mean else "PASS"
-    detail = f"{percent(natural, n)} right without, {percent(mean, n)} with noise, {percent(robust, n)} under PGD-10"
+    by_attack: Status = "FAIL" if status_of(robust - mean, n) != "PASS" else "WARN" if robust >= mean else "PASS"
+    detail = f"{percent(natural, n)} correct without, {percent(mean, n)} with noise, {percent(robust, n)} under PGD-10"
     figures = {"natural": natural, "noise": left, "pgd10": robust}
-    return SanityCheck("random noise", graver(by_fall, by_attack), detail, figures)
+    return SanityCheck("random noise", worst(by_fall, by_attack), detail, figures)
 
 
 def _difference(first: Tensor, second: Tensor) -> float:
-    """Returns the largest difference of two batches of logits as a share of the largest logit."""
     return float((first - second).abs().max() / first.abs().max().clamp_min(1e-12))

@@ -1,4 +1,4 @@
-"""Can the result of an evaluation be believed? Checks on a subset of the test images.
+"""Sanity checks of an evaluation on a subset of the test images: can its result be believed?
 
 An attack that fails does not prove a robust model: it may have been misled by its gradients (Athalye et
 al., 2018; Carlini et al., 2019). Each check states something that holds for every honest model.
@@ -8,25 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import torch
 from torch import Tensor, nn
 
 from distributed_autolora.core.metrics import AccuracyCount
 from distributed_autolora.core.threat_model import ThreatModel
 from distributed_autolora.evaluation.attacks import pgd_step_size
-from distributed_autolora.evaluation.guard import check_differentiable, check_inputs, check_logits, undisturbed
-from distributed_autolora.evaluation.sanity import (
-    model as sanity_model,
-)
-from distributed_autolora.evaluation.sanity import (
-    search as sanity_search,
-)
-from distributed_autolora.evaluation.sanity import (
-    stronger_attack as sanity_stronger,
-)
-from distributed_autolora.evaluation.sanity.rules import SanityCheck, Status, Subject, slack
-
-__all__ = ["SanityCheck", "Status", "check_sanity", "slack", "worst"]
+from distributed_autolora.evaluation.guard import prepared
+from distributed_autolora.evaluation.sanity import model as of_model
+from distributed_autolora.evaluation.sanity import search as of_search
+from distributed_autolora.evaluation.sanity.rules import SanityCheck, Subject
+from distributed_autolora.evaluation.sanity.stronger_attack import stronger
 
 SQUARE_QUERIES = 500
 
@@ -49,7 +40,7 @@ def check_sanity(
         model: logits of images in [0, 1]; left as it was.
         x: [n, C, H, W] float32 images in [0, 1]; 100 to 200 test images are enough, 1 is the least.
         y: [n] labels.
-        threat_model: the one that the model was judged under.
+        threat_model: the one that the model was evaluated under.
         accuracies: what was measured on the whole test set, for the order of attacks; keys such as
             "natural_accuracy" and "robust_accuracy/autoattack".
         seed: of random starts, noise and Square.
@@ -59,36 +50,26 @@ def check_sanity(
 
     Raises:
         ValueError: for no images, or images that are not float32 [n, C, H, W].
-        UserError: for images outside [0, 1], or a model that cannot be judged.
+        UserError: for images outside [0, 1], or a model that cannot be evaluated.
     """
     if not len(x):
         raise ValueError("sanity checks need at least one image")
-    check_inputs(model, x, y, threat_model)
-    with undisturbed(model) as device, torch.no_grad():
-        x, y = x.to(device), y.to(device).long()
-        check_differentiable(model, x)
-        check_logits(model(x[:batch_size]), y[:batch_size])
+    with prepared(model, x, y, threat_model, batch_size) as (images, labels, _):
         step = pgd_step_size(threat_model) if step_size is None else step_size
-        subject = Subject(model, x, y, threat_model, seed, step, batch_size)
-        evidence = sanity_search.gather(subject, square_queries)
+        subject = Subject(model, images, labels, threat_model, seed, step, batch_size)
+        evidence = of_search.gather(subject, square_queries)
         return (
-            sanity_model.inputs(subject),
-            sanity_model.deterministic_forward(subject),
-            sanity_model.batch_independence(subject),
-            sanity_model.zero_gradients(subject),
-            sanity_model.random_noise(subject, evidence.robust(10)),
-            sanity_search.steps(evidence),
-            sanity_search.loss_by_step(evidence),
-            sanity_search.restarts(evidence),
-            sanity_search.random_start(evidence),
-            sanity_search.order(evidence, accuracies or {}),
-            sanity_search.large_epsilon(subject),
-            sanity_search.square(evidence),
-            sanity_stronger.stronger(subject, evidence),
+            of_model.inputs(subject),
+            of_model.deterministic_forward(subject),
+            of_model.batch_independence(subject),
+            of_model.zero_gradients(subject),
+            of_model.random_noise(subject, evidence.robust(10)),
+            of_search.steps(evidence),
+            of_search.loss_by_step(evidence),
+            of_search.restarts(evidence),
+            of_search.random_start(evidence),
+            of_search.order(evidence, accuracies or {}),
+            of_search.large_epsilon(subject),
+            of_search.square(evidence),
+            stronger(subject, evidence),
         )
-
-
-def worst(checks: tuple[SanityCheck, ...]) -> Status:
-    """Returns FAIL if any check failed, else WARN if any warned, else PASS."""
-    found = {check.status for check in checks}
-    return "FAIL" if "FAIL" in found else "WARN" if "WARN" in found else "PASS"

@@ -10,9 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from distributed_autolora.core.threat_model import ThreatModel
+from distributed_autolora.evaluation.attacks import Budget
+from distributed_autolora.evaluation.autoattack import run_parts
 from distributed_autolora.evaluation.trajectories import Trajectory, in_batches, start_noise, trajectory
 
 Status = Literal["PASS", "WARN", "FAIL"]
+_ORDER: tuple[Status, ...] = ("PASS", "WARN", "FAIL")
 _TURNING_SHARE = 0.01
 
 
@@ -23,14 +26,14 @@ class SanityCheck:
     name: str
     status: Status
     detail: str
-    """One line for people."""
+    """The finding in one line."""
     figures: dict[str, Any] = field(default_factory=dict)
     """The numbers behind it: ints, floats, and lists and dicts of them."""
 
 
 @dataclass(frozen=True)
 class Subject:
-    """What is under test: a model in eval mode, and images and labels on its device."""
+    """What is checked: a model in eval mode, and images and labels on its device."""
 
     model: nn.Module
     x: Tensor
@@ -47,32 +50,53 @@ class Subject:
         """Returns the [n, classes] logits of the images or of others."""
         return in_batches(self.model, self.batch_size, self.x if x is None else x)
 
-    def right(self, x: Tensor | None = None) -> Tensor:
-        """Tells for each row whether the model gets it right, [n] bool."""
+    def correct(self, x: Tensor | None = None) -> Tensor:
+        """Returns for each image whether it, or its counterpart in `x`, is classified correctly, [n] bool."""
         return self.logits(x).argmax(1) == self.y
 
-    def walk(
+    def trajectory(
         self,
         num_steps: int,
         start: int | None = None,
         threat_model: ThreatModel | None = None,
         step_size: float | None = None,
     ) -> Trajectory:
-        """Returns the way of PGD from the clean images, or from a numbered random start."""
+        """Returns the trajectory of PGD from the clean images, or from a numbered random start."""
         noise = None if start is None else start_noise(self.x, self.seed, start)
-        ways = [
+        parts = [
             trajectory(
+                None if noise is None else noise[rows],
                 self.model,
                 self.x[rows],
                 self.y[rows],
-                threat_model=threat_model or self.threat_model,
+                ball=threat_model or self.threat_model,
                 num_steps=num_steps,
                 step_size=self.step_size if step_size is None else step_size,
-                noise=None if noise is None else noise[rows],
             )
             for rows in torch.arange(len(self), device=self.x.device).split(self.batch_size)
         ]
-        return Trajectory(torch.cat([way.correct for way in ways]), torch.cat([way.loss for way in ways]))
+        return Trajectory(torch.cat([part.correct for part in parts]), torch.cat([part.loss for part in parts]))
+
+    def robust_to(self, parts: tuple[str, ...], budget: Budget, rows: Tensor) -> Tensor:
+        """Returns for each of `rows` whether its image is robust to parts of AutoAttack, [len(rows)] bool."""
+        if not len(rows):
+            return rows.bool()
+        num_classes = self.model(self.x[:1]).shape[1]
+
+        def robust(x: Tensor, y: Tensor) -> Tensor:
+            outcome = run_parts(
+                self.model,
+                x,
+                y,
+                threat_model=self.threat_model,
+                parts=parts,
+                num_classes=num_classes,
+                seed=self.seed,
+                budget=budget,
+            )
+            return outcome.broken_by == len(parts)
+
+        return in_batches(robust, self.batch_size, self.x[rows], self.y[rows])
 
 
 def slack(total: int) -> int:
@@ -86,17 +110,16 @@ def slack(total: int) -> int:
     return max(1, math.ceil(2 * math.sqrt(_TURNING_SHARE * total)))
 
 
-def judged(excess: float, total: int) -> Status:
+def status_of(excess: float, total: int) -> Status:
     """Returns PASS for an excess of images within `slack`, WARN within twice that (four deviations), else FAIL."""
     if excess <= slack(total):
         return "PASS"
     return "WARN" if excess <= 2 * slack(total) else "FAIL"
 
 
-def graver(*statuses: Status) -> Status:
-    """Returns the gravest of the statuses."""
-    order: tuple[Status, ...] = ("PASS", "WARN", "FAIL")
-    return max(statuses, key=order.index)
+def worst(*statuses: Status) -> Status:
+    """Returns FAIL if there is one, else WARN, else PASS."""
+    return max(statuses, key=_ORDER.index)
 
 
 def percent(count: float, total: int) -> str:

@@ -13,8 +13,7 @@ from distributed_autolora.core.attacks import fgsm
 from distributed_autolora.core.metrics import AccuracyCount
 from distributed_autolora.core.threat_model import ThreatModel
 from distributed_autolora.evaluation.attacks import Budget, parse
-from distributed_autolora.evaluation.autoattack import run_parts
-from distributed_autolora.evaluation.sanity.rules import SanityCheck, Status, Subject, graver, judged, percent, slack
+from distributed_autolora.evaluation.sanity.rules import SanityCheck, Status, Subject, percent, slack, status_of, worst
 from distributed_autolora.evaluation.trajectories import Trajectory, in_batches
 
 STEPS = (1, 5, 10, 20, 50, 100)
@@ -32,65 +31,49 @@ _LARGE_LIMITS = (0.01, 0.05)
 
 @dataclass(frozen=True)
 class Evidence:
-    """What the searches found on the same images; a row counts when it was right to begin with."""
+    """Results of the searches on the same images."""
 
     natural: Tensor
-    """[n] bool."""
+    """[n] bool: correct without an attack."""
     fgsm: Tensor
-    """[n] bool: right after FGSM."""
+    """[n] bool: correct, also after FGSM."""
     clean: Trajectory
     """PGD-100 from the clean images."""
     starts: Tensor
-    """[starts, n] bool: right after PGD-10 from each random start."""
+    """[starts, n] bool: correct, also after PGD-10 from each random start."""
     square: Tensor
-    """[n] bool: withstood Square."""
+    """[n] bool: robust to Square."""
     square_queries: int
 
     def robust(self, num_steps: int) -> int:
-        """Counts the images that withstand PGD from the clean image."""
+        """Counts the images that are robust to PGD from the clean image."""
         return int((self.natural & self.clean.correct[:, num_steps]).sum())
 
 
 def gather(subject: Subject, square_queries: int) -> Evidence:
-    """Runs the searches that several checks look at."""
-    natural = subject.right()
+    """Runs the searches that several checks share."""
+    natural = subject.correct()
 
     def one_step(x: Tensor, y: Tensor) -> Tensor:
         return fgsm(subject.model, x, y, threat_model=subject.threat_model)
 
-    starts = [subject.walk(_START_STEPS, start).correct[:, -1] & natural for start in range(_STARTS)]
+    starts = [subject.trajectory(_START_STEPS, start).correct[:, -1] & natural for start in range(_STARTS)]
+    everything = torch.arange(len(subject), device=subject.x.device)
     return Evidence(
         natural=natural,
-        fgsm=natural & subject.right(in_batches(one_step, subject.batch_size, subject.x, subject.y)),
-        clean=subject.walk(STEPS[-1]),
+        fgsm=natural & subject.correct(in_batches(one_step, subject.batch_size, subject.x, subject.y)),
+        clean=subject.trajectory(STEPS[-1]),
         starts=torch.stack(starts),
-        square=_square(subject, square_queries),
+        square=subject.robust_to(("square",), Budget(square_queries=square_queries), everything),
         square_queries=square_queries,
     )
-
-
-def _square(subject: Subject, queries: int) -> Tensor:
-    def withstood(x: Tensor, y: Tensor) -> Tensor:
-        outcome = run_parts(
-            subject.model,
-            x,
-            y,
-            threat_model=subject.threat_model,
-            parts=("square",),
-            num_classes=subject.model(x[:1]).shape[1],
-            seed=subject.seed,
-            budget=Budget(square_queries=queries),
-        )
-        return outcome.broken_by == len(outcome.parts)
-
-    return in_batches(withstood, subject.batch_size, subject.x, subject.y)
 
 
 def steps(evidence: Evidence) -> SanityCheck:
     """Robust accuracy does not rise with the number of steps.
 
-    All counts come from one PGD-100 on the same images. Compared is the largest rise above an earlier count, as
-    `judged` says: PGD's last iterate may lose single images again.
+    All counts come from one PGD-100 on the same images. Compared is the largest rise above an earlier count
+    (`status_of`): PGD's last iterate may lose single images again.
     """
     n = len(evidence.natural)
     counts = {step: evidence.robust(step) for step in STEPS}
@@ -98,11 +81,11 @@ def steps(evidence: Evidence) -> SanityCheck:
     line = ", ".join(f"PGD-{step} {percent(count, n)}" for step, count in counts.items())
     detail = f"{line} (largest rise: {rise} of {n} images)"
     figures = {"robust": {str(step): count for step, count in counts.items()}, "total": n, "largest_rise": rise}
-    return SanityCheck("steps", judged(rise, n), detail, figures)
+    return SanityCheck("steps", status_of(rise, n), detail, figures)
 
 
 def loss_by_step(evidence: Evidence) -> SanityCheck:
-    """The mean loss of the images that the model gets right rises along the search.
+    """The mean loss of the correctly classified images rises along the search.
 
     FAIL when 100 steps do not raise it; WARN when it falls between two of the steps 0, 1, 5, 10, 20, 50, 100 by more
     than 5 % of the whole rise (sign steps oscillate a little around a maximum).
@@ -121,14 +104,14 @@ def loss_by_step(evidence: Evidence) -> SanityCheck:
 def restarts(evidence: Evidence) -> SanityCheck:
     """Five random starts are together no weaker than one clean start, and little stronger than one random start.
 
-    An excess over the clean start is `judged`. WARN when the other four starts break more than 5 % of the images
-    beyond `slack`: the search from one start has then not converged, or each start sees another random model.
+    An excess over the clean start counts by `status_of`. WARN when the other four starts break more than 5 % of the
+    images beyond `slack`: the search from one start has then not converged, or each start sees another random model.
     """
     n = len(evidence.natural)
     together = evidence.starts.int().cumprod(0).sum(1).tolist()
     clean = evidence.robust(_START_STEPS)
     not_converged = together[0] - together[-1] - slack(n) > _NOT_CONVERGED * n
-    status = graver(judged(together[-1] - clean, n), "WARN" if not_converged else "PASS")
+    status = worst(status_of(together[-1] - clean, n), "WARN" if not_converged else "PASS")
     counts = ", ".join(percent(count, n) for count in together)
     detail = f"PGD-{_START_STEPS} after 1 to {_STARTS} random starts: {counts}; clean start {percent(clean, n)}"
     return SanityCheck("restarts", status, detail, {"robust": together, "clean_start": clean, "total": n})
@@ -143,7 +126,7 @@ def random_start(evidence: Evidence) -> SanityCheck:
     n = len(evidence.natural)
     clean, moved = evidence.robust(_START_STEPS), int(evidence.starts[0].sum())
     gap = clean - moved
-    status = judged(gap, n)
+    status = status_of(gap, n)
     if status == "FAIL" and gap <= _MASKED * n:
         status = "WARN"
     detail = f"PGD-{_START_STEPS}: clean start {percent(clean, n)}, random start {percent(moved, n)}"
@@ -151,9 +134,9 @@ def random_start(evidence: Evidence) -> SanityCheck:
 
 
 def order(evidence: Evidence, accuracies: Mapping[str, AccuracyCount]) -> SanityCheck:
-    """A stronger attack leaves no more images right: FGSM >= PGD-10 >= PGD-100 >= AutoAttack.
+    """A stronger attack leaves no more images correct: FGSM >= PGD-10 >= PGD-100 >= AutoAttack.
 
-    Compared within the subset, and within the given accuracies of the whole test set, as `judged` says. WARN too when
+    Compared within the subset, and within the given accuracies of the whole test set (`status_of`). WARN too when
     AutoAttack breaks over 10 % of the images more than the strongest PGD: only AutoAttack's number may then be
     called robust accuracy.
     """
@@ -169,12 +152,12 @@ def order(evidence: Evidence, accuracies: Mapping[str, AccuracyCount]) -> Sanity
     status: Status = "PASS"
     for chain in chains:
         for weaker, stronger in pairwise(chain.values()):
-            status = graver(status, judged(stronger.correct - weaker.correct, weaker.total))
+            status = worst(status, status_of(stronger.correct - weaker.correct, weaker.total))
     measured = chains[1] if len(chains[1]) > 1 else subset
     detail = " >= ".join(f"{name} {percent(count.correct, count.total)}" for name, count in measured.items())
     pgd = [count.accuracy for name, count in given.items() if name.startswith("pgd")]
     if "autoattack" in given and pgd and min(pgd) - given["autoattack"].accuracy > _OVERSTATED:
-        status = graver(status, "WARN")
+        status = worst(status, "WARN")
         detail += "; PGD overstates: claim AutoAttack only"
     figures = {
         "subset": {name: [count.correct, count.total] for name, count in subset.items()},
@@ -195,16 +178,16 @@ def _by_strength(given: Mapping[str, AccuracyCount]) -> dict[str, AccuracyCount]
 def large_epsilon(subject: Subject) -> SanityCheck:
     """Without a real limit nothing is robust: at epsilon 0.5 every image can be turned into uniform grey.
 
-    An image is broken when any of 50 steps of 0.05 leaves it wrong. PASS for at most 1 % of the images
+    An image is broken when any of 50 steps of 0.05 misclassifies it. PASS for at most 1 % of the images
     left (or one), WARN for at most 5 %, FAIL beyond: the search is blind.
     """
     n = len(subject)
-    way = subject.walk(_LARGE_STEPS, threat_model=_LARGE, step_size=_LARGE_STEP_SIZE)
-    left = int(way.correct.all(1).sum())
+    found = subject.trajectory(_LARGE_STEPS, threat_model=_LARGE, step_size=_LARGE_STEP_SIZE)
+    left = int(found.correct.all(1).sum())
     status: Status = "PASS" if left <= max(1, _LARGE_LIMITS[0] * n) else "WARN"
     if left > max(2, _LARGE_LIMITS[1] * n):
         status = "FAIL"
-    detail = f"{percent(left, n)} withstand PGD-{_LARGE_STEPS} at epsilon {_LARGE.epsilon}"
+    detail = f"{percent(left, n)} are robust to PGD-{_LARGE_STEPS} at epsilon {_LARGE.epsilon}"
     return SanityCheck("large epsilon", status, detail, {"left": left, "total": n, "epsilon": _LARGE.epsilon})
 
 
@@ -212,13 +195,13 @@ def square(evidence: Evidence) -> SanityCheck:
     """Square, which sees no gradient and runs on all images, is not stronger than the white-box attacks.
 
     White-box: PGD-100 and PGD-10 from five random starts, together. An excess of what they leave over what
-    Square leaves is `judged`. WARN too when Square alone breaks more images than `slack`.
+    Square leaves counts by `status_of`. WARN too when Square alone breaks more images than `slack`.
     """
     n = len(evidence.natural)
     white = evidence.natural & evidence.clean.correct[:, -1] & evidence.starts.all(0)
     counts = (int(white.sum()), int(evidence.square.sum()))
     alone = int((white & ~evidence.square).sum())
-    status = graver(judged(counts[0] - counts[1], n), "WARN" if alone > slack(n) else "PASS")
+    status = worst(status_of(counts[0] - counts[1], n), "WARN" if alone > slack(n) else "PASS")
     detail = (
         f"Square ({evidence.square_queries} queries) leaves {percent(counts[1], n)}, white-box attacks "
         f"{percent(counts[0], n)}; {alone} images broken by Square alone"

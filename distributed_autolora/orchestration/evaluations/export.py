@@ -20,7 +20,7 @@ from distributed_autolora.models.export import WEIGHTS_FILE, export_model
 from distributed_autolora.orchestration import mlflow_tracking
 from distributed_autolora.orchestration.cluster.processes import uninterrupted
 from distributed_autolora.orchestration.evaluations.folder import OUTCOMES_FILE, RESULT_FILE
-from distributed_autolora.orchestration.evaluations.plan import Plan
+from distributed_autolora.orchestration.evaluations.plan import Plan, task_name
 from distributed_autolora.reporting.model_card import ModelFacts, model_card
 from distributed_autolora.reporting.robustbench import PaperEntry, robustbench_entry
 
@@ -66,7 +66,7 @@ class Tracking:
             experiment=RunConfig().mlflow_experiment,
             run_name=f"evaluation of {found.name}",
             params={"model": request.model, "data": self._plan.task.data_folder, "attacks": request.attacks},
-            tags={"task": self._plan.task_name, "kind": "evaluation"},
+            tags={"task": task_name(self._plan.table), "kind": "evaluation"},
             run_id=known.get("run_id") if self.uri == known.get("uri") else None,
             home=request.home(),
         )

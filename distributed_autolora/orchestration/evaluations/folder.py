@@ -23,7 +23,7 @@ _SECONDS = b"seconds"
 
 
 class EvaluationFolder:
-    """Where one evaluation keeps what it has, under the digest of all that determines its outcome.
+    """The files of one evaluation, under the digest of all that determines its outcome.
 
     Args:
         path: absolute folder of the model's evaluations.
@@ -36,7 +36,7 @@ class EvaluationFolder:
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """Claims the folder for this process while the block runs.
+        """Locks the folder for this process while the block runs.
 
         Raises:
             UserError: when another live process holds it, or it cannot be written.
@@ -59,11 +59,7 @@ class EvaluationFolder:
         return result if result is not None and result.get("digest") == self.digest else None
 
     def write_chunk(self, chunk: Chunk, columns: Columns, seconds: float) -> None:
-        """Keeps a finished chunk, whole or not at all.
-
-        Raises:
-            StorageError: when it cannot be written.
-        """
+        """Writes a finished chunk, atomically."""
         table = pa.table(columns).replace_schema_metadata({_SECONDS: repr(seconds).encode()})
         _write_parquet(self._chunk_file(chunk), table)
 
@@ -79,7 +75,7 @@ class EvaluationFolder:
         return {name: table[name].to_numpy(zero_copy_only=False) for name in table.column_names}, seconds
 
     def read_note(self, name: str) -> Any:
-        """Returns what `write_note` kept for this evaluation; None where there is nothing."""
+        """Returns the values that `write_note` kept for this evaluation; None where there are none."""
         try:
             return read_json(self.chunks / f"{name}.json")
         except (OSError, ValueError):
@@ -90,13 +86,9 @@ class EvaluationFolder:
         write_json(self.chunks / f"{name}.json", values)
 
     def write_result(self, result: dict[str, Any], outcomes: Columns) -> None:
-        """Writes the result and the outcome of every image.
+        """Writes the result, and the columns of `outcomes.parquet` in the order of the test table.
 
         The result of another evaluation is kept beside it, under its own digest.
-
-        Args:
-            result: of `evaluation.json`.
-            outcomes: columns of `outcomes.parquet`, in the order of the test table.
 
         Raises:
             StorageError: when a file cannot be written.
@@ -125,11 +117,7 @@ class EvaluationFolder:
 
 
 def joined(parts: list[Columns]) -> Columns:
-    """Puts the columns of chunks one after another.
-
-    Args:
-        parts: at least one; all with the same columns.
-    """
+    """Returns the columns of one or more chunks, one after another."""
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from distributed_autolora.config import IMAGENET_MEAN, IMAGENET_STD, ExperimentConfig
 from distributed_autolora.config.reading import nearest
 from distributed_autolora.errors import UserError
+from distributed_autolora.models.checkpoint_formats import Checkpoint
 from distributed_autolora.models.portable import NetworkDescription, PortableModel, read_model
 from distributed_autolora.models.weights import read_checkpoint, read_weights
 from distributed_autolora.orchestration.evaluations.request import EvaluationRequest
@@ -23,14 +24,7 @@ _TENSORS_ONLY = "Give --model a file of tensors only, as torch.save(network.stat
 
 @dataclass(frozen=True)
 class FoundModel:
-    """A model, and what is known about it.
-
-    Attributes:
-        name: for people and folders.
-        model: the model.
-        run: the run that made it, if it is one of ours.
-        config: that run's config.
-    """
+    """A model with a name for messages and folders, and the run and config that it comes from, if any."""
 
     name: str
     model: PortableModel
@@ -49,8 +43,8 @@ def find_run_folder(model: str, home: Path) -> RunFolder | None:
         if folder.exists():
             if not folder.is_finished():
                 raise UserError(
-                    f'Run "{folder.name}" in {path} is not finished: it has no model to judge yet. The command that '
-                    "began it continues it."
+                    f'Run "{folder.name}" in {path} is not finished: it has no model yet. The command that started '
+                    "it resumes it."
                 )
             return folder
     return None
@@ -62,17 +56,25 @@ def find_model(request: EvaluationRequest, run: RunFolder | None, num_classes: i
     Args:
         request: the request.
         run: the run that it names; None: no run.
-        num_classes: classes of the data, the default for a state dict that does not say.
+        num_classes: classes of the data, the default for a state dict without a description.
 
     Raises:
         UserError: for a wrong path or URI, a damaged file, weights of another network, or flags that describe a network
             which describes itself.
     """
+    found = _found(request, run, num_classes)
+    found.model.build(where=request.model)  # refuses weights that do not fit
+    return found
+
+
+def _found(request: EvaluationRequest, run: RunFolder | None, num_classes: int) -> FoundModel:
     if run is not None:
-        _refuse_network_flags(request, f'run "{run.name}"')
-        return _model_of_run(run)
+        _refuse_network_flags(request)
+        config, weights = run.config(), read_weights(run.path / "model.safetensors")
+        model = PortableModel(NetworkDescription.of(config.model, run.result().num_classes), weights)
+        return FoundModel(run.name, model, run, config)
     if _MLFLOW.match(request.model):
-        _refuse_network_flags(request, request.model)
+        _refuse_network_flags(request)
         uri = request.mlflow_uri or default_tracking_uri(request.home())
         with tempfile.TemporaryDirectory() as folder:
             model = read_model(download_weights(uri, request.model, Path(folder)))
@@ -82,44 +84,34 @@ def find_model(request: EvaluationRequest, run: RunFolder | None, num_classes: i
         raise UserError(_not_found(request, path))
     if path.suffix == ".pt2":
         raise UserError(f"{path} is an exported program: give the model.safetensors that was written beside it.")
-    return FoundModel(_legal(path.stem), _model_of_file(path, request, num_classes))
-
-
-def _model_of_run(run: RunFolder) -> FoundModel:
-    config, path = run.config(), run.path / "model.safetensors"
-    description = NetworkDescription.of(config.model, run.result().num_classes)
-    model = PortableModel(description, read_weights(path))
-    model.build(where=str(path))  # refuses weights that do not fit
-    return FoundModel(run.name, model, run, config)
-
-
-def _model_of_file(path: Path, request: EvaluationRequest, num_classes: int) -> PortableModel:
     checkpoint = read_checkpoint(path, pickle_advice=_TENSORS_ONLY)
+    model = PortableModel(_description(request, checkpoint, num_classes), checkpoint.state)
+    return FoundModel(_legal(path.stem), model)
+
+
+def _description(request: EvaluationRequest, checkpoint: Checkpoint, num_classes: int) -> NetworkDescription:
+    """Returns the network of a weights file: what the file states, else the flags."""
     description = NetworkDescription.from_metadata(checkpoint.metadata)
-    if description is None:
-        if request.backbone is None:
-            raise UserError(f"{path} does not say which network it belongs to: give --backbone, such as resnet18.")
-        description = NetworkDescription(
-            backbone=request.backbone,
-            num_classes=request.num_classes or num_classes,
-            mean=request.mean or checkpoint.mean or IMAGENET_MEAN,
-            std=request.std or checkpoint.std or IMAGENET_STD,
-            input_size=request.input_size,
-        )
-    else:
-        _refuse_network_flags(request, str(path))
-    model = PortableModel(description, checkpoint.state)
-    model.build(where=str(path))  # refuses weights that do not fit
-    return model
+    if description is not None:
+        _refuse_network_flags(request)
+        return description
+    if request.backbone is None:
+        raise UserError(f"{request.model} does not state its network: give --backbone, such as resnet18.")
+    return NetworkDescription(
+        backbone=request.backbone,
+        num_classes=request.num_classes or num_classes,
+        mean=request.mean or checkpoint.mean or IMAGENET_MEAN,
+        std=request.std or checkpoint.std or IMAGENET_STD,
+        input_size=request.input_size,
+    )
 
 
-def _refuse_network_flags(request: EvaluationRequest, model: str) -> None:
-    """Refuses flags that would say what the model says itself."""
+def _refuse_network_flags(request: EvaluationRequest) -> None:
     given = [f"--{name.replace('_', '-')}" for name in _NETWORK_FLAGS if getattr(request, name) is not None]
     if given:
         raise UserError(
-            f"{', '.join(given)} cannot be changed: {model} says itself what network it is and what its images are "
-            "scaled by. Leave that out; it is for state dicts that do not say."
+            f"{', '.join(given)} cannot be changed: {request.model} states its network and its normalisation. Leave "
+            "the flags out; they are for state dicts that do not."
         )
 
 
@@ -133,5 +125,4 @@ def _not_found(request: EvaluationRequest, path: Path) -> str:
 
 
 def _legal(name: str) -> str:
-    """Returns a name that can be a folder's."""
     return re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-.")[:80] or "model"

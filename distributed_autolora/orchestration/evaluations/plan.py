@@ -47,7 +47,6 @@ class Plan:
     found: FoundModel
     task: EvaluationTask
     images: ImageSource
-    num_classes: int
     variant: str
     """Suffix of the folder where threat model or images are not the run's own, or not all: "-64-images"; else empty."""
     folder: EvaluationFolder
@@ -58,13 +57,8 @@ class Plan:
         return self.images.table
 
     @property
-    def task_name(self) -> str:
-        """Name of the task, with the protocol of its files unless that is "clean"."""
-        return labelled(self.table)
-
-    @property
     def place(self) -> str:
-        """The folder of the results in a few words: within the run's own folder where it is there."""
+        """The folder of the results, relative to the run's parent if it is in the run's own folder."""
         run, path = self.found.run, self.folder.path
         return str(path.relative_to(run.path.parent)) if run is not None and run.path in path.parents else str(path)
 
@@ -93,17 +87,13 @@ def make_plan(request: EvaluationRequest, run: RunFolder | None = None) -> Plan:
     attacks = parse(request.attacks)
     run = run or find_run_folder(request.model, request.home())
     config = None if run is None else run.config()
-    folder = _data_folder(request, config)
-    epsilon = _epsilon(request, config)
-    digest = data_digest(folder)
-    _check_run_data(request, config, digest)
+    folder, digest = _data(request, config)
+    epsilon, step_size = _threat_model(request, config)
     size = request.image_size or (config.data.image_size if config is not None else None)
     table = open_test_split(folder, digest, size, request.cache)
-    num_classes = len(table.class_names)
     for attack in attacks:
-        parts_for(attack, num_classes)  # refuses one that cannot run
-    found = find_model(request, run, num_classes)
-    own_step = config is not None and request.epsilon in (None, config.threat_model.epsilon)
+        parts_for(attack, len(table.class_names))  # refuses one that cannot run
+    found = find_model(request, run, len(table.class_names))
     task = EvaluationTask(
         model=found.model,
         data_folder=folder,
@@ -114,20 +104,14 @@ def make_plan(request: EvaluationRequest, run: RunFolder | None = None) -> Plan:
         cache=request.cache,
         epsilon=epsilon,
         attacks=attacks,
-        step_size=config.eval_attack.step_size if config is not None and own_step else None,
+        step_size=step_size,
     )
     images = task.images_of(table)
-    _check_model(found, images, num_classes)
+    _check_model(found, images)
     variant = _variant(task, config, table)
-    return Plan(
-        request=request,
-        found=found,
-        task=task,
-        images=images,
-        num_classes=num_classes,
-        variant=variant,
-        folder=EvaluationFolder(_output(request, found, table, variant), evaluation_digest(request, task)),
-    )
+    path = _output(request, found, table, variant)
+    evaluation = EvaluationFolder(path, evaluation_digest(request, task))
+    return Plan(request=request, found=found, task=task, images=images, variant=variant, folder=evaluation)
 
 
 def evaluation_digest(request: EvaluationRequest, task: EvaluationTask) -> str:
@@ -155,27 +139,41 @@ def package_versions() -> dict[str, str]:
     return versions | {name: importlib.metadata.version(name) for name in _PACKAGES}
 
 
-def _data_folder(request: EvaluationRequest, config: ExperimentConfig | None) -> str:
-    if request.data is None:
-        if config is None:
-            raise UserError(f"Give --data: a folder with test*.parquet, or {EMBEDDED_TASK}.")
-        return data_folder(config.data)
-    if request.data == EMBEDDED_TASK and not Path(request.data).is_dir():
-        return data_folder(DataConfig(task=request.data))
-    if not is_uri(request.data) and not Path(request.data).expanduser().exists():
+def task_name(table: ImageTable) -> str:
+    """Returns the name of a table's task, with its protocol unless that is "clean"."""
+    return with_protocol(table.task, table.protocol)
+
+
+def _data(request: EvaluationRequest, config: ExperimentConfig | None) -> tuple[str, str]:
+    """Returns the folder of the images, and the digest of its files."""
+    if request.data is None and config is None:
+        raise UserError(f"Give --data: a folder with test*.parquet, or {EMBEDDED_TASK}.")
+    if request.data is None and config is not None:
+        folder = data_folder(config.data)
+        digest, trained = data_digest(folder), config.data.digest
+        if trained not in (None, digest):
+            raise UserError(
+                f"The images are not those that the run was trained on (digest {digest[:12]}, not "
+                f"{str(trained)[:12]}). Restore them, or name other images with --data."
+            )
+        return folder, digest
+    name = str(request.data)
+    there = is_uri(name) or Path(name).expanduser().exists()
+    if not there and name != EMBEDDED_TASK:
         raise UserError(
-            f"Data: there is no folder {request.data}, and the only shipped task is {EMBEDDED_TASK}. Give --data one "
-            "of the two."
+            f"Data: there is no folder {name}, and no shipped task but {EMBEDDED_TASK}. Give --data one of them."
         )
-    return data_folder(DataConfig(path=request.data))
+    folder = data_folder(DataConfig(path=name) if there else DataConfig(task=name))
+    return folder, data_digest(folder)
 
 
-def _epsilon(request: EvaluationRequest, config: ExperimentConfig | None) -> float:
-    if request.epsilon is not None:
-        return request.epsilon
-    if config is None:
-        raise UserError("Give --epsilon, such as 8/255: only a run says under which threat model it was trained.")
-    return config.threat_model.epsilon
+def _threat_model(request: EvaluationRequest, config: ExperimentConfig | None) -> tuple[float, float | None]:
+    """Returns epsilon and the length of a PGD step: both of a run where they are its own."""
+    if config is not None and request.epsilon in (None, config.threat_model.epsilon):
+        return config.threat_model.epsilon, config.eval_attack.step_size
+    if request.epsilon is None:
+        raise UserError("Give --epsilon, such as 8/255: only a run states the threat model of its training.")
+    return request.epsilon, None
 
 
 def _rows(request: EvaluationRequest, table: ImageTable) -> tuple[int, ...]:
@@ -186,9 +184,9 @@ def _rows(request: EvaluationRequest, table: ImageTable) -> tuple[int, ...]:
     return tuple(stratified_subset(table.labels, request.images, request.seed).tolist())
 
 
-def _check_model(found: FoundModel, images: ImageSource, num_classes: int) -> None:
+def _check_model(found: FoundModel, images: ImageSource) -> None:
     """Classifies two images."""
-    rows = torch.tensor([0, len(images.table) - 1])
+    rows, num_classes = torch.tensor([0, len(images.table) - 1]), len(images.table.class_names)
     x = to_unit_interval(images.images(rows))
     shape = " x ".join(str(side) for side in x.shape[1:])
     try:
@@ -210,25 +208,12 @@ def _check_model(found: FoundModel, images: ImageSource, num_classes: int) -> No
         )
 
 
-def _check_run_data(request: EvaluationRequest, config: ExperimentConfig | None, found: str) -> None:
-    if request.data is None and config is not None and config.data.digest not in (None, found):
-        raise UserError(
-            f"The images are not those that the run was trained on (digest {found[:12]}, not "
-            f"{str(config.data.digest)[:12]}). Restore them, or name other images with --data."
-        )
-
-
-def labelled(table: ImageTable) -> str:
-    """Returns the name of a table's task, with its protocol unless that is "clean"."""
-    return with_protocol(table.task, table.protocol)
-
-
 def _variant(task: EvaluationTask, config: ExperimentConfig | None, table: ImageTable) -> str:
-    """Returns what keeps this evaluation apart from that of all images under a run's own threat model."""
+    """Returns the suffix of the folder, empty for all images under a run's own threat model."""
     parts = []
     if config is not None:
         if config.data.digest not in (None, task.data_digest):
-            parts.append(f"on-{labelled(table) or task.data_digest[:8]}")
+            parts.append(f"on-{task_name(table) or task.data_digest[:8]}")
         if task.epsilon != config.threat_model.epsilon:
             parts.append(f"epsilon-{task.epsilon:.4g}")
     if len(task.rows) < len(table):
@@ -241,5 +226,5 @@ def _output(request: EvaluationRequest, found: FoundModel, table: ImageTable, va
         return Path(request.output).expanduser().absolute()
     if found.run is not None:
         return found.run.path / f"evaluation{variant}"
-    suffix = f"-on-{labelled(table)}" if table.task else ""
+    suffix = f"-on-{task_name(table)}" if table.task else ""
     return request.home() / "evaluations" / f"{found.name}-{found.model.digest()[:8]}{suffix}{variant}"

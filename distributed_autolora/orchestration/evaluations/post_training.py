@@ -61,13 +61,7 @@ def evaluate_finished(run: RunFolder, attacks: str) -> None:
 
 
 def quick_images(config: ExperimentConfig, history: list[EpochRecord], result: RunResult) -> int:
-    """Returns how many test images the quick checks take, 0 where even a few would take minutes.
-
-    Args:
-        config: the run's config.
-        history: the run's history, which tells how fast its attacks were.
-        result: the run's result.
-    """
+    """Returns how many test images the quick checks take; 0 where even a few would take minutes."""
     steps = config.train_attack.num_steps * result.train_images / history[-1].num_workers
     seconds_of_an_image = _STEPS_PER_IMAGE * history[-1].phase_seconds["attack"] / max(steps, 1)
     affordable = int(_QUICK_SECONDS / max(seconds_of_an_image, 1e-9))

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import torch
 
 from distributed_autolora.core.metrics import AccuracyCount
 from distributed_autolora.evaluation.attacks import label
 from distributed_autolora.evaluation.chunks import Columns
-
-if TYPE_CHECKING:
-    from distributed_autolora.orchestration.evaluations.plan import Plan
+from distributed_autolora.orchestration.evaluations.plan import Plan, package_versions, task_name
 
 _ROBUST = "robust/"
 
@@ -53,12 +53,12 @@ def describe(
     result = {
         "model": plan.found.name,
         "data": task.data_folder,
-        "task": plan.task_name,
+        "task": task_name(plan.table),
         "protocol": table.protocol,
         "threat_model": {"norm": "linf", "epsilon": task.epsilon},
         "test_images": len(task.rows),
         "test_images_available": len(table),
-        "num_classes": plan.num_classes,
+        "num_classes": len(plan.table.class_names),
         "class_names": list(table.class_names),
         "attacks": [attack.name for attack in task.attacks],
         **_findings(plan, outcomes),
@@ -74,7 +74,7 @@ def _findings(plan: Plan, outcomes: Columns) -> dict[str, Any]:
     task = plan.task
     labels = {
         f"robust_accuracy/{attack.name}": label(
-            attack, plan.num_classes, threat_model=task.threat_model, step_size=task.step_size
+            attack, len(plan.table.class_names), threat_model=task.threat_model, step_size=task.step_size
         )
         for attack in task.attacks
     }
@@ -88,8 +88,6 @@ def _findings(plan: Plan, outcomes: Columns) -> dict[str, Any]:
 
 def _settings(plan: Plan) -> dict[str, Any]:
     """Returns how it was judged, and digests and versions of what took part."""
-    from distributed_autolora.orchestration.evaluations.plan import package_versions
-
     task, request = plan.task, plan.request
     return {
         "num_workers": request.num_workers,
@@ -97,14 +95,8 @@ def _settings(plan: Plan) -> dict[str, Any]:
         "chunk_size": request.chunk_size,
         "seed": request.seed,
         "image_size": task.image_size,
-        "image_shape": list(plan.images.images(_first_row()).shape[1:]),
+        "image_shape": list(plan.images.images(torch.zeros(1, dtype=torch.int64)).shape[1:]),
         "model_digest": task.model.digest(),
         "data_digest": task.data_digest,
         "package_versions": package_versions(),
     }
-
-
-def _first_row() -> Any:
-    import torch
-
-    return torch.zeros(1, dtype=torch.int64)

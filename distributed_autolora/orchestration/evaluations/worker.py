@@ -32,7 +32,6 @@ class EvaluationTask:
     """One model, test images and attacks.
 
     Attributes:
-        model: the model that is evaluated.
         data_folder: folder or URI of the test files, reachable from every worker.
         data_digest: SHA-256 of its files.
         table_digest: of the test images and labels, from `table_digest`.
@@ -40,7 +39,6 @@ class EvaluationTask:
         image_size: side that images are scaled and cut to; None: as they are.
         cache: folder on each node for mapped copies of large test splits; None: the system's temporary folder.
         epsilon: radius of the L-infinity ball.
-        attacks: what the chunks are attacked by.
         step_size: length of a PGD step; None: epsilon / 4.
     """
 
@@ -75,11 +73,7 @@ class EvaluationTask:
         return self.images_of(table)
 
     def images_of(self, table: ImageTable) -> ImageSource:
-        """Returns the images of a table as the model takes them.
-
-        Raises:
-            UserError: for images that cannot be used so.
-        """
+        """Returns the images of a table as the model takes them."""
         channels = len(self.model.description.mean)
         return ImageSource(table, channels=channels, image_size=self.image_size, resized=False)
 
@@ -141,13 +135,7 @@ class Evaluator:
         return robustness_curve(self._model, x, y, threat_model=threat_model, epsilons=epsilons, seed=chunk.seed)
 
     def sanity(self, rows: tuple[int, ...], accuracies: dict[str, AccuracyCount], seed: int) -> list[dict[str, Any]]:
-        """Returns the sanity checks as JSON values.
-
-        Args:
-            rows: positions in the test table.
-            accuracies: of all images that were evaluated.
-            seed: of random starts, noise and Square.
-        """
+        """Returns the sanity checks on some rows of the test table as JSON values."""
         x, y = self._batch(rows)
         checks = check_sanity(
             self._model,

@@ -13,7 +13,6 @@ import torchvision
 
 from distributed_autolora.cli import in_flags_of, parse_flags
 from distributed_autolora.errors import UserError
-from distributed_autolora.files.json_files import write_json
 from distributed_autolora.models import read_weights, save_weights
 from distributed_autolora.orchestration.evaluations.folder import EvaluationFolder
 from distributed_autolora.orchestration.evaluations.plan import make_plan
@@ -22,6 +21,7 @@ from distributed_autolora.orchestration.runs.folder import RunFolder
 from distributed_autolora.orchestration.runs.preflight import find_inputs
 from distributed_autolora.orchestration.studies.request import CompareFlags
 from tests.orchestration.evaluations.shared import Material, write_material
+from tests.reporting import runs
 from tests.training.tasks import small_config, write_task
 
 
@@ -56,8 +56,8 @@ SMALL = {"backbone": "small_resnet", "mean": (0.5,), "std": (0.25,)}
             {"model": "other.safetensors", "backbone": "resnet18", "num_classes": 3, "mean": (0.5,)},
             "one entry a channel",
         ),
-        ({"num_classes": 3, "input_size": 64}, "--num-classes, --input-size cannot be changed: .* says itself"),
-        ({"backbone": "resnet18"}, "--backbone cannot be changed: .* says itself"),
+        ({"num_classes": 3, "input_size": 64}, "--num-classes, --input-size cannot be changed"),
+        ({"backbone": "resnet18"}, "--backbone cannot be changed"),
         ({"data": "nowhere"}, "no folder nowhere"),
         ({"data": None}, "Give --data"),
         ({"epsilon": None}, "Give --epsilon"),
@@ -115,7 +115,7 @@ def test_another_threat_model_or_other_images_never_replace_a_runs_own_evaluatio
     run.path.mkdir()
     run.create(config)
     (run.path / "model.safetensors").write_bytes(material.weights.read_bytes())
-    write_json(run.path / "result.json", {"num_classes": 3})
+    run.write_result(replace(runs.result(runs.history(1)), class_names=("a", "b", "c")))
     other = write_task(tmp_path / "other", train=60, test=21)
 
     def place(**values: Any) -> str:
