@@ -4,7 +4,7 @@
     python benchmarks/attack.py --networks resnet18@224 --rows 8
 
 The floor is the forward and the input gradient of the network's convolutions alone, in the fastest number format and
-layout: what is above it goes to everything else. torchattacks takes part where it is installed.
+layout. torchattacks is measured too if it is installed.
 """
 
 from __future__ import annotations
@@ -19,13 +19,12 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-import tyro
 from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a plain checkout has no package "benchmarks"
 
 from benchmarks.reference import plain_pgd
-from benchmarks.timing import interleaved, ratio, table, write
+from benchmarks.timing import BenchmarkFlags, interleaved, ratio, run_benchmark, table
 from distributed_autolora.core.attacks import pgd
 from distributed_autolora.core.fast_attack.attack_network import AttackNetwork
 from distributed_autolora.core.fast_attack.fused_convolution import FusedConvolution
@@ -37,35 +36,32 @@ EPSILON = 8 / 255
 
 
 @dataclass(frozen=True, kw_only=True)
-class Flags:
+class Flags(BenchmarkFlags):
     """What to measure."""
 
     networks: tuple[str, ...] = ("small_resnet@28", "resnet18@32", "resnet18@224")
     """Backbone and side of its images in pixels."""
     rows: tuple[int, ...] = (64, 32, 4)
-    """Images of a batch, one number a network; the last one holds for the rest."""
+    """Images of a batch, for each network; the last number is repeated."""
     steps: int = 3
     """PGD steps of a measured attack."""
     rounds: int = 9
     """Times that each variant is timed."""
-    output: Path = Path("attack.json")
-    """File to write the numbers to."""
 
 
-def main() -> None:
-    """Measures, prints and writes."""
-    flags = tyro.cli(Flags, description=__doc__)
-    torch.set_num_threads(1)
+def measure(flags: Flags) -> dict[str, Any]:
+    """Returns everything that is written."""
+    rows = [*flags.rows, *[flags.rows[-1]] * len(flags.networks)]
     torch.manual_seed(0)
-    results = {}
-    for number, network in enumerate(flags.networks):
-        rows = flags.rows[min(number, len(flags.rows) - 1)]
-        results[network] = measure(network, rows, flags.steps, flags.rounds)
-        show(network, results[network])
-    write({"networks": results}, flags.output)
+    return {
+        "networks": {
+            network: measure_network(network, batch, flags.steps, flags.rounds)
+            for network, batch in zip(flags.networks, rows, strict=False)
+        }
+    }
 
 
-def measure(network: str, rows: int, steps: int, rounds: int) -> dict[str, Any]:
+def measure_network(network: str, rows: int, steps: int, rounds: int) -> dict[str, Any]:
     """Returns milliseconds of one PGD step and ratios by variant."""
     backbone, _, side = network.partition("@")
     channels = 1 if backbone == "small_resnet" else 3
@@ -82,10 +78,10 @@ def measure(network: str, rows: int, steps: int, rounds: int) -> dict[str, Any]:
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "variants": {
             name: {
-                "ms_a_step": 1000 * min(taken) / steps,
-                "images_x_steps_a_second": rows * steps / min(taken),
+                "ms": 1000 * min(taken) / steps,
+                "images_x_steps_per_second": rows * steps / min(taken),
                 "times_the_floor": ratio(seconds, name, FLOOR),
-                "times_as_fast_as_plain": 1 / ratio(seconds, name, PLAIN),
+                "speed_over_plain": 1 / ratio(seconds, name, PLAIN),
             }
             for name, taken in seconds.items()
         },
@@ -155,38 +151,18 @@ def floor(network: nn.Module, x: Tensor, steps: int) -> Callable[[], None]:
             for layer, images, _ in seen:
                 F.conv2d(images, layer.weight, layer.bias, layer.stride, layer.padding, layer.dilation, layer.groups)
             for layer, images, out in reversed(seen):
-                torch.ops.aten.convolution_backward(
-                    out,
-                    images,
-                    layer.weight,
-                    None,
-                    layer.stride,
-                    layer.padding,
-                    layer.dilation,
-                    False,
-                    [0, 0],
-                    layer.groups,
-                    [True, False, False],
-                )
+                shape = (layer.stride, layer.padding, layer.dilation, False, [0, 0], layer.groups)
+                torch.ops.aten.convolution_backward(out, images, layer.weight, None, *shape, [True, False, False])
 
     return run
 
 
-def show(network: str, result: dict[str, Any]) -> None:
-    """Prints the table of one network."""
-    print(f"\n{network}, {result['parameters'] / 1e6:.2f} M parameters, batch of {result['rows']}, one thread")
-    rows = [
-        (
-            name,
-            f"{values['ms_a_step']:.1f}",
-            f"{values['images_x_steps_a_second']:,.0f}",
-            f"{values['times_the_floor']:.2f}",
-            f"{values['times_as_fast_as_plain']:.2f}",
-        )
-        for name, values in result["variants"].items()
-    ]
-    print(table(("one PGD step", "ms", "images x steps / s", "x floor", "speed over plain"), rows))
+def show(result: dict[str, Any]) -> None:
+    """Prints a table a network."""
+    for network, found in result["networks"].items():
+        print(f"\n{network}, {found['parameters'] / 1e6:.2f} M parameters, batch of {found['rows']}, one thread")
+        print(table("one PGD step", found["variants"]))
 
 
 if __name__ == "__main__":
-    main()
+    run_benchmark(Flags, __doc__, measure, show)

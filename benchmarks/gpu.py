@@ -4,13 +4,14 @@
     python benchmarks/gpu.py --networks resnet18 --no-compile
     python benchmarks/gpu.py --device cpu --networks resnet18 --side 32 --batch 4 --steps 2 --rounds 1 --no-compile
 
-Variants take turns, so that their ratios hold on a device that others use too. Prints tables and writes JSON.
+Variants take turns, so that their ratios hold on a shared device. Prints tables and writes JSON.
 """
 
 from __future__ import annotations
 
 import argparse
 import copy
+import inspect
 import statistics
 import sys
 import tempfile
@@ -28,8 +29,7 @@ from torch.utils.flop_counter import flop_registry
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a plain checkout has no package "benchmarks"
 
-from benchmarks.gpu_hours import gpu_hours
-from benchmarks.gpu_tables import show_hours, show_network
+from benchmarks.gpu_tables import show_network
 from benchmarks.gpu_variants import EAGER, PLAIN, Trained, Variant, Work, builders, first_run, run_again, training_steps
 from benchmarks.timing import interleaved, ratio, write
 from distributed_autolora.core.fast_attack.attack_network import AttackNetwork
@@ -37,7 +37,7 @@ from distributed_autolora.core.fast_attack.cuda_graphs import CudaGraphAttack, a
 from distributed_autolora.core.fast_attack.tf32 import tf32_off
 
 _PEAK_FLOPS = (("H100 PCIe", 756e12), ("H100", 989e12), ("H200", 989e12), ("A100", 312e12))
-"""Dense bfloat16 products a second by the makers' data sheets; the first name that is part of the device's counts."""
+"""Dense bfloat16 operations a second by data sheet; the first name that is part of the device's counts."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -57,12 +57,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     }
     for network in flags.networks:
         work = Work(network, device, flags.side, flags.batch, flags.steps)
-        result["networks"][network] = measured = _measure(work, flags.rounds, compile_too=not flags.no_compile)
-        show_network(network, measured, result["peak_flops"])
+        measured = _measure(work, flags.rounds, compile_too=not flags.no_compile, peak=result["peak_flops"])
+        result["networks"][network] = measured
+        show_network(network, measured)
         del work
-    best = {network: max(measured["images_per_second"].values()) for network, measured in result["networks"].items()}
-    result["gpu_hours"] = gpu_hours(best)
-    show_hours(result["gpu_hours"])
     write(result, flags.output)
 
 
@@ -80,39 +78,49 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def _measure(work: Work, rounds: int, *, compile_too: bool) -> dict[str, Any]:
-    """Returns everything about one network."""
+def _measure(work: Work, rounds: int, *, compile_too: bool, peak: float | None) -> dict[str, Any]:
+    """Returns the result of one network; `peak`: bfloat16 operations a second of the device, None: unknown."""
     steps = training_steps(work)
     variants: dict[str, Variant] = {}
-    runs: dict[str, Any] = {}
+    memory: dict[str, dict[str, float | None]] = {}
+    failed: dict[str, str] = {}
     for name, build in builders(work, compile_too=compile_too).items():
-        variant, runs[name] = first_run(build, work.device)
-        if variant is not None:
-            variants[name] = variant
-        elif name in (PLAIN, EAGER):
-            raise SystemExit(f"{work.network}: {name} failed ({runs[name]['failed']}). Lower --batch or --side.")
+        try:
+            variants[name], memory[name] = first_run(build, work.device)
+        except RuntimeError as error:
+            failed[name] = str(error).partition("\n")[0]
+            if name in (PLAIN, EAGER):
+                raise SystemExit(f"{work.network}: {name} failed ({failed[name]}). Lower --batch or --side.") from None
     calls: dict[str, Callable[[], object]] = {f"step, {name}": step for name, step in steps.items()}
     calls |= {f"attack, {name}": variant.attack for name, variant in variants.items()}
     calls |= {f"whole, {name}": variant.whole for name, variant in variants.items()}
     seconds = interleaved(calls, rounds, _wait(work.device))
+    median = {name: statistics.median(values) for name, values in seconds.items()}
     with _Flops() as counter:
         variants[EAGER].whole()
     return {
         "flops_of_a_step": counter.total,
-        "first_run": runs,
-        "seconds": {name: statistics.median(values) for name, values in seconds.items()},
-        "speed_up_over_plain": {
-            part: {name: 1 / ratio(seconds, f"{part}, {name}", f"{part}, {PLAIN}") for name in variants}
-            for part in ("attack", "whole")
+        "variants": {
+            name: {
+                "attack_ms": 1000 * median[f"attack, {name}"],
+                "step_ms": 1000 * median[f"whole, {name}"],
+                "images_per_second": work.batch / median[f"whole, {name}"],
+                "attack_speed_over_plain": 1 / ratio(seconds, f"attack, {name}", f"attack, {PLAIN}"),
+                "speed_over_plain": 1 / ratio(seconds, f"whole, {name}", f"whole, {PLAIN}"),
+                **memory[name],
+                "share_of_peak": None if peak is None else counter.total / median[f"whole, {name}"] / peak,
+            }
+            for name in variants
         },
-        "images_per_second": {name: work.batch / statistics.median(seconds[f"whole, {name}"]) for name in variants},
+        "failed": failed,
+        "step_ms": {name: 1000 * median[f"step, {name}"] for name in steps},
         "captured_against_eager": _captured_against_eager(work),
         "data_parallel": _data_parallel(work, rounds),
     }
 
 
 class _Flops(TorchDispatchMode):
-    """Adds up the products and sums of what runs. PyTorch's own counter follows modules and refuses autograd.grad."""
+    """Counts floating-point operations. PyTorch's own counter follows modules and refuses autograd.grad."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -126,7 +134,7 @@ class _Flops(TorchDispatchMode):
 
 
 def _captured_against_eager(work: Work) -> dict[str, Any]:
-    """Returns how far a replayed attack on new images is from the eager one, and what captured it."""
+    """Returns the agreement of a replayed attack with the eager one on new images, and what captured it."""
     on_gpu = work.device.type == "cuda"
     network = AttackNetwork(work.fast.model, torch.bfloat16)
     replayed = CudaGraphAttack(work.search, network, work.capture if on_gpu else run_again)
@@ -142,15 +150,17 @@ def _captured_against_eager(work: Work) -> dict[str, Any]:
 
 
 def _data_parallel(work: Work, rounds: int) -> dict[str, Any]:
-    """Returns what the two-branch step does under DistributedDataParallel in a group of one process."""
+    """Returns time and gradients of a step under DistributedDataParallel in a group of one process."""
     on_gpu = work.device.type == "cuda"
     bare = Trained(copy.deepcopy(work.fast.model), fused=on_gpu)
     inside = Trained(copy.deepcopy(work.fast.model), fused=on_gpu)
     inside.objective.load_state_dict(bare.objective.state_dict())
     with _group_of_one(work.device):
-        inside.wrapped = DistributedDataParallel(
-            inside.objective, device_ids=[work.device] if on_gpu else None, forward_sync_buffers=False
-        )
+        # The option's name depends on the version of torch.
+        names = ("forward_sync_buffers", "broadcast_buffers")
+        option = next(name for name in names if name in inspect.signature(DistributedDataParallel).parameters)
+        devices = [work.device] if on_gpu else None
+        inside.wrapped = DistributedDataParallel(inside.objective, device_ids=devices, **{option: False})  # type: ignore[arg-type]
         calls = {
             "bare": lambda: bare.step(work.x, work.noise, work.y, bfloat16=True),
             "wrapped": lambda: inside.step(work.x, work.noise, work.y, bfloat16=True),
@@ -162,14 +172,17 @@ def _data_parallel(work: Work, rounds: int) -> dict[str, Any]:
     return {
         "backend": backend,
         "time_against_bare_step": ratio(seconds, "wrapped", "bare"),
-        "largest_relative_gradient_difference": _largest_difference(bare.objective, inside.objective),
+        "largest_relative_gradient_difference": max(
+            float((one - other).norm() / one.norm().clamp_min(1e-12))
+            for one, other in zip(bare.gradients(), inside.gradients(), strict=True)
+        ),
         "captured_against_eager": captured,
     }
 
 
 @contextmanager
 def _group_of_one(device: torch.device) -> Iterator[None]:
-    """Gives this process a process group of its own for the block."""
+    """Runs the block in a process group of one."""
     with tempfile.TemporaryDirectory() as folder:
         backend, where = "nccl" if device.type == "cuda" else "gloo", f"file://{folder}/group"
         dist.init_process_group(backend, init_method=where, rank=0, world_size=1)
@@ -177,16 +190,6 @@ def _group_of_one(device: torch.device) -> Iterator[None]:
             yield
         finally:
             dist.destroy_process_group()
-
-
-def _largest_difference(expected: torch.nn.Module, found: torch.nn.Module) -> float:
-    """Returns the largest distance between two gradients of a parameter, over the length of the first."""
-    distances = []
-    for one, other in zip(expected.parameters(), found.parameters(), strict=True):
-        assert one.grad is not None
-        assert other.grad is not None
-        distances.append(float((one.grad - other.grad).norm() / one.grad.norm().clamp_min(1e-12)))
-    return max(distances)
 
 
 def _wait(device: torch.device) -> Callable[[], None]:

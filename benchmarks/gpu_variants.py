@@ -1,4 +1,4 @@
-"""The variants of AutoLoRa's training step that `gpu.py` measures, and what they work on."""
+"""The variants of AutoLoRa's training step that `gpu.py` measures, and their network and batch."""
 
 from __future__ import annotations
 
@@ -80,17 +80,10 @@ class Work:
         return pgd(model, x, y, threat_model=self.threat_model, num_steps=self.num_steps, step_size=_STEP, noise=noise)
 
     def plain_search(self, model: nn.Module, x: Tensor, y: Tensor, *, noise: Tensor) -> Tensor:
-        """Returns the same as the algorithm reads: every step also computes the gradients of the weights."""
+        """Returns the same by plain PyTorch: every step also computes the gradients of the weights."""
         model.eval()
-        x_adv = plain_pgd(
-            model,
-            x,
-            y,
-            epsilon=self.threat_model.epsilon,
-            step_size=_STEP,
-            num_steps=self.num_steps,
-            noise=noise,
-        )
+        size = {"step_size": _STEP, "num_steps": self.num_steps}
+        x_adv = plain_pgd(model, x, y, epsilon=self.threat_model.epsilon, noise=noise, **size)  # type: ignore[arg-type]
         model.train()
         return x_adv
 
@@ -120,13 +113,34 @@ class Trained:
         terms.total.backward()
         self.optimizer.step()
 
+    def gradients(self) -> list[Tensor]:
+        """Returns the gradients of the last step."""
+        return [parameter.grad for parameter in self.objective.parameters() if parameter.grad is not None]
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, kw_only=True)
 class Variant:
-    """One way to take a whole step, and its attack alone."""
+    """One way to take a step with its attack: `search` attacks `attacked`, which `refresh` brings up to date."""
 
-    attack: Callable[[], Tensor]
-    whole: Callable[[], None]
+    work: Work
+    trained: Trained
+    attacked: nn.Module
+    search: Attack
+    refresh: Callable[[], None] = lambda: None
+    bfloat16: bool = False
+    tf32: bool = False
+
+    def attack(self) -> Tensor:
+        """Returns the adversarial images."""
+        with allow_tf32(self.tf32):
+            self.refresh()
+            return self.search(self.attacked, self.work.x, self.work.y, noise=self.work.noise)
+
+    def whole(self) -> None:
+        """Takes the step on them."""
+        x_adv = self.attack()
+        with allow_tf32(self.tf32):
+            self.trained.step(self.work.x, x_adv, self.work.y, bfloat16=self.bfloat16)
 
 
 def training_steps(work: Work) -> dict[str, Callable[[], None]]:
@@ -144,103 +158,80 @@ def training_steps(work: Work) -> dict[str, Callable[[], None]]:
 
 
 def builders(work: Work, *, compile_too: bool) -> dict[str, Callable[[], Variant]]:
-    """Returns what makes each variant that this device can run, the reference first."""
-    on_gpu = work.device.type == "cuda"
+    """Returns a builder of each variant that this device can run, the reference first."""
+    plain, fast = work.plain, work.fast
     found: dict[str, Callable[[], Variant]] = {
-        PLAIN: lambda: _variant(work, work.plain, work.plain.model, work.plain_search),
-        EAGER: lambda: _variant(work, work.fast, work.fast.model, work.search),
-        FOLDED_TF32: lambda: _folded(work, torch.float32, tf32=True),
+        PLAIN: lambda: Variant(work=work, trained=plain, attacked=plain.model, search=work.plain_search),
+        EAGER: lambda: Variant(work=work, trained=fast, attacked=fast.model, search=work.search),
+        FOLDED_TF32: lambda: _folded(work, torch.float32),
         FOLDED: lambda: _folded(work, torch.bfloat16),
+        GRAPH: lambda: _folded(work, torch.bfloat16, capture=work.capture),
+        COMPILED: lambda: _folded(work, torch.bfloat16, compiled=True),
+        COMPILED_GRAPH: lambda: _folded(work, torch.bfloat16, compiled=True, capture=work.capture),
     }
-    if on_gpu:
-        found[GRAPH] = lambda: _folded(work, torch.bfloat16, capture=work.capture)
-    if compile_too:
-        found[COMPILED] = lambda: _folded(work, torch.bfloat16, compiled=True)
-    if compile_too and on_gpu:
-        found[COMPILED_GRAPH] = lambda: _folded(work, torch.bfloat16, compiled=True, capture=work.capture)
-    return found
+    left_out = {GRAPH, COMPILED_GRAPH} if work.device.type != "cuda" else set()
+    left_out |= set() if compile_too else {COMPILED, COMPILED_GRAPH}
+    return {name: build for name, build in found.items() if name not in left_out}
 
 
-def _folded(
-    work: Work, precision: torch.dtype, *, tf32: bool = False, compiled: bool = False, capture: Capture | None = None
-) -> Variant:
+def _folded(work: Work, precision: torch.dtype, *, compiled: bool = False, capture: Capture | None = None) -> Variant:
     network = AttackNetwork(work.fast.model, precision)
-    attacked: nn.Module = network
-    if compiled:
-        attacked = cast(nn.Module, torch.compile(network, dynamic=False))
-    search: Attack = work.search if capture is None else CudaGraphAttack(work.search, attacked, capture)
-    return _variant(
-        work, work.fast, attacked, search, refresh=network.refresh, bfloat16=precision == torch.bfloat16, tf32=tf32
+    attacked = cast(nn.Module, torch.compile(network, dynamic=False)) if compiled else network
+    return Variant(
+        work=work,
+        trained=work.fast,
+        attacked=attacked,
+        search=work.search if capture is None else CudaGraphAttack(work.search, attacked, capture),
+        refresh=network.refresh,
+        bfloat16=precision == torch.bfloat16,
+        tf32=precision == torch.float32,
     )
 
 
-def _variant(
-    work: Work,
-    trained: Trained,
-    attacked: nn.Module,
-    search: Attack,
-    *,
-    refresh: Callable[[], None] = lambda: None,
-    bfloat16: bool = False,
-    tf32: bool = False,
-) -> Variant:
-    def attack() -> Tensor:
-        with allow_tf32(tf32):
-            refresh()
-            return search(attacked, work.x, work.y, noise=work.noise)
-
-    def whole() -> None:
-        x_adv = attack()
-        with allow_tf32(tf32):
-            trained.step(work.x, x_adv, work.y, bfloat16=bfloat16)
-
-    return Variant(attack, whole)
-
-
-def first_run(build: Callable[[], Variant], device: torch.device) -> tuple[Variant | None, dict[str, int | str | None]]:
-    """Builds a variant and runs it once.
+def first_run(build: Callable[[], Variant], device: torch.device) -> tuple[Variant, dict[str, float | None]]:
+    """Builds a variant and runs it twice.
 
     Returns:
-        The variant, or None when it fails or is not what its name says; and "failed" (why, or None),
-        "peak_allocated_bytes" of everything on the device while it ran, and "reserved_bytes": what it took from the
-        device for itself, the memory of CUDA graphs included, which the first figure does not see.
+        The variant, and "peak_allocated_GiB" of everything on the device while it ran, and "own_reserved_GiB": what it
+        reserved for itself, the pool of CUDA graphs included, which the first number does not count.
+
+    Raises:
+        RuntimeError: when it fails, or falls back to another variant.
     """
     gc.collect()
     reserved = _reserved(device, empty=True)
-    with warnings.catch_warnings(record=True) as told:
-        warnings.simplefilter("always")
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", "Attacks run eagerly", RuntimeWarning)
         try:
             variant = build()
             variant.whole()
             variant.whole()
-        except RuntimeError as error:
-            return None, {"failed": str(error).partition("\n")[0]}
-    eagerly = [str(one.message) for one in told if "Attacks run eagerly" in str(one.message)]
-    if eagerly:
-        return None, {"failed": eagerly[0]}
-    peak = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None
-    grown = None if reserved is None else (_reserved(device) or 0) - reserved
-    return variant, {"failed": None, "peak_allocated_bytes": peak, "reserved_bytes": grown}
+        except RuntimeWarning as fallback:
+            raise RuntimeError(str(fallback)) from None
+    if device.type != "cuda":
+        return variant, {}
+    peak = torch.cuda.max_memory_allocated(device) / 2**30
+    return variant, {"peak_allocated_GiB": peak, "own_reserved_GiB": _reserved(device) - reserved}
 
 
 def run_again(run: Run) -> Run:
-    """What stands in for a CUDA graph on a CPU: the attack runs again on the same memory."""
+    """Replaces a CUDA graph on a CPU: the attack runs again on the same memory."""
     return run
 
 
-def _reserved(device: torch.device, *, empty: bool = False) -> int | None:
+def _reserved(device: torch.device, *, empty: bool = False) -> float:
     if device.type != "cuda":
-        return None
+        return 0.0
     torch.cuda.synchronize(device)
     if empty:
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(device)
-    return torch.cuda.memory_reserved(device)
+    return torch.cuda.memory_reserved(device) / 2**30
 
 
 @torch.no_grad()
 def _normalise(model: nn.Module, x: Tensor) -> None:
-    """Gives every batch norm the statistics of this batch, as training would: fresh ones do not normalise."""
+    """Sets the statistics of every batch norm from this batch: fresh ones do not normalise."""
     norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
     for norm in norms:
         norm.momentum = 1.0

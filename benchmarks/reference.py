@@ -1,4 +1,4 @@
-"""Adversarial training as the paper's algorithm reads, in plain PyTorch: what the benchmarks compare with."""
+"""Adversarial training in plain PyTorch, as the paper writes the algorithm: the baseline of the benchmarks."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from torch import Tensor, nn
 def plain_pgd(
     model: nn.Module, x: Tensor, y: Tensor, *, epsilon: float, step_size: float, num_steps: int, noise: Tensor | None
 ) -> Tensor:
-    """Returns adversarial images by `.backward()`, which computes the gradients of all weights too.
+    """Returns adversarial images by `.backward()`, which also computes the gradients of all weights.
 
     Args:
-        model: logits of images, attacked as it is.
+        model: logits of images; its mode is not changed.
         x: [n, C, H, W] images in [0, 1].
         y: [n] labels.
         epsilon: radius of the L-infinity ball.
@@ -30,27 +30,3 @@ def plain_pgd(
         x_adv = x_adv.detach() + step_size * x_adv.grad.sign()
         x_adv = torch.min(torch.max(x_adv, x - epsilon), x + epsilon).clamp(0, 1)
     return x_adv.detach()
-
-
-def plain_step(
-    objective: nn.Module,
-    backbone: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    x: Tensor,
-    y: Tensor,
-    *,
-    epsilon: float,
-    step_size: float,
-    num_steps: int,
-    noise: Tensor,
-) -> None:
-    """Takes one training step: attack in eval mode, both forwards in train mode, one backward, one update.
-
-    Args: as `plain_pgd`, and an objective over `backbone` with the optimiser of its parameters.
-    """
-    backbone.eval()
-    x_adv = plain_pgd(backbone, x, y, epsilon=epsilon, step_size=step_size, num_steps=num_steps, noise=noise)
-    objective.train()
-    optimizer.zero_grad()
-    objective(x, x_adv, y).total.backward()
-    optimizer.step()

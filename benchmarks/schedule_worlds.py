@@ -1,14 +1,14 @@
-"""The training runs of benchmarks/schedules.py, whose true robust accuracy is known.
+"""The simulated training runs of benchmarks/schedules.py, whose true robust accuracy is known.
 
 A run is gradient descent on a noisy quadratic: 30 directions of curvatures over two orders of magnitude, gradient noise
-that leaves a floor in proportion to the learning rate, and robust overfitting; all drawn anew for each run, the initial
-learning rate with them, from half of a good one to six times as much. The true robust accuracy is top * exp(-excess).
-A validation image withstands the attack when its difficulty, fixed for the run, and some luck of the epoch are below
-what the accuracy stands for.
+whose floor is proportional to the learning rate, and robust overfitting, all drawn anew for each run. So is the initial
+learning rate: half of a good one to six times as much. The true robust accuracy is top * exp(-excess). A validation
+image is robust if its difficulty, fixed for the run, plus the luck of the epoch is below a threshold that yields the
+accuracy.
 
-Where gradients hide, some epochs end in a state that looks up to 6 points better under the attack than an honest one,
-and is 5 to 30 points worse in truth (docs/log.md has such epochs). The stronger attack of a check, every four epochs
-on a quarter of the images, sees half of that, and takes a point from every state.
+Where gradients hide, some epochs end in a state whose accuracy under the attack is up to 6 points better than that of
+an honest one, and whose true accuracy is 5 to 30 points worse (docs/log.md has such epochs). The stronger attack of a
+check, every four epochs on a quarter of the images, sees half of that, and takes a point from every state.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ from distributed_autolora.core.paired_comparison import StrongerCheck
 
 _DIRECTIONS = 30
 _LUCK = 0.35
-"""Of an epoch, in standard deviations of the images' difficulty."""
+"""Of an epoch, in standard deviations of the difficulty of images."""
 _HONEST_GAP = 0.01
-"""What the stronger attack takes from every state."""
+"""Accuracy that every state loses under the stronger attack."""
 _CHECK_EVERY = 4
 _CHECKED_SHARE = 0.24
-"""Of the validation images, where these are a quarter of all: what a twentieth of an epoch's passes affords."""
+"""Of the validation images, which are a quarter of all: a twentieth of an epoch's compute."""
 
 
 @dataclass(frozen=True)
 class State:
-    """What a run can go back to."""
+    """What a run can restore."""
 
     distance: np.ndarray
     overfitting: float
@@ -47,7 +47,7 @@ class State:
 
 @dataclass(frozen=True)
 class Seen:
-    """What validation finds after an epoch: outcomes under the attack, and the check where there is one."""
+    """Outcomes of an epoch's validation under the attack, and of its check if there is one."""
 
     outcomes: Tensor
     check: StrongerCheck | None = None
@@ -98,18 +98,18 @@ class World:
         return max(0.0, self.honest_accuracy - self.state.deceit)
 
     def seen(self, epoch: int, epochs: int) -> Seen:
-        """Returns what validation finds: both attacks meet the same luck."""
+        """Returns the validation of an epoch; the luck is the same for both attacks."""
         fortune = _LUCK * self.luck.normal(size=len(self.difficulty))
-        withstood = self._withstand(self.honest_accuracy + self.state.promise, fortune)
+        robust = self._robust(self.honest_accuracy + self.state.promise, fortune)
         if epoch % _CHECK_EVERY and epoch < epochs:
-            return Seen(withstood)
-        withstand_both = self._withstand(self.honest_accuracy - _HONEST_GAP - self.state.deceit / 2, fortune)
-        return Seen(withstood, StrongerCheck(withstood & ~withstand_both & self.is_sampled, int(self.is_sampled.sum())))
+            return Seen(robust)
+        robust_to_both = self._robust(self.honest_accuracy - _HONEST_GAP - self.state.deceit / 2, fortune)
+        return Seen(robust, StrongerCheck(robust & ~robust_to_both & self.is_sampled, int(self.is_sampled.sum())))
 
     def truth(self, epoch: int, epochs: int) -> Seen:
         """Returns the true accuracy in place of outcomes, for the oracle."""
         return Seen(torch.tensor([self.accuracy], dtype=torch.float64))
 
-    def _withstand(self, accuracy: float, fortune: np.ndarray) -> Tensor:
+    def _robust(self, accuracy: float, fortune: np.ndarray) -> Tensor:
         threshold = norm.ppf(min(max(accuracy, 1e-3), 0.999)) * math.sqrt(1 + _LUCK**2)
         return torch.from_numpy(self.difficulty + fortune < threshold)

@@ -3,7 +3,7 @@
     python benchmarks/schedules.py               # 300 runs a cell, a quarter of an hour on one core
     python benchmarks/schedules.py --runs 20     # a first impression
 
-benchmarks/schedule_worlds.py says what a run and its validation images are. Rules see outcomes, never the truth.
+benchmarks/schedule_worlds.py defines a run and its validation images. Rules see outcomes, never the true accuracy.
 """
 
 from __future__ import annotations
@@ -15,21 +15,20 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
-
-import tyro
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a plain checkout has no package "benchmarks"
+from typing import Any
 
 import torch
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a plain checkout has no package "benchmarks"
+
 from benchmarks.schedule_worlds import Seen, World
-from benchmarks.timing import table, write
+from benchmarks.timing import BenchmarkFlags, run_benchmark, table
 from distributed_autolora.core.paired_comparison import PairedComparison, exceeds
 from distributed_autolora.core.schedules import Decision, RobustAccuracyHalving, StepDecay
 
 
 @dataclass(frozen=True, kw_only=True)
-class Flags:
+class Flags(BenchmarkFlags):
     """What to simulate."""
 
     runs: int = 300
@@ -40,8 +39,6 @@ class Flags:
     """Lengths of a run."""
     hiding: tuple[float, ...] = (0.0, 0.15)
     """Shares of the epochs that end in a state which hides its gradients from the attack."""
-    output: Path = Path("schedules.json")
-    """File to write the numbers to."""
 
 
 Rule = Callable[[Seen], Decision]
@@ -55,8 +52,7 @@ class Fixed:
 
     def __call__(self, seen: Seen) -> Decision:
         self.epoch += 1
-        accuracy = seen.accuracy
-        improved, self.best = accuracy > self.best, max(self.best, accuracy)
+        improved, self.best = seen.accuracy > self.best, max(self.best, seen.accuracy)
         before, self.lr = self.lr, self.rate(self.epoch, self.epochs)
         return Decision(self.lr, improved, halved=self.lr == before / 2)
 
@@ -74,7 +70,7 @@ class WholeWindows(PairedComparison):
 
 
 class AnyRise(PairedComparison):
-    """Rule "paired", but any rise will do."""
+    """Rule "paired", but any rise counts, however small."""
 
     def has_risen(self) -> bool:
         half = self.interval // 2
@@ -83,7 +79,7 @@ class AnyRise(PairedComparison):
 
 
 class NothingRestored:
-    """The released rule without its restores; it keeps the best epoch, or the newest that is as good as the best."""
+    """The authors' rule without its restores; it keeps the best epoch, or the newest that is as good as the best."""
 
     def __init__(self, *, newest: bool) -> None:
         self.schedule, self.paired, self.newest = RobustAccuracyHalving(1.0, min_lr=1e-3), PairedComparison(4), newest
@@ -130,7 +126,7 @@ ORACLE = "oracle: released, sees the true accuracy"
 
 @dataclass
 class Run:
-    """What became of one run."""
+    """True accuracy of the deployed state of one run, and how its learning rate moved."""
 
     accuracy: float
     initial_rate: float
@@ -141,7 +137,7 @@ class Run:
 
 
 def run(world: World, epochs: int, rule: Rule, observe: Callable[[World, int, int], Seen]) -> Run:
-    """Plays one run to its end; the deployed state is the one that the rule kept."""
+    """Simulates one run to its end; the deployed state is the one that the rule kept."""
     lr = 1.0
     kept = (world.state, world.accuracy)
     result = Run(0.0, world.initial_rate)
@@ -151,10 +147,12 @@ def run(world: World, epochs: int, rule: Rule, observe: Callable[[World, int, in
         decision = rule(observe(world, epoch, epochs))
         kept = (world.state, present) if decision.improved else kept
         if decision.halved:
-            result = replace(result, halvings=result.halvings + 1, first_halving=result.first_halving or epoch)
+            result.halvings, result.first_halving = result.halvings + 1, result.first_halving or epoch
         if decision.restore_best:
-            worse = int(kept[1] < present)
-            result = replace(result, restores=result.restores + 1, restores_to_worse=result.restores_to_worse + worse)
+            result.restores, result.restores_to_worse = (
+                result.restores + 1,
+                result.restores_to_worse + (kept[1] < present),
+            )
             world.state = kept[0]
         lr = decision.lr
         if decision.stop:
@@ -163,7 +161,7 @@ def run(world: World, epochs: int, rule: Rule, observe: Callable[[World, int, in
 
 
 def summary(runs: list[Run], oracle: list[Run]) -> dict[str, float | None]:
-    """Returns what the table shows: true accuracies in points of a hundred, and how often the rate moved."""
+    """Returns the points below the oracle, in all and by initial rate, and how often the rate moved."""
     lost = [100 * (best.accuracy - one.accuracy) for one, best in zip(runs, oracle, strict=True)]
     first = [one.first_halving for one in runs if one.first_halving is not None]
 
@@ -172,12 +170,12 @@ def summary(runs: list[Run], oracle: list[Run]) -> dict[str, float | None]:
         return statistics.mean(found) if found else None
 
     return {
-        "below_oracle": statistics.mean(lost),
-        "standard_error": statistics.stdev(lost) / math.sqrt(len(lost)),
-        "below_oracle_rate_too_low": where(0.0, 1.0),
-        "below_oracle_rate_about_right": where(1.0, 2.5),
-        "below_oracle_rate_too_high": where(2.5, math.inf),
-        "worst_tenth_below_oracle": sorted(lost)[int(0.9 * len(lost))],
+        "below": statistics.mean(lost),
+        "error": statistics.stdev(lost) / math.sqrt(len(lost)),
+        "rate_too_low": where(0.0, 1.0),
+        "about_right": where(1.0, 2.5),
+        "too_high": where(2.5, math.inf),
+        "worst_tenth": sorted(lost)[int(0.9 * len(lost))],
         "halvings": statistics.mean(one.halvings for one in runs),
         "first_halving": statistics.median(first) if first else None,
         "restores": statistics.mean(one.restores for one in runs),
@@ -188,53 +186,24 @@ def summary(runs: list[Run], oracle: list[Run]) -> dict[str, float | None]:
 def cell(images: int, epochs: int, hiding: float, runs: int) -> dict[str, dict[str, float | None]]:
     """Returns the summary of every rule on one validation size, length and share of hidden gradients."""
 
-    def played(make: Callable[[int], Rule], observe: Callable[[World, int, int], Seen]) -> list[Run]:
+    def simulated(make: Callable[[int], Rule], observe: Callable[[World, int, int], Seen]) -> list[Run]:
         return [run(World(seed, images, hiding), epochs, make(epochs), observe) for seed in range(runs)]
 
-    oracle = played(automatic("released"), World.truth)
-    found = {name: summary(played(make, World.seen), oracle) for name, make in RULES.items()}
+    oracle = simulated(automatic("released"), World.truth)
+    found = {name: summary(simulated(make, World.seen), oracle) for name, make in RULES.items()}
     return {**found, ORACLE: summary(oracle, oracle)}
 
 
-def show(images: int, epochs: int, hiding: float, rules: dict[str, dict[str, float | None]]) -> None:
-    """Prints the table of one cell."""
-    print(f"\n{epochs} epochs, {images} validation images, {hiding:.0%} of the epochs hide their gradients")
-    print("points below the oracle, also by the initial rate")
-    rows = [
-        (name, *(_number(values[key], digits) for key, digits in _COLUMNS.values())) for name, values in rules.items()
-    ]
-    print(table(("rule", *_COLUMNS), rows), flush=True)
-
-
-_COLUMNS = {
-    "below": ("below_oracle", 2),
-    "+-": ("standard_error", 2),
-    "too low": ("below_oracle_rate_too_low", 1),
-    "right": ("below_oracle_rate_about_right", 1),
-    "too high": ("below_oracle_rate_too_high", 1),
-    "worst tenth": ("worst_tenth_below_oracle", 1),
-    "halvings": ("halvings", 1),
-    "first": ("first_halving", 0),
-    "restores": ("restores", 2),
-    "to worse": ("restores_to_worse", 2),
-}
-
-
-def _number(value: float | None, digits: int) -> str:
-    return "-" if value is None else f"{value:.{digits}f}"
-
-
-def main() -> None:
-    """Simulates, prints and writes."""
-    flags = tyro.cli(Flags, description=__doc__)
-    torch.set_num_threads(1)
+def measure(flags: Flags) -> dict[str, Any]:
+    """Returns everything that is written; prints each table as soon as it is there."""
     cells = []
     for hiding, epochs, images in product(flags.hiding, flags.epochs, flags.images):
         rules = cell(images, epochs, hiding, flags.runs)
-        show(images, epochs, hiding, rules)
+        print(f"\n{epochs} epochs, {images} validation images, {hiding:.0%} of the epochs hide their gradients")
+        print(f"points below the oracle, also by initial rate\n{table('rule', rules)}", flush=True)
         cells.append({"images": images, "epochs": epochs, "hiding": hiding, "rules": rules})
-    write({"runs": flags.runs, "cells": cells}, flags.output)
+    return {"runs": flags.runs, "cells": cells}
 
 
 if __name__ == "__main__":
-    main()
+    run_benchmark(Flags, __doc__, measure)

@@ -1,10 +1,10 @@
-"""Measures how long a run of the demo's recipe takes to its first training step, and where the time goes.
+"""Measures the seconds from the command to the first training step of the demo's recipe, part by part.
 
-    python benchmarks/startup.py                  # typed directly, and as a job on a cluster that runs already
+    python benchmarks/startup.py                  # typed directly, and as a job on a running cluster
     python benchmarks/startup.py --ways job --runs 3
 
-Each start is a run of one epoch in an output folder of its own. What begins when is read from the logs of the package
-and of Ray Train. Prints a table and writes the same as JSON.
+Each start is a run of one epoch in an output folder of its own. The beginning of each part is read from the logs of the
+package and of Ray Train.
 """
 
 from __future__ import annotations
@@ -24,11 +24,9 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
-import tyro
-
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a plain checkout has no package "benchmarks"
 
-from benchmarks.timing import table, write
+from benchmarks.timing import BenchmarkFlags, run_benchmark, table
 from distributed_autolora.hardware import available_cpus
 from distributed_autolora.orchestration.cluster.local_cluster import LocalCluster
 from distributed_autolora.orchestration.demo import submit_and_follow
@@ -38,7 +36,7 @@ Way = Literal["direct", "job"]
 
 FIRST_STEP = "the first training step"
 TYPED = "Python starts; for a job: it is submitted, sent, accepted"
-# What begins, and how the logs say so. The controller's and the workers' lines are Ray Train's own, but for the last.
+# Beginnings of log lines, and what begins there. The controller's and the workers' are Ray Train's, but for the last.
 MOMENTS = {
     "Python begins.": "the package's flags are read",
     "Finding the inputs.": "PyTorch is imported; data and weights are found",
@@ -59,68 +57,64 @@ _FLAGS = ("--recipe", "demo", "--optimization.epochs", "1", "--evaluation.no-tes
 
 
 @dataclass(frozen=True, kw_only=True)
-class Flags:
+class Flags(BenchmarkFlags):
     """What to measure."""
 
     ways: tuple[Way, ...] = ("direct", "job")
     """direct: python jobs/finetune.py; job: ray job submit to a cluster that is up, whose start is not counted."""
     runs: int = 1
     """Starts of each, in turn."""
-    output: Path = Path("startup.json")
-    """File to write the numbers to."""
 
 
-def main() -> None:
-    """Measures, prints and writes."""
-    flags = tyro.cli(Flags, description=__doc__)
+def measure(flags: Flags) -> dict[str, Any]:
+    """Returns everything that is written."""
     os.environ["OMP_NUM_THREADS"] = "1"
     starts = [(way, _start(way)) for _ in range(flags.runs) for way in flags.ways]
-    result: dict[str, Any] = {way: summary([found for other, found in starts if other == way]) for way in flags.ways}
+    return {way: summary([found for other, found in starts if other == way]) for way in flags.ways}
+
+
+def show(result: dict[str, Any]) -> None:
+    """Prints a table a way to start."""
     for way, found in result.items():
-        _print(way, found)
-    write(result, flags.output)
+        title = f"{way}: {found['seconds_to_the_first_step']:.1f} s to the first training step"
+        print(f"\n{table(title, {part: {'seconds': seconds} for part, seconds in found['seconds'].items()})}")
 
 
 def summary(starts: Sequence[dict[str, float]]) -> dict[str, Any]:
-    """Returns the median over some starts of the seconds to the first step, and of every part of them.
-
-    Args:
-        starts: seconds by part.
-    """
+    """Returns the medians over some starts (seconds by part) of the seconds to the first step and of every part."""
     parts = {part: statistics.median(start[part] for start in starts) for part in starts[0]}
     totals = [sum(start.values()) for start in starts]
     return {"seconds_to_the_first_step": statistics.median(totals), "of_each_start": totals, "seconds": parts}
 
 
 def parts_of(typed: float, lines: Iterable[str]) -> dict[str, float]:
-    """Returns the seconds that each part of a start takes, in the order in which they begin.
-
-    What several workers say counts when the last of them says it.
+    """Returns the seconds of each part of a start, in their order; of several workers, the last counts.
 
     Args:
-        typed: UNIX time at which the command was given.
+        typed: UNIX time of the command.
         lines: JSON lines of all logs, in any order.
 
     Raises:
-        ValueError: when the logs never speak of the first step.
+        ValueError: when the logs end before the first step.
     """
-    said: dict[str, float] = {}
+    moments: dict[str, float] = {}
     for line in lines:
         record = json.loads(line)
         for beginning, what in MOMENTS.items():
             if str(record["message"]).startswith(beginning):
                 moment = datetime.strptime(record["asctime"], "%Y-%m-%d %H:%M:%S,%f").timestamp()
-                said[what] = max(moment, said.get(what, 0.0))
-    if FIRST_STEP not in said:
-        raise ValueError(f"the logs end before the first step, after: {list(said)}")
-    begins = [(TYPED, typed), *sorted(said.items(), key=lambda item: item[1])]
+                moments[what] = max(moment, moments.get(what, 0.0))
+    if FIRST_STEP not in moments:
+        raise ValueError(f"the logs end before the first step, after: {list(moments)}")
+    begins = [(TYPED, typed), *sorted(moments.items(), key=lambda item: item[1])]
     return {what: then - start for (what, start), (_, then) in pairwise(begins) if what != FIRST_STEP}
 
 
 def _start(way: Way) -> dict[str, float]:
     # Sockets live in there, and their paths may have 107 characters at most.
     with tempfile.TemporaryDirectory(prefix="dal-", dir="/tmp", ignore_cleanup_errors=True) as folder:
-        program = [str(REPOSITORY / "benchmarks/logged.py"), f"{folder}/driver.log", "jobs/finetune.py", *_FLAGS]
+        driver = str(REPOSITORY / "benchmarks/startup_driver.py")
+        program = [driver, f"{folder}/driver.log", "jobs/finetune.py", *_FLAGS]
         start = _start_directly if way == "direct" else _start_job
         typed, lines = start(Path(folder), program)
         lines += Path(folder, "driver.log").read_text().splitlines()
@@ -153,19 +147,10 @@ def _start_job(folder: Path, program: Sequence[str]) -> tuple[float, list[str]]:
 
 
 def _train_logs(ray: Path) -> list[str]:
-    files = [
-        *ray.glob("session_2*/logs/train/ray-train-sys-*.log"),
-        *ray.glob("session_2*/logs/train/*app-worker*.log"),
-    ]
+    patterns = ("ray-train-sys-*.log", "*app-worker*.log")
+    files = [file for pattern in patterns for file in ray.glob(f"session_2*/logs/train/{pattern}")]
     return [line for file in files for line in file.read_text().splitlines()]
 
 
-def _print(way: str, found: dict[str, Any]) -> None:
-    total = found["seconds_to_the_first_step"]
-    rows = [[part, f"{seconds:.1f}"] for part, seconds in found["seconds"].items()]
-    print()
-    print(table([f"{way}: {total:.1f} s to the first training step", "seconds"], rows))
-
-
 if __name__ == "__main__":
-    main()
+    run_benchmark(Flags, __doc__, measure, show)

@@ -3,29 +3,58 @@
 from __future__ import annotations
 
 import json
+import math
 import platform
 import statistics
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
 from distributed_autolora.hardware import available_cpus
 
 
+@dataclass(frozen=True, kw_only=True)
+class BenchmarkFlags:
+    """Flags of every benchmark."""
+
+    output: Path = Path(f"{Path(sys.argv[0]).stem}.json")
+    """File to write the numbers to."""
+
+
+F = TypeVar("F", bound=BenchmarkFlags)
+
+
+def run_benchmark(
+    flags_type: type[F],
+    description: str | None,
+    measure: Callable[[F], Mapping[str, Any]],
+    show: Callable[[Any], None] = lambda result: None,
+) -> None:
+    """Reads the flags, measures on one thread, prints the tables and writes the numbers."""
+    import tyro  # gpu.py runs without it
+
+    flags = tyro.cli(flags_type, description=description)
+    torch.set_num_threads(1)
+    result = measure(flags)
+    show(result)
+    write(result, flags.output)
+
+
 def interleaved(
     variants: Mapping[str, Callable[[], object]], rounds: int, wait: Callable[[], None] = lambda: None
 ) -> dict[str, list[float]]:
-    """Times each variant once a round, one after the other, after one round that is not counted.
+    """Times each variant once a round, one after the other; the first of rounds + 1 is a warm-up.
 
-    A machine that others share changes its speed from second to second; what is timed side by side can still be
-    compared.
+    The speed of a shared machine changes from second to second; variants that take turns stay comparable.
 
     Args:
         variants: what to call, by name.
-        rounds: how often, at least 1.
+        rounds: at least 1.
         wait: called before the clock is read, to wait for a device.
 
     Returns:
@@ -44,12 +73,12 @@ def interleaved(
 
 
 def ratio(seconds: Mapping[str, Sequence[float]], name: str, base: str) -> float:
-    """Returns how many times as long as `base` the variant `name` takes: the median of the rounds' ratios."""
+    """Returns the median over the rounds of seconds of `name` / seconds of `base`."""
     return statistics.median(a / b for a, b in zip(seconds[name], seconds[base], strict=True))
 
 
 def machine() -> dict[str, Any]:
-    """Returns what a reader must know of the machine beside the figures."""
+    """Returns the hardware and the versions that the numbers depend on."""
     return {
         "processor": _processor(),
         "cpus": available_cpus(),
@@ -60,21 +89,27 @@ def machine() -> dict[str, Any]:
     }
 
 
-def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Returns aligned columns, the first to the left, the others to the right."""
-    lines = [list(header), *[list(row) for row in rows]]
-    widths = [max(len(line[column]) for line in lines) for column in range(len(header))]
+def table(title: str, rows: Mapping[str, Mapping[str, object]]) -> str:
+    """Returns a table with one line a row name and one column a key; numbers have three significant digits."""
+    columns = list(dict.fromkeys(key for row in rows.values() for key in row))
+    lines = [[title, *(key.replace("_", " ") for key in columns)]]
+    lines += [[name, *(_text(row.get(key, "")) for key in columns)] for name, row in rows.items()]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     return "\n".join(
-        "  ".join(
-            cell.ljust(width) if column == 0 else cell.rjust(width)
-            for column, (cell, width) in enumerate(zip(line, widths, strict=True))
-        ).rstrip()
-        for line in lines
+        "  ".join(cell.rjust(width) if i else cell.ljust(width) for i, (cell, width) in enumerate(cells)).rstrip()
+        for cells in (list(zip(line, widths, strict=True)) for line in lines)
     )
 
 
+def _text(value: object) -> str:
+    if isinstance(value, float):
+        digits = 2 - math.floor(math.log10(abs(value))) if value and math.isfinite(value) else 0
+        return f"{value:,.{max(0, digits)}f}"
+    return "-" if value is None else f"{value:,}" if isinstance(value, int) else str(value)
+
+
 def write(result: Mapping[str, Any], output: Path) -> None:
-    """Writes the figures with the machine that they were taken on, and says where."""
+    """Writes the numbers with the machine that they were measured on."""
     output.parent.mkdir(parents=True, exist_ok=True)
     output.write_text(json.dumps({"machine": machine(), **result}, indent=2) + "\n")
     print(f"\nWritten to {output}")

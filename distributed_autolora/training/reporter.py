@@ -27,6 +27,19 @@ class Reporter(Protocol):
         """Tells whether a machine of this run is about to be taken away; every worker calls it and hears the same."""
 
 
+class NoReports:
+    """A `Reporter` of runs in this process that keep no checkpoints."""
+
+    def latest(self) -> TrainingState | None:
+        return None
+
+    def report(self, state: TrainingState) -> None:
+        pass
+
+    def is_machine_leaving(self) -> bool:
+        return False
+
+
 class EpochCheckpoints:
     """Writes checkpoints within an epoch, after the same steps on every worker.
 

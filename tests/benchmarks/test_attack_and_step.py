@@ -61,10 +61,10 @@ def test_the_plain_step_and_ours_move_the_same_weights_the_same_way(method: str)
     data = TaskData(config, embedded_folder(), torch.device("cpu"))
     batch = data.split.train[:8]
     x, y = data.plain_batch(batch)
-    ours = step.Ours(config, data, ("float32", "float32"))
+    ours = step.trainer_of(config, data, "float32", "float32")
     plain = step.Plain(config, data, batch, x, y)
     before = {name: value.clone() for name, value in plain.objective.state_dict().items()}
-    step.take(ours, batch, x, y)()
+    ours.take(batch, x, y)
     plain.take()
     after, expected = ours.trainer.objective.state_dict(), plain.objective.state_dict()
     moved = torch.cat([(expected[n] - before[n]).flatten() for n, p in plain.objective.named_parameters()])

@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 
-from benchmarks.gpu_hours import EPOCHS, METHODS, SEEDS, TRAIN_IMAGES, gpu_hours
 from benchmarks.gpu_variants import EAGER, FOLDED, FOLDED_TF32, PLAIN
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -44,13 +43,12 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, dict[str, Any]]:
 
 def test_every_variant_that_a_cpu_can_run_is_measured_and_none_is_left_out(ran: tuple[str, dict[str, Any]]) -> None:
     printed, written = ran
-    measured = written["networks"]["resnet18"]
-    assert list(measured["images_per_second"]) == [PLAIN, EAGER, FOLDED_TF32, FOLDED]
-    assert all(rate > 0 for rate in measured["images_per_second"].values())
-    assert measured["speed_up_over_plain"]["whole"][PLAIN] == 1.0
-    for name, rate in measured["images_per_second"].items():
-        assert any(line.startswith(name) and f"{rate:.1f}" in line for line in printed.splitlines())
-    assert "Left out" not in printed
+    variants = written["networks"]["resnet18"]["variants"]
+    assert list(variants) == [PLAIN, EAGER, FOLDED_TF32, FOLDED]
+    assert all(variant["images_per_second"] > 0 for variant in variants.values())
+    assert variants[PLAIN]["speed_over_plain"] == 1.0
+    assert all(any(line.startswith(name) for line in printed.splitlines()) for name in variants)
+    assert written["networks"]["resnet18"]["failed"] == {}
 
 
 def test_a_replayed_attack_and_a_wrapped_step_compute_what_the_bare_ones_do(ran: tuple[str, dict[str, Any]]) -> None:
@@ -78,13 +76,3 @@ def test_the_operations_of_a_step_are_those_of_its_passes(ran: tuple[str, dict[s
     multiply_and_add, images = 2, 2
     expected = multiply_and_add * (images * (attack + natural + adversarial) + 3 * low_rank)
     assert ran[1]["networks"]["resnet18"]["flops_of_a_step"] == expected
-
-
-def test_hours_are_images_over_rate() -> None:
-    estimate = gpu_hours({"resnet18": 1000.0, "resnet50": 500.0, "resnet34": 1.0})
-    images = (50_000 + 50_000 + 3_760 + 12_000 + 5_994 + 38_550) * 3 * 3 * 60
-    assert sum(TRAIN_IMAGES.values()) * METHODS * SEEDS * EPOCHS == images == estimate["images_in_all"]
-    assert estimate["hours"] == {
-        "Table 1 (resnet18)": pytest.approx(images / 1000 / 3600),
-        "Table 2 (resnet50)": pytest.approx(images / 500 / 3600),
-    }

@@ -58,18 +58,8 @@ def test_the_truth_is_what_a_rule_with_the_truth_steers_by() -> None:
 
 def test_the_program_writes_every_rule_of_every_cell(tmp_path: Path) -> None:
     output = tmp_path / "schedules.json"
-    command = [
-        sys.executable,
-        "benchmarks/schedules.py",
-        "--runs",
-        "2",
-        "--images",
-        "30",
-        "--epochs",
-        "9",
-        "--hiding",
-        "0.15",
-    ]
+    flags = ["--runs", "2", "--images", "30", "--epochs", "9", "--hiding", "0.15"]
+    command = [sys.executable, "benchmarks/schedules.py", *flags]
     done = subprocess.run([*command, "--output", str(output)], capture_output=True, text=True, check=True)
     (cell,) = json.loads(output.read_text())["cells"]
     assert set(RULES) < set(cell["rules"])

@@ -52,7 +52,7 @@ def test_every_moment_is_one_that_the_package_or_ray_train_logs() -> None:
     files = [
         file for folder in folders for file in folder.rglob("*.py") if "tests" not in file.relative_to(folder).parts
     ]
-    files.append(REPOSITORY / "benchmarks/logged.py")
+    files.append(REPOSITORY / "benchmarks/startup_driver.py")
     sources = "".join(file.read_text() for file in files).replace("%d", "1")
     assert [moment for moment in MOMENTS if moment not in sources] == []
     assert MOMENTS["Epoch 1: steps begin."] == FIRST_STEP

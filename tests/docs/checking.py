@@ -150,7 +150,7 @@ def parser_of(path: str) -> Parser:
             case "parse_by":
                 read = getattr(module, ast.unparse(node.args[0]))
                 return lambda words: read("", words)
-            case "tyro.cli":
+            case "tyro.cli" | "run_benchmark":
                 return lambda words: tyro.cli(module.Flags, args=words)
             case "_parse":
                 parse_arguments: Parser = module._parse
@@ -161,9 +161,13 @@ def parser_of(path: str) -> Parser:
 
 
 def _calls(file: Path) -> Iterator[ast.Call]:
-    """Yields the calls of a program's main(), outermost first."""
-    mains = [node for node in ast.parse(file.read_text()).body if getattr(node, "name", "") == "main"]
-    return (node for main in mains for node in ast.walk(main) if isinstance(node, ast.Call))
+    """Yields the calls of a program's main() and of its `if __name__ == "__main__"`, outermost first."""
+    tops = [
+        node
+        for node in ast.parse(file.read_text()).body
+        if getattr(node, "name", "") == "main" or isinstance(node, ast.If)
+    ]
+    return (node for top in tops for node in ast.walk(top) if isinstance(node, ast.Call))
 
 
 def _no_flags(words: Sequence[str]) -> None:

@@ -22,10 +22,11 @@ from distributed_autolora.orchestration.runs.results import finish
 from distributed_autolora.reporting.study.loading import load_study
 from distributed_autolora.reporting.study.report import results_csv
 from distributed_autolora.training.loop import FitResult, fit
+from distributed_autolora.training.reporter import NoReports
 from distributed_autolora.training.task_data import TaskData
 from tests.reporting.study.studies import study
 from tests.training.tasks import small_config, write_task
-from tests.training.test_no_test_split import AWAY, NoReporter, returned, run_folder
+from tests.training.test_no_test_split import AWAY, returned, run_folder
 
 DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "metrics.md"
 EPOCH, RESULT, FINISHED, STUDY = "Once an epoch", "result.json", "MLflow, once a run", "results.csv"
@@ -73,7 +74,7 @@ def fits(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[FitResult,
     for method in METHODS:
         config = config_of(task, method)
         data = TaskData(config, task, torch.device("cpu"))
-        made[method] = fit(config, data, str(embedded_backbone()), NoReporter()), data
+        made[method] = fit(config, data, str(embedded_backbone()), NoReports()), data
     return made
 
 

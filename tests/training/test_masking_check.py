@@ -21,12 +21,12 @@ from distributed_autolora.training.loop import fit
 from distributed_autolora.training.masking_check import check_masking
 from distributed_autolora.training.methods.cost import MASKING_SHARE, epoch_passes, masking_images
 from distributed_autolora.training.methods.registry import attack_name, stronger_attack
+from distributed_autolora.training.reporter import NoReports
 from distributed_autolora.training.task_data import TaskData
 from distributed_autolora.training.trainer import Trainer
 from tests.reporting import runs
 from tests.training.gloo import run_workers
 from tests.training.tasks import small_config, write_task
-from tests.training.test_no_test_split import NoReporter
 from tests.training.test_resume import FolderReporter, StoppedError
 
 KEYS = ("val/robust_accuracy_stronger", "val/masking_gap", "val/masking_images")
@@ -178,7 +178,7 @@ def records_of(folder: str) -> list[dict[str, Any]]:
     """Returns the records of a short run in float64."""
     config = checking(small_config(folder, epochs=2), 2)
     data = TaskData(config, folder, torch.device("cpu"), torch.float64)
-    history = fit(config, data, None, NoReporter(), dtype=torch.float64).history
+    history = fit(config, data, None, NoReports(), dtype=torch.float64).history
     return [record.metrics() for record in history]
 
 
@@ -249,7 +249,7 @@ def steered(folder: str, epochs: int, every: int, interval: int = 1) -> Experime
 def test_rule_paired_checks_what_it_may_keep_and_deploys_a_checked_state(tmp_path: Path) -> None:
     folder = write_task(tmp_path / "task", train=140)
     config = steered(folder, epochs=7, every=100, interval=3)
-    history = fit(config, TaskData(config, folder, torch.device("cpu")), None, NoReporter()).history
+    history = fit(config, TaskData(config, folder, torch.device("cpu")), None, NoReports()).history
     checked = [record.epoch for record in history if record.masking is not None]
     assert checked == [3, 6, 7], "decisions, and the end"
     assert history[1].best_epoch == 2, "nothing else is there yet"

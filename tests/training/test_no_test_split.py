@@ -18,24 +18,11 @@ from distributed_autolora.orchestration.runs.preflight import check_inputs, find
 from distributed_autolora.orchestration.runs.results import finish
 from distributed_autolora.records import AccuracyCount
 from distributed_autolora.reporting.run.figure import curves_figure
-from distributed_autolora.training.checkpoint import TrainingState
 from distributed_autolora.training.loop import FitResult, fit
+from distributed_autolora.training.reporter import NoReports
 from distributed_autolora.training.task_data import TaskData
 from tests.training.gloo import run_workers
 from tests.training.tasks import small_config, write_task
-
-
-class NoReporter:
-    """Keeps nothing."""
-
-    def latest(self) -> TrainingState | None:
-        return None
-
-    def report(self, *_: Any) -> None:
-        return None
-
-    def is_machine_leaving(self) -> bool:
-        return False
 
 
 def closed(config: ExperimentConfig) -> ExperimentConfig:
@@ -43,7 +30,7 @@ def closed(config: ExperimentConfig) -> ExperimentConfig:
 
 
 def trained(config: ExperimentConfig, folder: str) -> FitResult:
-    return fit(config, TaskData(config, folder, torch.device("cpu")), None, NoReporter())
+    return fit(config, TaskData(config, folder, torch.device("cpu")), None, NoReports())
 
 
 def returned(result: FitResult, data: TaskData | None = None) -> dict[str, Any]:
@@ -93,7 +80,7 @@ def test_a_judged_run_leaves_what_became_of_every_test_image(tmp_path: Path) -> 
     task = write_task(tmp_path / "task", train=130, test=37)
     config = small_config(task, epochs=1)
     data = TaskData(config, task, torch.device("cpu"))
-    result = fit(config, data, None, NoReporter())
+    result = fit(config, data, None, NoReports())
     folder = run_folder(tmp_path, config)
     finish(config, folder, returned(result, data), AWAY)
     table = pq.read_table(folder.path / "outcomes.parquet")
@@ -114,7 +101,7 @@ def findings_of(folder: str) -> dict[str, Any]:
     config = small_config(folder, epochs=1, method="vanilla")
     config = replace(config, evaluation=replace(config.evaluation, gradient_similarity_images=40))
     data = TaskData(config, folder, torch.device("cpu"), torch.float64)
-    result = fit(config, data, None, NoReporter(), dtype=torch.float64)
+    result = fit(config, data, None, NoReports(), dtype=torch.float64)
     assert result.outcomes is not None
     similarity = [result.history[0].metrics()[name] for name in ("gradient_similarity", "gradient_similarity/batch")]
     outcomes = {name: values.tolist() for name, values in result.outcomes.items()}

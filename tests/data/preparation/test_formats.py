@@ -15,9 +15,9 @@ from distributed_autolora.data.dataset_check_report import report_text
 from distributed_autolora.data.parquet.reader import read_texts
 from distributed_autolora.data.preparation.flags import Check, prepare, read_flags
 from distributed_autolora.training.loop import fit
+from distributed_autolora.training.reporter import NoReports
 from distributed_autolora.training.task_data import TaskData
 from tests.data.preparation.formats import FORMATS, words, write_source
-from tests.training.test_no_test_split import NoReporter
 
 
 def prepared(task: str, folder: Path) -> tuple[str, str]:
@@ -58,7 +58,7 @@ def shrunken(config: ExperimentConfig, folder: str) -> ExperimentConfig:
 def test_a_prepared_source_trains_two_epochs(task: str, tmp_path: Path) -> None:
     folder, name = prepared(task, tmp_path)
     config = shrunken(recipe(name), folder)
-    result = fit(config, TaskData(config, folder, torch.device("cpu")), None, NoReporter())
+    result = fit(config, TaskData(config, folder, torch.device("cpu")), None, NoReports())
     images = read_texts(folder, "test")["card"]["images"]
     assert [record.epoch for record in result.history] == [1, 2]
     assert result.summary.train_images + result.summary.val_images == images["train"]

@@ -1,6 +1,6 @@
-"""Runs a program and writes what the package says meanwhile: `python benchmarks/logged.py LOG PROGRAM [flags]`.
+"""Runs a program with the package's log in a file: `python benchmarks/startup_driver.py LOG PROGRAM [flags]`.
 
-One JSON object a line, as Ray Train's own logs are: "asctime" and "message".
+One JSON object a line, "asctime" and "message", as in Ray Train's own logs.
 """
 
 from __future__ import annotations
@@ -10,9 +10,7 @@ import runpy
 import sys
 from pathlib import Path
 
-
-def main() -> None:
-    """Runs the program in this process as if it had been called itself."""
+if __name__ == "__main__":
     log, *sys.argv = sys.argv[1:]
     sys.path[0] = str(Path(sys.argv[0]).parent)
     handler = logging.FileHandler(log)
@@ -22,7 +20,3 @@ def main() -> None:
     logger.setLevel(logging.INFO)
     logger.info("Python begins.")
     runpy.run_path(sys.argv[0], run_name="__main__")
-
-
-if __name__ == "__main__":
-    main()

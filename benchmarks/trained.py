@@ -1,0 +1,29 @@
+"""The package's own training step, as the benchmarks take it."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from distributed_autolora.config import ExperimentConfig
+from distributed_autolora.training.epoch import LossSums, PhaseSeconds
+from distributed_autolora.training.task_data import TaskData
+from distributed_autolora.training.trainer import Trainer
+
+NATURAL_BRANCH_ACCURACY = 0.9
+"""Sets the loss weights of AutoLoRa."""
+
+
+class TrainingSteps:
+    """A trainer in train mode that takes single steps, and the seconds of their phases."""
+
+    def __init__(self, config: ExperimentConfig, data: TaskData, weights: str | None, device: torch.device) -> None:
+        self.trainer = Trainer(config, data, weights, device)
+        self.trainer.objective.train()
+        self.trainer.set_loss_weights(NATURAL_BRANCH_ACCURACY)
+        self.timer = PhaseSeconds()
+        self._sums = LossSums(10**9, "the benchmark")  # never checks for a non-finite loss: that would wait
+
+    def take(self, batch: Tensor, x: Tensor, y: Tensor) -> None:
+        """Takes one step of epoch 1 on this worker's images `x` of a global batch."""
+        self.trainer.train_step(batch, x, y, 1, self._sums, self.timer)
