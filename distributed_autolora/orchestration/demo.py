@@ -2,31 +2,33 @@
 
 from __future__ import annotations
 
-import json
+import asyncio
+import contextlib
+import os
 import re
-import subprocess
+import shlex
 import sys
 import time
-import urllib.request
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
+
+from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
 
 from distributed_autolora.config.recipes import recipe
 from distributed_autolora.console import print_line
-from distributed_autolora.errors import UserError
+from distributed_autolora.errors import UserError, first_line
 from distributed_autolora.hardware import available_cpus
 from distributed_autolora.orchestration.cluster.local_cluster import LocalCluster
 from distributed_autolora.orchestration.cluster.processes import stop_signals_interrupt, uninterrupted
 from distributed_autolora.orchestration.runs.folder import RunFolder, check_writable
 from distributed_autolora.orchestration.runs.names import find_run
+from distributed_autolora.orchestration.runs.preflight import find_inputs
 
 _FAILED, _REFUSED, _INTERRUPTED = 1, 2, 130
-_ENDED = ("SUCCEEDED", "FAILED", "STOPPED")
 _STOP_TIMEOUT_S = 15
-# How Ray's own programs log, to a file or pipe: time, level, source line.
-_RAY_LOG = re.compile(r"^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3}\t(?P<level>[A-Z]+) (?P<file>\w+\.py):\d+ -- ")
+_ROUTINE = re.compile(r"Running entrypoint for job |\d{4}-\d\d-\d\d [\d:,]+\tINFO \w+\.py:\d+ -- ")
 
 
 class DemoRun(NamedTuple):
@@ -55,11 +57,9 @@ def choose_run(runs: Path) -> DemoRun:
 
 
 def _is_of_another_recipe(folder: RunFolder) -> bool:
-    """Tells whether an earlier version of the package began the run with other values, so that it cannot go on."""
+    """Tells whether the run has other values than today's recipe, so that it cannot be resumed."""
     if not folder.exists():
         return False
-    from distributed_autolora.orchestration.runs.preflight import find_inputs
-
     config = recipe("demo")
     run = replace(config.run, name=folder.name, output=str(folder.path.parent.parent))
     try:
@@ -127,7 +127,7 @@ def _continuation(folder: Path) -> str:
 def submit_and_follow(
     cluster: LocalCluster, *, submission_id: str, working_dir: Path, entrypoint: Sequence[str], env_vars: dict[str, str]
 ) -> int:
-    """Submits a job as `ray job submit` does from a terminal, and prints its lines as they come.
+    """Submits a job, and prints its lines as they come.
 
     Leaving by an exception, KeyboardInterrupt for one, stops the job first.
 
@@ -139,90 +139,71 @@ def submit_and_follow(
     """
     # Parts of Ray Train look for "the" cluster of the machine unless this names one.
     runtime_env = {"env_vars": {"RAY_ADDRESS": cluster.address, "PYTHONUNBUFFERED": "1", **env_vars}}
-    command = [sys.executable, "-m", "ray.scripts.scripts", "job", "submit", "--address", cluster.dashboard_url]
-    command += ["--log-style", "record", "--log-color", "false"]
-    command += ["--submission-id", submission_id, "--working-dir", str(working_dir)]
-    command += ["--runtime-env-json", json.dumps(runtime_env), "--", *entrypoint]
-    errors = cluster.folder / "submit.log"
-    refused: list[str] = []
-    with errors.open("w") as log:
-        client = subprocess.Popen(
-            command,
-            env=cluster.environment(),
-            cwd=cluster.folder,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=log,
-            text=True,
-            # As the cluster: Ctrl-C must not reach it before the job is stopped in order.
-            start_new_session=True,
-        )
+    with _environment(cluster):
+        client = JobSubmissionClient(cluster.dashboard_url)
         try:
-            assert client.stdout is not None
-            for line in job_lines(client.stdout, refused):
-                print(line, flush=True)
-            client.wait()
+            client.submit_job(
+                entrypoint=shlex.join(entrypoint),
+                submission_id=submission_id,
+                runtime_env={**runtime_env, "working_dir": str(working_dir)},
+            )
+            asyncio.run(_print_lines(client.tail_job_logs(submission_id)))
+            return _exit_status(client.get_job_info(submission_id))
+        except (RuntimeError, ValueError, OSError) as error:
+            raise UserError(
+                f"Ray took no job, or lost it ({first_line(error)}); the same command tries again."
+            ) from error
         except BaseException:
             with uninterrupted():
-                _stop_job(cluster, submission_id)
-                client.kill()
-                client.wait()
+                _stop_job(client, submission_id)
             raise
-    return _exit_status(cluster, submission_id, [*refused, *errors.read_text().splitlines()])
 
 
-def job_lines(lines: Iterable[str], before: list[str]) -> Iterator[str]:
-    """Yields the job's own lines out of what `ray job submit` prints, without Ray's routine messages.
-
-    Args:
-        lines: standard output of `ray job submit --log-style record --log-color false`.
-        before: receives what was printed before the job began.
-    """
-    stream = iter(lines)
-    for line in stream:
-        before.append(line.rstrip("\n"))
-        if "Tailing logs until the job exits" in line:
-            break
-    ended = False
-    for line in stream:
-        ray = _RAY_LOG.match(line)
-        # Ray's closing box; when the job failed, its last lines come once more after it.
-        ended = ended or bool(ray and ray["file"] == "cli.py")
-        if not ended and not (ray and ray["level"] == "INFO") and not line.startswith("Running entrypoint for job "):
-            yield line.rstrip("\n")
+@contextlib.contextmanager
+def _environment(cluster: LocalCluster) -> Iterator[None]:
+    """Gives this process the variables of the cluster's programs: its client reads them."""
+    before = dict(os.environ)
+    os.environ.clear()
+    os.environ.update(cluster.environment())
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
 
 
-def _stop_job(cluster: LocalCluster, submission_id: str) -> None:
-    """Asks the job to end, and waits until it has: its program may have something to write down."""
+async def _print_lines(chunks: AsyncIterator[str]) -> None:
+    rest = ""
+    async for chunk in chunks:
+        *lines, rest = (rest + chunk).split("\n")
+        for line in lines:
+            if not is_routine(line):
+                print(line, flush=True)
+    if rest:
+        print(rest, flush=True)
+
+
+def is_routine(line: str) -> bool:
+    """Tells whether a line of a job's log is one of Ray's own routine messages."""
+    return bool(_ROUTINE.match(line))
+
+
+def _stop_job(client: JobSubmissionClient, submission_id: str) -> None:
+    """Stops the job, and waits until it has ended: its program may have something to write down."""
     deadline = time.monotonic() + _STOP_TIMEOUT_S
-    try:
-        _ask(cluster, f"/api/jobs/{submission_id}/stop", method="POST")
-        while _ask(cluster, f"/api/jobs/{submission_id}")["status"] not in _ENDED and time.monotonic() < deadline:
+    # Where there is no such job yet, nothing is lost: the cluster ends next.
+    with contextlib.suppress(RuntimeError, OSError):
+        client.stop_job(submission_id)
+        while not client.get_job_status(submission_id).is_terminal() and time.monotonic() < deadline:
             time.sleep(0.2)
-    except OSError:
-        return  # there is no such job yet; nothing is lost, the cluster ends next
 
 
-def _exit_status(cluster: LocalCluster, submission_id: str, said: list[str]) -> int:
-    try:
-        job = _ask(cluster, f"/api/jobs/{submission_id}")
-    except OSError as error:
-        text = " | ".join([line.strip() for line in said if line.strip()][-8:])
-        raise UserError(
-            f"Ray took no job, or lost it ({error}); the same command tries again. Its last words: {text or '(none)'}"
-        ) from error
-    if job["status"] == "SUCCEEDED":
+def _exit_status(job: JobDetails) -> int:
+    if job.status == JobStatus.SUCCEEDED:
         return 0
-    if job.get("driver_exit_code") is None:  # its program was never started, or killed: it could not say why
-        print(f"The job ended as {job['status']}: {job.get('message')}", file=sys.stderr)
-    return _REFUSED if job.get("driver_exit_code") == _REFUSED else _FAILED
-
-
-def _ask(cluster: LocalCluster, path: str, method: str = "GET") -> dict[str, Any]:
-    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    request = urllib.request.Request(f"{cluster.dashboard_url}{path}", method=method)
-    with direct.open(request, timeout=_STOP_TIMEOUT_S) as response:
-        return dict(json.load(response))
+    if job.driver_exit_code is None:  # its program was never started, or killed: it could not say why
+        print(f"The job ended as {job.status}: {job.message}", file=sys.stderr)
+    return _REFUSED if job.driver_exit_code == _REFUSED else _FAILED
 
 
 def _next_steps(folder: Path, working_dir: Path) -> str:
