@@ -1,4 +1,4 @@
-"""What all programs in jobs/ share: flags, YAML files and recipes become one config; errors become one line."""
+"""The command line of all programs in jobs/: flags, YAML files and recipes; exit statuses; one-line errors."""
 
 from __future__ import annotations
 
@@ -9,16 +9,17 @@ import re
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from types import FrameType
-from typing import Annotated, Any, NoReturn, TypeVar, get_type_hints
+from typing import Annotated, NoReturn, TypeVar
 
 import tyro
+from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
 from distributed_autolora.config import ExperimentConfig
-from distributed_autolora.config.reading import fraction, nearest
+from distributed_autolora.config.reading import fraction
 from distributed_autolora.config.recipes import RECIPES_IN_WORDS, recipe
 from distributed_autolora.config.yaml_files import read_config
 from distributed_autolora.console import be_quiet
@@ -35,12 +36,7 @@ COMMON_HELP = (
 )
 CONTINUES = "The same command resumes from the last checkpoint, if there is one."
 _FRAME = re.compile("\u256d.*|[\u2500-\u257f]")  # the box that tyro draws around a message, with its title
-_DOTTED = re.compile(
-    r"(?<![\w./-])(?P<give>[Gg]ive )?(?:--)?(?P<group>[a-z_]+)\.(?P<negation>no-)?(?P<name>[a-z][a-z_-]*)"
-    r"(?![\w/-]|\.\w)(?(give)(?: (?P<value>\d+)(?![\w/]|\.\w))?)"
-)
-_FLOAT = re.compile(r"\bfloat\b")
-_FRACTION = re.compile(r"\d+(\.\d+)?/\d+(\.\d+)?")
+_NUMBERS = ConstructorRegistry()
 _given: list[str] = []
 
 
@@ -53,7 +49,7 @@ class TrainingFlags:
     fresh: bool = False
     """Start the next number of this run, even if it exists."""
     evaluate: str = "quick"
-    """Attacks to judge the finished model by, such as pgd10,autoattack; quick: check its PGD result; none: neither."""
+    """Attacks to evaluate the finished model by (pgd10,autoattack); quick: check its PGD result; none: neither."""
     experiment: Annotated[ExperimentConfig, tyro.conf.arg(name="")] = field(default_factory=ExperimentConfig)
 
 
@@ -70,22 +66,19 @@ def parse_training_flags(
         arguments: the command line; None: this process's.
 
     Raises:
-        UserError: for an unknown flag (names the nearest known one), a value that cannot be read, an unknown recipe,
+        UserError: for an unknown flag, a value that cannot be read, an unknown recipe,
             or an unusable file.
         SystemExit: for --help.
     """
     words = _words(arguments)
-    names = [*ExperimentConfig().flat(), *(item.name for item in fields(TrainingFlags) if item.name != "experiment")]
-    _refuse_unknown_flags(words, names)
     chosen_recipe, file = _value_of(words, "--recipe"), _value_of(words, "--config")
     if chosen_recipe and file:
         raise UserError("Give --recipe or --config, not both: either one names every value.")
     base = read_config(Path(file)) if file else recipe(chosen_recipe or default_recipe)
-    numbers = _float_flags(ExperimentConfig)
-    with _refusals_in_one_line():
+    with _NUMBERS, _refusals_in_one_line():
         return tyro.cli(
             TrainingFlags,
-            args=_plain_numbers(words, numbers),
+            args=words,
             default=TrainingFlags(experiment=base),
             description=f"{description}\n\nRecipes: {RECIPES_IN_WORDS}. The defaults below are those of "
             f"the recipe or file given; without one, of {default_recipe}.\n\n{COMMON_HELP}",
@@ -101,14 +94,11 @@ def parse_flags(kind: type[Flags], description: str, arguments: Sequence[str] | 
         arguments: the command line; None: this process's.
 
     Raises:
-        UserError: for an unknown flag (names the nearest known one), a missing one, or a value that cannot be read.
+        UserError: for an unknown flag, a missing one, or a value that cannot be read.
         SystemExit: for --help.
     """
-    words = _words(arguments)
-    _refuse_unknown_flags(words, list(get_type_hints(kind)))
-    with _refusals_in_one_line():
-        words = _plain_numbers(words, _float_flags(kind))
-        return tyro.cli(kind, args=words, description=f"{description}\n\n{COMMON_HELP}")
+    with _NUMBERS, _refusals_in_one_line():
+        return tyro.cli(kind, args=_words(arguments), description=f"{description}\n\n{COMMON_HELP}")
 
 
 def parse_by(read: Callable[[str], Flags], description: str) -> Flags:
@@ -124,22 +114,19 @@ def parse_by(read: Callable[[str], Flags], description: str) -> Flags:
 
 
 def common_flags() -> list[str]:
-    """Returns those of `COMMON_FLAGS` that this program was given, for a program that it starts."""
+    """Returns which of `COMMON_FLAGS` this program was given, for a program that it starts."""
     return list(_given)
 
 
-def run_program(
-    main: Callable[[], None], *, when_interrupted: str = CONTINUES, flags: type[Any] | None = None
-) -> NoReturn:
+def run_program(main: Callable[[], None], *, when_interrupted: str = CONTINUES) -> NoReturn:
     """Runs a program and ends the process: 0 done, 1 failed, 2 refused input, 130 interrupted.
 
-    What ended it is one line on stderr; a stack trace is shown with --debug only, and a crash report is kept in a file.
-    The flags that all programs share are obeyed here, and taken out of the command line.
+    An error is one line on stderr, with its stack trace under --debug only; an unexpected one leaves a crash report.
+    The flags of all programs are handled here, and removed from the command line.
 
     Args:
         main: the program.
-        when_interrupted: what Ctrl-C, SIGTERM or a closed terminal leaves, for people.
-        flags: the dataclass of its flags, if they are not those of a program that trains.
+        when_interrupted: what to tell the user after Ctrl-C, SIGTERM or a closed terminal.
     """
     for number in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) is not signal.SIG_IGN:  # as SIGHUP is under nohup
@@ -156,9 +143,9 @@ def run_program(
         said, status = "", DONE
     except UserError as error:
         status = FAILED if isinstance(error, RunFailedError) else REFUSED
-        said = f"{stack_trace(error) if is_debug else ''}error: {in_flags_of(flags, str(error), sys.argv[1:])}"
+        said = f"{stack_trace(error) if is_debug else ''}error: {error}"
     except BrokenPipeError:
-        said, status = "error: nobody reads the output of this program any more.", FAILED
+        said, status = "error: the reader of this program's output has closed it.", FAILED
     except KeyboardInterrupt:
         said, status = f"\nInterrupted. {when_interrupted}", INTERRUPTED
     with contextlib.suppress(OSError):  # a closed terminal
@@ -168,42 +155,6 @@ def run_program(
     except OSError:  # its reader has left: what it did not take must not change the exit status
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     sys.exit(status)
-
-
-def in_flags_of(flags: type[Any] | None, message: str, typed: Sequence[str] = ()) -> str:
-    """Returns a message that names values of a training config with the flags that a program has for them.
-
-    Args:
-        flags: the dataclass of its flags; None: a program that trains, whose flags they are.
-        message: such as "... Lower --scaling.num-workers.".
-        typed: the words of the command line; a flag among them that nothing turns off is to be left out.
-    """
-    if flags is None:
-        return message
-    own = {item.name for item in fields(flags)}
-    renamed = {key: key.rpartition(".")[2] for key in ExperimentConfig().flat()} | {"data.path": "data"}
-
-    def rename(match: re.Match[str]) -> str:
-        group, negation, name = match["group"], match["negation"] or "", match["name"].replace("-", "_")
-        key = f"{group}.{name}"
-        if key not in renamed:
-            return match[0]
-        give, flag = match["give"] or "", f"--{negation}{renamed[key].replace('_', '-')}"
-        only_on = bool(negation) and key in getattr(flags, "ONLY_ON", ())
-        if renamed[key] in own and not only_on:
-            return " ".join(filter(None, [f"{give}{flag}", match["value"]]))
-        if "config" not in own:
-            return match[0]
-        value = "false" if negation else match["value"]
-        if not give or not value:
-            return f"{give}{key}{': false' if negation else ''} in the file of --config"
-        positive = flag.replace("--no-", "--")
-        if only_on and positive in typed:
-            leave = "Leave" if give[0].isupper() else "leave"
-            return f"{leave} out {positive}, and for a task of the paper give --config a file with {key}: {value}"
-        return f"{give}--config a file with {key}: {value}"
-
-    return _DOTTED.sub(rename, message)
 
 
 def _interrupt(_signal: int, _frame: FrameType | None) -> NoReturn:
@@ -220,35 +171,22 @@ def _refusals_in_one_line() -> Iterator[None]:
     except SystemExit as end:
         if not end.code:
             raise
-        raise UserError(f"{' '.join(_FRAME.sub(' ', said.getvalue()).split())}") from None
+        text = " ".join(_FRAME.sub(" ", said.getvalue()).split())
+        raise UserError(f"{text.partition('For full helptext')[0].strip()} --help lists all flags.") from None
 
 
-def _float_flags(kind: type[Any]) -> set[str]:
-    """Returns the names of a dataclass's fields that take a float, {"train_attack.epsilon", ...}; `None` may be one."""
-    names = set()
-    for name, hint in get_type_hints(kind).items():
-        inner = _float_flags(hint) if isinstance(hint, type) and is_dataclass(hint) else set()
-        names |= {f"{name}.{each}" for each in inner} | ({name} if _FLOAT.search(str(hint)) else set())
-    return names
-
-
-def _plain_numbers(words: list[str], numbers: set[str]) -> list[str]:
-    """Returns the words with 8/255 as the decimal that it is, behind flags (`numbers`) that take a number.
-
-    Raises:
-        UserError: for a division by zero.
-    """
-    plain = list(words)
-    for i, word in enumerate(words):
-        flag, equals, value = word.partition("=") if "=" in word else (words[i - 1] if i else "", "", word)
-        if flag.removeprefix("--").replace("-", "_") not in numbers or not _FRACTION.fullmatch(value):
-            continue
-        try:
-            number = repr(fraction(value))
-        except ZeroDivisionError:
-            raise UserError(f'{flag} is "{value}": that divides by zero. Give a number.') from None
-        plain[i] = f"{flag}={number}" if equals else number
-    return plain
+@_NUMBERS.primitive_rule
+def _number(flag: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[float] | None:
+    """Reads 8/255 wherever a flag takes a float."""
+    if flag.type is not float:
+        return None
+    return PrimitiveConstructorSpec(
+        nargs=1,
+        metavar="FLOAT",
+        instance_from_str=lambda words: fraction(words[0]),
+        is_instance=lambda value: isinstance(value, float),
+        str_from_instance=lambda value: [str(value)],
+    )
 
 
 def _words(arguments: Sequence[str] | None) -> list[str]:
@@ -267,14 +205,3 @@ def _value_of(words: list[str], flag: str) -> str | None:
         if word.startswith(f"{flag}="):
             return word.removeprefix(f"{flag}=")
     return None
-
-
-def _refuse_unknown_flags(words: list[str], flags: list[str]) -> None:
-    names = [name.replace("_", "-") for name in flags]
-    negated = [re.sub(r"([^.]+)$", r"no-\1", name) for name in names]
-    known = {f"--{name}" for name in [*names, *negated, "help"]}
-    for word in words:
-        flag = word.partition("=")[0].replace("_", "-")
-        if word.startswith("--") and flag not in known:
-            shown = [*(f"--{name}" for name in names), *COMMON_FLAGS]
-            raise UserError(f'There is no flag "{flag}".{nearest(flag, shown)} --help lists all flags.')

@@ -44,5 +44,4 @@ if __name__ == "__main__":
         main,
         when_interrupted="Finished runs are kept; the same command goes on with the others, "
         "and with --report-only it reports what there is.",
-        flags=CompareFlags,
     )

@@ -23,5 +23,4 @@ if __name__ == "__main__":
     run_program(
         main,
         when_interrupted="Finished chunks are kept: the same command goes on with the others.",
-        flags=EvaluationRequest,
     )

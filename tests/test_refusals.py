@@ -108,14 +108,17 @@ def _run_in_use(place: Place) -> list[str]:
 HELD: list[RunFolder] = []
 
 CASES: dict[str, tuple[Callable[[Place], list[str]], list[str]]] = {
-    "a wrong flag": (lambda p: ["--optimisation.lr", "1"], ['"--optimisation.lr"', 'mean "--optimization.lr"']),
+    "a wrong flag": (
+        lambda p: ["--optimisation.lr", "1"],
+        ["--optimisation.lr", "meant: --optimization.lr"],
+    ),
     "an unknown recipe": (lambda p: ["--recipe", "dem"], ['"dem"', 'mean "demo"']),
     "an unknown key": (
         lambda p: ["--config", p.file("c.yaml", b"optimization: {learning_rat: 1}")],
         ['"optimization.learning_rat"'],
     ),
     "a wrong type": (lambda p: ["--config", p.file("c.yaml", b"seed: many")], ['"seed"', "whole number"]),
-    "a file that is no YAML": (lambda p: ["--config", p.file("c.yaml", b"a: [")], ["c.yaml", "no YAML"]),
+    "a file that is not YAML": (lambda p: ["--config", p.file("c.yaml", b"a: [")], ["c.yaml", "not YAML"]),
     "a config that is missing": (lambda p: ["--config", "nowhere.yaml"], ["nowhere.yaml"]),
     "a recipe and a config": (lambda p: ["--recipe", "demo", "--config", "x"], ["not both"]),
     "a missing folder": (lambda p: [*SMALL, "--data.path", "/nowhere"], ["/nowhere"]),

@@ -1,20 +1,17 @@
-"""The one frozen description of an experiment: what runs, on what, and how it is judged."""
+"""The frozen description of an experiment: what runs, on what, and how it is evaluated."""
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
 import json
-import math
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
-from distributed_autolora.config.reading import from_mapping
+from distributed_autolora.config.reading import check_ranges, from_mapping
 from distributed_autolora.config.sections import (
-    IMAGENET_MEAN,
-    IMAGENET_STD,
     AttackConfig,
     ComputeConfig,
     DataConfig,
@@ -22,32 +19,24 @@ from distributed_autolora.config.sections import (
     MethodConfig,
     ModelConfig,
     OptimizationConfig,
-    Precision,
     RunConfig,
     ScalingConfig,
     ScheduleConfig,
     ThreatModelConfig,
+    ranged,
 )
-from distributed_autolora.errors import UserError, refuse_secret
+from distributed_autolora.errors import UserError
 
-__all__ = [
-    "IMAGENET_MEAN",
-    "IMAGENET_STD",
-    "AttackConfig",
-    "ComputeConfig",
-    "DataConfig",
-    "EvaluationConfig",
-    "ExperimentConfig",
-    "MethodConfig",
-    "ModelConfig",
-    "OptimizationConfig",
-    "Precision",
-    "RunConfig",
-    "ScalingConfig",
-    "ScheduleConfig",
-    "ThreatModelConfig",
-    "output_home",
-]
+NOT_IN_DIGEST = (
+    "recipe",
+    "scaling",
+    "run",
+    "data.path",
+    "data.task",
+    "model.weights",
+    "model.allow_pickle",
+)
+"""Values and sections that determine no number: workers, places, names and URIs."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +45,7 @@ class ExperimentConfig:
 
     recipe: str = "custom"
     """The named experiment that this config came from."""
-    seed: int = 0
+    seed: int = ranged(0, 0, 2**31 - 1)
     """Seed of order, augmentation, attack starts and fresh parameters."""
     data: DataConfig = field(default_factory=DataConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
@@ -85,15 +74,21 @@ class ExperimentConfig:
         return from_mapping(cls, values)  # type: ignore[no-any-return]
 
     def digest(self) -> str:
-        """Returns the SHA-256 of all that determines the numbers, apart from the seed.
-
-        Workers, paths, names and URIs do not take part.
-        """
+        """Returns the SHA-256 of all that determines the numbers, apart from the seed."""
         values = self.to_dict()
-        for key in ("recipe", "seed", "scaling", "run"):
-            del values[key]
-        del values["data"]["path"], values["data"]["task"], values["model"]["weights"], values["model"]["allow_pickle"]
+        for key in ("seed", *NOT_IN_DIGEST):
+            group, _, name = key.rpartition(".")
+            del (values[group] if group else values)[name]
         return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+
+    def differences(self, other: ExperimentConfig) -> dict[str, tuple[Any, Any]]:
+        """Returns {"optimization.lr": (here, there), ...} of the seed and what else determines the numbers."""
+        here, there = self.flat(), other.flat()
+        return {
+            key: (here[key], there[key])
+            for key in here
+            if here[key] != there[key] and not {key, key.partition(".")[0]} & set(NOT_IN_DIGEST)
+        }
 
     def flat(self) -> dict[str, Any]:
         """Returns {"data.task": ..., "optimization.lr": ...}."""
@@ -109,17 +104,7 @@ class ExperimentConfig:
         Raises:
             UserError: naming the first field that is out of range.
         """
-        for name, value in self.flat().items():
-            if isinstance(value, str):
-                refuse_secret(name, value)
-            for number in value if isinstance(value, list) else [value]:
-                if isinstance(number, float) and not math.isfinite(number):
-                    raise UserError(f"{name} is {number}: give a finite number.")
-        for name, low, high in RANGES:
-            value = self.flat()[name]
-            if value is not None and not low <= value <= high:
-                bound = f"at least {low}" if math.isinf(high) else f"from {low} to {high}"
-                raise UserError(f"{name} is {value}: it must be {bound}.")
+        check_ranges(self)
         if len(self.model.mean) != len(self.model.std) or min(self.model.std) <= 0:
             raise UserError("model.mean and model.std need one entry a channel each, and every std above 0.")
         if self.model.allow_pickle and self.model.weights_digest is None:
@@ -130,7 +115,7 @@ class ExperimentConfig:
         if self.eval_attack.random_start:
             raise UserError(
                 "eval_attack.random_start is on, but validation and test attacks start at the clean image, so that "
-                "epochs, runs and methods can be compared: leave it off, and judge the model with jobs/evaluate.py."
+                "epochs, runs and methods can be compared: leave it off, and evaluate the model with jobs/evaluate.py."
             )
         if self.schedule.min_lr >= self.optimization.lr:
             raise UserError(
@@ -142,44 +127,3 @@ def output_home(config: RunConfig) -> Path:
     """Returns the absolute folder that every run is kept under."""
     home = config.output or os.environ.get("DISTRIBUTED_AUTOLORA_HOME") or "~/distributed_autolora"
     return Path(home).expanduser().absolute()
-
-
-RANGES: tuple[tuple[str, float, float], ...] = (
-    ("seed", 0, 2**31 - 1),
-    ("data.train_images", 2, math.inf),
-    ("data.val_fraction", 0.001, 0.5),
-    ("data.val_images_min", 0, math.inf),
-    ("data.split_seed", 0, 2**31 - 1),
-    ("data.image_size", 1, math.inf),
-    ("model.input_size", 1, math.inf),
-    ("method.lora_rank", 1, math.inf),
-    ("method.sharpening", 0, math.inf),
-    ("method.kl_weight_max", 0, math.inf),
-    ("method.natural_weight", 0, 1),
-    ("method.kl_weight", 0, math.inf),
-    ("method.trades_beta", 0, math.inf),
-    ("method.twins_gamma", 0, math.inf),
-    ("threat_model.epsilon", 0, 1),
-    ("train_attack.num_steps", 0, math.inf),
-    ("train_attack.step_size", 0, 1),
-    ("eval_attack.num_steps", 0, math.inf),
-    ("eval_attack.step_size", 0, 1),
-    ("schedule.interval", 1, math.inf),
-    ("schedule.min_lr", 0, math.inf),
-    ("optimization.epochs", 1, math.inf),
-    ("optimization.global_batch_size", 2, math.inf),
-    ("optimization.lr", 1e-12, math.inf),
-    ("optimization.momentum", 0, 0.999999),
-    ("optimization.weight_decay", 0, math.inf),
-    ("evaluation.batch_size_per_worker", 1, math.inf),
-    ("evaluation.gradient_similarity_images", 0, math.inf),
-    ("evaluation.masking_every", 0, math.inf),
-    ("scaling.num_workers", 1, math.inf),
-    ("scaling.cpus_per_worker", 1, math.inf),
-    ("scaling.wait_for_resources_s", 1, math.inf),
-    ("scaling.collective_timeout_s", 1, math.inf),
-    ("scaling.max_failures", 0, math.inf),
-    ("scaling.check_finite_every", 1, math.inf),
-    ("scaling.checkpoint_every_s", 0, math.inf),
-)
-"""Name, smallest and largest value; None is always allowed."""

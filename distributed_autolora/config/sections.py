@@ -6,13 +6,19 @@ config never imports torch.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+import math
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 Precision = Literal["auto", "float32", "bfloat16"]
+
+
+def ranged(default: float | None, low: float, high: float = math.inf) -> Any:
+    """Returns a dataclass field with a default and its smallest and largest value; None is allowed as well."""
+    return field(default=default, metadata={"range": (low, high)})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,15 +29,15 @@ class DataConfig:
     """Name of the task, for people; "fashion-mnist-5-9" is shipped with the package."""
     path: str | None = None
     """Folder or pyarrow URI of train*.parquet and test*.parquet (jobs/prepare_data.py); None: the shipped task."""
-    train_images: int | None = None
+    train_images: int | None = ranged(None, 2)
     """Use a stratified subset of this many images of the training file, validation included; None: all."""
-    val_fraction: float = 0.05
+    val_fraction: float = ranged(0.05, 0.001, 0.5)
     """Share of the training images held out for validation (paper, section 5: 0.05)."""
-    val_images_min: int = 250
+    val_images_min: int = ranged(250, 0)
     """Hold out at least this many images, but never more than a quarter; 0: the fraction alone."""
-    split_seed: int = 0
+    split_seed: int = ranged(0, 0, 2**31 - 1)
     """Seed of the subset and of the stratified validation split, apart from the training seed."""
-    image_size: int | None = None
+    image_size: int | None = ranged(None, 1)
     """Side of the square images that training sees, in pixels; None: the images' own (then all are equal)."""
     augmentation: Literal["none", "crop_flip", "resized_crop_flip"] = "crop_flip"
     """crop_flip: 4 pixels of zero padding, random crop, horizontal flip; resized_crop_flip: the 224-pixel tasks'."""
@@ -51,7 +57,7 @@ class ModelConfig:
     """Per-channel mean that the model subtracts from images in [0, 1]."""
     std: tuple[float, ...] = IMAGENET_STD
     """Per-channel standard deviation that the model divides by."""
-    input_size: int | None = None
+    input_size: int | None = ranged(None, 1)
     """Nearest-neighbour up-sampling inside the model, in pixels; None: none (the paper's CIFAR: 224).
     A network for images of one size, such as a ViT, is built for this size; None: for its published size."""
     weights_digest: str | None = None
@@ -74,21 +80,21 @@ class MethodConfig:
     weight_average: Literal["none", "deployed", "teacher", "both"] = "none"
     """A moving average of feature extractor and head over about an epoch: deployed: it is validated, judged and saved;
     teacher: its predictions on natural images are the soft labels of the KL term, never trained; both; none."""
-    lora_rank: int = 8
+    lora_rank: int = ranged(8, 1)
     """Rank r of the low-rank branch; its factors have r x kernel size inner dimensions."""
     lora_scope: Literal["all", "last_block"] = "all"
     """all: every convolution but the stem; last_block: the last block of each stage (what the released code trains)."""
-    sharpening: float = 1.0
+    sharpening: float = ranged(1.0, 0)
     """Exponent of the natural-branch accuracy in the loss weights (alpha of Eq. 6 and 7)."""
-    kl_weight_max: float = 6.0
+    kl_weight_max: float = ranged(6.0, 0)
     """Largest weight of the KL term (Eq. 7)."""
-    natural_weight: float | None = None
+    natural_weight: float | None = ranged(None, 0, 1)
     """Fixed lambda1 of AutoLoRa; None: set every epoch from the natural-branch accuracy (Eq. 6)."""
-    kl_weight: float | None = None
+    kl_weight: float | None = ranged(None, 0)
     """Fixed lambda2 of AutoLoRa; None: set every epoch from the natural-branch accuracy (Eq. 7)."""
-    trades_beta: float = 6.0
+    trades_beta: float = ranged(6.0, 0)
     """Fixed weight of the KL term of vanilla RFT and TWINS (beta of Eq. 1)."""
-    twins_gamma: float = 1.0
+    twins_gamma: float = ranged(1.0, 0)
     """Weight of the path with frozen batch-norm statistics in TWINS (gamma of Eq. 2)."""
 
 
@@ -98,7 +104,7 @@ class ThreatModelConfig:
 
     norm: Literal["linf"] = "linf"
     """Norm of the perturbation."""
-    epsilon: float = 8 / 255
+    epsilon: float = ranged(8 / 255, 0, 1)
     """Largest perturbation of a pixel value in [0, 1]; fractions such as 8/255 are understood."""
 
 
@@ -106,9 +112,9 @@ class ThreatModelConfig:
 class AttackConfig:
     """How the adversary searches: projected gradient descent."""
 
-    num_steps: int = 10
+    num_steps: int = ranged(10, 0)
     """Number of gradient steps."""
-    step_size: float = 2 / 255
+    step_size: float = ranged(2 / 255, 0, 1)
     """Length of a step in pixel values in [0, 1]."""
     random_start: bool = True
     """Start uniformly inside the threat model; False: start at the clean image."""
@@ -125,9 +131,9 @@ class ScheduleConfig:
     rule: Literal["released", "apgd", "paired"] = "released"
     """When the automatic rule halves: as the released code; as the attack APGD halves its step; or when the same
     validation images say that a window of epochs brought nothing (paired), for few of them."""
-    interval: int = 4
+    interval: int = ranged(4, 1)
     """Epochs between two decisions of the automatic rule."""
-    min_lr: float = 1e-5
+    min_lr: float = ranged(1e-5, 0)
     """The automatic rule stops training below this learning rate."""
 
 
@@ -135,15 +141,15 @@ class ScheduleConfig:
 class OptimizationConfig:
     """Stochastic gradient descent."""
 
-    epochs: int = 60
+    epochs: int = ranged(60, 1)
     """Largest number of passes over the training images."""
-    global_batch_size: int = 128
+    global_batch_size: int = ranged(128, 2)
     """Images per step, over all workers."""
-    lr: float = 0.01
+    lr: float = ranged(0.01, 1e-12)
     """Initial learning rate."""
-    momentum: float = 0.9
+    momentum: float = ranged(0.9, 0, 0.999999)
     """Momentum of SGD."""
-    weight_decay: float = 1e-4
+    weight_decay: float = ranged(1e-4, 0)
     """Weight decay of every trained parameter."""
 
 
@@ -151,15 +157,15 @@ class OptimizationConfig:
 class EvaluationConfig:
     """What is measured beside the two accuracies of the final model."""
 
-    batch_size_per_worker: int = 250
+    batch_size_per_worker: int = ranged(250, 1)
     """Images per evaluation batch of one worker; no result depends on it beyond rounding."""
     linear_head: bool = True
     """Also judge the untouched backbone under a linear head fitted to the training images."""
     test_split: bool = True
     """Judge the final model on the test split, once; False: never open it, as in the trials of a search."""
-    gradient_similarity_images: int = 0
+    gradient_similarity_images: int = ranged(0, 0)
     """Training images to measure the gradient similarity on after every epoch (Eq. 3 and 4); 0: do not."""
-    masking_every: int = 4
+    masking_every: int = ranged(4, 0)
     """Epochs between two checks of the robust validation accuracy by a stronger attack; 0: never. Rule "paired" also
     checks its decisions, and keeps checked states only."""
 
@@ -178,21 +184,21 @@ class ComputeConfig:
 class ScalingConfig:
     """Where a run computes; nothing here changes what it computes."""
 
-    num_workers: int = 2
+    num_workers: int = ranged(2, 1)
     """Training processes, each with its own share of every global batch."""
     use_gpu: bool = False
     """One GPU for each worker (NCCL); False: CPU workers (gloo)."""
-    cpus_per_worker: int = 1
+    cpus_per_worker: int = ranged(1, 1)
     """CPUs reserved for each worker, and its number of threads."""
-    wait_for_resources_s: float = 600.0
+    wait_for_resources_s: float = ranged(600.0, 1)
     """On a cluster: seconds to wait for the workers' CPUs and GPUs before giving up."""
-    collective_timeout_s: float = 600.0
+    collective_timeout_s: float = ranged(600.0, 1)
     """Seconds after which a worker that is silent, to the others or to Ray, is lost, and the group starts again."""
-    max_failures: int = 3
+    max_failures: int = ranged(3, 0)
     """Restarts of the worker group after a worker was lost or failed; a diverged loss is not retried."""
-    check_finite_every: int = 20
+    check_finite_every: int = ranged(20, 1)
     """Steps between two checks that the loss is finite, and whether a checkpoint is due."""
-    checkpoint_every_s: float = 60.0
+    checkpoint_every_s: float = ranged(60.0, 0)
     """Seconds between two checkpoints within an epoch, as far as the checks allow; there is one after every epoch."""
     cache: str | None = None
     """Folder on each node for memory-mapped copies of the encoded images; None: the system's temporary folder."""

@@ -80,4 +80,4 @@ def _play_all(flags: Flags, folder: Path) -> list[Played]:
 
 
 if __name__ == "__main__":
-    run_program(main, when_interrupted="The hosts are gone.", flags=Flags)
+    run_program(main, when_interrupted="The hosts are gone.")

@@ -94,15 +94,8 @@ def with_name(config: ExperimentConfig, folder: RunFolder) -> ExperimentConfig:
 
 
 def _differences(there: ExperimentConfig, here: ExperimentConfig) -> str:
-    old, new = there.flat(), here.flat()
-    changed = [
-        key
-        for key in new
-        if old[key] != new[key]
-        and not key.startswith(("run.", "scaling.", "recipe"))
-        and key not in ("data.path", "data.task", "model.weights", "model.allow_pickle")
-    ]
+    changed = there.differences(here)
     # A format left to the hardware is the difference only where nothing else is.
-    changed = [key for key in changed if new[key] != "auto"] or changed
-    named = [f"{key} is {old[key]} there and {new[key]} here" for key in changed[:4]]
+    changed = {key: values for key, values in changed.items() if values[1] != "auto"} or changed
+    named = [f"{key} is {old} there and {new} here" for key, (old, new) in list(changed.items())[:4]]
     return "; ".join(named) + (f" and {len(changed) - 4} more" if len(changed) > 4 else "")

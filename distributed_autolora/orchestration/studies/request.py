@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Literal
 
 from distributed_autolora.config import ExperimentConfig, RunConfig, output_home
 from distributed_autolora.config.reading import nearest
@@ -22,9 +22,6 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 @dataclass(frozen=True, kw_only=True)
 class CompareFlags:
     """The command line of the comparing program."""
-
-    ONLY_ON: ClassVar[tuple[str, ...]] = ("scaling.use_gpu",)
-    """Values of the config that a flag here turns on and none turns off."""
 
     study: str = "tuned_baselines"
     """tuned_baselines, lora_rank, pretraining_epsilon, automatic_lr, sharpening, gradient_similarity, custom, untuned

@@ -11,7 +11,7 @@ import pytest
 import torch
 import torchvision
 
-from distributed_autolora.cli import in_flags_of, parse_flags
+from distributed_autolora.cli import parse_flags
 from distributed_autolora.errors import UserError
 from distributed_autolora.models import read_weights, save_weights
 from distributed_autolora.orchestration.evaluations.folder import EvaluationFolder
@@ -19,7 +19,6 @@ from distributed_autolora.orchestration.evaluations.plan import make_plan
 from distributed_autolora.orchestration.evaluations.request import EvaluationRequest
 from distributed_autolora.orchestration.runs.folder import RunFolder
 from distributed_autolora.orchestration.runs.preflight import find_inputs
-from distributed_autolora.orchestration.studies.request import CompareFlags
 from tests.orchestration.evaluations.shared import Material, write_material
 from tests.reporting import runs
 from tests.training.tasks import small_config, write_task
@@ -136,36 +135,6 @@ def test_a_result_without_its_outcomes_is_none(tmp_path: Path) -> None:
     assert folder.result() is None
 
 
-@pytest.mark.parametrize(
-    ("flags", "said"),
-    [
-        (EvaluationRequest, "Lower --num-workers, give --no-use-gpu, or raise --wait-for-resources-s in /a/run.name."),
-        (
-            CompareFlags,
-            "Lower --num-workers, give --config a file with scaling.use_gpu: false, or raise "
-            "scaling.wait_for_resources_s in the file of --config in /a/run.name.",
-        ),
-    ],
-)
-def test_a_refusal_names_the_flags_of_the_program_that_was_started(flags: type[Any], said: str) -> None:
-    message = (
-        "Lower --scaling.num-workers, give --scaling.no-use-gpu, or raise --scaling.wait-for-resources-s in "
-        "/a/run.name."
-    )
-    assert in_flags_of(flags, message) == said
-    assert in_flags_of(None, message) == message
-
-
-def test_a_study_without_room_is_told_what_its_own_flags_can_do() -> None:
-    cpus = in_flags_of(CompareFlags, "Give --scaling.cpus-per-worker 1, or submit the job to a cluster.")
-    assert cpus == "Give --config a file with scaling.cpus_per_worker: 1, or submit the job to a cluster."
-    gpus = in_flags_of(CompareFlags, "Give --scaling.no-use-gpu, or wait.", ["--seeds", "2", "--use-gpu"])
-    assert gpus == (
-        "Leave out --use-gpu, and for a task of the paper give --config a file with scaling.use_gpu: false, or wait."
-    )
-    assert in_flags_of(EvaluationRequest, "give --scaling.num-workers 1.") == "give --num-workers 1."
-
-
 def test_flags_are_read_with_fractions() -> None:
     arguments = ["--model", "m", "--epsilon", "8/255", "--mean", "0.5", "0.4", "0.3", "--no-sanity"]
     request = parse_flags(EvaluationRequest, "", arguments)
@@ -174,7 +143,7 @@ def test_flags_are_read_with_fractions() -> None:
 
 @pytest.mark.parametrize(
     ("arguments", "said"),
-    [(["--model", "m", "--epsilom", "1"], "Did you mean"), ([], "--model"), (["--model"], "model")],
+    [(["--model", "m", "--epsilom", "1"], "--epsilon"), ([], "--model"), (["--model"], "model")],
 )
 def test_bad_flags_are_refused_in_one_line(arguments: list[str], said: str) -> None:
     with pytest.raises(UserError, match=said) as refusal:

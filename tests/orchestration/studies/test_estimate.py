@@ -127,4 +127,4 @@ def test_the_program_shows_a_dry_run_without_ray_and_mlflow_and_refuses_in_one_l
     assert shown.stdout.splitlines()[-1] == "False False"
     refused = program("--studdy", "x")
     assert (refused.returncode, len(refused.stderr.splitlines())) == (2, 1)
-    assert 'Did you mean "--study"?' in refused.stderr
+    assert "Perhaps you meant: --study" in refused.stderr
