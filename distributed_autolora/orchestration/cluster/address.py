@@ -1,4 +1,4 @@
-"""What a Ray address leads to, looked at before Ray tries it for minutes."""
+"""Checks of a Ray address before Ray tries to connect for minutes."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from ray._private import ray_constants
 
 from distributed_autolora.errors import UserError
 
-_PATIENCE_S = 10.0
+_CONNECT_S = 10.0
 _LOOPBACK = ("127.0.0.1", "localhost")
 
 
 def check_address(address: str) -> None:
-    """Refuses an address where nothing listens, and stays on loopback where its cluster listens there alone.
+    """Refuses an address where nothing listens, and stays on loopback if its cluster listens only there.
 
     Args:
-        address: HOST:PORT of a cluster's head; any other form is Ray's to judge.
+        address: HOST:PORT of a cluster's head; any other form is left to Ray.
 
     Raises:
         UserError: when nothing answers there.
@@ -45,10 +45,23 @@ def stay_on_loopback() -> None:
     ray_constants.ENABLE_RAY_CLUSTER = False
 
 
+def is_open_to_others(address: str) -> bool:
+    """Tells whether other machines can connect to a service HOST:PORT of this machine or another."""
+    host, _, port = address.rpartition(":")
+    if host.strip("[]") not in (*_LOOPBACK, "::1"):
+        return True
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect(("192.0.2.1", 9))  # sends nothing: it only chooses this machine's own address
+            return not _refusal(probe.getsockname()[0], int(port))
+        except OSError:  # no network
+            return False
+
+
 def _refusal(host: str, port: int) -> str:
     """Returns why no connection can be made, "" when it can."""
     try:
-        socket.create_connection((host, port), timeout=_PATIENCE_S).close()
+        socket.create_connection((host, port), timeout=_CONNECT_S).close()
     except (OSError, UnicodeError) as error:  # a name that no host can have is a UnicodeError
         return (error.strerror if isinstance(error, OSError) else None) or str(error)
     return ""

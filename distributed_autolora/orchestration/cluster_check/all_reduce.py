@@ -1,4 +1,4 @@
-"""An all-reduce between processes that are placed and connected as the workers of a run would be."""
+"""An all-reduce between processes that are placed and connected as the workers of a run are."""
 
 from __future__ import annotations
 
@@ -9,12 +9,16 @@ from typing import Any
 
 import ray
 import ray.exceptions
+import torch
+from ray.train.torch.config import _setup_torch_process_group
 from ray.util.placement_group import placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from distributed_autolora.config import ScalingConfig
 from distributed_autolora.errors import first_line
+from distributed_autolora.orchestration.cluster.rendezvous import join_at, open_here
 from distributed_autolora.orchestration.cluster_check.findings import Place
+from distributed_autolora.training.distributed.collectives import sum_over_workers
 
 _CONNECT_S = 60
 """Seconds for the processes to find each other, and for a sum."""
@@ -24,8 +28,8 @@ _SUMS = 3
 
 
 @dataclass(frozen=True, kw_only=True)
-class RoundTrip:
-    """What came of it."""
+class AllReduce:
+    """The result of the check."""
 
     backend: str
     places: tuple[Place, ...] = ()
@@ -36,7 +40,7 @@ class RoundTrip:
     """What went wrong; empty: nothing."""
 
 
-def round_trip(scaling: ScalingConfig, size: int, start_s: float = _START_S) -> RoundTrip:
+def all_reduce(scaling: ScalingConfig, size: int, start_s: float = _START_S) -> AllReduce:
     """Starts one process for each worker, lets them sum `size` bytes, and ends them.
 
     Args:
@@ -48,82 +52,61 @@ def round_trip(scaling: ScalingConfig, size: int, start_s: float = _START_S) -> 
     bundle = {"CPU": float(scaling.cpus_per_worker)} | ({"GPU": 1.0} if scaling.use_gpu else {})
     # As Ray Train places its workers.
     group = placement_group([bundle] * scaling.num_workers, strategy="PACK")
-    peers: list[Any] = []
+    workers: list[Any] = []
     try:
         if not group.wait(start_s):
-            return RoundTrip(
+            return AllReduce(
                 backend=backend, problem=f"no room for {scaling.num_workers} x {bundle} within {start_s:g} s"
             )
         for number in range(scaling.num_workers):
             where = PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=number)
-            actor = ray.remote(num_cpus=bundle["CPU"], num_gpus=bundle.get("GPU", 0))(_Peer)
-            peers.append(actor.options(scheduling_strategy=where).remote(number, scaling.num_workers))
-        return _meet(peers, backend, size, start_s)
+            actor = ray.remote(num_cpus=bundle["CPU"], num_gpus=bundle.get("GPU", 0))(_Worker)
+            workers.append(actor.options(scheduling_strategy=where).remote(number, scaling.num_workers))
+        return _connect_and_sum(workers, backend, size, start_s)
     finally:
-        for peer in peers:
-            ray.kill(peer)
+        for worker in workers:
+            ray.kill(worker)
         remove_placement_group(group)
 
 
-def _meet(peers: list[Any], backend: str, size: int, start_s: float) -> RoundTrip:
-    """Connects the processes and lets them sum."""
+def _connect_and_sum(workers: list[Any], backend: str, size: int, start_s: float) -> AllReduce:
     places: tuple[Place, ...] = ()
     doing, within_s = "start", start_s
     try:
-        places = tuple(ray.get([peer.place.remote() for peer in peers], timeout=start_s))
-        address, port = ray.get(peers[0].open_here.remote(), timeout=start_s)
+        places = tuple(ray.get([worker.place.remote() for worker in workers], timeout=start_s))
+        address, port = ray.get(workers[0].open_here.remote(), timeout=start_s)
         doing, within_s = "connect", 2.0 * _CONNECT_S
-        ray.get([peer.connect.remote(address, port, backend) for peer in peers], timeout=within_s)
+        ray.get([worker.connect.remote(address, port, backend) for worker in workers], timeout=within_s)
         doing = "sum"
-        sums = ray.get([peer.sums.remote(size) for peer in peers], timeout=within_s)
+        sums = ray.get([worker.sums.remote(size) for worker in workers], timeout=within_s)
     except ray.exceptions.GetTimeoutError:
         problem = f"they did not {doing} within {within_s:g} s"
-        return RoundTrip(backend=backend, places=places, problem=problem)
+        return AllReduce(backend=backend, places=places, problem=problem)
     except ray.exceptions.RayError as error:
         cause = getattr(error, "cause", None) or error
-        return RoundTrip(backend=backend, places=places, problem=f"they did not {doing}: {first_line(cause)}")
+        return AllReduce(backend=backend, places=places, problem=f"they did not {doing}: {first_line(cause)}")
     if not all(is_right for _, is_right in sums):
-        return RoundTrip(backend=backend, places=places, problem="the sums are wrong")
-    return RoundTrip(backend=backend, places=places, milliseconds=max(ms for ms, _ in sums))
+        return AllReduce(backend=backend, places=places, problem="the sums are wrong")
+    return AllReduce(backend=backend, places=places, milliseconds=max(ms for ms, _ in sums))
 
 
-class _Peer:
-    """A stand-in for one worker."""
-
+class _Worker:
     def __init__(self, number: int, count: int) -> None:
         self._number, self._count = number, count
 
     def place(self) -> Place:
-        """Returns the node, and the free memory of the GPU that Ray gave it."""
-        import torch
-
-        gpus = ray.get_gpu_ids()
-        return Place(
-            node_id=ray.get_runtime_context().get_node_id(),
-            gpu_free=int(torch.cuda.mem_get_info()[0]) if gpus else None,
-        )
+        gpu_free = int(torch.cuda.mem_get_info()[0]) if ray.get_gpu_ids() else None
+        return Place(node_id=ray.get_runtime_context().get_node_id(), gpu_free=gpu_free)
 
     def open_here(self) -> tuple[str, int]:
-        """Opens the rendezvous, in the first process."""
-        from distributed_autolora.orchestration.cluster.rendezvous import open_here
-
         return open_here()
 
     def connect(self, address: str, port: int, backend: str) -> None:
-        """Joins the others in the way in which the workers of a run do."""
-        from ray.train.torch.config import _setup_torch_process_group
-
-        from distributed_autolora.orchestration.cluster.rendezvous import join_at
-
         join_at(address, port)
         _setup_torch_process_group(backend, self._number, self._count, "env://", timeout_s=_CONNECT_S)
 
     def sums(self, size: int) -> tuple[float, bool]:
         """Returns the median time of a sum in milliseconds, and whether every one was right."""
-        import torch
-
-        from distributed_autolora.training.distributed.collectives import sum_over_workers
-
         device = torch.device("cuda" if ray.get_gpu_ids() else "cpu")
         values = torch.full((max(1, size // 4),), float(self._number + 1), device=device)
         expected = float(self._count * (self._count + 1) // 2)

@@ -1,4 +1,4 @@
-"""What the doctor thinks of the figures it was given: no Ray and no files in here."""
+"""The rules of the cluster check: from what was seen on the nodes to one finding a check. No Ray and no files here."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ _SLOW_MS = 1000.0
 
 @dataclass(frozen=True)
 class Finding:
-    """One line of the doctor's report."""
+    """One line of the report."""
 
     level: Literal["PASS", "WARN", "FAIL"]
     check: str
     figure: str
     """What was seen."""
     advice: str = ""
-    """What to do; empty where all is well."""
+    """What to do; empty for PASS."""
 
     def __str__(self) -> str:
         return f"{self.level}  {self.check}: {self.figure}{f' -> {self.advice}' if self.advice else ''}"
@@ -32,7 +32,7 @@ class NodeFacts:
     """What was seen on one node."""
 
     node: str
-    """Its address and the start of its id, for people."""
+    """Its address and the start of its id."""
     versions: dict[str, str]
     """By library."""
     output_problem: str
@@ -58,7 +58,7 @@ class Place:
     """Bytes free on its GPU; None: it has none."""
 
 
-def judge_versions(nodes: Sequence[NodeFacts]) -> Finding:
+def check_versions(nodes: Sequence[NodeFacts]) -> Finding:
     """Python, Ray, torch and this package must be the same on all nodes."""
     differing = []
     for library in nodes[0].versions:
@@ -66,7 +66,7 @@ def judge_versions(nodes: Sequence[NodeFacts]) -> Finding:
         for facts in nodes:
             by_version.setdefault(facts.versions[library], []).append(facts.node)
         if len(by_version) > 1:
-            differing.append("; ".join(f"{library} {version} on {', '.join(on)}" for version, on in by_version.items()))
+            differing += [f"{library} {version} on {', '.join(on)}" for version, on in by_version.items()]
     if differing:
         advice = "install the same on all nodes: one image, or `pip install -c constraints.txt -e .` on each."
         return Finding("FAIL", "versions", "; ".join(differing), advice)
@@ -74,14 +74,8 @@ def judge_versions(nodes: Sequence[NodeFacts]) -> Finding:
     return Finding("PASS", "versions", f"{same} on {_count(len(nodes), 'node')}")
 
 
-def judge_output(folder: str, nodes: Sequence[NodeFacts], arrived: Collection[str]) -> Finding:
-    """All nodes must write to one folder.
-
-    Args:
-        folder: the output folder.
-        nodes: what each saw of the driver's probe.
-        arrived: the nodes whose own probe the driver saw.
-    """
+def check_output(folder: str, nodes: Sequence[NodeFacts], arrived: Collection[str]) -> Finding:
+    """All nodes must write to one folder; the driver saw the files of the nodes in `arrived`."""
     problems = []
     for facts in nodes:
         problem = facts.output_problem or ("" if facts.node in arrived else "what it writes there is not seen here")
@@ -94,36 +88,32 @@ def judge_output(folder: str, nodes: Sequence[NodeFacts], arrived: Collection[st
     return Finding("PASS", "output folder", f"{folder} is {where} on {_count(len(nodes), 'node')}")
 
 
-def judge_inputs(nodes: Sequence[NodeFacts]) -> list[Finding]:
-    """Data and weights must be there on all nodes, and the same."""
+def check_inputs(nodes: Sequence[NodeFacts]) -> list[Finding]:
+    """Data and weights must be readable and the same on all nodes."""
     findings = []
-    for name in nodes[0].inputs:
+    for name, (_, first) in nodes[0].inputs.items():
         seen = {facts.node: facts.inputs[name] for facts in nodes}
-        if len(set(seen.values())) > 1 or not all(is_readable for is_readable, _ in seen.values()):
-            figure = "; ".join(f"{node}: {words}" for node, (_, words) in seen.items())
+        if set(seen.values()) == {(True, first)}:
+            findings.append(Finding("PASS", name, f"{first}, the same on {_count(len(nodes), 'node')}"))
+        else:
+            figure = "; ".join(f"{node}: {text}" for node, (_, text) in seen.items())
             advice = f"put the {name} where every node reads the same: shared storage at one path, or a URI."
             findings.append(Finding("FAIL", name, figure, advice))
-        else:
-            words = nodes[0].inputs[name][1]
-            findings.append(Finding("PASS", name, f"{words}, the same on {_count(len(nodes), 'node')}"))
     return findings
 
 
-def judge_disks(nodes: Sequence[NodeFacts], output_needed: int, cache_needed: int) -> Finding:
+def check_disks(nodes: Sequence[NodeFacts], output_needed: int, cache_needed: int) -> Finding:
     """The output folder takes checkpoints and the model, the cache of every node the encoded images."""
-    short, tight = [], []
+    short = [f"{facts.node}: {facts.cache_problem}" for facts in nodes if facts.cache_problem]
+    tight: list[str] = []
     for facts in nodes:
-        if facts.cache_problem:
-            short.append(f"{facts.node}: {facts.cache_problem}")
         for what, free, needed in (
             ("output folder", facts.output_free, output_needed),
             ("image cache", facts.cache_free, cache_needed),
         ):
-            said = f"{facts.node}: {_size(free)} free for the {what}, about {_size(needed)} needed"
-            if free < needed:
-                short.append(said)
-            elif free < 2 * needed:
-                tight.append(said)
+            if free < 2 * needed:
+                text = f"{facts.node}: {_size(free)} free for the {what}, about {_size(needed)} needed"
+                (short if free < needed else tight).append(text)
     if short or tight:
         advice = "free some space, or choose another --run.output or --scaling.cache."
         return Finding("FAIL" if short else "WARN", "disk", "; ".join([*short, *tight]), advice)
@@ -136,18 +126,12 @@ def judge_disks(nodes: Sequence[NodeFacts], output_needed: int, cache_needed: in
     )
 
 
-def judge_gpus(nodes: Sequence[NodeFacts], told: Mapping[str, int], wanted: int) -> Finding:
-    """Torch must see the GPUs that Ray hands out.
-
-    Args:
-        nodes: what torch sees.
-        told: GPUs that Ray was told of, by node.
-        wanted: GPUs of the run; 0: it computes on CPUs.
-    """
+def check_gpus(nodes: Sequence[NodeFacts], ray_gpus: Mapping[str, int], wanted: int) -> Finding:
+    """Torch must see the GPUs that Ray hands out; a run on CPUs wants 0."""
     lacking = [
-        f"{facts.node}: Ray was told of {told[facts.node]}, torch sees {facts.torch_gpus}"
+        f"{facts.node}: Ray hands out {ray_gpus[facts.node]}, torch sees {facts.torch_gpus}"
         for facts in nodes
-        if facts.torch_gpus < told[facts.node]
+        if facts.torch_gpus < ray_gpus[facts.node]
     ]
     if lacking:
         advice = (
@@ -155,31 +139,32 @@ def judge_gpus(nodes: Sequence[NodeFacts], told: Mapping[str, int], wanted: int)
             "needs the NVIDIA runtime."
         )
         return Finding("FAIL" if wanted else "WARN", "GPUs", "; ".join(lacking), advice)
-    seen = f"Ray was told of {sum(told.values())}, torch sees {sum(facts.torch_gpus for facts in nodes)}"
-    if wanted > sum(told.values()):
+    in_ray, in_torch = sum(ray_gpus.values()), sum(facts.torch_gpus for facts in nodes)
+    seen = f"Ray hands out {in_ray}, torch sees {in_torch}"
+    if wanted > in_ray:
         return Finding("FAIL", "GPUs", f"{seen}, {wanted} are needed", "lower --scaling.num-workers, or add GPU nodes.")
-    idle = sum(facts.torch_gpus - told[facts.node] for facts in nodes)
+    idle = in_torch - sum(ray_gpus[facts.node] for facts in nodes)
     if idle and wanted:
         return Finding("WARN", "GPUs", seen, f"{idle} of them will idle: start the nodes with --num-gpus.")
-    if sum(told.values()) and not wanted:
+    if in_ray and not wanted:
         return Finding("WARN", "GPUs", seen, "the run computes on CPUs: give --scaling.use-gpu.")
     return Finding("PASS", "GPUs", f"{seen}; the run uses {wanted or 'none'}")
 
 
-def judge_memory(
+def check_memory(
     places: Sequence[Place], names: Mapping[str, str], host_free: Mapping[str, int], device: int, process: int
 ) -> Finding:
     """The workers of a node must fit into its memory, or each into its GPU's.
 
     Args:
-        places: where the workers are.
+        places: of the workers.
         names: of the nodes, by id.
         host_free: bytes of free host memory, by node id.
-        device: bytes that a worker's tensors need.
-        process: bytes that a worker's process needs beside them.
+        device: bytes of a worker's tensors.
+        process: bytes of a worker's process besides them.
     """
     rows = []
-    for node_id in dict.fromkeys(place.node_id for place in places):
+    for node_id in {place.node_id for place in places}:
         here = [place for place in places if place.node_id == node_id]
         on_host = len(here) * process + sum(device for place in here if place.gpu_free is None)
         rows.append((on_host / max(1, host_free[node_id]), names[node_id], on_host, host_free[node_id], len(here)))
@@ -199,48 +184,52 @@ def judge_memory(
     return Finding("FAIL" if share > 1 else "WARN", "memory", figure, advice)
 
 
-def judge_round_trip(
-    backend: str, workers: int, nodes: int, size: int, milliseconds: float | None, problem: str
-) -> Finding:
+def check_all_reduce(who: str, size: int, milliseconds: float | None, problem: str) -> Finding:
     """The workers must reach each other, and their sums must be right.
 
     Args:
-        backend: "gloo" or "nccl".
-        workers: processes that took part.
-        nodes: nodes that they were on.
+        who: backend, workers and nodes.
         size: bytes that were summed.
         milliseconds: median time of a sum; None: there is none.
         problem: what went wrong; empty: nothing.
     """
-    who = f"{backend}, {_count(workers, 'worker')} on {_count(nodes, 'node')}"
     if problem or milliseconds is None:
         advice = (
-            "open all TCP ports between the nodes; where a host name stands for 127.0.x.x, or there are several "
+            "open all TCP ports between the nodes; where a host name resolves to 127.0.x.x, or there are several "
             "networks, set GLOO_SOCKET_IFNAME and NCCL_SOCKET_IFNAME to the right interface on every node."
         )
-        return Finding("FAIL", "round trip", f"{who}: {problem}", advice)
+        return Finding("FAIL", "all-reduce", f"{who}: {problem}", advice)
     figure = f"{who}: {_size(size)} of gradients summed in {milliseconds:.1f} ms, sums right"
     if milliseconds > _SLOW_MS:
         advice = "every step waits that long: put the nodes into one zone, with a faster network."
-        return Finding("WARN", "round trip", figure, advice)
-    return Finding("PASS", "round trip", figure)
+        return Finding("WARN", "all-reduce", figure, advice)
+    return Finding("PASS", "all-reduce", figure)
 
 
-def judge_tracking(uri: str, problem: str, nodes: int) -> Finding:
-    """The tracking store must answer.
-
-    Args:
-        uri: without passwords.
-        problem: what was wrong with it; empty: it answered.
-        nodes: nodes of the cluster.
-    """
+def check_tracking(uri: str, problem: str, nodes: int) -> Finding:
+    """The tracking store must answer (`problem` is empty), and serve so many nodes."""
     if problem:
-        advice = "start it, or change --run.mlflow-uri."
-        return Finding("FAIL", "tracking", problem.rstrip("."), advice)
+        return Finding("FAIL", "tracking", problem.rstrip("."), "start it, or change --run.mlflow-uri.")
     if uri.startswith("sqlite:") and nodes > 1:
         advice = "SQLite is for one machine, not for shared storage: give --run.mlflow-uri http://HOST:5000."
         return Finding("WARN", "tracking", f"{uri} answers, on a cluster of {nodes} nodes", advice)
     return Finding("PASS", "tracking", f"{uri} answers")
+
+
+def check_access(auth_mode: str, services: Mapping[str, tuple[str, bool]]) -> Finding:
+    """Who can reach the cluster: {"dashboard": (address, whether other machines can connect)}. It never fails."""
+    texts = [
+        f"{name} at {address} ({'other machines can connect' if is_open else 'this machine only'})"
+        for name, (address, is_open) in services.items()
+    ]
+    figure = f"RAY_AUTH_MODE is {auth_mode}; {'; '.join(texts)}"
+    if auth_mode == "disabled" and any(is_open for _, is_open in services.values()):
+        advice = (
+            "whoever reaches these ports can run programs: let a firewall or security group admit the cluster's own "
+            "machines only, or set RAY_AUTH_MODE=token everywhere."
+        )
+        return Finding("WARN", "access", figure, advice)
+    return Finding("PASS", "access", figure)
 
 
 def _size(number: int) -> str:

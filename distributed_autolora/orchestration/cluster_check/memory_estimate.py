@@ -1,4 +1,4 @@
-"""What a worker needs of memory, computed on PyTorch's meta device: shapes are followed, nothing is stored."""
+"""A rough estimate of a worker's memory, from the shapes of a step on PyTorch's meta device: nothing is stored."""
 
 from __future__ import annotations
 
@@ -37,27 +37,31 @@ class Estimate:
     attack_network: int
     step: int
     """Images of a training step, and what autograd keeps for its backward."""
-    evaluation: int
-    """The same of an attack on a batch of evaluation."""
+    attack: int
+    """The same of an attack on the largest batch that is attacked."""
     gradients: int
     """What the workers sum in every step; part of `state`."""
     average: int
     """A moving average of the weights; part of `state`."""
 
     def on_device(self, *, use_gpu: bool) -> int:
-        """What is there at the fullest moment; on a GPU with what CUDA holds beside the tensors."""
-        fullest = max(self.step, self.evaluation)
-        return self.state + self.attack_network + fullest + (_CUDA_BYTES if use_gpu else 0)
+        """Returns the peak.
+
+        On a GPU an attack runs as a CUDA graph, whose memory pool stays allocated beside a training step, and CUDA
+        itself needs memory.
+        """
+        fullest = self.step + self.attack + _CUDA_BYTES if use_gpu else max(self.step, self.attack)
+        return self.state + self.attack_network + fullest
 
     @property
     def checkpoints(self) -> int:
-        """What a run writes: two checkpoints kept and one being written, each with weights, best state and momentum
-        (an average is in the first two), and the finished model."""
+        """Bytes that a run writes: two checkpoints kept and one being written, each with weights, best state and
+        momentum (an average is in the first two), and the finished model."""
         return (3 * 3 + 1) * self.gradients + 3 * 2 * self.average
 
 
 def estimate(config: ExperimentConfig, size: tuple[int, int] | None) -> Estimate:
-    """Computes what one worker of a run needs.
+    """Estimates the memory of one worker.
 
     It leaves out workspaces of libraries, fragmentation, the packed weights of a CPU and images decoded ahead, and
     assumes 1,000 classes. A training step in bfloat16 is taken to keep half of what it keeps in float32.
@@ -80,10 +84,10 @@ def estimate(config: ExperimentConfig, size: tuple[int, int] | None) -> Estimate
         held = [*objective.parameters(), *objective.buffers()]
         step = kept_bytes(lambda: objective(x, x.clone(), y, denominator=float(rows), **further).total, held)
         network = AttackNetwork(classifier.eval(), dtype_of(config.compute.attack_precision)).eval()
-        judged = torch.empty(config.evaluation.batch_size_per_worker, *shape).requires_grad_()
-        labels = torch.zeros(len(judged), dtype=torch.int64)
+        attacked = torch.empty(max(rows, config.evaluation.batch_size_per_worker), *shape).requires_grad_()
+        labels = torch.zeros(len(attacked), dtype=torch.int64)
         copies = [*network.parameters(), *network.buffers()]
-        attack = kept_bytes(lambda: F.cross_entropy(network(judged), labels), copies)
+        attack = kept_bytes(lambda: F.cross_entropy(network(attacked), labels), copies)
     weights = sum(parameter.nbytes for parameter in objective.parameters())
     has_average = config.method.weight_average != "none"
     average = sum(tensor.nbytes for tensor in classifier.state_dict().values()) if has_average else 0
@@ -93,7 +97,7 @@ def estimate(config: ExperimentConfig, size: tuple[int, int] | None) -> Estimate
         state=4 * weights + 2 * average,
         attack_network=sum(tensor.nbytes for tensor in copies),
         step=step + _IMAGES_OF_THE_STEP * x.nbytes,
-        evaluation=attack + _IMAGES_OF_THE_ATTACK * judged.nbytes,
+        attack=attack + _IMAGES_OF_THE_ATTACK * attacked.nbytes,
         gradients=weights,
         average=average,
     )

@@ -1,4 +1,4 @@
-"""What the doctor does on every node: it looks, and writes one small file that is removed again."""
+"""The check of one node: it reads facts, and writes one small file that is removed again."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ import time
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+import torch
+
 from distributed_autolora.data.parquet.locations import open_location, readable, split_bytes
 from distributed_autolora.data.parquet.node_cache import cache_folder
 from distributed_autolora.errors import UserError
@@ -19,7 +21,6 @@ PACKAGE = "distributed_autolora"
 _SEEN_WITHIN_S = 10.0
 """Network file systems show another machine's new file some seconds later."""
 _POLL_S = 0.2
-_LISTENERS = ("/proc/net/tcp", "/proc/net/tcp6")
 
 
 def own_probe(output: str, token: str, node: str) -> Path:
@@ -28,16 +29,15 @@ def own_probe(output: str, token: str, node: str) -> Path:
 
 
 def look(node: str, token: str, output: str, cache: str | None, inputs: dict[str, str | None]) -> NodeFacts:
-    """Looks at the node that this runs on, after writing its probe; `clean_up` removes it.
+    """Returns the facts of the node that this runs on, after writing its probe; `clean_up` removes it.
 
     Args:
-        node: what it is called.
-        token: random words that are in the driver's probe.
+        node: its name.
+        token: random text of the driver's probe.
         output: the output folder.
         cache: scaling.cache.
         inputs: "data": folder or URI; "weights": file; None: not looked at.
     """
-    problem = _shared_problem(node, token, output)
     cache_free, cache_problem = 0, ""
     try:
         cache_free = shutil.disk_usage(cache_folder(cache)).free
@@ -46,7 +46,7 @@ def look(node: str, token: str, output: str, cache: str | None, inputs: dict[str
     return NodeFacts(
         node=node,
         versions=versions(),
-        output_problem=problem,
+        output_problem=_shared_problem(node, token, output),
         output_free=shutil.disk_usage(output).free if Path(output).is_dir() else 0,
         cache_free=cache_free,
         cache_problem=cache_problem,
@@ -78,8 +78,6 @@ def appears(path: Path, content: str, within_s: float = _SEEN_WITHIN_S) -> bool:
 
 def versions() -> dict[str, str]:
     """Returns the versions of all that must be the same everywhere; the package's is a digest of its source."""
-    import torch
-
     found = {"Python": platform.python_version(), "ray": _installed("ray"), "torch": torch.__version__}
     return found | {PACKAGE: f"source {_source_digest()}"}
 
@@ -103,11 +101,6 @@ def free_memory() -> int:
     return max(0, free)
 
 
-def socket_tables() -> list[str]:
-    """Returns what the kernel says of this machine's TCP sockets."""
-    return [Path(name).read_text() for name in _LISTENERS if Path(name).exists()]
-
-
 def _shared_problem(node: str, token: str, output: str) -> str:
     """Returns what is wrong with the output folder here; empty: it is the driver's, and can be written."""
     if not Path(output).is_dir():
@@ -124,8 +117,6 @@ def _shared_problem(node: str, token: str, output: str) -> str:
 def _torch_gpus() -> int:
     """Counts the node's GPUs, those too that Ray hides from a task that asked for none."""
     os.environ.pop("CUDA_VISIBLE_DEVICES", None)
-    import torch
-
     return torch.cuda.device_count()
 
 

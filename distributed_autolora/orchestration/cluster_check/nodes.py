@@ -1,4 +1,4 @@
-"""The doctor's tasks on all nodes of a cluster, and what came back."""
+"""The tasks of the cluster check on all nodes, and their results."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _LOOK_S = 180.0
 
 @dataclass(frozen=True, kw_only=True)
 class Survey:
-    """What is known of the nodes."""
+    """What was seen on the nodes."""
 
     facts: dict[str, NodeFacts]
     """By node id; nodes that did not answer are missing."""
@@ -56,14 +56,14 @@ def survey(names: Mapping[str, str], output: str, cache: str | None, inputs: dic
 
 
 def node_name(node: Mapping[str, Any]) -> str:
-    """Returns what a node of `ray.nodes()` is called: its address, and the start of its id."""
+    """Returns the name of a node of `ray.nodes()`: its address and the start of its id."""
     return f"{node['NodeManagerAddress']} ({node['NodeID'][:6]})"
 
 
 def _on_every_node(
     function: Callable[..., Any], names: Mapping[str, str], *arguments: Any
 ) -> tuple[dict[str, Any], list[Finding]]:
-    """Runs function(name, *arguments) on each node, and returns what it returned by node id."""
+    """Runs function(name, *arguments) on each node; returns results by node id, and a finding for each lost node."""
     # A process of its own each time: the function changes its environment.
     task = ray.remote(num_cpus=0, max_calls=1, max_retries=0)(function)
     waiting = {

@@ -1,4 +1,4 @@
-"""Looks at a cluster before money is spent on it: every check is one line, and says what to do."""
+"""The preflight check of a cluster: one line for each check, with what to do."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from collections.abc import Iterator, Mapping
 
 import ray
 from PIL import Image
+from ray._private.authentication.authentication_utils import is_token_auth_enabled
+from ray._private.worker import get_dashboard_url
 
 from distributed_autolora.config import ExperimentConfig, output_home
 from distributed_autolora.console import is_quiet
@@ -16,23 +18,14 @@ from distributed_autolora.data.catalog import data_folder, embedded_backbone
 from distributed_autolora.data.parquet.locations import split_bytes
 from distributed_autolora.data.parquet.reader import row_groups
 from distributed_autolora.errors import RunFailedError, UserError
+from distributed_autolora.models import absolute_location
 from distributed_autolora.orchestration import mlflow_tracking
 from distributed_autolora.orchestration.cluster import connection
-from distributed_autolora.orchestration.cluster_check.all_reduce import RoundTrip, round_trip
-from distributed_autolora.orchestration.cluster_check.findings import (
-    Finding,
-    judge_disks,
-    judge_gpus,
-    judge_inputs,
-    judge_memory,
-    judge_output,
-    judge_round_trip,
-    judge_tracking,
-    judge_versions,
-)
+from distributed_autolora.orchestration.cluster.address import is_open_to_others
+from distributed_autolora.orchestration.cluster_check import findings
+from distributed_autolora.orchestration.cluster_check.all_reduce import AllReduce, all_reduce
+from distributed_autolora.orchestration.cluster_check.findings import Finding
 from distributed_autolora.orchestration.cluster_check.memory_estimate import PROCESS_BYTES, Estimate, estimate
-from distributed_autolora.orchestration.cluster_check.network_exposure import judge_exposure, listens_beyond_loopback
-from distributed_autolora.orchestration.cluster_check.node_probe import socket_tables
 from distributed_autolora.orchestration.cluster_check.nodes import Survey, node_name, survey
 from distributed_autolora.orchestration.mlflow_tracking.connection import OPENING_S, failures, patience, problem_of
 from distributed_autolora.orchestration.runs.folder import check_writable
@@ -45,7 +38,7 @@ def report(config: ExperimentConfig) -> None:
     """Prints one line a check.
 
     Args:
-        config: of the run that is to be started.
+        config: of the planned run.
 
     Raises:
         RunFailedError: when a check fails.
@@ -57,9 +50,9 @@ def report(config: ExperimentConfig) -> None:
             print(finding, flush=True)
         levels.append(finding.level)
     if failed := levels.count("FAIL"):
-        raise RunFailedError(f"{failed} of {len(levels)} checks failed; what to do stands behind each.")
+        raise RunFailedError(f"{failed} of {len(levels)} checks failed; what to do is in each line.")
     warned = levels.count("WARN")
-    print(f"Nothing speaks against this run{f', but read the {warned} marked WARN' if warned else ''}.")
+    print(f"No check failed{f'; read the {warned} marked WARN' if warned else ''}.")
 
 
 def examine(config: ExperimentConfig) -> Iterator[Finding]:
@@ -68,7 +61,7 @@ def examine(config: ExperimentConfig) -> Iterator[Finding]:
     Nothing is left behind but empty folders and, where tracking is SQLite, an empty store.
 
     Args:
-        config: of the run that is to be started.
+        config: of the planned run.
 
     Raises:
         UserError: for a config, an output folder of this machine or a Ray that cannot be used at all.
@@ -96,7 +89,7 @@ def examine(config: ExperimentConfig) -> Iterator[Finding]:
     seen = survey(names, str(home), config.scaling.cache, {"data": data, "weights": _weights(config)})
     yield from _about_nodes(config, seen, needed, data)
     if is_room:
-        yield from _about_workers(config, round_trip(config.scaling, needed.gradients), seen, needed, names)
+        yield from _about_workers(config, all_reduce(config.scaling, needed.gradients), seen, needed, names)
     yield _about_tracking(config, len(names))
     yield _about_access()
 
@@ -106,24 +99,25 @@ def _about_nodes(config: ExperimentConfig, seen: Survey, needed: Estimate, data:
     nodes = list(seen.facts.values())
     if not nodes:
         return
-    yield judge_versions(nodes)
-    yield judge_output(str(output_home(config.run)), nodes, seen.arrived)
-    yield from judge_inputs(nodes)
-    yield judge_disks(nodes, needed.checkpoints, _bytes_of(data))
-    told = {node_name(node): int(node["Resources"].get("GPU", 0)) for node in ray.nodes() if node["Alive"]}
-    yield judge_gpus(nodes, told, config.scaling.num_workers if config.scaling.use_gpu else 0)
+    yield findings.check_versions(nodes)
+    yield findings.check_output(str(output_home(config.run)), nodes, seen.arrived)
+    yield from findings.check_inputs(nodes)
+    yield findings.check_disks(nodes, needed.checkpoints, _bytes_of(data))
+    ray_gpus = {node_name(node): int(node["Resources"].get("GPU", 0)) for node in ray.nodes() if node["Alive"]}
+    yield findings.check_gpus(nodes, ray_gpus, config.scaling.num_workers if config.scaling.use_gpu else 0)
 
 
 def _about_workers(
-    config: ExperimentConfig, made: RoundTrip, seen: Survey, needed: Estimate, names: Mapping[str, str]
+    config: ExperimentConfig, made: AllReduce, seen: Survey, needed: Estimate, names: Mapping[str, str]
 ) -> Iterator[Finding]:
     on = {place.node_id for place in made.places}
     workers = config.scaling.num_workers
-    yield judge_round_trip(made.backend, workers, len(on), needed.gradients, made.milliseconds, made.problem)
+    who = f"{made.backend}, {workers} worker{'s' * (workers > 1)} on {len(on)} node{'s' * (len(on) != 1)}"
+    yield findings.check_all_reduce(who, needed.gradients, made.milliseconds, made.problem)
     if on and on <= seen.facts.keys():
         free = {node_id: seen.facts[node_id].memory_free for node_id in on}
         tensors = needed.on_device(use_gpu=config.scaling.use_gpu)
-        yield judge_memory(made.places, names, free, tensors, PROCESS_BYTES)
+        yield findings.check_memory(made.places, names, free, tensors, PROCESS_BYTES)
 
 
 def _about_tracking(config: ExperimentConfig, nodes: int) -> Finding:
@@ -136,22 +130,13 @@ def _about_tracking(config: ExperimentConfig, nodes: int) -> Finding:
             problem = str(error)
         except failures() as error:
             problem = f"{uri} does not answer: {problem_of(error)}"
-    return judge_tracking(uri, problem, nodes)
+    return findings.check_tracking(uri, problem, nodes)
 
 
 def _about_access() -> Finding:
-    from ray._private.authentication.authentication_utils import is_token_auth_enabled
-    from ray._private.worker import get_dashboard_url
-
     addresses = {"head": ray.get_runtime_context().gcs_address, "dashboard": get_dashboard_url()}
-    tables = socket_tables()
-    services = {}
-    for name, address in addresses.items():
-        if address:
-            host, _, port = address.rpartition(":")
-            is_local = host.strip("[]") in ("127.0.0.1", "localhost", "::1")
-            services[name] = (address, not is_local or listens_beyond_loopback(tables, int(port)))
-    return judge_exposure("token" if is_token_auth_enabled() else "disabled", services)
+    services = {name: (address, is_open_to_others(address)) for name, address in addresses.items() if address}
+    return findings.check_access("token" if is_token_auth_enabled() else "disabled", services)
 
 
 def _data(config: ExperimentConfig) -> tuple[str | None, str]:
@@ -163,8 +148,6 @@ def _data(config: ExperimentConfig) -> tuple[str | None, str]:
 
 
 def _weights(config: ExperimentConfig) -> str | None:
-    from distributed_autolora.models import absolute_location
-
     weights = config.model.weights
     return None if weights is None else absolute_location(str(embedded_backbone()) if weights == EMBEDDED else weights)
 

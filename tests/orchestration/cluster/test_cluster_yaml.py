@@ -14,7 +14,10 @@ from ray.autoscaler._private.providers import _NODE_PROVIDERS
 from ray.autoscaler._private.util import prepare_config, validate_config
 
 from distributed_autolora.config.recipes import recipe
+from distributed_autolora.orchestration.cluster_check.memory_estimate import estimate
+from distributed_autolora.orchestration.runs.names import with_precision
 
+GPU_BYTES = {"g6.2xlarge": 24e9, "g6e.2xlarge": 48e9}
 REPOSITORY = Path(__file__).resolve().parents[3]
 
 
@@ -81,6 +84,8 @@ def test_a_gpu_node_has_room_for_a_worker_of_the_gpu_recipes(cluster: dict[str, 
     types.pop(cluster["head_node_type"])
     assert scaling.use_gpu
     assert all(node["resources"]["CPU"] >= scaling.cpus_per_worker for node in types.values())
+    needed = estimate(with_precision(recipe("cub-resnet50"), "bfloat16"), None).on_device(use_gpu=True)
+    assert all(needed < 0.8 * GPU_BYTES[node["node_config"]["InstanceType"]] for node in types.values())
 
 
 def test_the_output_folder_is_on_the_file_system_that_every_node_mounts(cluster: dict[str, Any]) -> None:
