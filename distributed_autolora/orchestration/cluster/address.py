@@ -6,9 +6,9 @@ import os
 import socket
 
 import ray.util
-from ray._private import ray_constants
 
 from distributed_autolora.errors import UserError
+from distributed_autolora.orchestration.cluster.ray_internals import ray_constants
 
 _CONNECT_S = 10.0
 _LOOPBACK = ("127.0.0.1", "localhost")

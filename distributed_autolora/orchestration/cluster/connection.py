@@ -1,4 +1,4 @@
-"""Joining a Ray cluster, or starting one for this process alone."""
+"""Connecting to a Ray cluster, or starting a local one."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from distributed_autolora.console import is_quiet
 from distributed_autolora.errors import RunFailedError, UserError, first_line
 from distributed_autolora.hardware import available_cpus, cpu_precision, gpu_precision
 from distributed_autolora.orchestration.cluster import address as ray_address
+from distributed_autolora.orchestration.cluster.ray_internals import untested
 
 LOOPBACK = "lo" if sys.platform == "linux" else "lo0"
 """Name of the loopback interface."""
@@ -54,7 +55,7 @@ def keep_private() -> None:
     """
     os.environ.setdefault("RAY_AUTH_MODE", "disabled")
     ray_address.stay_on_loopback()
-    # Gloo would listen on the address that this machine's name stands for.
+    # Gloo would listen on the address that this machine's name resolves to.
     os.environ.setdefault("GLOO_SOCKET_IFNAME", LOOPBACK)
 
 
@@ -118,8 +119,8 @@ def _counted(count: int, noun: str) -> str:
 
 def _either(*remedies: str) -> str:
     """Returns "A, b, or c." for two or more."""
-    said = f"{', '.join(remedies[:-1])}, or {remedies[-1]}."
-    return said[0].upper() + said[1:]
+    text = f"{', '.join(remedies[:-1])}, or {remedies[-1]}."
+    return text[0].upper() + text[1:]
 
 
 def initialize(address: str, own: dict[str, Any]) -> None:
@@ -134,9 +135,11 @@ def initialize(address: str, own: dict[str, Any]) -> None:
         RunFailedError: when a local Ray does not start in time.
     """
     ray_address.check_address(address)
+    if warning := untested(ray.__version__):
+        print(f"warning: {warning}", file=sys.stderr)
     # Ray prints warnings on this process's stdout, as of a worker that died, and would colour them in files as well.
     os.environ.setdefault("RAY_COLOR_PREFIX", "0")
-    # Ray's own handler would end this process at once, with a status that says nothing.
+    # Ray's own handler would end this process at once, with a meaningless status.
     on_sigterm = signal.getsignal(signal.SIGTERM)
     try:
         with StartInTime():
@@ -162,7 +165,7 @@ class StartInTime:
         """Begins."""
 
     def __exit__(self, kind: type[BaseException] | None, error: object, traceback: object) -> None:
-        """Turns that error into one for people."""
+        """Turns that error into a `RunFailedError`."""
         if kind is Exception:
             raise RunFailedError(
                 f"Ray could not start on this machine in time ({str(error).split('.', maxsplit=1)[0]}). It may be "
@@ -171,14 +174,14 @@ class StartInTime:
 
 
 def wait_for_resources(scaling: ScalingConfig) -> None:
-    """Waits until the cluster has the workers' CPUs and GPUs free, and asks an autoscaler for them.
+    """Requests the workers' CPUs and GPUs from the autoscaler, and waits until they are free.
 
     Raises:
         UserError: when the limit of the config passes first.
     """
     per_worker = {"CPU": float(scaling.cpus_per_worker)} | ({"GPU": 1.0} if scaling.use_gpu else {})
     wanted = {name: amount * scaling.num_workers for name, amount in per_worker.items()}
-    # What has just ended gives its CPUs back a moment later.
+    # A run that has just ended returns its CPUs a moment later.
     grace = time.monotonic() + _GRACE_S
     while (missing := _missing(wanted)) and time.monotonic() < grace:
         time.sleep(_POLL_S / 5)
@@ -197,12 +200,12 @@ def wait_for_resources(scaling: ScalingConfig) -> None:
                 )
             time.sleep(_POLL_S)
     finally:
-        # A request stands until it is replaced, and would keep idle nodes alive.
+        # A request holds until it is replaced, and would keep idle nodes alive.
         request_resources(bundles=[])
 
 
 def _missing(wanted: dict[str, float]) -> str:
-    """Returns what the cluster lacks, for people; empty when it has everything free."""
+    """Returns what the cluster lacks, such as "2 CPU (free: 1)"; empty when it has everything free."""
     free = ray.available_resources()
     lacking = {name: amount for name, amount in wanted.items() if free.get(name, 0.0) < amount}
     return ", ".join(f"{amount:g} {name} (free: {free.get(name, 0.0):g})" for name, amount in lacking.items())

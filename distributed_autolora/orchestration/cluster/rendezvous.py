@@ -13,9 +13,13 @@ from typing import Any
 import ray
 import ray.exceptions
 from ray.train.torch import TorchConfig
-from ray.train.torch.config import _set_torch_distributed_env_vars, _setup_torch_process_group, _TorchBackend
-from ray.train.v2._internal.exceptions import WorkerGroupStartupFailedError
 
+from distributed_autolora.orchestration.cluster.ray_internals import (
+    TorchBackend,
+    WorkerGroupStartupFailedError,
+    set_torch_distributed_env_vars,
+    setup_torch_process_group,
+)
 from distributed_autolora.training.distributed.collectives import open_rendezvous
 
 _OPEN: list[Any] = []
@@ -32,17 +36,17 @@ class NodeTorchConfig(TorchConfig):  # type: ignore[misc]
         return _NodeBackend
 
 
-class _NodeBackend(_TorchBackend):  # type: ignore[misc]
+class _NodeBackend(TorchBackend):  # type: ignore[misc]
     def on_start(self, worker_group: Any, backend_config: TorchConfig) -> None:
         """Connects the workers."""
         uses_gpu = worker_group.get_resources_per_worker().get("GPU", 0) > 0
         address, port = worker_group.execute_single(0, open_here)
         worker_group.execute(join_at, address, port)
-        worker_group.execute(_set_torch_distributed_env_vars)
+        worker_group.execute(set_torch_distributed_env_vars)
         joining = [
             worker_group.execute_single_async(
                 rank,
-                _setup_torch_process_group,
+                setup_torch_process_group,
                 backend="nccl" if uses_gpu else "gloo",
                 world_rank=rank,
                 world_size=len(worker_group),

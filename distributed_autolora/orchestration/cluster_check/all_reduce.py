@@ -10,12 +10,12 @@ from typing import Any
 import ray
 import ray.exceptions
 import torch
-from ray.train.torch.config import _setup_torch_process_group
 from ray.util.placement_group import placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from distributed_autolora.config import ScalingConfig
 from distributed_autolora.errors import first_line
+from distributed_autolora.orchestration.cluster.ray_internals import setup_torch_process_group
 from distributed_autolora.orchestration.cluster.rendezvous import join_at, open_here
 from distributed_autolora.orchestration.cluster_check.findings import Place
 from distributed_autolora.training.distributed.collectives import sum_over_workers
@@ -103,7 +103,7 @@ class _Worker:
 
     def connect(self, address: str, port: int, backend: str) -> None:
         join_at(address, port)
-        _setup_torch_process_group(backend, self._number, self._count, "env://", timeout_s=_CONNECT_S)
+        setup_torch_process_group(backend, self._number, self._count, "env://", timeout_s=_CONNECT_S)
 
     def sums(self, size: int) -> tuple[float, bool]:
         """Returns the median time of a sum in milliseconds, and whether every one was right."""

@@ -9,8 +9,6 @@ from collections.abc import Iterator, Mapping
 
 import ray
 from PIL import Image
-from ray._private.authentication.authentication_utils import is_token_auth_enabled
-from ray._private.worker import get_dashboard_url
 
 from distributed_autolora.config import ExperimentConfig, output_home
 from distributed_autolora.console import is_quiet
@@ -22,6 +20,7 @@ from distributed_autolora.models import absolute_location
 from distributed_autolora.orchestration import mlflow_tracking
 from distributed_autolora.orchestration.cluster import connection
 from distributed_autolora.orchestration.cluster.address import is_open_to_others
+from distributed_autolora.orchestration.cluster.ray_internals import get_dashboard_url, is_token_auth_enabled
 from distributed_autolora.orchestration.cluster_check import findings
 from distributed_autolora.orchestration.cluster_check.all_reduce import AllReduce, all_reduce
 from distributed_autolora.orchestration.cluster_check.findings import Finding

@@ -62,3 +62,4 @@ def test_a_driver_stays_on_loopback_where_the_head_is_reached_there_alone(listen
 @pytest.mark.parametrize("address", ["auto", "local", "ray://host.invalid:10001", "no address"])
 def test_other_forms_are_left_to_ray(address: str) -> None:
     check_address(address)
+    assert ray_constants.ENABLE_RAY_CLUSTER

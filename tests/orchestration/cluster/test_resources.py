@@ -13,6 +13,7 @@ from distributed_autolora.config import ScalingConfig
 from distributed_autolora.errors import RunFailedError, UserError
 from distributed_autolora.orchestration.cluster.connection import StartInTime, initialize, lacking_cpus, lacking_gpus
 from distributed_autolora.orchestration.cluster.local_cluster import LocalCluster
+from distributed_autolora.orchestration.cluster.ray_internals import untested
 from tests.training.tasks import write_task
 
 ROOT = Path(__file__).parents[3]
@@ -46,7 +47,14 @@ def test_what_ray_prints_has_no_colour_codes_once_a_program_asked_for_it(
     assert capsys.readouterr().out == "(raylet) Another died.\n"
 
 
-def test_a_ray_that_is_late_is_a_failure_that_another_attempt_may_mend() -> None:
+@pytest.mark.parametrize(
+    ("version", "is_tested"), [("2.60.0", True), ("2.60.3", True), ("2.6.0", False), ("3.0.0", False)]
+)
+def test_only_the_ray_whose_internals_were_tested_gives_no_warning(version: str, is_tested: bool) -> None:
+    assert (untested(version) == "") == is_tested
+
+
+def test_a_ray_that_is_late_is_a_failure_that_another_attempt_may_fix() -> None:
     with pytest.raises(RunFailedError, match=r"in time \(The node timed out\). It may be overloaded"), StartInTime():
         raise Exception("The node timed out. See the logs.")
 
