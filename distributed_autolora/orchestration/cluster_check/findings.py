@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -74,13 +74,9 @@ def check_versions(nodes: Sequence[NodeFacts]) -> Finding:
     return Finding("PASS", "versions", f"{same} on {_count(len(nodes), 'node')}")
 
 
-def check_output(folder: str, nodes: Sequence[NodeFacts], arrived: Collection[str]) -> Finding:
-    """All nodes must write to one folder; the driver saw the files of the nodes in `arrived`."""
-    problems = []
-    for facts in nodes:
-        problem = facts.output_problem or ("" if facts.node in arrived else "what it writes there is not seen here")
-        if problem:
-            problems.append(f"{facts.node}: {problem}")
+def check_output(folder: str, nodes: Sequence[NodeFacts]) -> Finding:
+    """All nodes must write to one folder."""
+    problems = [f"{facts.node}: {facts.output_problem}" for facts in nodes if facts.output_problem]
     if problems:
         advice = "mount the same shared folder, writable, at this path on all nodes, or choose another --run.output."
         return Finding("FAIL", "output folder", f"{folder} is not shared. {'; '.join(problems)}", advice)
@@ -151,25 +147,22 @@ def check_gpus(nodes: Sequence[NodeFacts], ray_gpus: Mapping[str, int], wanted: 
     return Finding("PASS", "GPUs", f"{seen}; the run uses {wanted or 'none'}")
 
 
-def check_memory(
-    places: Sequence[Place], names: Mapping[str, str], host_free: Mapping[str, int], device: int, process: int
-) -> Finding:
+def check_memory(places: Sequence[Place], nodes: Mapping[str, NodeFacts], device: int, process: int) -> Finding:
     """The workers of a node must fit into its memory, or each into its GPU's.
 
     Args:
         places: of the workers.
-        names: of the nodes, by id.
-        host_free: bytes of free host memory, by node id.
+        nodes: by id.
         device: bytes of a worker's tensors.
         process: bytes of a worker's process besides them.
     """
     rows = []
     for node_id in {place.node_id for place in places}:
-        here = [place for place in places if place.node_id == node_id]
-        on_host = len(here) * process + sum(device for place in here if place.gpu_free is None)
-        rows.append((on_host / max(1, host_free[node_id]), names[node_id], on_host, host_free[node_id], len(here)))
-        gpus = [place.gpu_free for place in here if place.gpu_free is not None]
-        rows += [(device / max(1, gpu_free), f"a GPU of {names[node_id]}", device, gpu_free, 1) for gpu_free in gpus]
+        node, free = nodes[node_id].node, nodes[node_id].memory_free
+        gpus = [place.gpu_free for place in places if place.node_id == node_id]
+        on_host = len(gpus) * process + gpus.count(None) * device
+        rows.append((on_host / max(1, free), node, on_host, free, len(gpus)))
+        rows += [(device / max(1, gpu), f"a GPU of {node}", device, gpu, 1) for gpu in gpus if gpu is not None]
     share, where, needed, free, workers = max(rows)
     figure = (
         f"fullest is {where}: about {_size(needed)} for {_count(workers, 'worker')}, {_size(free)} free (the estimate "

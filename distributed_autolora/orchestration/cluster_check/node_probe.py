@@ -1,11 +1,13 @@
-"""The check of one node: it reads facts, and writes one small file that is removed again."""
+"""The facts of one node."""
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import platform
 import shutil
+import tempfile
 import time
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -23,17 +25,17 @@ _SEEN_WITHIN_S = 10.0
 _POLL_S = 0.2
 
 
-def own_probe(output: str, token: str, node: str) -> Path:
-    """Returns the file that a node (or "driver") writes into the output folder."""
-    return Path(output, f".doctor-{token}-{hashlib.sha256(node.encode()).hexdigest()[:12]}")
+def driver_file(output: str, token: str) -> Path:
+    """Returns the file that the driver writes the token to; a node that reads it has the driver's output folder."""
+    return Path(output, f".doctor-{token}")
 
 
 def look(node: str, token: str, output: str, cache: str | None, inputs: dict[str, str | None]) -> NodeFacts:
-    """Returns the facts of the node that this runs on, after writing its probe; `clean_up` removes it.
+    """Returns the facts of the node that this runs on.
 
     Args:
         node: its name.
-        token: random text of the driver's probe.
+        token: random text that the driver wrote into the output folder.
         output: the output folder.
         cache: scaling.cache.
         inputs: "data": folder or URI; "weights": file; None: not looked at.
@@ -46,7 +48,7 @@ def look(node: str, token: str, output: str, cache: str | None, inputs: dict[str
     return NodeFacts(
         node=node,
         versions=versions(),
-        output_problem=_shared_problem(node, token, output),
+        output_problem=_output_problem(token, output),
         output_free=shutil.disk_usage(output).free if Path(output).is_dir() else 0,
         cache_free=cache_free,
         cache_problem=cache_problem,
@@ -54,26 +56,6 @@ def look(node: str, token: str, output: str, cache: str | None, inputs: dict[str
         torch_gpus=_torch_gpus(),
         inputs={name: _input(name, where) for name, where in inputs.items() if where is not None},
     )
-
-
-def clean_up(node: str, token: str, output: str) -> None:
-    """Removes what `look` wrote."""
-    own_probe(output, token, node).unlink(missing_ok=True)
-
-
-def appears(path: Path, content: str, within_s: float = _SEEN_WITHIN_S) -> bool:
-    """Tells whether a file with this content is seen within some seconds."""
-    deadline = time.monotonic() + within_s
-    while True:
-        try:
-            # Listing the folder makes NFS look again.
-            if path.name in os.listdir(path.parent) and path.read_text() == content:
-                return True
-        except OSError:
-            pass
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(_POLL_S)
 
 
 def versions() -> dict[str, str]:
@@ -101,17 +83,30 @@ def free_memory() -> int:
     return max(0, free)
 
 
-def _shared_problem(node: str, token: str, output: str) -> str:
+def _output_problem(token: str, output: str) -> str:
     """Returns what is wrong with the output folder here; empty: it is the driver's, and can be written."""
     if not Path(output).is_dir():
         return "there is no such folder"
-    if not appears(own_probe(output, token, "driver"), token):
+    if not _appears(driver_file(output, token), token):
         return "it is another folder there: what the driver wrote is not in it"
     try:
-        own_probe(output, token, node).write_text(token)
+        with tempfile.NamedTemporaryFile(dir=output) as file:
+            file.write(b"0")
     except OSError as error:
         return f"it cannot be written there ({error.strerror})"
     return ""
+
+
+def _appears(path: Path, content: str) -> bool:
+    """Tells whether a file with this content is there within some seconds."""
+    deadline = time.monotonic() + _SEEN_WITHIN_S
+    while time.monotonic() < deadline:
+        # Listing the folder makes NFS look again.
+        with contextlib.suppress(OSError):
+            if path.name in os.listdir(path.parent) and path.read_text() == content:
+                return True
+        time.sleep(_POLL_S)
+    return False
 
 
 def _torch_gpus() -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import ray
 from PIL import Image
@@ -23,9 +23,9 @@ from distributed_autolora.orchestration.cluster.address import is_open_to_others
 from distributed_autolora.orchestration.cluster.ray_internals import get_dashboard_url, is_token_auth_enabled
 from distributed_autolora.orchestration.cluster_check import findings
 from distributed_autolora.orchestration.cluster_check.all_reduce import AllReduce, all_reduce
-from distributed_autolora.orchestration.cluster_check.findings import Finding
+from distributed_autolora.orchestration.cluster_check.findings import Finding, NodeFacts
 from distributed_autolora.orchestration.cluster_check.memory_estimate import PROCESS_BYTES, Estimate, estimate
-from distributed_autolora.orchestration.cluster_check.nodes import Survey, node_name, survey
+from distributed_autolora.orchestration.cluster_check.nodes import node_name, survey
 from distributed_autolora.orchestration.mlflow_tracking.connection import OPENING_S, failures, patience, problem_of
 from distributed_autolora.orchestration.runs.folder import check_writable
 from distributed_autolora.orchestration.runs.names import is_precision_open, with_precision
@@ -85,21 +85,21 @@ def examine(config: ExperimentConfig) -> Iterator[Finding]:
     config = with_precision(config, precision)
     needed = estimate(config, _image_size(config, data))
     names = {node["NodeID"]: node_name(node) for node in ray.nodes() if node["Alive"]}
-    seen = survey(names, str(home), config.scaling.cache, {"data": data, "weights": _weights(config)})
-    yield from _about_nodes(config, seen, needed, data)
+    facts, lost = survey(names, str(home), config.scaling.cache, {"data": data, "weights": _weights(config)})
+    yield from lost
+    if facts:
+        yield from _about_nodes(config, list(facts.values()), needed, data)
     if is_room:
-        yield from _about_workers(config, all_reduce(config.scaling, needed.gradients), seen, needed, names)
+        yield from _about_workers(config, all_reduce(config.scaling, needed.gradients), facts, needed)
     yield _about_tracking(config, len(names))
     yield _about_access()
 
 
-def _about_nodes(config: ExperimentConfig, seen: Survey, needed: Estimate, data: str | None) -> Iterator[Finding]:
-    yield from seen.lost
-    nodes = list(seen.facts.values())
-    if not nodes:
-        return
+def _about_nodes(
+    config: ExperimentConfig, nodes: Sequence[NodeFacts], needed: Estimate, data: str | None
+) -> Iterator[Finding]:
     yield findings.check_versions(nodes)
-    yield findings.check_output(str(output_home(config.run)), nodes, seen.arrived)
+    yield findings.check_output(str(output_home(config.run)), nodes)
     yield from findings.check_inputs(nodes)
     yield findings.check_disks(nodes, needed.checkpoints, _bytes_of(data))
     ray_gpus = {node_name(node): int(node["Resources"].get("GPU", 0)) for node in ray.nodes() if node["Alive"]}
@@ -107,16 +107,15 @@ def _about_nodes(config: ExperimentConfig, seen: Survey, needed: Estimate, data:
 
 
 def _about_workers(
-    config: ExperimentConfig, made: AllReduce, seen: Survey, needed: Estimate, names: Mapping[str, str]
+    config: ExperimentConfig, made: AllReduce, facts: Mapping[str, NodeFacts], needed: Estimate
 ) -> Iterator[Finding]:
     on = {place.node_id for place in made.places}
     workers = config.scaling.num_workers
     who = f"{made.backend}, {workers} worker{'s' * (workers > 1)} on {len(on)} node{'s' * (len(on) != 1)}"
     yield findings.check_all_reduce(who, needed.gradients, made.milliseconds, made.problem)
-    if on and on <= seen.facts.keys():
-        free = {node_id: seen.facts[node_id].memory_free for node_id in on}
+    if on and on <= facts.keys():
         tensors = needed.on_device(use_gpu=config.scaling.use_gpu)
-        yield findings.check_memory(made.places, names, free, tensors, PROCESS_BYTES)
+        yield findings.check_memory(made.places, facts, tensors, PROCESS_BYTES)
 
 
 def _about_tracking(config: ExperimentConfig, nodes: int) -> Finding:

@@ -26,13 +26,7 @@ from distributed_autolora.orchestration.cluster.processes import end_family
 from distributed_autolora.orchestration.cluster_check import findings
 from distributed_autolora.orchestration.cluster_check.findings import GIB, Finding, NodeFacts, Place
 from distributed_autolora.orchestration.cluster_check.memory_estimate import estimate, kept_bytes
-from distributed_autolora.orchestration.cluster_check.node_probe import (
-    clean_up,
-    free_memory,
-    look,
-    own_probe,
-    versions,
-)
+from distributed_autolora.orchestration.cluster_check.node_probe import driver_file, free_memory, look, versions
 from distributed_autolora.orchestration.cluster_check.report import report
 from distributed_autolora.orchestration.runs.names import with_precision
 from distributed_autolora.training.methods.registry import build_objective, fresh_classifier, method_of
@@ -77,15 +71,12 @@ def test_a_node_with_another_torch_fails_and_is_named() -> None:
     assert "Python" not in finding.figure
 
 
-def test_an_output_folder_is_shared_only_if_both_directions_were_seen() -> None:
-    nodes = [node(A), node(B)]
-    assert findings.check_output("/out", nodes, {A, B}).level == "PASS"
-    finding = findings.check_output("/out", nodes, {A})
+def test_an_output_folder_that_one_node_does_not_share_fails() -> None:
+    assert findings.check_output("/out", [node(A), node(B)]).level == "PASS"
+    finding = findings.check_output("/out", [node(A), node(B, output_problem="there is no such folder")])
     assert finding.level == "FAIL"
     assert B in finding.figure
     assert A not in finding.figure
-    finding = findings.check_output("/out", [node(A), node(B, output_problem="there is no such folder")], {A, B})
-    assert finding.level == "FAIL"
     assert "--run.output" in finding.advice
 
 
@@ -118,19 +109,19 @@ def test_gpus_that_torch_does_not_see_end_a_gpu_run_only() -> None:
 
 
 def test_workers_of_one_node_share_its_memory() -> None:
-    names, free = {"a": A, "b": B}, {"a": 10 * GIB, "b": 10 * GIB}
+    nodes = {"a": node(A, memory_free=10 * GIB), "b": node(B, memory_free=10 * GIB)}
     apart, together = [Place("a", None), Place("b", None)], [Place("a", None), Place("a", None)]
-    assert findings.check_memory(apart, names, free, 5 * GIB, GIB).level == "PASS"
-    finding = findings.check_memory(together, names, free, 5 * GIB, GIB)
+    assert findings.check_memory(apart, nodes, 5 * GIB, GIB).level == "PASS"
+    finding = findings.check_memory(together, nodes, 5 * GIB, GIB)
     assert finding.level == "FAIL"
     assert "12.0 GiB for 2 workers, 10.0 GiB free" in finding.figure
-    assert findings.check_memory(together, names, free, 7 * GIB // 2, GIB).level == "WARN"
+    assert findings.check_memory(together, nodes, 7 * GIB // 2, GIB).level == "WARN"
 
 
 def test_on_a_gpu_its_own_memory_counts() -> None:
-    names, free = {"a": A}, {"a": 4 * GIB}
+    nodes = {"a": node(A, memory_free=4 * GIB)}
     for gpu_free, level in ((24 * GIB, "PASS"), (22 * GIB, "WARN"), (16 * GIB, "FAIL")):
-        finding = findings.check_memory([Place("a", gpu_free)], names, free, 18 * GIB, GIB)
+        finding = findings.check_memory([Place("a", gpu_free)], nodes, 18 * GIB, GIB)
         assert finding.level == level
         assert "a GPU of" in finding.figure
 
@@ -170,17 +161,16 @@ def test_a_node_tells_the_driver_s_folder_from_another(tmp_path: Path) -> None:
     shared, other = tmp_path / "shared", tmp_path / "other"
     shared.mkdir()
     other.mkdir()
-    own_probe(str(shared), TOKEN, "driver").write_text(TOKEN)
-    own_probe(str(other), TOKEN, "driver").write_text("of another check")
+    driver_file(str(shared), TOKEN).write_text(TOKEN)
+    driver_file(str(other), TOKEN).write_text("of another check")
     seen = look(A, TOKEN, str(shared), str(tmp_path / "cache"), {"data": str(other), "weights": None})
     assert seen.output_problem == ""
-    assert own_probe(str(shared), TOKEN, A).read_text() == TOKEN
     assert not seen.inputs["data"][0]
     assert "weights" not in seen.inputs
     assert seen.versions == versions()
     assert 0 < seen.memory_free <= free_memory() + GIB
-    clean_up(A, TOKEN, str(shared))
-    assert not own_probe(str(shared), TOKEN, A).exists()
+    assert list(shared.iterdir()) == [driver_file(str(shared), TOKEN)]
+    assert "another folder" in look(A, TOKEN, str(other), None, {}).output_problem
     assert "no such folder" in look(A, TOKEN, str(tmp_path / "none"), None, {}).output_problem
 
 
