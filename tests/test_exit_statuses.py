@@ -133,4 +133,4 @@ def test_a_reader_that_leaves_early_is_no_bug(tmp_path: Path) -> None:
     done = subprocess.run(command, env=_environment(tmp_path), stdout=writer, stderr=subprocess.PIPE, check=False)
     os.close(writer)
     assert done.returncode == 1
-    assert done.stderr == b"error: nobody reads the output of this program any more.\n"
+    assert done.stderr == b"error: the reader of this program's output has closed it.\n"
