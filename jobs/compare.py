@@ -30,7 +30,7 @@ def main() -> None:
     command = shlex.join(["python", f"jobs/{Path(sys.argv[0]).name}", *sys.argv[1:]])
     request = study_request(flags, command)
     if flags.dry_run:
-        from distributed_autolora.orchestration.studies.estimate import dry_run
+        from distributed_autolora.orchestration.studies.dry_run import dry_run
 
         print(dry_run(request))
         return

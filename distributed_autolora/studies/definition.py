@@ -18,14 +18,16 @@ _SHORT = {"optimization.lr": "lr", "optimization.weight_decay": "wd", "method.tw
 class Arm:
     """One row of a comparison."""
 
-    name: str
-    """Unique in its study, for people: "TWINS", "AutoLoRa, rank 8"."""
+    id: str
+    """Unique in its study: "twins", "autolora-rank-8"; names of runs and files are made of it."""
+    label: str
+    """Shown in tables and figures: "TWINS", "AutoLoRa, rank 8"."""
     config: ExperimentConfig
     """Everything but the seed and what the grid replaces."""
     grid: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     """Dotted config keys and the values to try; empty: no search."""
     reference: str | None = None
-    """Name of the arm that this one is compared with; None: the study's."""
+    """Id of the arm that this one is compared with; None: the study's reference."""
 
     def points(self) -> list[Settings]:
         """Returns all points of the grid, the last key moving fastest; one empty point without a search."""
@@ -39,17 +41,17 @@ class Study:
     name: str
     """Key in `STUDIES`."""
     title: str
-    """One line for people."""
+    """Heading of the report; claims no result."""
     paper_tables: tuple[str, ...]
     """Tables and figures of the paper that the study is the like of; empty for none."""
     arms: tuple[Arm, ...]
     """In the order of the report."""
     reference: str
-    """Name of the arm that the others are compared with."""
+    """Id of the arm that the others are compared with."""
 
-    def arm(self, name: str) -> Arm:
-        """Returns the arm of a name."""
-        return next(arm for arm in self.arms if arm.name == name)
+    def arm(self, arm_id: str) -> Arm:
+        """Returns the arm of an id."""
+        return next(arm for arm in self.arms if arm.id == arm_id)
 
 
 def with_settings(config: ExperimentConfig, settings: Mapping[str, object]) -> ExperimentConfig:

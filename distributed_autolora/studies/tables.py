@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from distributed_autolora.config import ExperimentConfig
@@ -14,9 +14,11 @@ from distributed_autolora.studies.hyperparameters import tuned
 EMBEDDED_TASK = demo().data.task
 """The task whose images are shipped with the package; studies on it are small."""
 
-AUTOLORA, VANILLA, TWINS = "AutoLoRa", "Vanilla RFT", "TWINS"
+AUTOLORA, VANILLA, TWINS = "autolora", "vanilla-rft", "twins"
+"""Ids of the three methods' arms; those of their variants begin with them."""
+LABELS = {AUTOLORA: "AutoLoRa", VANILLA: "Vanilla RFT", TWINS: "TWINS"}
 EPSILON_FIELD = "{epsilon}"
-"""What stands for the pre-training budget in the weights of `pretraining_epsilon`."""
+"""Placeholder of the pre-training budget in the weights of `pretraining_epsilon`."""
 
 GRID: dict[str, tuple[float, ...]] = {
     "optimization.lr": (1e-2, 3e-3, 1e-3),
@@ -35,12 +37,12 @@ _SIMILARITY_IMAGES = 256
 
 def tuned_baselines(base: ExperimentConfig) -> Study:
     """Tables 1, 2 and 8: AutoLoRa without a search against searched TWINS and vanilla RFT."""
-    return _searched(base, "tuned_baselines", "AutoLoRa without a search against searched baselines", ("1", "2", "8"))
+    return _searched(base, "tuned_baselines", "AutoLoRa without a search and searched baselines", ("1", "2", "8"))
 
 
 def custom(base: ExperimentConfig) -> Study:
     """The comparison of `tuned_baselines` on one's own data."""
-    return _searched(base, "custom", "AutoLoRa without a search against searched baselines, own data", ())
+    return _searched(base, "custom", "AutoLoRa without a search and searched baselines, own data", ())
 
 
 def _searched(base: ExperimentConfig, name: str, title: str, paper_tables: tuple[str, ...]) -> Study:
@@ -52,9 +54,9 @@ def _searched(base: ExperimentConfig, name: str, title: str, paper_tables: tuple
         lr = {"optimization.lr": _EMBEDDED_LRS}
         twins = {**lr, "method.twins_gamma": (1.0, 3.0)}
     arms = (
-        Arm(name=AUTOLORA, config=autolora(base)),
-        Arm(name=TWINS, config=baseline(base, "twins"), grid=twins),
-        Arm(name=VANILLA, config=baseline(base, "vanilla"), grid={**lr, **weight_decay}),
+        arm(AUTOLORA, autolora(base)),
+        arm(TWINS, baseline(base, "twins"), grid=twins),
+        arm(VANILLA, baseline(base, "vanilla"), grid={**lr, **weight_decay}),
     )
     return Study(name=name, title=title, paper_tables=paper_tables, arms=arms, reference=AUTOLORA)
 
@@ -62,15 +64,14 @@ def _searched(base: ExperimentConfig, name: str, title: str, paper_tables: tuple
 def lora_rank(base: ExperimentConfig) -> Study:
     """Table 3: the rank of the low-rank branch."""
     arms = [
-        Arm(name=f"{AUTOLORA}, rank {rank}", config=with_settings(autolora(base), {"method.lora_rank": rank}))
-        for rank in _LORA_RANKS
+        arm(AUTOLORA, with_settings(autolora(base), {"method.lora_rank": rank}), f"rank-{rank}") for rank in _LORA_RANKS
     ]
     return Study(
         name="lora_rank",
-        title="AutoLoRa by the rank of its low-rank branch",
+        title="AutoLoRa: rank of the low-rank branch",
         paper_tables=("3",),
         arms=tuple(arms),
-        reference=f"{AUTOLORA}, rank 8",
+        reference=f"{AUTOLORA}-rank-8",
     )
 
 
@@ -91,20 +92,22 @@ def pretraining_epsilon(base: ExperimentConfig) -> Study:
         )
     methods = {VANILLA: paper_baseline(base, "vanilla"), TWINS: paper_baseline(base, "twins"), AUTOLORA: autolora(base)}
     arms = [
-        Arm(
-            name=f"{name}, {budget}",
-            config=with_settings(config, {"model.weights": _weights(base, number)}),
-            reference=f"{AUTOLORA}, {budget}",
+        arm(
+            method,
+            with_settings(config, {"model.weights": _weights(base, number)}),
+            budget.replace("/", "-"),
+            budget,
+            reference=f"{AUTOLORA}-{budget.replace('/', '-')}",
         )
-        for name, config in methods.items()
+        for method, config in methods.items()
         for number, budget in budgets
     ]
     return Study(
         name="pretraining_epsilon",
-        title="Three methods by the budget of the adversarial pre-training",
+        title="Three methods: budget of the adversarial pre-training",
         paper_tables=("4",),
         arms=tuple(arms),
-        reference=f"{AUTOLORA}, {'0.1' if embedded else '4/255'}",
+        reference=f"{AUTOLORA}-{'0.1' if embedded else '4-255'}",
     )
 
 
@@ -119,17 +122,17 @@ def automatic_lr(base: ExperimentConfig) -> Study:
     # What the schedule of Eq. 6 and 7 sets at a natural-branch accuracy of one half.
     fixed = with_settings(autolora(base), {"method.natural_weight": 0.5, "method.kl_weight": 3.0})
     arms = [
-        Arm(name=TWINS, config=twins),
-        Arm(name=f"{TWINS}, automatic LR", config=_automatic(twins), reference=TWINS),
-        Arm(name=VANILLA, config=vanilla, reference=VANILLA),
-        Arm(name=f"{VANILLA}, automatic LR", config=_automatic(vanilla), reference=VANILLA),
-        Arm(name=AUTOLORA, config=autolora(base), reference=AUTOLORA),
-        Arm(name=f"{AUTOLORA}, step decay", config=decaying, reference=AUTOLORA),
-        Arm(name=f"{AUTOLORA}, fixed loss weights", config=fixed, reference=AUTOLORA),
+        arm(TWINS, twins),
+        arm(TWINS, _automatic(twins), "automatic-lr", "automatic LR", reference=TWINS),
+        arm(VANILLA, vanilla, reference=VANILLA),
+        arm(VANILLA, _automatic(vanilla), "automatic-lr", "automatic LR", reference=VANILLA),
+        arm(AUTOLORA, autolora(base), reference=AUTOLORA),
+        arm(AUTOLORA, decaying, "step-decay", reference=AUTOLORA),
+        arm(AUTOLORA, fixed, "fixed-loss-weights", reference=AUTOLORA),
     ]
     return Study(
         name="automatic_lr",
-        title="The automatic schedules, one at a time",
+        title="Automatic and fixed schedules",
         paper_tables=("5",),
         arms=tuple(arms),
         reference=TWINS,
@@ -144,17 +147,15 @@ def _automatic(config: ExperimentConfig) -> ExperimentConfig:
 def sharpening(base: ExperimentConfig) -> Study:
     """Table 6: the exponent of the natural-branch accuracy in the loss weights."""
     arms = [
-        Arm(
-            name=f"{AUTOLORA}, sharpening {value:g}", config=with_settings(autolora(base), {"method.sharpening": value})
-        )
+        arm(AUTOLORA, with_settings(autolora(base), {"method.sharpening": value}), f"sharpening-{value:g}")
         for value in _SHARPENINGS
     ]
     return Study(
         name="sharpening",
-        title="AutoLoRa by the sharpening of its loss weights",
+        title="AutoLoRa: sharpening of the loss weights",
         paper_tables=("6",),
         arms=tuple(arms),
-        reference=f"{AUTOLORA}, sharpening 1",
+        reference=f"{AUTOLORA}-sharpening-1",
     )
 
 
@@ -166,10 +167,29 @@ def gradient_similarity(base: ExperimentConfig) -> Study:
         title="Similarity of the natural and the adversarial gradient",
         paper_tables=("Figure 1", "Figure 2"),
         arms=(
-            Arm(name=VANILLA, config=with_settings(paper_baseline(base, "vanilla"), measured)),
-            Arm(name=TWINS, config=with_settings(paper_baseline(base, "twins"), measured)),
+            arm(VANILLA, with_settings(paper_baseline(base, "vanilla"), measured)),
+            arm(TWINS, with_settings(paper_baseline(base, "twins"), measured)),
         ),
         reference=TWINS,
+    )
+
+
+def arm(
+    method: str,
+    config: ExperimentConfig,
+    variant: str = "",
+    label: str = "",
+    *,
+    grid: Mapping[str, tuple[float, ...]] | None = None,
+    reference: str | None = None,
+) -> Arm:
+    """Returns an arm of a method, such as "autolora", or of a variant, such as "autolora-rank-8" (AutoLoRa, rank 8)."""
+    return Arm(
+        id=f"{method}-{variant}" if variant else method,
+        label=f"{LABELS[method]}, {label or variant.replace('-', ' ')}" if variant else LABELS[method],
+        config=config,
+        grid=grid or {},
+        reference=reference,
     )
 
 

@@ -1,4 +1,4 @@
-"""What makes fine-tuning without tuning win: studies beyond the paper, of switches and of sizes."""
+"""Studies beyond the paper: which switches of untuned robust fine-tuning matter, and on how many images."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 
 from distributed_autolora.config import ExperimentConfig
 from distributed_autolora.studies.definition import Arm, Study, with_settings
-from distributed_autolora.studies.tables import AUTOLORA, TWINS, VANILLA, autolora, baseline
+from distributed_autolora.studies.tables import AUTOLORA, TWINS, VANILLA, arm, autolora, baseline
 
 _IMAGES = 1000
 _VALIDATION = 250
@@ -20,53 +20,50 @@ _RELEASED: dict[str, object] = {
     "method.branch_batch_norm": "shared",
     "method.weight_average": "none",
 }
-"""Where all arms start, whatever the defaults for other runs are."""
-_PAIRED = {"schedule.rule": "paired"}
-_STEP_DECAY = {"schedule.name": "step_decay"}
-_DETACHED = {"method.soft_labels": "detached"}
-_OWN_STATISTICS = {"method.branch_batch_norm": "own"}
-_STRONGER = {"eval_attack.loss": "margin", "eval_attack.num_steps": 20}
-_BY_SIZE: dict[str, Mapping[str, object]] = {
-    "released": {},
-    "paired": _PAIRED,
-    "step decay": _STEP_DECAY,
-    "paired, detached": _PAIRED | _DETACHED,
+"""Settings of the authors' code, whatever the defaults for other runs are."""
+_SWITCHES: Mapping[str, Mapping[str, object]] = {
+    "paired": {"schedule.name": "automatic", "schedule.rule": "paired"},
+    "step decay": {"schedule.name": "step_decay"},
+    "detached": {"method.soft_labels": "detached"},
+    "own BN": {"method.branch_batch_norm": "own"},
+    "average deployed": {"method.weight_average": "deployed"},
+    "average deployed and teaching": {"method.weight_average": "both"},
+    "KL weight at most 3": {"method.kl_weight_max": 3.0},
+    "steered by the stronger attack": {"eval_attack.loss": "margin", "eval_attack.num_steps": 20},
 }
+"""Each changes one thing; an arm is named by those that it has on."""
+_UNTUNED = {
+    AUTOLORA: (
+        "",
+        "paired",
+        "step decay",
+        "paired, detached",
+        "paired, own BN",
+        "paired, detached, own BN",
+        "paired, average deployed",
+        "paired, average deployed and teaching",
+        "paired, KL weight at most 3",
+        "paired, steered by the stronger attack",
+    ),
+    VANILLA: ("", "detached", "paired, detached"),
+    TWINS: ("", "detached"),
+}
+_BY_SIZE = ("", "paired", "step decay", "paired, detached")
 
 
 def untuned(base: ExperimentConfig) -> Study:
-    """One switch at a time: the schedule's rule, the soft labels, the teacher, what the run steers by."""
+    """One switch at a time: the schedule's rule, the soft labels, the teacher, the attack that the schedule follows."""
     base = with_settings(base, _images(_IMAGES, _VALIDATION))
-    ours: dict[str, Mapping[str, object]] = {
-        AUTOLORA: {},
-        f"{AUTOLORA}, paired": _PAIRED,
-        f"{AUTOLORA}, step decay": _STEP_DECAY,
-        f"{AUTOLORA}, paired, detached": _PAIRED | _DETACHED,
-        f"{AUTOLORA}, paired, own BN": _PAIRED | _OWN_STATISTICS,
-        f"{AUTOLORA}, paired, detached, own BN": _PAIRED | _DETACHED | _OWN_STATISTICS,
-        f"{AUTOLORA}, paired, average deployed": _PAIRED | {"method.weight_average": "deployed"},
-        f"{AUTOLORA}, paired, average deployed and teaching": _PAIRED | {"method.weight_average": "both"},
-        f"{AUTOLORA}, paired, KL weight at most 3": _PAIRED | {"method.kl_weight_max": 3.0},
-        f"{AUTOLORA}, paired, steered by the stronger attack": _PAIRED | _STRONGER,
-    }
-    automatic_vanilla = {"schedule.name": "automatic"} | _PAIRED | _DETACHED
-    theirs: dict[str, Mapping[str, object]] = {
-        VANILLA: {},
-        f"{VANILLA}, detached": _DETACHED,
-        f"{VANILLA}, paired, detached": automatic_vanilla,
-        TWINS: {},
-        f"{TWINS}, detached": _DETACHED,
-    }
     starts = {AUTOLORA: autolora(base), VANILLA: baseline(base, "vanilla"), TWINS: baseline(base, "twins")}
-    arms = [
-        Arm(name=name, config=with_settings(starts[name.partition(",")[0]], {**_RELEASED, **settings}))
-        for name, settings in {**ours, **theirs}.items()
-    ]
     return Study(
         name="untuned",
-        title="What makes untuned robust fine-tuning win",
+        title="Untuned robust fine-tuning: one switch at a time",
         paper_tables=(),
-        arms=tuple(arms),
+        arms=tuple(
+            arm(method, _switched(starts[method], on), _id(on), on)
+            for method, every in _UNTUNED.items()
+            for on in every
+        ),
         reference=AUTOLORA,
     )
 
@@ -75,18 +72,35 @@ def untuned_sizes(base: ExperimentConfig) -> Study:
     """Learning-rate rules and detached labels, by the number of images and the share of them that validates."""
     arms = []
     for images, validation in _SIZES:
-        config = with_settings(autolora(base), _RELEASED | _images(images, validation))
-        where = f"{images:,} of which {validation} validate"
-        for rule, settings in _BY_SIZE.items():
-            reference = f"released, {where}"
-            arms.append(Arm(name=f"{rule}, {where}", config=with_settings(config, settings), reference=reference))
+        config = with_settings(autolora(base), _images(images, validation))
+        size, where = f"{images}-{validation}", f"{images:,} of which {validation} validate"
+        arms += [
+            Arm(
+                id=f"{_id(on) or 'released'}-{size}",
+                label=f"{on or 'released'}, {where}",
+                config=_switched(config, on),
+                reference=f"released-{size}",
+            )
+            for on in _BY_SIZE
+        ]
     return Study(
         name="untuned_sizes",
-        title="What makes untuned robust fine-tuning win: by the number of images",
+        title="Untuned robust fine-tuning by the number of images",
         paper_tables=(),
         arms=tuple(arms),
-        reference=arms[0].name,
+        reference=arms[0].id,
     )
+
+
+def _switched(config: ExperimentConfig, on: str) -> ExperimentConfig:
+    settings = dict(_RELEASED)
+    for switch in filter(None, on.split(", ")):
+        settings |= _SWITCHES[switch]
+    return with_settings(config, settings)
+
+
+def _id(on: str) -> str:
+    return on.replace(",", "").replace(" ", "-").lower()
 
 
 def _images(images: int, validation: int) -> dict[str, object]:

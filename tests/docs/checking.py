@@ -22,7 +22,7 @@ from distributed_autolora.errors import UserError
 from distributed_autolora.evaluation.attacks import parse
 from distributed_autolora.orchestration.evaluations.post_training import check_attacks
 from distributed_autolora.orchestration.evaluations.request import EvaluationRequest
-from distributed_autolora.orchestration.studies.estimate import dry_run
+from distributed_autolora.orchestration.studies.dry_run import dry_run
 from distributed_autolora.orchestration.studies.request import CompareFlags, study_request
 from tests.docs.collecting import Command
 

@@ -44,8 +44,9 @@ def test_every_config_of_every_study_is_valid_and_no_two_runs_are_the_same(name:
         assert config.data.task == task
     identities = {(config.digest(), config.model.weights) for config in configs}
     assert len(identities) == len(configs)
-    assert built.reference in [arm.name for arm in built.arms]
-    assert {arm.reference for arm in built.arms} <= {None, *(arm.name for arm in built.arms)}
+    assert len({arm.id for arm in built.arms}) == len({arm.label for arm in built.arms}) == len(built.arms)
+    assert built.reference in [arm.id for arm in built.arms]
+    assert {arm.reference for arm in built.arms} <= {None, *(arm.id for arm in built.arms)}
 
 
 VARIED_BEYOND_METHOD = {"untuned": {"eval_attack"}, "untuned_sizes": {"data"}}
@@ -64,7 +65,7 @@ def test_arms_share_data_attacks_and_length_but_for_what_is_compared(name: str) 
 @pytest.mark.parametrize("name", ["tuned_baselines", "custom"])
 def test_baselines_are_searched_and_autolora_is_not(name: str) -> None:
     built = build(name, "cifar10")
-    autolora, twins, vanilla = (built.arm(arm) for arm in ("AutoLoRa", "TWINS", "Vanilla RFT"))
+    autolora, twins, vanilla = (built.arm(arm) for arm in ("autolora", "twins", "vanilla-rft"))
     assert (len(twins.points()), len(vanilla.points()), autolora.grid) == (18, 6, {})
     assert autolora.config.schedule.name == "automatic"
     assert {twins.config.schedule.name, vanilla.config.schedule.name} == {"step_decay"}
@@ -93,7 +94,7 @@ def test_the_swept_values_are_those_of_the_papers_tables() -> None:
 
 def test_the_automatic_learning_rate_differs_from_its_partner_in_the_schedule_alone_but_for_the_start() -> None:
     built = build("automatic_lr", "dtd")
-    fixed, automatic = built.arm("TWINS").config, built.arm("TWINS, automatic LR").config
+    fixed, automatic = built.arm("twins").config, built.arm("twins-automatic-lr").config
     assert (fixed.optimization.lr, automatic.optimization.lr) == (1e-3, 1e-2)
     alike = replace(automatic, schedule=fixed.schedule, optimization=fixed.optimization)
     assert alike == fixed
@@ -111,25 +112,25 @@ def test_each_switch_of_the_untuned_study_is_thrown_alone_or_with_those_that_its
     built = build("untuned", EMBEDDED_TASK)
     assert {arm.config.optimization.epochs for arm in built.arms} == {16}
     assert {(arm.config.data.train_images, arm.config.data.val_fraction) for arm in built.arms} == {(1000, 0.25)}
-    start = built.arm("AutoLoRa").config.flat()
+    start = built.arm("autolora").config.flat()
     thrown = {
-        arm.name: {key for key, value in arm.config.flat().items() if value != start[key]}
+        arm.id: {key for key, value in arm.config.flat().items() if value != start[key]}
         for arm in built.arms
-        if arm.name.startswith("AutoLoRa, paired")
+        if arm.id.startswith("autolora-paired")
     }
-    assert all(changed > {"schedule.rule"} for name, changed in thrown.items() if name != "AutoLoRa, paired")
-    assert thrown["AutoLoRa, paired"] == {"schedule.rule"}
-    assert thrown["AutoLoRa, paired, detached, own BN"] == {
+    assert all(changed > {"schedule.rule"} for name, changed in thrown.items() if name != "autolora-paired")
+    assert thrown["autolora-paired"] == {"schedule.rule"}
+    assert thrown["autolora-paired-detached-own-bn"] == {
         "schedule.rule",
         "method.soft_labels",
         "method.branch_batch_norm",
     }
-    assert built.arm("TWINS, detached").config.schedule.name == "step_decay"
-    assert built.arm("Vanilla RFT, paired, detached").config.schedule.rule == "paired"
-    steered = built.arm("AutoLoRa, paired, steered by the stronger attack").config
+    assert built.arm("twins-detached").config.schedule.name == "step_decay"
+    assert built.arm("vanilla-rft-paired-detached").config.schedule.rule == "paired"
+    steered = built.arm("autolora-paired-steered-by-the-stronger-attack").config
     assert (steered.eval_attack.num_steps, steered.eval_attack.loss) == (20, "margin")
     assert not steered.eval_attack.random_start
-    assert steered.train_attack == built.arm("AutoLoRa").config.train_attack
+    assert steered.train_attack == built.arm("autolora").config.train_attack
 
 
 def test_each_size_has_the_released_rule_as_its_reference_and_the_images_that_its_name_says() -> None:
@@ -140,8 +141,8 @@ def test_each_size_has_the_released_rule_as_its_reference_and_the_images_that_it
         held_out = validation_size(data.train_images or 0, data.val_fraction, data.val_images_min)
         where = f"{data.train_images:,} of which {held_out} validate"
         rule = schedule.rule if schedule.name == "automatic" else "step decay"
-        assert arm.name == ", ".join([rule, *(["detached"] if labels == "detached" else []), where])
-        assert arm.reference == f"released, {where}"
+        assert arm.label == ", ".join([rule, *(["detached"] if labels == "detached" else []), where])
+        assert arm.reference == f"released-{data.train_images}-{held_out}"
 
 
 # Appendix A.1, task by task: vanilla RFT's learning rate; TWINS' learning rate and gamma.

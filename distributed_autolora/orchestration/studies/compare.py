@@ -22,6 +22,9 @@ from distributed_autolora.orchestration.studies.folder import DONE, StudyFolder,
 from distributed_autolora.orchestration.studies.plan import PlannedRun, batches, run_config
 from distributed_autolora.orchestration.studies.progress import StudyProgress
 from distributed_autolora.orchestration.studies.request import OWN_ATTACK, StudyRequest
+from distributed_autolora.reporting.study.loading import load_study
+from distributed_autolora.reporting.study.report import write_report
+from distributed_autolora.reporting.study.text import mlflow_note
 from distributed_autolora.studies import Study
 
 
@@ -37,7 +40,7 @@ def compare(request: StudyRequest) -> Path:
     folder.acquire()
     try:
         folder.describe(describe_study(request))
-        return Comparison(request, folder).make()
+        return StudyRunner(request, folder).make()
     finally:
         folder.release()
 
@@ -61,7 +64,7 @@ def _checked(request: StudyRequest) -> Study:
     return replace(study, arms=tuple(arms))
 
 
-class Comparison:
+class StudyRunner:
     """One attempt at a study, by the process that holds its folder.
 
     Args:
@@ -215,11 +218,9 @@ class Comparison:
                 self._not_judged.append(f"{run.label} ({error})")
 
     def _report(self) -> Path:
-        from distributed_autolora.reporting.study.report import write_report
-
         report = write_report(self._folder.path)
         try:
-            mlflow_tracking.log_study(**self._mlflow, report=report)
+            mlflow_tracking.log_study(**self._mlflow, report=report, note=mlflow_note(load_study(self._folder.path)))
         except mlflow_tracking.TrackingError as error:
             print(f"warning: {error} {report.parent} holds the report.", file=sys.stderr)
         print(f"\nReport: {report}", flush=True)
@@ -264,8 +265,6 @@ def report_only(home: Path, name: str) -> Path:
     Raises:
         UserError: when there is no such study.
     """
-    from distributed_autolora.reporting.study.report import write_report
-
     folder = home / "studies" / name
     if not (folder / "study.json").is_file():
         raise UserError(f"There is no study {folder}. Start it with the same command without --report-only.")

@@ -16,7 +16,13 @@ from distributed_autolora.files.folder_lock import acquire_folder
 from distributed_autolora.files.json_files import read_json, write_json
 from distributed_autolora.orchestration.runs.folder import RunFolder, check_writable
 from distributed_autolora.orchestration.runs.preflight import EMBEDDED
-from distributed_autolora.orchestration.studies.plan import PlannedRun, merit, plan_final, plan_search, winner
+from distributed_autolora.orchestration.studies.plan import (
+    PlannedRun,
+    best_trial,
+    plan_final,
+    plan_search,
+    validation_score,
+)
 from distributed_autolora.orchestration.studies.request import OWN_ATTACK, StudyRequest
 from distributed_autolora.studies import Settings, Study
 
@@ -116,13 +122,13 @@ class StudyFolder:
         search = self._known(plan_search(study, seeds[0]))
         self.runs = search
         incomplete = {run.arm for run in search if run.status not in DONE}
-        winners = {arm: settings for arm, settings in self.winners(study).items() if arm not in incomplete}
-        self.runs = [*search, *self._known(plan_final(study, seeds, winners))]
+        best = {arm: settings for arm, settings in self.best_settings(study).items() if arm not in incomplete}
+        self.runs = [*search, *self._known(plan_final(study, seeds, best))]
 
     def plan_final(self, study: Study, seeds: Sequence[int]) -> list[PlannedRun]:
         """Plans the final runs anew, now that searches are over; an arm that was searched in vain fails."""
         search = [run for run in self.runs if run.phase == "search"]
-        final = self._known(plan_final(study, seeds, self.winners(study)))
+        final = self._known(plan_final(study, seeds, self.best_settings(study)))
         waiting = {run.arm for run in search if run.status == "pending"}
         for run in final:
             if run.run is None and run.arm not in waiting:
@@ -149,14 +155,14 @@ class StudyFolder:
         """Returns the folder of a run that has a name."""
         return RunFolder(self.path / "runs" / str(run.run))
 
-    def winners(self, study: Study) -> dict[str, Settings]:
-        """Returns the winning settings of every searched arm that has any."""
+    def best_settings(self, study: Study) -> dict[str, Settings]:
+        """Returns the settings of the best trial of every searched arm that has one."""
         found = {}
         for arm in study.arms:
-            runs = [run for run in self.runs if (run.arm, run.phase) == (arm.name, "search")]
-            best = winner([(run, merit(self.folder(run).history())) for run in runs])
+            runs = [run for run in self.runs if (run.arm, run.phase) == (arm.id, "search")]
+            best = best_trial([(run, validation_score(self.folder(run).history())) for run in runs])
             if best is not None:
-                found[arm.name] = best
+                found[arm.id] = best
         return found
 
     def _read(self, name: str) -> Any:
@@ -190,15 +196,14 @@ def describe_study(request: StudyRequest) -> dict[str, Any]:
         "reference": study.reference,
         "arms": [
             {
-                "name": arm.name,
-                "label": arm.name,
-                "searched": bool(arm.grid),
+                "id": arm.id,
+                "label": arm.label,
                 "grid": {key: list(values) for key, values in arm.grid.items()},
                 **({"reference": arm.reference} if arm.reference else {}),
             }
             for arm in study.arms
         ],
-        "arm_digests": {arm.name: hashlib.sha256(arm.config.digest().encode()).hexdigest()[:16] for arm in study.arms},
+        "arm_digests": {arm.id: hashlib.sha256(arm.config.digest().encode()).hexdigest()[:16] for arm in study.arms},
     }
 
 

@@ -1,9 +1,9 @@
-"""Which runs a study consists of, what each of them is called, and who wins a search."""
+"""Which runs a study consists of, their names, and which trial of a search is the best."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Literal
@@ -23,40 +23,41 @@ class PlannedRun:
     """One run of a study, and what became of it so far."""
 
     arm: str
+    """Id of its arm."""
     phase: Phase
     seed: int
     settings: Settings
     run: str | None
-    """Name of its folder; None for a final run whose search has no winner yet."""
+    """Name of its folder; None for a final run whose search has no best trial yet."""
     status: Status = "pending"
     error: str | None = None
 
     @property
     def label(self) -> str:
-        """What people read: "search TWINS lr=0.003 gamma=1 seed 0"."""
+        """Phase, arm, settings and seed: "search twins lr=0.003 gamma=1 seed 0"."""
         return " ".join(filter(None, [self.phase, self.arm, settings_text(self.settings), f"seed {self.seed}"]))
 
 
 def plan_search(study: Study, seed: int) -> list[PlannedRun]:
     """Returns one run for each point of each arm's grid, on the search seed."""
-    return [planned(arm.name, "search", seed, settings) for arm in study.arms if arm.grid for settings in arm.points()]
+    return [planned(arm.id, "search", seed, settings) for arm in study.arms if arm.grid for settings in arm.points()]
 
 
-def plan_final(study: Study, seeds: Sequence[int], winners: dict[str, Settings]) -> list[PlannedRun]:
-    """Returns one run for each arm and seed: with the winner's settings, or as it is where nothing is searched.
+def plan_final(study: Study, seeds: Sequence[int], best: Mapping[str, Settings]) -> list[PlannedRun]:
+    """Returns one run for each arm and seed: with the settings of the best trial, where it is searched.
 
     Args:
         study: the study.
         seeds: seeds of the final runs.
-        winners: settings by arm; an arm with a grid that is not in it has no winner yet.
+        best: settings of the best trial by arm; the final runs of a searched arm that is not in it have no name yet.
     """
     runs = []
     for arm in study.arms:
         for seed in seeds:
-            if arm.grid and arm.name not in winners:
-                runs.append(PlannedRun(arm.name, "final", seed, {}, None))
+            if arm.grid and arm.id not in best:
+                runs.append(PlannedRun(arm.id, "final", seed, {}, None))
             else:
-                runs.append(planned(arm.name, "final", seed, winners.get(arm.name, {})))
+                runs.append(planned(arm.id, "final", seed, best.get(arm.id, {})))
     return runs
 
 
@@ -72,7 +73,7 @@ def batches(runs: Iterable[PlannedRun], *, by_seed: bool) -> list[list[PlannedRu
 
     Args:
         runs: final runs.
-        by_seed: runs of a seed are judged before those of the next are made, so that every arm has a number early.
+        by_seed: runs of a seed are evaluated before those of the next are made, so that every arm has a number early.
     """
     ordered = sorted(runs, key=lambda run: run.seed)
     return [list(group) for _, group in groupby(ordered, key=lambda run: run.seed)] if by_seed else [ordered]
@@ -96,16 +97,16 @@ def run_config(arm: Arm, run: PlannedRun, *, output: str, mlflow_uri: str | None
     )
 
 
-def merit(history: Sequence[EpochRecord]) -> float | None:
-    """Returns the best robust validation accuracy of a run, what a search selects by; None without an epoch."""
+def validation_score(history: Sequence[EpochRecord]) -> float | None:
+    """Returns the best robust validation accuracy of a run, which a search selects by; None without an epoch."""
     return history[-1].best_robust_accuracy if history else None
 
 
-def winner(candidates: Iterable[tuple[PlannedRun, float | None]]) -> Settings | None:
-    """Returns the settings of the finished run of the highest merit, the first of equals; None without any.
+def best_trial(trials: Iterable[tuple[PlannedRun, float | None]]) -> Settings | None:
+    """Returns the settings of the finished trial with the highest validation score (of equals the first), if any.
 
     Args:
-        candidates: search runs of one arm in grid order, with their merits.
+        trials: of one arm, in grid order, with their scores.
     """
-    finished = [(run, value) for run, value in candidates if run.status == "finished" and value is not None]
+    finished = [(run, score) for run, score in trials if run.status == "finished" and score is not None]
     return max(finished, key=lambda pair: pair[1])[0].settings if finished else None

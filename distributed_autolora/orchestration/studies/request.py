@@ -134,11 +134,11 @@ def study_request(flags: CompareFlags, command: str) -> StudyRequest:
 
 
 def _check_arms(asked: Study, arms: tuple[str, ...]) -> None:
-    names = [arm.name for arm in asked.arms]
+    names = [arm.id for arm in asked.arms]
     for arm in arms:
         if arm not in names:
             raise UserError(
-                f'--arms: study "{asked.name}" has no arm "{arm}".{nearest(arm, names)} Its arms: {"; ".join(names)}.'
+                f'--arms: study "{asked.name}" has no arm "{arm}".{nearest(arm, names)} Its arms: {", ".join(names)}.'
             )
 
 

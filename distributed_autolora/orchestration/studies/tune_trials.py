@@ -1,6 +1,6 @@
-"""The runs of a study as trials of Ray Tune: how many at a time, which are stopped early, what becomes of each.
+"""The runs of a study as trials of Ray Tune: how many run at a time, which are stopped early, how each ends.
 
-A trial is a driver on the head node that launches a training run of its own. It is continued by its run folder, so
+A trial is a driver process on the head node that launches a training run of its own. The run folder continues it, so
 Tune restores nothing.
 """
 
@@ -23,7 +23,7 @@ from distributed_autolora.errors import TrainingDivergedError, UserError
 from distributed_autolora.orchestration.runs.train import train_run
 from distributed_autolora.orchestration.studies.plan import Status
 
-_MERIT, _EPOCH, _OUTCOME, _ERROR = "best_robust_accuracy", "epoch", "outcome", "error"
+_SCORE, _EPOCH, _OUTCOME, _ERROR = "best_robust_accuracy", "epoch", "outcome", "error"
 _REDUCTION = 3
 _LONGEST_WAIT_S = 8 * 3600.0
 # A whole CPU for a driver would leave none for its workers; the head node has one of these.
@@ -47,24 +47,24 @@ class Trial(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """What became of a trial."""
+    """How a trial ended."""
 
     status: Status
     error: str | None
 
 
-class MeritReport(TuneReportCallback):  # type: ignore[misc]
-    """Tells Tune after every epoch how good a run is, so that it can stop the run."""
+class ScoreReport(TuneReportCallback):  # type: ignore[misc]
+    """Reports the validation score to Ray Tune after every epoch, so that the scheduler can stop the trial."""
 
     _epochs = 0
 
     def after_report(self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Any) -> None:
-        """Passes on the epoch and the best robust validation accuracy; nothing of a checkpoint within an epoch."""
+        """Reports the epoch and the best robust validation accuracy; not for a checkpoint within an epoch."""
         epochs = metrics[0]["epoch"]
         if epochs == self._epochs:
             return
         self._epochs = epochs
-        super().after_report(run_context, [{_EPOCH: epochs, _MERIT: metrics[0]["best_val/robust_accuracy"]}], None)
+        super().after_report(run_context, [{_EPOCH: epochs, _SCORE: metrics[0]["best_val/robust_accuracy"]}], None)
 
 
 def run_trials(
@@ -82,9 +82,9 @@ def run_trials(
         trials: by run name, in the order in which they are started.
         at_a_time: how many the cluster has room for.
         early_stopping: stop runs that are worse than others after as many epochs (ASHA).
-        folder: absolute; for Tune's own files, which are worth nothing afterwards.
+        folder: absolute; for Tune's own files, deleted at the end.
         on_start: takes the name of a run whose driver starts.
-        on_end: takes the name of a run and what became of it.
+        on_end: takes the name of a run and how it ended.
 
     Raises:
         KeyboardInterrupt: on Ctrl-C; the caller stops the cluster or leaves it, and with it the trials.
@@ -112,7 +112,7 @@ def run_trials(
             name=folder.name,
             storage_path=str(folder.parent),
             verbose=0,
-            # A driver that is lost is started once more, and its run goes on from its checkpoint.
+            # A driver that is lost is started once more, and its run resumes from its checkpoint.
             failure_config=tune.FailureConfig(max_failures=1),
             callbacks=[_Observer(on_start, on_end)],
         ),
@@ -124,7 +124,7 @@ def run_trials(
 def _scheduler(epochs: int) -> TrialScheduler:
     return ASHAScheduler(
         time_attr=_EPOCH,
-        metric=_MERIT,
+        metric=_SCORE,
         mode="max",
         # Tune stops a trial that reaches max_t, and ours have a result to write after their last epoch.
         max_t=epochs + 1,
@@ -134,14 +134,14 @@ def _scheduler(epochs: int) -> TrialScheduler:
 
 
 def _trial(point: dict[str, Any], payload: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """Makes one run; what only the user can change is an outcome, anything else an error of the trial."""
+    """Makes one run; a user's mistake is an outcome, anything else an error of the trial."""
     job = payload[point["run"]]
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     config = ExperimentConfig.from_dict(job["config"])
     # One run fitted when the study began. Where nodes were lost since, a trial waits for the others to end.
     config = replace(config, scaling=replace(config.scaling, wait_for_resources_s=_LONGEST_WAIT_S))
     try:
-        train_run(config, checked=True, tags=job["tags"], callbacks=[MeritReport()] if job["reports"] else [])
+        train_run(config, checked=True, tags=job["tags"], callbacks=[ScoreReport()] if job["reports"] else [])
     except TrainingDivergedError as error:
         return {_OUTCOME: "diverged", _ERROR: str(error)}
     except UserError as error:
@@ -150,23 +150,23 @@ def _trial(point: dict[str, Any], payload: dict[str, dict[str, Any]]) -> dict[st
 
 
 class _Observer(tune.Callback):  # type: ignore[misc]
-    """Hands on what happens to trials."""
+    """Calls back when trials start and end."""
 
     def __init__(self, on_start: Callable[[str], None], on_end: Callable[[str, Outcome], None]) -> None:
         self._on_start, self._on_end = on_start, on_end
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """Says that a driver was started."""
+        """Reports that a driver was started."""
         self._on_start(trial.config["run"])
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """Says what a trial returned; one that did not come to return was stopped by the scheduler."""
+        """Reports what a trial returned; one that returned nothing was stopped by the scheduler."""
         result = trial.last_result or {}
         outcome = Outcome(result.get(_OUTCOME, "stopped_early"), result.get(_ERROR))
         self._on_end(trial.config["run"], outcome)
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """Says that a trial's driver was lost twice, or had a defect."""
+        """Reports that a trial's driver was lost twice, or raised an unexpected error."""
         error = trial.get_error()
         lines = str(error).strip().splitlines() or [type(error).__name__]
         self._on_end(trial.config["run"], Outcome("failed", lines[-1].strip()))

@@ -26,7 +26,7 @@ _LETTER_INCHES, _LEGEND_HANDLE_INCHES = 0.066, 0.6
 
 def accuracies_figure(study: Study) -> Figure | None:
     """Returns every seed's test accuracies with 95 % Wilson intervals, one panel an accuracy; None without any."""
-    metrics = [m for m in study.metrics if any(study.accuracies(arm.name, m) for arm in study.arms)]
+    metrics = [m for m in study.metrics if any(study.accuracies(arm.id, m) for arm in study.arms)]
     if not metrics:
         return None
     figure = _figure(1.5 + 4.0 * len(metrics), 1.9 + 0.55 * len(study.arms))
@@ -49,7 +49,7 @@ def cost_figure(study: Study) -> Figure | None:
 
     A hollow mark is one final run alone, the filled one includes the search; small dots are the seeds.
     """
-    robust = next((m for m in study.metrics[1:] if any(study.accuracies(arm.name, m) for arm in study.arms)), None)
+    robust = next((m for m in study.metrics[1:] if any(study.accuracies(arm.id, m) for arm in study.arms)), None)
     if robust is None:
         return None
     figure = _figure(12, 4.6 + 0.06 * len(study.arms))
@@ -76,7 +76,7 @@ def search_figure(study: Study) -> Figure | None:
     Failed trials are crosses at the lower edge, stopped ones hollow, the chosen setting is ringed; the dashed line
     is the reference's own validation accuracy on the search seed, where the reference was not searched.
     """
-    arms = [arm for arm in study.arms if arm.grid and any(run.history for run in study.of(arm.name, "search"))]
+    arms = [arm for arm in study.arms if arm.grid and any(run.history for run in study.of(arm.id, "search"))]
     if not arms:
         return None
     figure = _figure(1.0 + 5.6 * len(arms), 6.2)
@@ -88,7 +88,7 @@ def search_figure(study: Study) -> Figure | None:
     panels = figure.subplots(1, len(arms), squeeze=False, sharey=True)[0]
     for axes, arm in zip(panels, arms, strict=True):
         _draw_search(axes, study, arm)
-        attack = next(run.attack for run in study.of(arm.name, "search") if run.attack)
+        attack = next(run.attack for run in study.of(arm.id, "search") if run.attack)
         axes.set_title(f"{arm.label}, seed {study['search_seed']}")
         if axes is panels[0]:
             axes.set_ylabel(f"best {attack_label(attack)} validation accuracy (%)")
@@ -101,7 +101,7 @@ def search_figure(study: Study) -> Figure | None:
 def similarity_figure(study: Study) -> Figure | None:
     """Returns gradient similarity and robust validation accuracy by epoch; None where it was not measured."""
     measured = {
-        arm.name: [run for run in study.of(arm.name, "final") if "gradient_similarity" in (run.history or [{}])[-1]]
+        arm.id: [run for run in study.of(arm.id, "final") if "gradient_similarity" in (run.history or [{}])[-1]]
         for arm in study.arms
     }
     attack = next((run.attack for runs in measured.values() for run in runs if run.attack), None)
@@ -148,7 +148,7 @@ def _shared_legend(figure: Figure) -> None:
 
 
 def _draw_seeds(axes: Axes, study: Study, arm: Arm, metric: str, height: int) -> None:
-    counts = list(study.accuracies(arm.name, metric).values())
+    counts = list(study.accuracies(arm.id, metric).values())
     colour = _COLOURS[height % len(_COLOURS)]
     if not counts:
         axes.text(0.5, height, "not run", transform=axes.get_yaxis_transform(), ha="center", va="center", fontsize=9)
@@ -161,8 +161,8 @@ def _draw_seeds(axes: Axes, study: Study, arm: Arm, metric: str, height: int) ->
 
 
 def _draw_cost(axes: Axes, study: Study, arm: Arm, metric: str, measure: str, index: int) -> None:
-    final, search = mean_final_cost(study, arm.name), search_cost(study, arm.name)
-    values = [100 * part.accuracy for part in study.accuracies(arm.name, metric).values()]
+    final, search = mean_final_cost(study, arm.id), search_cost(study, arm.id)
+    values = [100 * part.accuracy for part in study.accuracies(arm.id, metric).values()]
     alone = None if final is None else getattr(final, measure)
     together = None if final is None else getattr(final + search, measure)
     if not alone or not together or not values:
@@ -171,7 +171,7 @@ def _draw_cost(axes: Axes, study: Study, arm: Arm, metric: str, measure: str, in
     mean, marker = statistics.fmean(values), _MARKERS[(index + index // len(_COLOURS)) % len(_MARKERS)]
     axes.plot([alone, together], [mean, mean], "-", linewidth=1, alpha=0.6, **style)
     axes.plot(alone, mean, marker, fillstyle="none", markersize=10, **style)
-    axes.plot(together, mean, marker, markersize=10, label=arm.label, gid=arm.name, **style)
+    axes.plot(together, mean, marker, markersize=10, label=arm.label, gid=arm.id, **style)
     axes.plot([together] * len(values), values, ".", markersize=5, **style)
 
 
@@ -180,9 +180,9 @@ def _draw_search(axes: Axes, study: Study, arm: Arm) -> None:
     first, *others = arm.grid
     ticks = {value: place for place, value in enumerate(_in_order(arm.grid[first]))}
     combinations: dict[tuple[Any, ...], list[StudyRun]] = {}
-    for run in study.of(arm.name, "search"):
+    for run in study.of(arm.id, "search"):
         combinations.setdefault(tuple(run.settings.get(key) for key in others), []).append(run)
-    chosen = [run.settings for run in study.of(arm.name, "final")]
+    chosen = [run.settings for run in study.of(arm.id, "final")]
     for index, (values, runs) in enumerate(combinations.items()):
         shift = (index - (len(combinations) - 1) / 2) * 0.6 / max(1, len(combinations))
         label = ", ".join(f"{key.split('.')[-1]} {number(v)}" for key, v in zip(others, values, strict=True))

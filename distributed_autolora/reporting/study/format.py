@@ -1,4 +1,4 @@
-"""Numbers, settings and errors of a study as short text."""
+"""Accuracies, settings and errors of a study as short text."""
 
 from __future__ import annotations
 
@@ -9,19 +9,7 @@ from typing import Any
 from distributed_autolora.reporting.format import attack_label, compact
 from distributed_autolora.reporting.markdown import per_cent
 from distributed_autolora.reporting.statistics import standard_deviation
-from distributed_autolora.reporting.study.loading import (
-    APGD,
-    AUTOATTACK,
-    NATURAL,
-    ROBUST,
-    Settings,
-    StudyRun,
-)
-
-
-def settings_text(settings: Settings) -> str:
-    """Returns a point of a grid for people: "lr 0.01, weight_decay 1e-4"."""
-    return ", ".join(f"{key.split('.')[-1]} {number(value)}" for key, value in settings.items())
+from distributed_autolora.reporting.study.loading import APGD, AUTOATTACK, NATURAL, ROBUST, StudyRun
 
 
 def number(setting: Any) -> str:
@@ -35,6 +23,14 @@ def mean_and_each(fractions: Sequence[float]) -> str:
     return per_cent(statistics.fmean(fractions)) + each
 
 
+def mean_and_spread(values: Sequence[float]) -> str:
+    """Returns "83.2 ± 0.4 (83.6, 82.8)", a single one alone."""
+    if len(values) == 1:
+        return per_cent(values[0])
+    spread = per_cent(standard_deviation(values) or 0.0)
+    return f"{per_cent(statistics.fmean(values))} ± {spread} ({', '.join(map(per_cent, values))})"
+
+
 def error_text(run: StudyRun) -> str:
     """Returns why a run failed, in at most 160 characters of one line."""
     text = " ".join((run.error or "no error was recorded").split()).replace("`", "'")
@@ -42,12 +38,6 @@ def error_text(run: StudyRun) -> str:
 
 
 def metric_label(metric: str) -> str:
-    """Returns an accuracy's name for people: "natural", "PGD-10", "AutoAttack"."""
+    """Returns an accuracy's name in text: "natural", "PGD-10", "AutoAttack"."""
     names = {NATURAL: "natural", AUTOATTACK: "AutoAttack", APGD: "APGD-CE + APGD-T"}
     return names.get(metric) or attack_label(metric.removeprefix(ROBUST))
-
-
-def mean_and_spread(values: Sequence[float]) -> str:
-    """Returns "83.2 ± 0.4", without a spread for a single value."""
-    deviation = standard_deviation(values)
-    return per_cent(statistics.fmean(values)) + ("" if deviation is None else f" ± {per_cent(deviation)}")

@@ -34,12 +34,11 @@ Settings = dict[str, Any]
 class Arm:
     """One of the things compared: a method, or a method with some setting fixed."""
 
-    name: str
+    id: str
     label: str
-    searched: bool
     grid: dict[str, list[Any]]
     reference: str | None
-    """The arm that this one is compared with; None: with none."""
+    """Id of the arm that this one is compared with; None: with none."""
 
 
 @dataclass(frozen=True)
@@ -109,9 +108,9 @@ class Study:
     def __getitem__(self, key: str) -> Any:
         return self.description.get(key)
 
-    def arm(self, name: str) -> Arm:
-        """Returns the arm of this name."""
-        return next(arm for arm in self.arms if arm.name == name)
+    def arm(self, arm_id: str) -> Arm:
+        """Returns the arm of an id."""
+        return next(arm for arm in self.arms if arm.id == arm_id)
 
     def of(self, arm: str, phase: str) -> list[StudyRun]:
         """Returns the runs of an arm in one phase ("search" or "final"), by seed."""
@@ -138,9 +137,9 @@ class Study:
 
     @property
     def references(self) -> list[str]:
-        """Arms that others are compared with, in the order of the arms."""
+        """Ids of the arms that others are compared with, in the order of the arms."""
         named = {arm.reference for arm in self.arms}
-        return [arm.name for arm in self.arms if arm.name in named]
+        return [arm.id for arm in self.arms if arm.id in named]
 
 
 def load_study(folder: Path) -> Study:
@@ -162,8 +161,7 @@ def load_study(folder: Path) -> Study:
             f"{folder}: study.json or runs.json lacks {error}; another version may have written it: start the "
             "study again under another --name."
         ) from None
-    names = {arm.name for arm in arms}
-    strangers = sorted({run.arm for run in runs} - names)
+    strangers = sorted({run.arm for run in runs} - {arm.id for arm in arms})
     if strangers:
         raise UserError(
             f'{folder / "runs.json"} names "{strangers[0]}", which is no arm of study.json. Restore the two files, or '
@@ -174,13 +172,7 @@ def load_study(folder: Path) -> Study:
 
 def _arm(entry: dict[str, Any], reference: str | None) -> Arm:
     own = entry.get("reference", reference)
-    return Arm(
-        name=entry["name"],
-        label=entry.get("label") or entry["name"],
-        searched=bool(entry.get("searched")),
-        grid=entry.get("grid") or {},
-        reference=None if own == entry["name"] else own,
-    )
+    return Arm(entry["id"], entry["label"], entry["grid"], reference=None if own == entry["id"] else own)
 
 
 def _run(folder: Path, entry: dict[str, Any], attack_images: int | None) -> StudyRun:

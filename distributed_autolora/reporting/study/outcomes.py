@@ -24,7 +24,7 @@ def pooled_outcomes(study: Study) -> Any:
     """
     import pyarrow as pa
 
-    tables = [_of_run(run) for arm in study.arms for run in study.judged(arm.name) if (_folder(run) / _FILE).is_file()]
+    tables = [_of_run(run) for arm in study.arms for run in study.judged(arm.id) if (_folder(run) / _FILE).is_file()]
     return pa.concat_tables(tables, promote_options="default") if tables else None
 
 
@@ -57,9 +57,9 @@ def disagreements(study: Study, pooled: Any) -> list[str]:
     """Returns one line for every accuracy of a result that its own outcomes do not give."""
     lines = []
     for arm in study.arms:
-        for run in study.judged(arm.name):
+        for run in study.judged(arm.id):
             for metric, counts in run.counts.items():
-                again = recounted(pooled, arm.name, run.seed, metric)
+                again = recounted(pooled, arm.id, run.seed, metric)
                 if again is not None and again != counts:
                     told = f"{counts.correct} of {counts.total}, its outcomes {again.correct} of {again.total}"
                     lines.append(f"{arm.label}, seed {run.seed}, {metric}: the result says {told}")

@@ -11,7 +11,6 @@ from distributed_autolora.reporting.markdown import counted, listed, per_cent
 from distributed_autolora.reporting.study.format import metric_label
 from distributed_autolora.reporting.study.loading import APGD, AUTOATTACK, Study, StudyRun
 from distributed_autolora.reporting.study.outcomes import disagreements, right
-from distributed_autolora.reporting.study.schedules import chosen_settings
 
 _PACKAGES = ("distributed-autolora", "torch", "torchvision", "ray", "mlflow", "scipy", "pyautoattack")
 
@@ -26,10 +25,10 @@ def warnings(study: Study, pooled: Any) -> list[str]:
                 checks.setdefault(f"{check['status']}: {check['name']}", []).append(detail)
     lines = [f"{check}: {'; '.join(details)}" for check, details in checks.items()]
     lines += disagreements(study, pooled)
-    lines += [text for arm in study.arms for run in study.of(arm.name, "final") for text in _masked(run, arm.label)]
+    lines += [text for arm in study.arms for run in study.of(arm.id, "final") for text in _masked(run, arm.label)]
     for arm in study.arms:
-        failed = sum(run.status == "failed" for run in study.of(arm.name, "search"))
-        if failed and study.judged(arm.name):
+        failed = sum(run.status == "failed" for run in study.of(arm.id, "search"))
+        if failed and study.judged(arm.id):
             trials = f"{counted(failed, 'trial')} of the search for {arm.label} failed"
             lines.append(f"{trials[0].upper()}{trials[1:]}: its settings were chosen among the others.")
     lines += _splits_apart(study) + _images_apart(study, pooled)
@@ -44,7 +43,6 @@ def warnings(study: Study, pooled: Any) -> list[str]:
 def reproduction(study: Study, pooled: Any) -> str:
     """Returns the section that says where every number comes from."""
     digests = split_digests(study)
-    chosen = chosen_settings(study)
     commands = study["commands"] or [study["command"]]  # the last alone, as it once was
     kept = "not kept by any run" if pooled is None else "one line an image, seed and method"
     return "\n\n".join(
@@ -59,7 +57,6 @@ def reproduction(study: Study, pooled: Any) -> str:
                 "- validation accuracies, schedules, seconds and passes by epoch: `../runs/RUN/history.json`\n"
                 "- the config of a run, to train it again: `../runs/RUN/config.yaml`\n"
                 f"- {_judgement(study)}: {_evaluation_files(study)}",
-                f"Settings that the search chose:\n\n{chosen}" if chosen else "",
                 f"Data split (SHA-256): {', '.join(f'`{digest}`' for digest in digests) or 'no run has one yet'}. "
                 f"Written with {_versions()}.{_evaluated_with(study)}",
             ],
@@ -89,7 +86,7 @@ def _splits_apart(study: Study) -> list[str]:
     """Returns a line where an arm and the one that it is compared with do not share their split."""
     groups: dict[str, list[str]] = {}
     for arm in study.arms:
-        groups.setdefault(arm.reference or arm.name, []).append(arm.name)
+        groups.setdefault(arm.reference or arm.id, []).append(arm.id)
     apart = [name for name, arms in groups.items() if len(split_digests(study, [name, *arms])) > 1]
     if not apart:
         return []
@@ -99,7 +96,7 @@ def _splits_apart(study: Study) -> list[str]:
 
 def _images_apart(study: Study, pooled: Any) -> list[str]:
     """Returns a line for every accuracy whose runs were judged on different images."""
-    runs = [(arm.name, run.seed) for arm in study.arms for run in study.judged(arm.name)]
+    runs = [(arm.id, run.seed) for arm in study.arms for run in study.judged(arm.id)]
     lines = []
     for metric in study.metrics:
         found = [judged for arm, seed in runs if (judged := right(pooled, arm, seed, metric)) is not None]

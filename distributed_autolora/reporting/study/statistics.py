@@ -1,8 +1,7 @@
-"""Which differences between the arms of a study its seeds can show."""
+"""Statistical tests between the arms of a study: over seeds, and paired on the same test images."""
 
 from __future__ import annotations
 
-import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -36,12 +35,22 @@ class Comparison:
     welch_holm: float | None = None
 
     @property
-    def difference(self) -> float:
-        """Mean of the reference less mean of the baseline, a fraction; equal means differ by exactly 0."""
-        return round(statistics.fmean(self.reference_values) - statistics.fmean(self.baseline_values), 12)
+    def reference_mean(self) -> float:
+        """Mean of the reference over the seeds, a fraction."""
+        return statistics.fmean(self.reference_values)
 
     @property
-    def can_be_claimed(self) -> bool:
+    def baseline_mean(self) -> float:
+        """Mean of the baseline over the seeds, a fraction."""
+        return statistics.fmean(self.baseline_values)
+
+    @property
+    def difference(self) -> float:
+        """Mean of the reference less mean of the baseline, a fraction; equal means differ by exactly 0."""
+        return round(self.reference_mean - self.baseline_mean, 12)
+
+    @property
+    def is_significant(self) -> bool:
         """Both tests are below 0.05 after Holm's correction over all cells."""
         return all(p is not None and p < SIGNIFICANCE for p in (self.student_holm, self.welch_holm))
 
@@ -52,11 +61,10 @@ class Comparison:
 
     @property
     def remark(self) -> str:
-        """What the tests of this cell allow to say."""
+        """The outcome of the tests."""
         if self.student is None:
-            few = len(self.reference_values) < 2
-            return f"undefined: {'one seed' if few else 'no spread between seeds'}"
-        return "can be claimed" if self.can_be_claimed else f"{self.seeds} cannot show this"
+            return "no test: one seed" if len(self.reference_values) < 2 else "no test: no spread between seeds"
+        return "significant" if self.is_significant else "not significant"
 
 
 @dataclass(frozen=True)
@@ -78,11 +86,11 @@ def compare(study: Study) -> list[Comparison]:
     for arm in study.arms:
         for metric in study.metrics if arm.reference is not None else ():
             reference = str(arm.reference)
-            mine, theirs = (study.accuracies(name, metric) for name in (reference, arm.name))
+            mine, theirs = (study.accuracies(name, metric) for name in (reference, arm.id))
             seeds = [seed for seed in mine if seed in theirs]
             if seeds:
                 values = ([mine[seed].accuracy for seed in seeds], [theirs[seed].accuracy for seed in seeds])
-                cells.append(_cell(reference, arm.name, metric, *values))
+                cells.append(_cell(reference, arm.id, metric, *values))
     strictest = SIGNIFICANCE / max(1, sum(cell.student is not None for cell in cells))
     return corrected(
         [
@@ -130,27 +138,22 @@ def mcnemar_tests(study: Study, pooled: Any) -> list[McNemar]:
         if arm.reference is None:
             continue
         for metric in study.metrics:
-            seeds = [s for s in study.accuracies(arm.name, metric) if s in study.accuracies(arm.reference, metric)]
+            seeds = [s for s in study.accuracies(arm.id, metric) if s in study.accuracies(arm.reference, metric)]
             for seed in seeds:
-                found = only_one_right(pooled, arm.reference, arm.name, seed, metric)
+                found = only_one_right(pooled, arm.reference, arm.id, seed, metric)
                 if found is not None:
-                    tests.append(McNemar(arm.reference, arm.name, metric, seed, *found, p=mcnemar_exact(*found)))
+                    tests.append(McNemar(arm.reference, arm.id, metric, seed, *found, p=mcnemar_exact(*found)))
     return tests
 
 
-def deciding_metric(study: Study, cells: Sequence[Comparison]) -> str:
-    """Returns the accuracy that decides: the robust one that most arms have, of equals the strongest attack's."""
+def decisive(study: Study, comparisons: Sequence[Comparison]) -> list[Comparison]:
+    """Returns, for each reference, the cells of the robust accuracy that most arms have, of equals the strongest."""
+    by_reference = [[cell for cell in comparisons if cell.reference == reference] for reference in study.references]
+    return [cell for mine in by_reference for cell in mine if cell.metric == _deciding_metric(study, mine)]
+
+
+def _deciding_metric(study: Study, cells: Sequence[Comparison]) -> str:
     compared = {m: len({cell.baseline for cell in cells if cell.metric == m}) for m in study.metrics}
     strong = [m for m in (AUTOATTACK, APGD) if compared.get(m)]
     others = [m for m in compared if m not in (AUTOATTACK, APGD, NATURAL) and compared[m]]
     return max([*strong, *others], key=compared.__getitem__, default=NATURAL)
-
-
-def standard_error(accuracy: float, images: int) -> float:
-    """Returns the binomial standard error of an accuracy on so many images, a fraction."""
-    return math.sqrt(accuracy * (1 - accuracy) / images)
-
-
-def validation_images(study: Study) -> int | None:
-    """Returns the size of the validation split, None before the first result."""
-    return next((run.result.val_images for run in study.runs if run.result), None)

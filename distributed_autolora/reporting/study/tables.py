@@ -21,7 +21,8 @@ from distributed_autolora.reporting.study.loading import (
 )
 from distributed_autolora.reporting.study.outcomes import right
 from distributed_autolora.reporting.study.statistics import Comparison, McNemar
-from distributed_autolora.studies import paper_results
+from distributed_autolora.studies.paper_results import printed
+from distributed_autolora.studies.tables import AUTOLORA
 
 NOT_RUN = "not run"
 
@@ -31,15 +32,17 @@ def results_table(study: Study, comparisons: Sequence[Comparison]) -> str:
     ratios, gaps = branch_ratios(study), gap_column(study)
     rows = []
     for arm in study.arms:
-        ratio = [ratios.get(arm.name, NONE)] if ratios else []
-        gap = [gaps.get(arm.name, NONE)] if gaps else []
-        rows.append([f"**{arm.label}**", *ratio, *(_cell(study, arm.name, metric) for metric in study.metrics), *gap])
+        ratio = [ratios.get(arm.id, NONE)] if ratios else []
+        gap = [gaps.get(arm.id, NONE)] if gaps else []
+        rows.append([f"**{arm.label}**", *ratio, *(_cell(study, arm.id, metric) for metric in study.metrics), *gap])
         paper = _paper_row(study, arm)
         if paper:
-            printed = [paper_results.parameter_ratio(arm.name) or NONE] if ratios else []
-            rows.append([paper[0], *printed, *paper[1:], *([NONE] if gaps else [])])
+            size = printed(["3"], "", "resnet18", arm.id, "branch_parameters")
+            rows.append(
+                [paper[0], *([size[1] if size else NONE] if ratios else []), *paper[1:], *([NONE] if gaps else [])]
+            )
     for baseline in study.arms:
-        cells = {cell.metric: points(cell.difference) for cell in comparisons if cell.baseline == baseline.name}
+        cells = {cell.metric: points(cell.difference) for cell in comparisons if cell.baseline == baseline.id}
         if cells:
             label = f"{study.arm(baseline.reference or '').label} - {baseline.label}"
             pad = [NONE] if ratios else []
@@ -49,24 +52,31 @@ def results_table(study: Study, comparisons: Sequence[Comparison]) -> str:
     return table([*header, *(["gap on validation"] if gaps else [])], rows)
 
 
+def accuracies_text(study: Study, arm: str) -> str:
+    """Returns "natural 88.3 ± 0.4 (...), PGD-10 ..." of an arm; "" before it has a result."""
+    known = [metric for metric in study.metrics if study.accuracies(arm, metric)]
+    return ", ".join(f"{metric_label(metric)} {_cell(study, arm, metric)}" for metric in known)
+
+
 def tests_table(study: Study, comparisons: Sequence[Comparison]) -> str:
     """Returns every cell's unpaired tests with Holm's correction, and the paper's p-value where it has one."""
-    printed = [_paper_p(study, cell) for cell in comparisons]
+    from_paper = [_paper_p(study, cell) for cell in comparisons]
+    has_paper = any(value != NONE for value in from_paper)
     header = ["against", "accuracy", "difference", "needed", "Student p (Holm)", "Welch p (Holm)", "remark"]
     rows = []
-    for cell, paper in zip(comparisons, printed, strict=True):
+    for cell, paper in zip(comparisons, from_paper, strict=True):
         tests = [_with_holm(cell.student, cell.student_holm), _with_holm(cell.welch, cell.welch_holm)]
         needed = NONE if cell.needed is None else per_cent(cell.needed)
         row = [_pair(study, cell), metric_label(cell.metric), points(cell.difference), needed, *tests, cell.remark]
-        rows.append([*row, *([paper or NONE] if any(printed) else [])])
-    return table([*header, *(["paper's p"] if any(printed) else [])], rows)
+        rows.append([*row, *([paper] if has_paper else [])])
+    return table([*header, *(["paper's p"] if has_paper else [])], rows)
 
 
 def intervals_table(study: Study) -> str:
     """Returns every final run's accuracies with 95 % Wilson intervals."""
     rows = []
     for arm in study.arms:
-        for run in study.judged(arm.name):
+        for run in study.judged(arm.id):
             cells = []
             for metric in study.metrics:
                 counts = run.counts.get(metric)
@@ -110,7 +120,7 @@ def autoattack_note(study: Study) -> str:
 
 def _column(study: Study, metric: str) -> str:
     """Returns the head of a column: "APGD-CE + APGD-T on 250 of 1,000 images" where not all test images were judged."""
-    runs = [run.counts for arm in study.arms for run in study.judged(arm.name) if metric in run.counts]
+    runs = [run.counts for arm in study.arms for run in study.judged(arm.id) if metric in run.counts]
     images = {(counts[metric].total, counts[NATURAL].total) for counts in runs if NATURAL in counts}
     some = [f"{judged:,} of {there:,}" for judged, there in sorted(images) if judged < there]
     text = " or ".join([*some, *(["all"] if len(some) < len(images) else [])])
@@ -122,27 +132,26 @@ def _cell(study: Study, arm: str, metric: str) -> str:
     if not counts:
         return NOT_RUN if study.judged(arm) else NONE
     values = [part.accuracy for part in counts.values()]
-    each = f" ({', '.join(map(per_cent, values))})" if len(values) > 1 else ""
     planned = len(study["seeds"] or counts)
     short = f" [{len(values)} of {counted(planned, 'seed')}]" if len(values) < planned else ""
-    return mean_and_spread(values) + each + short
+    return mean_and_spread(values) + short
 
 
 def _paper_row(study: Study, arm: Arm) -> list[str] | None:
-    tables, task, backbone = study["paper_tables"] or [], study["task"], study["backbone"]
-    found = [paper_results.accuracy(tables, task, backbone, arm.name, metric) for metric in study.metrics]
+    found = [_printed(study, arm.id, metric) for metric in study.metrics]
     numbers = {number for number, _ in filter(None, found)}
     if not numbers:
         return None
     return [f"*paper, Table {', '.join(sorted(numbers))}*", *(value[1] if value else NONE for value in found)]
 
 
-def _paper_p(study: Study, cell: Comparison) -> str | None:
-    if cell.reference.lower() != paper_results.AUTOLORA:
-        return None
-    return paper_results.p_value(
-        study["paper_tables"] or [], study["task"], study["backbone"], cell.baseline, cell.metric
-    )
+def _paper_p(study: Study, cell: Comparison) -> str:
+    found = _printed(study, cell.baseline, f"p_value/{cell.metric}") if cell.reference == AUTOLORA else None
+    return found[1] if found else NONE
+
+
+def _printed(study: Study, arm: str, metric: str) -> tuple[str, str] | None:
+    return printed(study["paper_tables"] or [], study["task"], study["backbone"], arm, metric)
 
 
 def _with_holm(p: float | None, adjusted: float | None) -> str:
@@ -169,7 +178,7 @@ def gap_column(study: Study) -> dict[str, str]:
 
     In the check nearest to the chosen epoch of each final run; empty where none was checked.
     """
-    found = {arm.name: [run.masking for run in study.of(arm.name, "final")] for arm in study.arms}
+    found = {arm.id: [run.masking for run in study.of(arm.id, "final")] for arm in study.arms}
     gaps = {name: [masking.gap for masking in checks if masking] for name, checks in found.items()}
     return {name: mean_and_each(each) for name, each in gaps.items() if each}
 
@@ -184,10 +193,10 @@ def branch_ratios(study: Study) -> dict[str, str]:
         return {}
     ratios = {}
     for arm in study.arms:
-        runs = [run for run in study.of(arm.name, "final") if run.config()]
+        runs = [run for run in study.of(arm.id, "final") if run.config()]
         if runs:
             ratio, table3 = _of_run(runs[0])
-            ratios[arm.name] = f"{ratio:.2%} ({table3:.2%})"
+            ratios[arm.id] = f"{ratio:.2%} ({table3:.2%})"
     return ratios
 
 
@@ -217,13 +226,13 @@ def same_images_table(study: Study, pooled: Any) -> str | None:
         None where no run has the outcomes of both attacks.
     """
     weak = next((ROBUST + run.attack for run in study.runs if run.attack), None)
-    strong = next((m for m in (AUTOATTACK, APGD) if any(study.accuracies(arm.name, m) for arm in study.arms)), None)
+    strong = next((m for m in (AUTOATTACK, APGD) if any(study.accuracies(arm.id, m) for arm in study.arms)), None)
     if weak is None or strong is None:
         return None
     rows = []
     for arm in study.arms:
-        seeds = [run.seed for run in study.judged(arm.name)]
-        pairs = [pair for seed in seeds if (pair := _on_same_images(pooled, arm.name, seed, weak, strong))]
+        seeds = [run.seed for run in study.judged(arm.id)]
+        pairs = [pair for seed in seeds if (pair := _on_same_images(pooled, arm.id, seed, weak, strong))]
         if pairs:
             lost = [one - other for one, other in pairs]
             own, stronger = ([pair[side] for pair in pairs] for side in (0, 1))

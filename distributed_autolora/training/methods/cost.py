@@ -43,6 +43,16 @@ def epoch_passes(
     )
 
 
+def run_passes(config: ExperimentConfig, train_images: int, val_images: int) -> Passes:
+    """Returns the passes of a run of all its epochs; one that its schedule ends earlier has fewer."""
+    images = masking_images(config, train_images, val_images)
+    epochs = range(1, config.optimization.epochs + 1)
+    checked = {epoch: images if is_checked(config, epoch) else 0 for epoch in epochs}
+    return sum(
+        (epoch_passes(config, train_images, val_images, epoch, checked[epoch]) for epoch in epochs), Passes(0, 0)
+    )
+
+
 def is_checked(config: ExperimentConfig, epoch: int) -> bool:
     """Tells whether an epoch (from 1) is checked by the stronger attack, whatever the schedule makes of it.
 

@@ -321,7 +321,7 @@ def test_a_run_that_its_store_has_lost_is_said_to_be_lost(home: Path, tmp_path: 
     (tmp_path / "report.md").write_text("# Report")
     uri, lost = default_tracking_uri(home), "0" * 32
     with pytest.raises(TrackingError, match=r"did not take everything \(.*0000 not found\): once that is mended"):
-        log_study(uri, lost, tmp_path / "report.md")
+        log_study(uri, lost, tmp_path / "report.md", "note")
     with pytest.raises(TrackingError, match=r"did not take everything \(.*0000 not found\): once that is mended"):
         log_evaluation(uri, lost, metrics={"a": 1.0}, tags={}, files=[])
 

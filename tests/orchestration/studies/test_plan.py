@@ -13,16 +13,16 @@ from distributed_autolora.config import ExperimentConfig
 from distributed_autolora.data.parquet.reader import read_texts
 from distributed_autolora.errors import UserError
 from distributed_autolora.orchestration.evaluations.post_training import check_attacks
-from distributed_autolora.orchestration.studies.estimate import dry_run
+from distributed_autolora.orchestration.studies.dry_run import dry_run
 from distributed_autolora.orchestration.studies.folder import StudyFolder, describe_study
 from distributed_autolora.orchestration.studies.plan import (
     PlannedRun,
     batches,
+    best_trial,
     plan_final,
     plan_search,
     planned,
     run_config,
-    winner,
 )
 from distributed_autolora.orchestration.studies.progress import StudyProgress
 from distributed_autolora.orchestration.studies.request import CompareFlags, StudyRequest, study_request
@@ -36,10 +36,10 @@ LR = "optimization.lr"
 def tiny_study(**changes: Any) -> Study:
     config = ExperimentConfig(recipe="tiny")
     arms = (
-        Arm(name="AutoLoRa", config=config),
-        Arm(name="TWINS, odd/name", config=config, grid={LR: (0.1, 0.01), "method.twins_gamma": (1.0, 3.0)}),
+        Arm(id="autolora", label="AutoLoRa", config=config),
+        Arm(id="twins", label="TWINS", config=config, grid={LR: (0.1, 0.01), "method.twins_gamma": (1.0, 3.0)}),
     )
-    study = Study(name="tiny", title="Tiny", paper_tables=("1",), arms=arms, reference="AutoLoRa")
+    study = Study(name="tiny", title="Tiny", paper_tables=("1",), arms=arms, reference="autolora")
     return replace(study, **changes)
 
 
@@ -71,8 +71,8 @@ def test_a_search_has_every_point_of_the_grid_on_one_seed_and_the_finals_every_s
         (7, 0.01, 1.0),
         (7, 0.01, 3.0),
     ]
-    final = plan_final(study, (0, 1), {"TWINS, odd/name": search[2].settings})
-    assert [(run.arm, run.seed) for run in final] == [(arm.name, seed) for arm in study.arms for seed in (0, 1)]
+    final = plan_final(study, (0, 1), {"twins": search[2].settings})
+    assert [(run.arm, run.seed) for run in final] == [(arm.id, seed) for arm in study.arms for seed in (0, 1)]
     assert final[2].settings == search[2].settings
     names = [str(run.run) for run in [*search, *final]]
     assert len(set(names)) == len(names)
@@ -87,26 +87,26 @@ def test_a_search_never_opens_the_test_split_and_a_final_run_reads_it_whatever_t
         arm = replace(study.arms[1], config=base)
         for run in plan_search(study, 0):
             assert run_config(arm, run, output="/o", mlflow_uri=None).evaluation.test_split is False
-        (final,) = plan_final(replace(study, arms=(arm,)), (0,), {arm.name: arm.points()[0]})
+        (final,) = plan_final(replace(study, arms=(arm,)), (0,), {arm.id: arm.points()[0]})
         assert run_config(arm, final, output="/o", mlflow_uri=None).evaluation.test_split is True
 
 
 def test_runs_of_one_seed_share_split_order_and_noise_and_a_seed_is_no_new_split() -> None:
     study = tiny_study()
-    runs = plan_final(study, (0, 1), {"TWINS, odd/name": study.arms[1].points()[0]})
+    runs = plan_final(study, (0, 1), {"twins": study.arms[1].points()[0]})
     configs = [run_config(study.arm(run.arm), run, output="/o", mlflow_uri=None) for run in runs]
     assert [config.seed for config in configs] == [0, 1, 0, 1]
     assert len({config.data for config in configs}) == 1
 
 
-def test_the_highest_validation_accuracy_wins_the_first_of_equals_and_only_if_it_finished() -> None:
+def test_the_best_trial_has_the_highest_validation_score_is_the_first_of_equals_and_finished() -> None:
     runs = plan_search(tiny_study(), 0)
     for run in runs:
         run.status = "finished"
-    assert winner(zip(runs, (0.3, 0.5, 0.5, 0.4), strict=True)) == runs[1].settings
+    assert best_trial(zip(runs, (0.3, 0.5, 0.5, 0.4), strict=True)) == runs[1].settings
     runs[1].status, runs[2].status = "failed", "stopped_early"
-    assert winner(zip(runs, (0.3, 0.5, 0.5, 0.4), strict=True)) == runs[3].settings
-    assert winner(zip(runs[1:3], (0.5, 0.5), strict=True)) is None
+    assert best_trial(zip(runs, (0.3, 0.5, 0.5, 0.4), strict=True)) == runs[3].settings
+    assert best_trial(zip(runs[1:3], (0.5, 0.5), strict=True)) is None
 
 
 def test_a_continued_study_keeps_what_is_done_and_does_the_rest_again(tmp_path: Path) -> None:
@@ -122,7 +122,7 @@ def test_a_continued_study_keeps_what_is_done_and_does_the_rest_again(tmp_path: 
     again = StudyFolder(folder.path)
     again.plan(tiny_study(), (0, 1))
     assert [run.status for run in again.runs[:5]] == ["finished", "finished", "stopped_early", "pending", "pending"]
-    assert [run.run for run in again.runs[6:]] == [None, None], "no winner before the failed trial was tried again"
+    assert [run.run for run in again.runs[6:]] == [None, None], "no best trial before the failed trial was tried again"
 
     again.runs[3].status, again.runs[3].error = "failed", "out of memory"
     final = again.plan_final(tiny_study(), (0, 1))
@@ -148,7 +148,7 @@ def test_an_arm_whose_trials_all_failed_has_failed_finals_and_no_number(tmp_path
     for run in folder.runs:
         run.status = "failed" if run.phase == "search" else run.status
     final = folder.plan_final(tiny_study(), (0,))
-    assert [(run.status, run.run) for run in final] == [("pending", "final-AutoLoRa-seed0"), ("failed", None)]
+    assert [(run.status, run.run) for run in final] == [("pending", "final-autolora-seed0"), ("failed", None)]
     assert "no trial" in str(final[1].error)
 
 
@@ -156,24 +156,24 @@ def test_an_arm_that_is_left_for_later_waits_and_has_not_failed(tmp_path: Path) 
     folder = held(tmp_path)
     folder.plan(tiny_study(), (0,))
     final = folder.plan_final(tiny_study(), (0,))
-    assert [(run.status, run.run) for run in final] == [("pending", "final-AutoLoRa-seed0"), ("pending", None)]
+    assert [(run.status, run.run) for run in final] == [("pending", "final-autolora-seed0"), ("pending", None)]
 
 
 def test_runs_that_are_judged_are_made_seed_by_seed_and_others_all_at_once() -> None:
-    runs = [planned(arm, "final", seed, {}) for seed in (0, 1) for arm in ("AutoLoRa", "TWINS")]
+    runs = [planned(arm, "final", seed, {}) for seed in (0, 1) for arm in ("autolora", "twins")]
     assert batches(runs, by_seed=True) == [runs[:2], runs[2:]]
     assert batches(runs, by_seed=False) == [runs]
 
 
 def test_named_arms_are_the_ones_that_are_made_and_an_unknown_name_is_refused(tmp_path: Path) -> None:
-    some = study_request(CompareFlags(arms=("TWINS",), output=str(tmp_path)), "")
-    assert [arm.name for arm in some.study.arms if some.wants(arm.name)] == ["TWINS"]
+    some = study_request(CompareFlags(arms=("twins",), output=str(tmp_path)), "")
+    assert [arm.id for arm in some.study.arms if some.wants(arm.id)] == ["twins"]
     every = study_request(CompareFlags(output=str(tmp_path)), "")
-    assert all(every.wants(arm.name) for arm in every.study.arms)
-    assert "final TWINS seed 2" in dry_run(some)
-    assert "AutoLoRa seed" not in dry_run(some)
-    with pytest.raises(UserError, match=r'no arm "Twin".* Its arms: AutoLoRa; TWINS; Vanilla RFT'):
-        study_request(CompareFlags(arms=("Twin",), output=str(tmp_path)), "")
+    assert all(every.wants(arm.id) for arm in every.study.arms)
+    assert "final twins seed 2" in dry_run(some)
+    assert "autolora" not in dry_run(some)
+    with pytest.raises(UserError, match=r'no arm "twin".* Its arms: autolora, twins, vanilla-rft'):
+        study_request(CompareFlags(arms=("twin",), output=str(tmp_path)), "")
 
 
 def test_a_study_is_not_continued_as_another_one_but_takes_more_seeds(tmp_path: Path) -> None:
@@ -243,7 +243,7 @@ def test_images_from_elsewhere_are_named_where_they_are_not_the_tasks_own(tmp_pa
     name = read_texts(folder, "train")["task"]
     for task, said in (("fashion-mnist-5-9", name), (name, None)):
         config = with_settings(ExperimentConfig(), {"data.path": folder, "data.task": task})
-        study = tiny_study(arms=(Arm(name="AutoLoRa", config=config),))
+        study = tiny_study(arms=(Arm(id="autolora", label="AutoLoRa", config=config),))
         assert describe_study(request(tmp_path, study=study)).get("images") == said
 
 
@@ -267,12 +267,10 @@ def test_progress_says_result_time_and_what_is_honestly_left() -> None:
     one.status = "finished"
     progress.ended(one, [replace(runs.history(1)[0], best_robust_accuracy=0.784)])
     # 14 runs of 252 s are left, 1 of them nearly done, 2 at a time: 13 * 252 / 2 = 1638 s.
-    assert said == [
-        "[ 7/21] search TWINS, odd/name lr=0.1 gamma=1 seed 0: val PGD-10 78.4 % in 4:12; about 27 min left"
-    ]
+    assert said == ["[ 7/21] search twins lr=0.1 gamma=1 seed 0: val PGD-10 78.4 % in 4:12; about 27 min left"]
     other.status, other.error = "failed", "out of memory"
     progress.ended(other, [])
-    assert said[1].startswith("[ 8/21] search TWINS, odd/name lr=0.1 gamma=3 seed 0: FAILED (out of memory) in 4:12")
+    assert said[1].startswith("[ 8/21] search twins lr=0.1 gamma=3 seed 0: FAILED (out of memory) in 4:12")
 
 
 def test_flags_name_a_study_and_its_folder(tmp_path: Path) -> None:

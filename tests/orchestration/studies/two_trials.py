@@ -35,8 +35,8 @@ def request(home: Path, task: str, lrs: Sequence[float] = LRS) -> StudyRequest:
         name="two_trials",
         title="Two learning rates",
         paper_tables=(),
-        arms=(Arm(name="Vanilla RFT", config=config, grid={"optimization.lr": tuple(lrs)}),),
-        reference="Vanilla RFT",
+        arms=(Arm(id="vanilla-rft", label="Vanilla RFT", config=config, grid={"optimization.lr": tuple(lrs)}),),
+        reference="vanilla-rft",
     )
     return StudyRequest(
         study=study, name=NAME, home=home, seeds=(0,), command="python -m tests.orchestration.studies.two_trials"

@@ -21,13 +21,14 @@ from tests.reporting import runs
 
 LRS, DECAYS, GAMMAS = [0.01, 0.003, 0.001], [1e-4, 1e-5], [0.4, 1.0, 3.0]
 ATTACKS = ("natural", "pgd10")
-ACCURACIES = {"AutoLoRa": (0.91, 0.80, 0.74), "TWINS": (0.90, 0.83, 0.79), "Vanilla RFT": (0.885, 0.775, 0.73)}
+LABELS = {"autolora": "AutoLoRa", "twins": "TWINS", "vanilla-rft": "Vanilla RFT"}
+ACCURACIES = {"autolora": (0.91, 0.80, 0.74), "twins": (0.90, 0.83, 0.79), "vanilla-rft": (0.885, 0.775, 0.73)}
 """Natural, PGD-10 and AutoAttack accuracy that an arm scatters about."""
 ERROR = "RayTaskError: worker 1 | died\n  of a signal"
 
 
 def study(folder: Path, *, seeds: int = 3, images: int = 400, autoattack: bool = True, **changes: Any) -> Path:
-    """Writes a finished tuned comparison: one search trial of TWINS failed, one of vanilla RFT stopped early.
+    """Writes a finished tuned comparison: one trial of TWINS failed, one of vanilla RFT stopped early.
 
     Args:
         folder: home of the study, made here.
@@ -37,9 +38,9 @@ def study(folder: Path, *, seeds: int = 3, images: int = 400, autoattack: bool =
         changes: of study.json.
     """
     grids: dict[str, dict[str, list[Any]]] = {
-        "AutoLoRa": {},
-        "TWINS": {"optimization.lr": LRS, "optimization.weight_decay": DECAYS, "method.twins_gamma": GAMMAS},
-        "Vanilla RFT": {"optimization.lr": LRS, "optimization.weight_decay": DECAYS},
+        "autolora": {},
+        "twins": {"optimization.lr": LRS, "optimization.weight_decay": DECAYS, "method.twins_gamma": GAMMAS},
+        "vanilla-rft": {"optimization.lr": LRS, "optimization.weight_decay": DECAYS},
     }
     description = {
         "study": "tuned_baselines",
@@ -53,8 +54,8 @@ def study(folder: Path, *, seeds: int = 3, images: int = 400, autoattack: bool =
         "scheduler": "grid",
         "epsilon": 0.1,
         "command": "python jobs/compare.py --study tuned_baselines --task fashion-mnist-5-9",
-        "reference": "AutoLoRa",
-        "arms": [{"name": n, "label": n, "searched": bool(g), "grid": g} for n, g in grids.items()],
+        "reference": "autolora",
+        "arms": [{"id": arm, "label": LABELS[arm], "grid": grid} for arm, grid in grids.items()],
     } | changes
     entries: list[dict[str, Any]] = []
     for name, grid in grids.items():
@@ -62,7 +63,7 @@ def study(folder: Path, *, seeds: int = 3, images: int = 400, autoattack: bool =
         chosen = {key: values[0] for key, values in grid.items()}
         for seed in range(seeds):
             entries.append(entry(name, "final", seed, chosen, f"final-{len(entries)}"))
-            final_run(folder, entries[-1], images, autoattack and name != "Vanilla RFT")
+            final_run(folder, entries[-1], images, autoattack and name != "vanilla-rft")
     write(folder, description, entries)
     return folder
 
@@ -103,7 +104,7 @@ def final_run(folder: Path, told: dict[str, Any], images: int, autoattack: bool)
     home = folder / "runs" / told["run"]
     seed, arm = told["seed"], told["arm"]
     shift = ACCURACIES[arm][1] - 0.8 + 0.004 * seed
-    records = history(20, vanilla=arm != "AutoLoRa", lift=shift, similarity=0.1 + shift)
+    records = history(20, vanilla=arm != "autolora", lift=shift, similarity=0.1 + shift)
     outcomes = _outcomes(images, arm, seed)
     label = outcomes["label"]
     right = (outcomes[f"{name}_prediction"] == label for name in ("natural", "pgd10"))
@@ -126,11 +127,11 @@ def _search(folder: Path, arm: str, grid: dict[str, list[Any]]) -> list[dict[str
     entries = []
     for index, values in enumerate(itertools.product(*grid.values())):
         settings = dict(zip(grid, values, strict=True))
-        told = entry(arm, "search", 0, settings, f"search-{arm.split(maxsplit=1)[0]}-{index}")
+        told = entry(arm, "search", 0, settings, f"search-{arm}-{index}")
         epochs = 20
-        if (arm, index) == ("TWINS", 4):
+        if (arm, index) == ("twins", 4):
             told, epochs = told | {"status": "failed", "error": ERROR}, 3
-        if (arm, index) == ("Vanilla RFT", 5):
+        if (arm, index) == ("vanilla-rft", 5):
             told, epochs = told | {"status": "stopped_early"}, 6
         records = history(epochs, vanilla=True, lift=-0.02 * index / len(LRS))
         result = replace(
@@ -155,7 +156,7 @@ def _write_run(home: Path, records: list[EpochRecord], result: RunResult | None,
 def _outcomes(images: int, arm: str, seed: int) -> dict[str, Any]:
     """An image is hard or easy for all arms alike, with some noise of the arm and the seed."""
     hardness = np.random.default_rng(0).uniform(size=images)
-    noise = np.random.default_rng([seed, *arm.encode()]).normal(0, 0.03, images)
+    noise = np.random.default_rng([seed, *LABELS[arm].encode()]).normal(0, 0.03, images)
     label = np.arange(images) % 5
     right = {name: hardness + noise < ACCURACIES[arm][i] for i, name in enumerate(ATTACKS)}
     return {
@@ -170,7 +171,7 @@ def _evaluate(home: Path, outcomes: dict[str, Any], arm: str, seed: int) -> None
     """AutoAttack on every second test image."""
     rows = np.arange(0, len(outcomes["row"]), 2)
     hardness = np.random.default_rng(0).uniform(size=len(outcomes["row"]))[rows]
-    noise = np.random.default_rng([seed, *arm.encode()]).normal(0, 0.03, len(outcomes["row"]))[rows]
+    noise = np.random.default_rng([seed, *LABELS[arm].encode()]).normal(0, 0.03, len(outcomes["row"]))[rows]
     robust = {"robust/autoattack": hardness + noise < ACCURACIES[arm][2]}
     robust["robust/pgd10"] = outcomes["pgd10_prediction"][rows] == outcomes["label"][rows]
     kept = {key: np.asarray(values)[rows] for key, values in outcomes.items() if key != "pgd10_prediction"}

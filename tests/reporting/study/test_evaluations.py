@@ -20,7 +20,7 @@ from distributed_autolora.reporting.study.statistics import mcnemar_tests
 from tests.reporting.study import studies
 
 AUTOATTACK, OTHER = "robust_accuracy/autoattack", "robust_accuracy/pgd50"
-JUDGED = ("AutoLoRa", "TWINS")
+JUDGED = ("autolora", "twins")
 
 
 @pytest.fixture

@@ -34,13 +34,6 @@ def test_all_commands_of_a_study_are_kept_in_order_and_printed_once(tmp_path: Pa
     assert printed(tmp_path) == [ONE, OTHER]
 
 
-def test_a_secret_that_was_changed_makes_no_other_command(tmp_path: Path) -> None:
-    folder = StudyFolder(studies.study(tmp_path, command=ONE))
-    for secret in ("s3cret", "changed"):
-        folder.describe({**folder.description(), "command": f"{OTHER} --data https://host/x?token={secret}"})
-    assert printed(tmp_path) == [ONE, f"{OTHER} --data https://host/x?token=***"]
-
-
 @pytest.mark.parametrize("told_by", ["result", "history"])
 def test_a_run_whose_checks_warned_is_a_reason_to_doubt_it(told_by: str, tmp_path: Path) -> None:
     folder = studies.study(tmp_path, autoattack=False)
@@ -53,6 +46,5 @@ def test_a_run_whose_checks_warned_is_a_reason_to_doubt_it(told_by: str, tmp_pat
             run.write_history(history)
         else:
             run.write_result(replace(run.result(), masking=masking_summary(history)))
-    (line,) = [text for text in warnings(load_study(folder), None) if "promised too much" in text]
-    assert line.startswith("AutoLoRa, seed 0: the run's own attack promised too much in epoch 4 and 12,")
-    assert line.endswith("(largest gap on validation 18.8 %, epoch 12).")
+    (line,) = [text for text in warnings(load_study(folder), None) if text.startswith("AutoLoRa, seed")]
+    assert all(part in line for part in ("seed 0", "epoch 4 and 12", "18.8 %, epoch 12"))

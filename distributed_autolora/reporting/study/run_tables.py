@@ -1,17 +1,17 @@
-"""What happened inside the runs of a study: schedules, searches, costs, what is missing; as Markdown tables."""
+"""Tables of a study's runs: cost, schedules, hyperparameter search, what is missing."""
 
 from __future__ import annotations
 
-import json
 import statistics
 from typing import Any
 
 from distributed_autolora.records import series, value
 from distributed_autolora.reporting.format import compact, duration
-from distributed_autolora.reporting.markdown import NONE, counted, table
+from distributed_autolora.reporting.markdown import NONE, counted, per_cent, table
 from distributed_autolora.reporting.study.costs import Cost, mean_final_cost, search_cost
-from distributed_autolora.reporting.study.format import error_text, settings_text
-from distributed_autolora.reporting.study.loading import Study
+from distributed_autolora.reporting.study.format import error_text, number
+from distributed_autolora.reporting.study.loading import Arm, Study, StudyRun
+from distributed_autolora.studies import settings_text
 
 _SIMILARITY = "gradient_similarity"
 
@@ -19,11 +19,11 @@ _SIMILARITY = "gradient_similarity"
 def cost_table(study: Study) -> str:
     """Returns, for each arm, what its search, one final run, and both together cost."""
     rows = []
-    alone = next((name for name in (study["reference"], *study.references) if name in study.references), None)
+    alone = next((arm for arm in (study["reference"], *study.references) if arm in study.references), None)
     base = mean_final_cost(study, alone) if alone else None
     for arm in study.arms:
-        search, final = search_cost(study, arm.name), mean_final_cost(study, arm.name)
-        trials, judged = study.of(arm.name, "search"), study.judged(arm.name)
+        search, final = search_cost(study, arm.id), mean_final_cost(study, arm.id)
+        trials, judged = study.of(arm.id, "search"), study.judged(arm.id)
         if trials:
             begun = sum(bool(run.history) for run in trials)
             of = "" if begun == len(trials) else f"{begun} of "
@@ -33,17 +33,14 @@ def cost_table(study: Study) -> str:
         if trials and final:
             rows.append([arm.label, "**search and one final run**", *_cost_cells(search + final, base)])
     times = f"times {study.arm(alone).label}: time" if alone else "times: time"
-    header = ["method", "", "worker time", "forward", "backward", times, "passes"]
-    return table(header, rows)
+    return table(["method", "", "worker time", "forward", "backward", times, "passes"], rows)
 
 
 def schedule_table(study: Study) -> str | None:
     """Returns what the schedules did in every final run that has at least one epoch, None without any."""
-    rows = []
-    for arm in study.arms:
-        for run in study.of(arm.name, "final"):
-            rows += [[arm.label, str(run.seed), *_schedule_cells(run.history)]] if run.history else []
-    header = ["method", "seed", "epochs", "chosen", "learning rate", "after epoch", "lambda1", "lambda2"]
+    runs = [run for arm in study.arms for run in study.of(arm.id, "final") if run.history]
+    rows = [[study.arm(run.arm).label, str(run.seed), *_schedule_cells(run.history)] for run in runs]
+    header = ["method", "seed", "epochs", "selected", "learning rate", "after epoch", "lambda1", "lambda2"]
     return table(header, rows) if rows else None
 
 
@@ -57,56 +54,90 @@ def automatic_rules(study: Study) -> str:
 def similarity_table(study: Study) -> str | None:
     """Returns the gradient similarity of each arm at the first, the middle and the last epoch; None without any."""
     rows = []
-    for arm in study.arms:
-        for run in study.of(arm.name, "final"):
-            known = [(record["epoch"], value(record, _SIMILARITY)) for record in run.history]
-            known = [(epoch, similarity) for epoch, similarity in known if similarity is not None]
-            if known:
-                picked = (known[0], known[len(known) // 2], known[-1])
-                rows.append([arm.label, str(run.seed), *(f"{s:.3f} (epoch {epoch})" for epoch, s in picked)])
+    for run in (run for arm in study.arms for run in study.of(arm.id, "final")):
+        values = [(record["epoch"], value(record, _SIMILARITY)) for record in run.history]
+        known = [(epoch, similarity) for epoch, similarity in values if similarity is not None]
+        if known:
+            picked = (known[0], known[len(known) // 2], known[-1])
+            cells = [f"{similarity:.3f} (epoch {epoch})" for epoch, similarity in picked]
+            rows.append([study.arm(run.arm).label, str(run.seed), *cells])
     return table(["method", "seed", "first", "middle", "last"], rows) if rows else None
+
+
+def search_table(study: Study, arm: Arm) -> str:
+    """Returns every trial of an arm's search with its validation accuracy, or why it has none; "" without a trial."""
+    chosen = [run.settings for run in study.of(arm.id, "final")]
+    rows = []
+    for run in study.of(arm.id, "search"):
+        known = run.validation_accuracy if run.status in ("finished", "stopped_early") else None
+        accuracy = NONE if known is None else per_cent(known)
+        note = _trial_note(run) or ("**best trial**" if run.settings in chosen else "")
+        rows.append([*(number(run.settings.get(key, "")) for key in arm.grid), accuracy, note])
+    return table([*(key.split(".")[-1] for key in arm.grid), "validation, %", ""], rows) if rows else ""
+
+
+def search_sentence(study: Study, arm: Arm) -> str:
+    """Returns how many trials finished, the range of their accuracies, the best one, and whether it is at an edge."""
+    trials = study.of(arm.id, "search")
+    scores = {
+        settings_text(run.settings): run.validation_accuracy
+        for run in trials
+        if run.status == "finished" and run.validation_accuracy is not None
+    }
+    text = f"{arm.label}: {len(scores)} of {counted(len(trials), 'trial')} finished"
+    if scores:
+        text += f", validation accuracy {per_cent(min(scores.values()))} to {per_cent(max(scores.values()))} %"
+    chosen = next((run.settings for run in study.of(arm.id, "final") if run.settings), None)
+    if chosen is None:
+        return f"{text}."
+    edges = [
+        key.split(".")[-1]
+        for key, values in arm.grid.items()
+        if len(values) > 1 and chosen.get(key) in (min(values), max(values))
+    ]
+    edge = f", at the edge of the grid in {', '.join(edges)}" if edges else ""
+    ties = sum(score == max(scores.values()) for score in scores.values()) if scores else 0
+    first = f", first of {ties} equal ones" if ties > 1 else ""
+    return f"{text}; best trial: {settings_text(chosen)}{first}{edge}."
 
 
 def missing(study: Study) -> list[str]:
     """Returns one line for everything that a finished study would have and this one has not."""
     lines = []
     for run in study.runs:
-        name = f"{study.arm(run.arm).label}, {run.phase}, seed {run.seed}"
-        name += f", {settings_text(run.settings)}" if run.settings else ""
+        name = " ".join(
+            filter(None, [study.arm(run.arm).label, run.phase, f"seed {run.seed}", settings_text(run.settings)])
+        )
         if run.status == "failed":
             lines.append(f"failed: {name}: `{error_text(run)}`")
         elif run.status == "finished" and run.result is None:
-            lines.append(f"said to be finished, but without a result.json: {name}")
+            lines.append(f"finished, but without a result.json: {name}")
         elif run.status == "running" or (run.status == "pending" and run.history):
-            after = f" (after {counted(len(run.history), 'epoch')})" if run.history else ""
-            lines.append(f"{run.status}{after}: {name}")
+            lines.append(f"{run.status} after {counted(len(run.history), 'epoch')}: {name}")
     for arm in study.arms:
         for phase in ("search", "final"):
-            runs = study.of(arm.name, phase)
+            runs = study.of(arm.id, phase)
             pending = sum(run.status == "pending" and not run.history for run in runs)
-            lines += [f"pending: {arm.label}, {phase}, {pending} of {counted(len(runs), 'run')}"] if pending else []
-        seeds = {run.seed for run in study.of(arm.name, "final")}
+            lines += [f"pending: {arm.label} {phase}, {pending} of {counted(len(runs), 'run')}"] if pending else []
+        seeds = {run.seed for run in study.of(arm.id, "final")}
         absent = [str(seed) for seed in study["seeds"] or [] if seed not in seeds]
-        lines += [f"not started: {arm.label}, final, seed {', '.join(absent)}"] if absent else []
-        lines += [f"not started: {arm.label}, search"] if arm.searched and not study.of(arm.name, "search") else []
+        lines += [f"not started: {arm.label} final, seed {', '.join(absent)}"] if absent else []
     return lines
 
 
 def is_unfinished(study: Study) -> bool:
     """Tells whether some final run has no accuracy yet, or some trial is still to end; failed trials do not count."""
     seeds = study["seeds"] or sorted({run.seed for run in study.runs if run.phase == "final"})
-    judged = all({run.seed for run in study.judged(arm.name)} >= set(seeds) for arm in study.arms)
-    waiting = any(run.status in ("pending", "running") for run in study.runs)
-    return waiting or not judged
+    judged = all({run.seed for run in study.judged(arm.id)} >= set(seeds) for arm in study.arms)
+    return any(run.status in ("pending", "running") for run in study.runs) or not judged
 
 
-def chosen_settings(study: Study) -> str:
-    """Returns the settings that the final runs of each searched arm used, as JSON that a config takes."""
-    lines = []
-    for arm in study.arms:
-        chosen = {json.dumps(run.settings) for run in study.of(arm.name, "final") if run.settings}
-        lines += [f"- {arm.label}: `{text}`" for text in sorted(chosen)]
-    return "\n".join(lines)
+def _trial_note(run: StudyRun) -> str:
+    if run.status == "failed":
+        return f"failed: {error_text(run)}"
+    if run.status == "stopped_early":
+        return f"stopped after epoch {len(run.history)}"
+    return "" if run.status == "finished" else run.status
 
 
 def _cost_cells(cost: Cost, base: Cost | None) -> list[str]:
@@ -124,21 +155,15 @@ def _count(passes: int | None) -> str:
 
 def _schedule_cells(history: list[dict[str, Any]]) -> list[str]:
     rates = series(history, "lr")
+    changed = f" to {compact(rates[-1])}, mean {compact(statistics.fmean(rates))}" if len(set(rates)) > 1 else ""
     return [
         str(len(history)),
         str(history[-1].get("best_epoch", NONE)),
-        _rates(rates),
-        _events(history) or "nothing",
+        compact(rates[0]) + changed,
+        _events(history) or NONE,
         _from_to(history, "natural_weight"),
         _from_to(history, "kl_weight"),
     ]
-
-
-def _rates(rates: list[float]) -> str:
-    """Returns "0.01 to 1e-4, mean 0.00531": how much a run could learn in all; "0.01" where nothing changed."""
-    if len(set(rates)) == 1:
-        return compact(rates[0])
-    return f"{compact(rates[0])} to {compact(rates[-1])}, mean {compact(statistics.fmean(rates))}"
 
 
 def _events(history: list[dict[str, Any]]) -> str:
