@@ -41,6 +41,7 @@ from distributed_autolora.config import (
     ScalingConfig,
 )
 from distributed_autolora.hardware import cpu_precision, gpu_precision
+from distributed_autolora.training.methods.registry import method_of
 from distributed_autolora.training.task_data import TaskData
 
 Network = Literal["small_resnet", "resnet18"]
@@ -130,19 +131,19 @@ def step_memory(config: ExperimentConfig, device_name: str) -> dict[str, Any]:
 def theory(steps: TrainingSteps, x: Tensor, y: Tensor) -> dict[str, int]:
     """Returns the bytes that must be in memory between the forward and the backward of a step, by purpose."""
     trainer = steps.trainer
-    further = trainer.method.step_arguments(len(x), 0, 1)
+    further = method_of(trainer.config).step_arguments(len(x), 0, 1)
 
     def forward() -> object:
-        with trainer.autocast():
-            return trainer.wrapped(x, x.clone(), y, denominator=float(len(x)), **further).total
+        with trainer.step.autocast():
+            return trainer.step.objective(x, x.clone(), y, denominator=float(len(x)), **further).total
 
     parameters, buffers = list(trainer.objective.parameters()), list(trainer.objective.buffers())
     return {
         "parameters": _bytes([*parameters, *buffers]),
         "gradients": _bytes(parameters),  # held from one backward to the next
         "momentum": _bytes(parameters),
-        "attack_network": _bytes(_tensors_of(trainer.attack_network)),
-        "best": _bytes(trainer.best.values()),  # the best state so far, which a halving restores
+        "attack_network": _bytes(_tensors_of(trainer.attacks.network)),
+        "best": _bytes(trainer.state().best.values()),  # the best state so far, which a halving restores
         "images": 3 * _bytes([x]),  # x, the noise, the adversarial images
         "kept": saved_bytes(forward, [*parameters, *buffers]),
     }

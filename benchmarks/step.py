@@ -130,7 +130,7 @@ def _natural_branch_share(steps: TrainingSteps, batch: Tensor, x: Tensor, y: Ten
 
     def forward() -> None:
         trainer.objective.eval()
-        with torch.no_grad(), trainer.autocast():
+        with torch.no_grad(), trainer.step.autocast():
             natural_logits(x)
         trainer.objective.train()
 

@@ -22,8 +22,9 @@ class TrainingSteps:
         self.trainer.objective.train()
         self.trainer.set_loss_weights(NATURAL_BRANCH_ACCURACY)
         self.timer = PhaseSeconds()
-        self._sums = LossSums(10**9, "the benchmark")  # never checks for a non-finite loss: that would wait
+        self.trainer.progress.sums = LossSums(10**9, "the benchmark")  # never checks for a non-finite loss: that waits
 
     def take(self, batch: Tensor, x: Tensor, y: Tensor) -> None:
         """Takes one step of epoch 1 on this worker's images `x` of a global batch."""
-        self.trainer.train_step(batch, x, y, 1, self._sums, self.timer)
+        self.trainer.progress.timer = self.timer
+        self.trainer.train_step(batch, x, y)

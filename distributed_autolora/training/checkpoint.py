@@ -19,7 +19,7 @@ from distributed_autolora.models import save_weights
 from distributed_autolora.records import EpochRecord, history_from_json, history_to_json
 from distributed_autolora.training.checkpoint_integrity import TENSORS, VALUES, broken_part, fingerprint, read_values
 
-_BY_IMAGE = {"outcomes": "validation outcomes", "fallen": "validation images fallen to the stronger attack"}
+_BY_IMAGE = {"outcomes": "validation outcomes", "newly_broken": "validation images fallen to the stronger attack"}
 """Names of the tensors by epoch and validation image, in a `TrainingState` and in a file."""
 
 
@@ -34,8 +34,8 @@ class TrainingState:
         history: one record an epoch; the schedules are replayed from it.
         identity: what must be equal for a resume: config digest, seed, split digest.
         progress: of the epoch that follows the records (`EpochProgress.state`); None at its start.
-        outcomes: bool [epochs, validation images], which withstood the attack after each epoch.
-        fallen: bool [epochs, validation images], which of these fell to the stronger attack of a check.
+        outcomes: bool [epochs, validation images]: robust to the evaluation attack after each epoch.
+        newly_broken: bool [epochs, validation images]: of these, broken by the stronger attack of a check.
     """
 
     model: Mapping[str, Tensor]
@@ -45,7 +45,7 @@ class TrainingState:
     identity: dict[str, Any]
     progress: dict[str, Any] | None = None
     outcomes: Tensor = field(default_factory=lambda: torch.empty((0, 0), dtype=torch.bool))
-    fallen: Tensor = field(default_factory=lambda: torch.empty((0, 0), dtype=torch.bool))
+    newly_broken: Tensor = field(default_factory=lambda: torch.empty((0, 0), dtype=torch.bool))
 
     @property
     def step(self) -> int:

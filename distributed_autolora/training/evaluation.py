@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from distributed_autolora.config import ExperimentConfig
 from distributed_autolora.core.attacks import eval_mode
-from distributed_autolora.core.fast_attack.attack_network import AttackNetwork
-from distributed_autolora.core.metrics import AccuracyCount, count_correct
+from distributed_autolora.core.metrics import count_correct
 from distributed_autolora.data.sampler import worker_share
 from distributed_autolora.models import Classifier
+from distributed_autolora.records import AccuracyCount
+from distributed_autolora.training.attacks import Attack
 from distributed_autolora.training.distributed import collectives
-from distributed_autolora.training.methods.registry import Attack
+from distributed_autolora.training.methods.loss_weights import AdaptsLossWeights, follows_accuracy
+from distributed_autolora.training.task_data import TaskData
 
 Batches = Callable[[Tensor], tuple[Tensor, Tensor]]
-Loaded = Callable[[Iterator[Tensor]], Iterator[tuple[Tensor, Tensor]]]
 _RIDGE = 1e-4
 _LBFGS_STEPS = 200
 
@@ -28,86 +31,78 @@ def own_batches(rows: Tensor, batch_size: int) -> Iterator[Tensor]:
     return iter(share.split(batch_size)) if len(share) else iter(())
 
 
-def sum_counts(count: AccuracyCount, device: torch.device) -> AccuracyCount:
-    """Adds the counts of all workers."""
-    total = collectives.sum_over_workers(torch.tensor([count.correct, count.total], device=device))
-    return AccuracyCount(int(total[0]), int(total[1]))
+@dataclass(frozen=True)
+class Validation:
+    """Accuracies of a network on the validation images.
 
-
-def natural_accuracy(
-    logits_of: Callable[[Tensor], Tensor], module: nn.Module, load: Loaded, rows: Tensor, batch_size: int
-) -> AccuracyCount:
-    """Counts the correctly classified natural images among `rows`, over all workers.
-
-    Args:
-        logits_of: logits of images; computed with `module` in eval mode, without gradients.
-        module: what `logits_of` computes with.
-        load: images and labels of each batch of rows.
-        rows: [n] rows, shared among the workers.
-        batch_size: images per batch of one worker.
+    Attributes:
+        natural: over all workers.
+        robust: the same under the evaluation attack.
+        outcomes: bool [n] on the CPU: robust or not, in ascending order of the rows; the same on every worker.
     """
-    count = AccuracyCount()
-    with eval_mode(module), torch.no_grad():
-        for x, y in load(own_batches(rows, batch_size)):
-            count += count_correct(logits_of(x), y)
-    return sum_counts(count, _device(module))
+
+    natural: AccuracyCount
+    robust: AccuracyCount
+    outcomes: Tensor
 
 
-def natural_and_robust_accuracy(
-    model: nn.Module, network: AttackNetwork, attack: Attack, batches: Batches, rows: Tensor, batch_size: int
-) -> tuple[AccuracyCount, AccuracyCount, tuple[bool, ...]]:
-    """Counts correct natural and adversarial images among `rows`, over all workers.
+def validate(config: ExperimentConfig, model: nn.Module, attack: Attack, data: TaskData) -> Validation:
+    """Evaluates `model` on the validation images; the attack's last iterate is classified by `model` itself."""
+    batch_size = config.evaluation.batch_size_per_worker
+    found = natural_and_robust_predictions(model, attack, data.plain_batch, data.split.val, batch_size)
+    _, labels, natural, robust = found.unbind(1)
+    return Validation(correct_count(natural, labels), correct_count(robust, labels), robust == labels)
 
-    Returns both counts, and for each image in ascending order of its row whether it is classified rightly as the attack
-    leaves it; the same on every worker.
 
-    The attack searches on `network`; its last iterate is judged by one more forward of `model`.
-
-    Args:
-        model: the classifier that is judged.
-        network: its attack network, refreshed.
-        attack: attack(network, x, y) -> x_adv.
-        batches: images and labels of rows.
-        rows: [n] rows, shared among the workers.
-        batch_size: images per batch of one worker.
-    """
-    predictions = natural_and_robust_predictions(model, network, attack, batches, rows, batch_size)
-    _, labels, natural, robust = predictions.unbind(1)
-    withstood = tuple((robust == labels).tolist())
-    return (
-        AccuracyCount(int((natural == labels).sum()), len(labels)),
-        AccuracyCount(sum(withstood), len(labels)),
-        withstood,
-    )
+def correct_count(predictions: Tensor, labels: Tensor) -> AccuracyCount:
+    """Counts the predictions [n] that are the labels [n]."""
+    return AccuracyCount(int((predictions == labels).sum()), len(labels))
 
 
 def natural_and_robust_predictions(
-    model: nn.Module, network: AttackNetwork, attack: Attack, batches: Batches, rows: Tensor, batch_size: int
+    model: nn.Module, attack: Attack, batches: Batches, rows: Tensor, batch_size: int
 ) -> Tensor:
     """Returns int64 [n, 4] on the CPU, the same on every worker: row, label, natural and adversarial prediction.
 
     Its lines are in ascending order of the row, however many workers made them.
 
-    Args: as `natural_and_robust_accuracy`.
+    Args:
+        model: the classifier that is evaluated.
+        attack: attack(model, x, y) -> x_adv.
+        batches: images and labels of rows.
+        rows: [n] rows, shared among the workers.
+        batch_size: images per batch of one worker.
     """
     device = _device(model)
     parts = [torch.empty((0, 4), dtype=torch.int64, device=device)]
-    for batch, y, natural_logits, robust_logits in _judged(model, network, attack, batches, rows, batch_size):
-        parts.append(torch.stack([batch.to(device), y, natural_logits.argmax(1), robust_logits.argmax(1)], 1))
+    for batch in own_batches(rows, batch_size):
+        x, y = batches(batch)
+        with eval_mode(model), torch.no_grad():
+            x_adv = attack(model, x, y)
+            natural, robust = model(x).argmax(1), model(x_adv).argmax(1)
+        parts.append(torch.stack([batch.to(device), y, natural, robust], 1))
     predictions = collectives.gather_rows(torch.cat(parts)).cpu()
     return predictions[predictions[:, 0].argsort()]
 
 
-def _judged(
-    model: nn.Module, network: AttackNetwork, attack: Attack, batches: Batches, rows: Tensor, batch_size: int
-) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:
-    """Yields rows, labels, natural logits and adversarial logits of this worker's batches."""
-    for batch in own_batches(rows, batch_size):
-        x, y = batches(batch)
-        with eval_mode(model), torch.no_grad():
-            x_adv = attack(network, x, y)
-            natural, robust = model(x), model(x_adv)
-        yield batch, y, natural, robust
+def natural_branch_accuracy(
+    config: ExperimentConfig, objective: nn.Module, data: TaskData, epoch: int
+) -> AccuracyCount | None:
+    """Counts the augmented training images that backbone + low-rank branch classify correctly, over all workers.
+
+    None where both loss weights are fixed, or the method has no branch.
+    """
+    if not follows_accuracy(config):
+        return None
+    assert isinstance(objective, AdaptsLossWeights)
+    batches = own_batches(data.split.train, config.evaluation.batch_size_per_worker)
+    count = AccuracyCount()
+    with eval_mode(objective), torch.no_grad():
+        for x, y in data.prefetch(batches, epoch, "natural_accuracy"):
+            count += count_correct(objective.natural_logits(x), y)
+    device = _device(objective)
+    correct, total = collectives.sum_over_workers(torch.tensor([count.correct, count.total], device=device)).tolist()
+    return AccuracyCount(correct, total)
 
 
 def fit_linear_head(classifier: Classifier, batches: Batches, rows: Tensor, batch_size: int) -> None:

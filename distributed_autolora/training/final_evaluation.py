@@ -1,30 +1,31 @@
-"""The final judgement: the one time that a run is judged on its test split."""
+"""The final evaluation: the only time that a run opens its test split."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from distributed_autolora.config import ExperimentConfig
 from distributed_autolora.core.attacks import eval_mode
-from distributed_autolora.core.fast_attack.attack_network import AttackNetwork
-from distributed_autolora.hardware import dtype_of
-from distributed_autolora.records import Accuracies, AccuracyCount, RunSummary
-from distributed_autolora.training.evaluation import fit_linear_head, natural_and_robust_predictions
-from distributed_autolora.training.methods.registry import attack_name, fresh_classifier
-from distributed_autolora.training.trainer import Trainer
+from distributed_autolora.models import Classifier
+from distributed_autolora.records import Accuracies, EpochRecord, RunSummary
+from distributed_autolora.training.attacks import Attack
+from distributed_autolora.training.evaluation import correct_count, fit_linear_head, natural_and_robust_predictions
+from distributed_autolora.training.methods.registry import fresh_classifier
+from distributed_autolora.training.task_data import TaskData
 
-if TYPE_CHECKING:
-    from distributed_autolora.models import Classifier
-
+TestArrays = dict[str, Any]
+"""numpy arrays by name."""
 _SAMPLES = 8
 
 
 @dataclass(frozen=True)
-class Judgement:
-    """What the final judgement found.
+class FinalEvaluation:
+    """What the final evaluation found.
 
     Attributes:
         summary: accuracies, sizes, and what they belong to.
@@ -33,23 +34,33 @@ class Judgement:
     """
 
     summary: RunSummary
-    samples: dict[str, Any] | None = None
-    outcomes: dict[str, Any] | None = None
+    samples: TestArrays | None = None
+    outcomes: TestArrays | None = None
 
 
-def judge(trainer: Trainer, weights: str | None) -> Judgement:
-    """Judges the trainer's deployed network as it is, and the untouched backbone if asked for, on the test split.
+def evaluate_finally(
+    config: ExperimentConfig,
+    data: TaskData,
+    model: Classifier,
+    attack: Attack,
+    history: Sequence[EpochRecord],
+    weights: str | None,
+) -> FinalEvaluation:
+    """Evaluates the deployed network, and the untouched backbone if asked for, on the test split.
 
-    With `evaluation.test_split` off it only sums up what validation said, and the test split stays closed.
+    With `evaluation.test_split` off it only sums up validation, and the test split stays closed.
 
     Args:
-        trainer: holding the model to judge.
+        config: the experiment.
+        data: the task.
+        model: the deployed network, as it is.
+        attack: the evaluation attack, on networks of its structure.
+        history: one record an epoch.
         weights: file of the pre-trained weights.
     """
-    config, data = trainer.config, trainer.data
-    best = trainer.history[trainer.history[-1].best_epoch - 1]
+    best = history[history[-1].best_epoch - 1]
     summary = RunSummary(
-        stopped_epoch=len(trainer.history),
+        stopped_epoch=len(history),
         best_epoch=best.epoch,
         class_names=tuple(data.table.class_names),
         image_shape=tuple(data.plain_batch(data.split.train[:1])[0].shape[1:]),
@@ -65,59 +76,48 @@ def judge(trainer: Trainer, weights: str | None) -> Judgement:
         linear_head=None,
     )
     if not config.evaluation.test_split:
-        return Judgement(summary)
-    trainer.attack_network.refresh(trainer.deployed)
+        return FinalEvaluation(summary)
     linear_head = None
     if config.evaluation.linear_head and weights is not None:
-        linear_head = _counts(_predictions(trainer, *_linear_head(trainer, weights)))
-    predictions = _predictions(trainer, trainer.deployed, trainer.attack_network)
-    summary = replace(summary, test=_counts(predictions), test_images=data.num_test, linear_head=linear_head)
-    return Judgement(summary, _samples(trainer), _outcomes(trainer, predictions))
+        linear_head = _accuracies(_predictions(config, data, _linear_head(config, data, model, weights), attack))
+    predictions = _predictions(config, data, model, attack)
+    test = _accuracies(predictions)
+    summary = replace(summary, test=test, test_images=data.num_test, linear_head=linear_head)
+    names = ("row", "label", "natural_prediction", f"{best.attack}_prediction")
+    outcomes = {name: column.numpy() for name, column in zip(names, predictions.unbind(1), strict=True)}
+    return FinalEvaluation(summary, _samples(data, model, attack), outcomes)
 
 
-def _linear_head(trainer: Trainer, weights: str) -> tuple[Classifier, AttackNetwork]:
-    """Returns the untouched backbone under a head fitted to the training images, and its attack network."""
-    dtype = next(trainer.backbone.parameters()).dtype
-    classifier = fresh_classifier(trainer.config, trainer.data.num_classes, weights).to(trainer.device, dtype)
-    batch_size = trainer.config.evaluation.batch_size_per_worker
-    fit_linear_head(classifier, trainer.data.plain_batch, trainer.data.split.train, batch_size)
-    return classifier, AttackNetwork(classifier, dtype_of(trainer.config.compute.attack_precision))
+def _linear_head(config: ExperimentConfig, data: TaskData, like: Classifier, weights: str) -> Classifier:
+    """Returns the untouched backbone under a head fitted to the training images."""
+    parameter = next(like.parameters())
+    classifier = fresh_classifier(config, data.num_classes, weights).to(parameter.device, parameter.dtype)
+    fit_linear_head(classifier, data.plain_batch, data.split.train, config.evaluation.batch_size_per_worker)
+    return classifier
 
 
-def _predictions(trainer: Trainer, model: Classifier, network: AttackNetwork) -> Tensor:
+def _predictions(config: ExperimentConfig, data: TaskData, model: Classifier, attack: Attack) -> Tensor:
     """Returns [n, 4]: row, label, natural and adversarial prediction of every test image."""
-    return natural_and_robust_predictions(
-        model,
-        network,
-        trainer.eval_attack,
-        trainer.data.test_batch,
-        torch.arange(trainer.data.num_test),
-        trainer.config.evaluation.batch_size_per_worker,
-    )
+    rows, batch_size = torch.arange(data.num_test), config.evaluation.batch_size_per_worker
+    return natural_and_robust_predictions(model, attack, data.test_batch, rows, batch_size)
 
 
-def _counts(predictions: Tensor) -> Accuracies:
+def _accuracies(predictions: Tensor) -> Accuracies:
     _, labels, natural, robust = predictions.unbind(1)
-    return Accuracies(*(AccuracyCount(int((found == labels).sum()), len(labels)) for found in (natural, robust)))
+    return Accuracies(correct_count(natural, labels), correct_count(robust, labels))
 
 
-def _outcomes(trainer: Trainer, predictions: Tensor) -> dict[str, Any]:
-    names = ("row", "label", "natural_prediction", f"{attack_name(trainer.config.eval_attack)}_prediction")
-    return {name: column.numpy() for name, column in zip(names, predictions.unbind(1), strict=True)}
-
-
-def _samples(trainer: Trainer) -> dict[str, Any]:
-    """Returns the first test images with their adversarial variants and predictions, as numpy arrays."""
-    rows = torch.arange(min(_SAMPLES, trainer.data.num_test))
-    x, y = trainer.data.test_batch(rows)
-    x_adv = trainer.eval_attack(trainer.attack_network, x, y)
-    with eval_mode(trainer.deployed), torch.no_grad():
-        predictions = [trainer.deployed(images).argmax(1) for images in (x, x_adv)]
+def _samples(data: TaskData, model: Classifier, attack: Attack) -> TestArrays:
+    """Returns the first test images with their adversarial variants and predictions."""
+    x, y = data.test_batch(torch.arange(min(_SAMPLES, data.num_test)))
+    x_adv = attack(model, x, y)
+    with eval_mode(model), torch.no_grad():
+        natural, adversarial = (model(images).argmax(1) for images in (x, x_adv))
     arrays = {
         "x": (x * 255).round().to(torch.uint8),
         "x_adv": x_adv.float(),
         "label": y,
-        "natural_prediction": predictions[0],
-        "adversarial_prediction": predictions[1],
+        "natural_prediction": natural,
+        "adversarial_prediction": adversarial,
     }
     return {name: array.cpu().numpy() for name, array in arrays.items()}

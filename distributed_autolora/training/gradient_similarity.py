@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from distributed_autolora.config import ExperimentConfig
-from distributed_autolora.core.fast_attack.attack_network import AttackNetwork
 from distributed_autolora.core.gradient_similarity import batch_gradient_similarity, gradient_similarity
 from distributed_autolora.core.keyed_random import keyed_permutation
 from distributed_autolora.data.splits import Split, stratified_subset
+from distributed_autolora.models import Classifier
 from distributed_autolora.records import GradientSimilarity
+from distributed_autolora.training.attacks import Attack
 from distributed_autolora.training.distributed import collectives
-from distributed_autolora.training.evaluation import Batches
-from distributed_autolora.training.methods.registry import Attack
+from distributed_autolora.training.task_data import TaskData
 
 BATCH = 32
 """Images of a batch of the batch form; a constant, so that no number of workers changes what is measured."""
@@ -37,27 +37,26 @@ def similarity_rows(config: ExperimentConfig, labels: Tensor, split: Split) -> T
 
 
 def measure_similarity(
-    objective: torch.nn.Module, network: AttackNetwork, attack: Attack, batches: Batches, rows: Tensor, *, head: str
+    config: ExperimentConfig, objective: nn.Module, model: Classifier, attack: Attack, data: TaskData
 ) -> GradientSimilarity:
-    """Returns the mean over images, and the mean over batches.
+    """Returns the mean over the images to measure on, and over their batches.
 
     Batches of `BATCH` consecutive rows are dealt to the workers; the sums are added over the workers and divided once.
 
     Args:
+        config: the experiment.
         objective: vanilla RFT or TWINS.
-        network: the attack network of its backbone, refreshed.
-        attack: attack(network, x, y) -> x_adv.
-        batches: images and labels of rows, without augmentation.
-        rows: [n] rows, the same on every worker; at least one.
-        head: name of the classification layer.
+        model: its backbone.
+        attack: attack(model, x, y) -> x_adv.
+        data: the task; images are not augmented.
     """
-    own = rows.split(BATCH)[collectives.rank() :: collectives.world_size()]
-    device = next(objective.parameters()).device
-    sums = torch.zeros(2, dtype=torch.float64, device=device)
-    for batch in own:
-        x, y = batches(batch)
-        x_adv = attack(network, x, y)
-        sums[0] += gradient_similarity(objective, x, x_adv, y, head=head).double().sum()
-        sums[1] += batch_gradient_similarity(objective, x, x_adv, y, head=head).double()
+    rows = similarity_rows(config, data.table.labels, data.split)
+    batches = rows.split(BATCH)
+    sums = torch.zeros(2, dtype=torch.float64, device=next(objective.parameters()).device)
+    for batch in batches[collectives.rank() :: collectives.world_size()]:
+        x, y = data.plain_batch(batch)
+        x_adv = attack(model, x, y)
+        sums[0] += gradient_similarity(objective, x, x_adv, y, head=model.head_name).double().sum()
+        sums[1] += batch_gradient_similarity(objective, x, x_adv, y, head=model.head_name).double()
     images, parts = collectives.sum_over_workers(sums).tolist()
-    return GradientSimilarity(by_image=images / len(rows), by_batch=parts / len(rows.split(BATCH)))
+    return GradientSimilarity(by_image=images / len(rows), by_batch=parts / len(batches))

@@ -1,23 +1,26 @@
-"""A whole run in one process: epochs, decisions, checkpoints, and the final judgement."""
+"""A whole run in one process: epochs, decisions, checkpoints, and the final evaluation."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from distributed_autolora.config import ExperimentConfig
-from distributed_autolora.records import EpochRecord, GradientSimilarity, RunSummary
+from distributed_autolora.core.fast_attack.tf32 import allow_tf32
+from distributed_autolora.core.schedules import Decision
+from distributed_autolora.records import AccuracyCount, EpochRecord, RunSummary
+from distributed_autolora.training.attacks import attack_name
 from distributed_autolora.training.distributed import collectives
-from distributed_autolora.training.final_evaluation import judge
-from distributed_autolora.training.gradient_similarity import measure_similarity, similarity_rows
-from distributed_autolora.training.masking_check import check_masking
+from distributed_autolora.training.evaluation import Validation, natural_branch_accuracy, validate
+from distributed_autolora.training.final_evaluation import TestArrays, evaluate_finally
+from distributed_autolora.training.gradient_similarity import measure_similarity
+from distributed_autolora.training.masking_check import CheckResult, check_masking
 from distributed_autolora.training.methods.cost import epoch_passes, is_checked
-from distributed_autolora.training.methods.registry import attack_name
+from distributed_autolora.training.methods.loss_weights import weights_of
 from distributed_autolora.training.reporter import EpochCheckpoints, Reporter
 from distributed_autolora.training.task_data import TaskData
 from distributed_autolora.training.trainer import Trainer
@@ -27,13 +30,13 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class FitResult:
-    """What a finished run knows.
+    """A finished run.
 
     Attributes:
         summary: accuracies and sizes.
         history: one record an epoch.
         weights: the deployable model: backbone and head of the epoch chosen on validation, or their average.
-        samples: arrays of a few test images with their perturbed variants and predictions; None without a test.
+        samples: arrays of a few test images with their adversarial variants and predictions; None without a test.
         outcomes: int64 arrays [n] over all test images in the order of their table: row, label,
             natural_prediction, <attack>_prediction; None without a test.
     """
@@ -41,8 +44,8 @@ class FitResult:
     summary: RunSummary
     history: list[EpochRecord]
     weights: dict[str, Tensor]
-    samples: dict[str, Any] | None
-    outcomes: dict[str, Any] | None
+    samples: TestArrays | None
+    outcomes: TestArrays | None
 
 
 def fit(
@@ -54,7 +57,7 @@ def fit(
     device: torch.device | None = None,
     dtype: torch.dtype = torch.float32,
 ) -> FitResult:
-    """Trains from the newest checkpoint or from the start, and judges the chosen model.
+    """Trains from the newest checkpoint or from the start, and evaluates the chosen model.
 
     That is the only time that the test split is opened, and not even then with `evaluation.test_split` off.
 
@@ -75,95 +78,107 @@ def fit(
     if latest is not None:
         trainer.load(latest)
     checkpoints = EpochCheckpoints(trainer, reporter)
-    while not is_finished(config, trainer.history):
-        run_epoch(trainer, epoch=len(trainer.history) + 1, after_step=checkpoints.after_step)
-        reporter.report(trainer.state())
-        checkpoints.written()
-    trainer.objective.load_state_dict(trainer.best)
-    judgement = judge(trainer, weights)
-    return FitResult(
-        judgement.summary, trainer.history, trainer.deployed.state_dict(), judgement.samples, judgement.outcomes
-    )
+    while not trainer.is_finished:
+        run_epoch(trainer, checkpoints.after_step)
+        checkpoints.write()
+    trainer.restore_best()
+    found = evaluate_finally(config, data, trainer.deployed, trainer.attacks.evaluation, trainer.history, weights)
+    return FitResult(found.summary, trainer.history, trainer.deployed.state_dict(), found.samples, found.outcomes)
 
 
-def is_finished(config: ExperimentConfig, history: Sequence[EpochRecord]) -> bool:
-    """Tells whether no epoch is left: all were run, or the schedule stopped."""
-    return bool(history) and (len(history) >= config.optimization.epochs or history[-1].stopped)
+def run_epoch(trainer: Trainer, after_step: Callable[[], None] = lambda: None) -> None:
+    """Trains what is left of an epoch, validates, decides, restores, and appends the epoch's record.
 
+    Args:
+        trainer: at the start of an epoch or within one.
+        after_step: called after each step, by every worker.
 
-def run_epoch(trainer: Trainer, epoch: int, after_step: Callable[[], None] = lambda: None) -> None:
-    """Trains what is left of an epoch (from 1), measures, decides, restores, and appends the epoch's record."""
-    _begin_or_go_on(trainer, epoch)
-    lr, weights = trainer.optimizer.param_groups[0]["lr"], trainer.loss_weights()
-    losses = trainer.train_epoch(epoch, after_step)
-    with trainer.progress.timer.phase("validation"):
-        branch = trainer.natural_branch_accuracy(epoch)
-        natural, robust, outcomes = trainer.validate()
-    similarity = _gradient_similarity(trainer)
-    masking, check = check_masking(trainer, outcomes) if is_checked(trainer.config, epoch) else (None, None)
-    decision = trainer.schedule.step(robust.accuracy, outcomes, check)
-    if decision.stop and masking is None:
-        masking, check = check_masking(trainer, outcomes)
-    trainer.remember(outcomes, check)
+    Raises:
+        TrainingDivergedError: when the loss or a weight is not finite.
+    """
+    config, data, timer = trainer.config, trainer.data, trainer.progress.timer
+    epoch = len(trainer.history) + 1
+    _prepare(trainer, epoch)
+    lr, weights = trainer.step.lr, weights_of(trainer.objective)
+    losses = trainer.train_epoch(after_step)
+    with timer.phase("validation"):
+        branch = _natural_branch(trainer, epoch)
+        found = validate(config, trainer.deployed, trainer.attacks.evaluation, data)
+    similarity = None
+    if config.evaluation.gradient_similarity_images:
+        with timer.phase("gradient_similarity"):
+            similarity = measure_similarity(
+                config, trainer.objective, trainer.backbone, trainer.attacks.evaluation, data
+            )
+    check = _check(trainer, found) if is_checked(config, epoch) else None
+    decision = trainer.steering.decide(found, check)
+    if decision.stop and check is None:
+        check = _check(trainer, found)
+    trainer.steering.remember(found, check)
     trainer.follow(decision)
     trainer.set_loss_weights(None if branch is None else branch.accuracy)
-    split, seconds = trainer.data.split, trainer.progress.timer.seconds
-    best_epoch = epoch if decision.improved else trainer.history[-1].best_epoch
-    checked = 0 if check is None else check.images
     trainer.history.append(
-        EpochRecord(
-            epoch=epoch,
+        replace(
+            _record(trainer, found, check, decision),
             lr=lr,
-            **weights,
+            natural_weight=None if weights is None else weights.natural_weight,
+            kl_weight=None if weights is None else weights.kl_weight,
             natural_branch=branch,
-            attack=attack_name(trainer.config.eval_attack),
-            natural=natural,
-            robust=robust,
-            masking=masking,
-            gradient_similarity=similarity,
-            next_lr=decision.lr,
-            best_epoch=best_epoch,
-            best_robust_accuracy=trainer.schedule.best,
-            halved=decision.halved,
-            restored_epoch=best_epoch if decision.restore_best else None,
-            stopped=decision.stop,
             losses=losses,
-            images_per_second=len(split.train) / sum(seconds[phase] for phase in ("data", "attack", "step")),
-            epoch_seconds=trainer.progress.elapsed,
-            phase_seconds={**seconds},
-            num_workers=collectives.world_size(),
-            passes=epoch_passes(trainer.config, len(split.train), len(split.val), epoch, checked),
+            gradient_similarity=similarity,
         )
     )
-    trainer.begin_epoch()
+    trainer.progress = trainer.begin_epoch()
 
 
-def _begin_or_go_on(trainer: Trainer, epoch: int) -> None:
+def _record(trainer: Trainer, found: Validation, check: CheckResult | None, decision: Decision) -> EpochRecord:
+    """Returns the epoch's record, but for what its steps used and measured."""
+    config, split, progress = trainer.config, trainer.data.split, trainer.progress
+    epoch, seconds = len(trainer.history) + 1, progress.timer.seconds
+    best_epoch = epoch if decision.improved else trainer.history[-1].best_epoch
+    checked = 0 if check is None else check.counts.images
+    return EpochRecord(
+        epoch=epoch,
+        lr=trainer.step.lr,
+        attack=attack_name(config.eval_attack),
+        natural=found.natural,
+        robust=found.robust,
+        masking=None if check is None else check.counts,
+        next_lr=decision.lr,
+        best_epoch=best_epoch,
+        best_robust_accuracy=trainer.steering.best,
+        halved=decision.halved,
+        restored_epoch=best_epoch if decision.restore_best else None,
+        stopped=decision.stop,
+        losses={},
+        images_per_second=len(split.train) / sum(seconds[phase] for phase in ("data", "attack", "step")),
+        epoch_seconds=progress.elapsed,
+        phase_seconds={**seconds},
+        num_workers=collectives.world_size(),
+        passes=epoch_passes(config, len(split.train), len(split.val), epoch, checked),
+    )
+
+
+def _prepare(trainer: Trainer, epoch: int) -> None:
     """Logs where the epoch begins; the first one measures the natural-branch accuracy that it begins with, too."""
     progress = trainer.progress
     if progress.step:
-        _log.info("Epoch %d goes on after step %d.", epoch, progress.step)
+        _log.info("Epoch %d resumes after step %d.", epoch, progress.step)
     else:
         _log.info("Epoch %d begins.", epoch)
     if epoch == 1 and progress.step == 0:
         with progress.timer.phase("validation"):
-            branch = trainer.natural_branch_accuracy(epoch=0)
+            branch = _natural_branch(trainer, epoch=0)
             progress.natural_branch_accuracy = None if branch is None else branch.accuracy
             trainer.set_loss_weights(progress.natural_branch_accuracy)
     _log.info("Epoch %d: steps begin.", epoch)
 
 
-def _gradient_similarity(trainer: Trainer) -> GradientSimilarity | None:
-    """Returns what `measure_similarity` finds in a phase of its own; None where it is not asked for."""
-    if trainer.config.evaluation.gradient_similarity_images == 0:
-        return None
-    with trainer.progress.timer.phase("gradient_similarity"):
-        trainer.attack_network.refresh()
-        return measure_similarity(
-            trainer.objective,
-            trainer.attack_network,
-            trainer.eval_attack,
-            trainer.data.plain_batch,
-            similarity_rows(trainer.config, trainer.data.table.labels, trainer.data.split),
-            head=trainer.backbone.head_name,
-        )
+def _natural_branch(trainer: Trainer, epoch: int) -> AccuracyCount | None:
+    with allow_tf32(trainer.device.type == "cuda"), trainer.step.autocast():  # the format that the branch is trained in
+        return natural_branch_accuracy(trainer.config, trainer.objective, trainer.data, epoch)
+
+
+def _check(trainer: Trainer, found: Validation) -> CheckResult | None:
+    timer, attack = trainer.progress.timer, trainer.attacks.stronger
+    return check_masking(trainer.config, trainer.deployed, attack, trainer.data, found.outcomes, timer)

@@ -1,68 +1,82 @@
-"""What a run steers by, checked while it runs: a stronger and different attack on some validation images.
+"""Check of the evaluation attack by a stronger and different one on some validation images, while a run trains.
 
-The learning rate follows one cheap attack, and under all rules but "paired" so do the restores and the choice of the
-model. A model that masks its gradients from that attack looks robust to it and to nothing else (Athalye et al., 2018);
-here the gap shows, and rule "paired" counts what fell.
+The learning rate follows the evaluation attack, and so do restores and the choice of the model. A network that masks
+its gradients looks robust to that attack only (Athalye et al., 2018); rule "paired" counts the images that break here.
 """
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
+from dataclasses import dataclass
 
+import torch
+from torch import Tensor, nn
+
+from distributed_autolora.config import ExperimentConfig
 from distributed_autolora.core.attacks import eval_mode
 from distributed_autolora.core.keyed_random import keyed_uniform
 from distributed_autolora.core.paired_comparison import StrongerCheck
 from distributed_autolora.data.splits import stratified_subset
 from distributed_autolora.records import MaskingCheck
+from distributed_autolora.training.attacks import Attack
 from distributed_autolora.training.distributed import collectives
+from distributed_autolora.training.epoch import PhaseSeconds
 from distributed_autolora.training.evaluation import own_batches
 from distributed_autolora.training.methods.cost import masking_images
-from distributed_autolora.training.methods.registry import build_attack, stronger_attack
-from distributed_autolora.training.trainer import Trainer
+from distributed_autolora.training.task_data import TaskData
 
 
-def check_masking(trainer: Trainer, outcomes: tuple[bool, ...]) -> tuple[MaskingCheck | None, StrongerCheck | None]:
-    """Attacks some validation images once more, and returns the counts and which images fell.
+@dataclass(frozen=True)
+class CheckResult:
+    """What the stronger attack found: counts for the record, and outcomes by image for the schedule."""
 
-    (None, None) where no image is affordable.
+    counts: MaskingCheck
+    by_image: StrongerCheck
+
+
+def check_masking(
+    config: ExperimentConfig,
+    model: nn.Module,
+    attack: Attack,
+    data: TaskData,
+    outcomes: Tensor,
+    timer: PhaseSeconds | None = None,
+) -> CheckResult | None:
+    """Attacks some validation images by the stronger attack; None where no image is affordable.
 
     Args:
-        trainer: whose model was validated just now, and not restored since.
-        outcomes: what its `validate` returned by row.
+        config: the experiment.
+        model: the network that was just validated.
+        attack: the stronger attack.
+        data: the task.
+        outcomes: bool [n]: robust to the evaluation attack, in ascending order of the validation rows.
+        timer: takes the seconds.
     """
-    rows = trainer.data.split.val.sort().values
-    places = _places(trainer, rows)
+    rows = data.split.val.sort().values
+    count = masking_images(config, len(data.split.train), len(rows))
+    # The same images in all epochs and seeds.
+    places = stratified_subset(data.table.labels[rows], count, config.data.split_seed)
     if len(places) == 0:
-        return None, None
-    with trainer.progress.timer.phase("masking"):
-        broken = torch.zeros(len(rows), dtype=torch.bool)
-        broken[_broken_places(trainer, rows, places)] = True
-    withstood = torch.tensor(outcomes)
-    fallen = withstood & broken
-    images, count = len(places), int(fallen.sum())
-    found = MaskingCheck(images=images, robust=int(withstood[places].sum()) - count, broken=count)
-    return found, StrongerCheck(fallen, images)
+        return None
+    broken = torch.zeros(len(rows), dtype=torch.bool)
+    with (timer or PhaseSeconds()).phase("masking"):
+        broken[_broken_places(config, model, attack, data, rows, places)] = True
+    newly_broken = outcomes & broken
+    images, newly = len(places), int(newly_broken.sum())
+    counts = MaskingCheck(images=images, robust=int(outcomes[places].sum()) - newly, broken=newly)
+    return CheckResult(counts, StrongerCheck(newly_broken, images))
 
 
-def _places(trainer: Trainer, rows: Tensor) -> Tensor:
-    """Returns where the images to check are among the ascending validation rows; the same in all epochs and seeds."""
-    config, split = trainer.config, trainer.data.split
-    count = masking_images(config, len(split.train), len(split.val))
-    return stratified_subset(trainer.data.table.labels[rows], count, config.data.split_seed)
-
-
-def _broken_places(trainer: Trainer, rows: Tensor, places: Tensor) -> Tensor:
-    """Returns which of `places` among `rows` the stronger attack leaves wrong; the same on every worker."""
-    config, data, model = trainer.config, trainer.data, trainer.deployed
-    trainer.attack_network.refresh(model)
-    attack = build_attack(config, stronger_attack(config.eval_attack))
-    found = [torch.empty(0, dtype=torch.int64, device=trainer.device)]
+def _broken_places(
+    config: ExperimentConfig, model: nn.Module, attack: Attack, data: TaskData, rows: Tensor, places: Tensor
+) -> Tensor:
+    """Returns the `places` among `rows` that the stronger attack breaks; the same on every worker."""
+    device = next(model.parameters()).device
+    found = [torch.empty(0, dtype=torch.int64, device=device)]
     for own in own_batches(places, config.evaluation.batch_size_per_worker):
         x, y = data.plain_batch(rows[own])
         # Training never draws the starts of an epoch 0.
         noise = keyed_uniform(config.seed, "attack", 0, data.to_device(rows[own]), tuple(x.shape[1:]))
         with eval_mode(model), torch.no_grad():
-            x_adv = attack(trainer.attack_network, x, y, noise=noise)
-            found.append(own.to(trainer.device)[model(x_adv).argmax(1) != y])
+            x_adv = attack(model, x, y, noise=noise)
+            found.append(own.to(device)[model(x_adv).argmax(1) != y])
     return collectives.gather_rows(torch.cat(found)).cpu()

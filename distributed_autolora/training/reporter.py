@@ -15,7 +15,7 @@ _LEAVING_EVERY_S = 10.0
 
 
 class Reporter(Protocol):
-    """Where a run's progress goes and comes back from."""
+    """Where a run's progress goes, and where it is resumed from."""
 
     def latest(self) -> TrainingState | None:
         """Returns the newest checkpoint of this run, or None for a new run."""
@@ -24,7 +24,7 @@ class Reporter(Protocol):
         """Takes where the run stands now, after an epoch or within one; every worker calls it."""
 
     def is_machine_leaving(self) -> bool:
-        """Tells whether a machine of this run is about to be taken away; every worker calls it and hears the same."""
+        """Tells whether a machine of this run is about to be taken away; every worker gets the same answer."""
 
 
 class NoReports:
@@ -41,7 +41,7 @@ class NoReports:
 
 
 class EpochCheckpoints:
-    """Writes checkpoints within an epoch, after the same steps on every worker.
+    """Writes checkpoints after epochs and within them, after the same steps on every worker.
 
     Whether one is due is asked every `scaling.check_finite_every` steps, where the workers wait for each other
     anyway: when the first worker's clock says that `scaling.checkpoint_every_s` have passed, and at once when a
@@ -51,26 +51,24 @@ class EpochCheckpoints:
     def __init__(self, trainer: Trainer, reporter: Reporter) -> None:
         self._trainer, self._reporter = trainer, reporter
         self._was_leaving = False
-        self.written()
+        self._written = time.monotonic()
 
-    def written(self) -> None:
-        """Notes that a checkpoint was written now."""
+    def write(self) -> None:
+        """Writes one now; every worker calls it."""
+        self._reporter.report(self._trainer.state())
         self._written = time.monotonic()
 
     def after_step(self) -> None:
-        """Writes a checkpoint if one is due; every worker calls it after each step."""
-        trainer, scaling = self._trainer, self._trainer.config.scaling
-        if trainer.progress.step % scaling.check_finite_every == 0 and self._is_due(scaling.checkpoint_every_s):
-            trainer.check_weights(len(trainer.history) + 1)
-            self._reporter.report(trainer.state())
-            self.written()
+        """Writes one if it is due; every worker calls it after each step."""
+        scaling = self._trainer.config.scaling
+        if self._trainer.progress.step % scaling.check_finite_every == 0 and self._is_due(scaling.checkpoint_every_s):
+            self.write()
 
     def _is_due(self, every_s: float) -> bool:
         is_leaving = self._reporter.is_machine_leaving()
         is_news, self._was_leaving = is_leaving and not self._was_leaving, is_leaving
         limit = min(every_s, _LEAVING_EVERY_S) if is_leaving else every_s
-        is_due = torch.tensor(
-            [float(is_news or time.monotonic() - self._written >= limit)], device=self._trainer.device
-        )
-        collectives.copy_from_first(is_due)
-        return bool(is_due.item())
+        is_due = is_news or time.monotonic() - self._written >= limit
+        shared = torch.tensor([float(is_due)], device=self._trainer.device)
+        collectives.copy_from_first(shared)
+        return bool(shared.item())

@@ -100,11 +100,11 @@ def test_a_shrunken_copy_of_a_recipe_takes_a_step(name: str, backbone: str, fold
     trainer = Trainer(config, TaskData(config, folder, device), None, device)
     before = [value.detach().clone() for value in trainer.backbone.parameters()]
     trainer.set_loss_weights(0.5)
-    terms = trainer.train_epoch(1)
+    terms = trainer.train_epoch()
     assert all(math.isfinite(value) for value in terms.values())
     after = list(trainer.backbone.parameters())
     assert all(not torch.equal(old, new) for old, new in zip(before, after, strict=True))
-    assert trainer.optimizer.param_groups[0]["lr"] == config.optimization.lr
+    assert trainer.step.lr == config.optimization.lr
 
 
 def test_the_names_are_told_in_a_readable_line(capsys: pytest.CaptureFixture[str]) -> None:

@@ -58,7 +58,7 @@ def _compare_checkpoints(expected: Path, actual: Path) -> Verdict:
     first, second = (TrainingState.load(_newest_checkpoint(folder)) for folder in (expected, actual))
     parts = ("model", "best", "momentum")
     different = [name for part in parts for name in _different(dict(getattr(first, part)), dict(getattr(second, part)))]
-    by_image = ({"outcomes": one.outcomes, "fallen": one.fallen} for one in (first, second))
+    by_image = ({"outcomes": one.outcomes, "newly_broken": one.newly_broken} for one in (first, second))
     different += _different(*by_image)
     count = sum(len(getattr(first, part)) for part in parts)
     return Verdict("last checkpoint, bit for bit", not different, f"{count} tensors, {len(different)} differ")

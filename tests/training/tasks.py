@@ -25,7 +25,6 @@ from distributed_autolora.config import (
 from distributed_autolora.data.parquet.writer import ImageRow, write_images
 from distributed_autolora.data.sampler import worker_share
 from distributed_autolora.training.distributed import collectives
-from distributed_autolora.training.epoch import LossSums, PhaseSeconds
 from distributed_autolora.training.trainer import Trainer
 
 SIZE = 12
@@ -68,11 +67,11 @@ def small_config(
     return replace(config, method=replace(config.method, name=method, **switches))
 
 
-def take_step(trainer: Trainer, batch: Tensor, sums: LossSums) -> None:
+def take_step(trainer: Trainer, batch: Tensor) -> None:
     """Takes a step of epoch 1 on a global batch of rows, with this worker's images of it."""
     rows = worker_share(batch, collectives.rank(), collectives.world_size())
     x, y = trainer.data.training_batch(rows, 1, "augmentation")
-    trainer.train_step(batch, x, y, 1, sums, PhaseSeconds())
+    trainer.train_step(batch, x, y)
 
 
 def _png(index: int, split: str, seed: int) -> bytes:

@@ -13,8 +13,8 @@ from distributed_autolora.core.attacks import eval_mode
 from distributed_autolora.core.fast_attack.attack_network import AttackNetwork
 from distributed_autolora.data.catalog import embedded_backbone, embedded_folder
 from distributed_autolora.models import build
+from distributed_autolora.training.attacks import build_attack
 from distributed_autolora.training.evaluation import fit_linear_head
-from distributed_autolora.training.methods.registry import build_attack
 from distributed_autolora.training.task_data import TaskData
 
 

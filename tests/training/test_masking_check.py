@@ -12,15 +12,15 @@ from torch import Tensor
 
 from distributed_autolora.config import ExperimentConfig
 from distributed_autolora.config.recipes import recipe
-from distributed_autolora.core.fast_attack.attack_network import AttackNetwork
 from distributed_autolora.core.schedules import Decision
 from distributed_autolora.evaluation.masking_test import overstates
 from distributed_autolora.records import MaskingCheck
+from distributed_autolora.training.attacks import attack_name, stronger_attack
 from distributed_autolora.training.checkpoint import TrainingState, snapshot
+from distributed_autolora.training.evaluation import Validation, validate
 from distributed_autolora.training.loop import fit
-from distributed_autolora.training.masking_check import check_masking
+from distributed_autolora.training.masking_check import CheckResult, check_masking
 from distributed_autolora.training.methods.cost import MASKING_SHARE, epoch_passes, masking_images
-from distributed_autolora.training.methods.registry import attack_name, stronger_attack
 from distributed_autolora.training.reporter import NoReports
 from distributed_autolora.training.task_data import TaskData
 from distributed_autolora.training.trainer import Trainer
@@ -77,8 +77,15 @@ def found_by(folder: str, factor: float) -> MaskingCheck:
     """Returns the check of a network that knows the classes, and multiplies its logits by `factor`."""
     trainer = knowing(checking_many(folder), folder)
     multiply_logits(trainer, factor)
-    _, _, outcomes = trainer.validate()
-    found = check_masking(trainer, outcomes)[0]
+    return checked(trainer, validated(trainer).outcomes).counts
+
+
+def validated(trainer: Trainer) -> Validation:
+    return validate(trainer.config, trainer.deployed, trainer.attacks.evaluation, trainer.data)
+
+
+def checked(trainer: Trainer, outcomes: Tensor) -> CheckResult:
+    found = check_masking(trainer.config, trainer.deployed, trainer.attacks.stronger, trainer.data, outcomes)
     assert found is not None
     return found
 
@@ -225,19 +232,15 @@ def test_an_image_counts_as_withstanding_only_if_it_withstands_both(tmp_path: Pa
     """A row that the evaluation attack broke stays broken, whatever the other attack finds."""
     folder = write_task(tmp_path / "task", train=140)
     trainer = trainer_of(checking(small_config(folder, epochs=1), 1), folder)
-    assert isinstance(trainer.attack_network, AttackNetwork)
-    natural, robust, outcomes = trainer.validate()
-    assert len(outcomes) == natural.total == robust.total == len(trainer.data.split.val)
-    assert sum(outcomes) == robust.correct
-    none, everything = ([value] * len(outcomes) for value in (False, True))
-    broken, check = check_masking(trainer, tuple(none))
-    assert check is not None
-    assert broken == MaskingCheck(check.images, robust=0, broken=0)
-    assert not check.newly_broken.any()
-    strong, check = check_masking(trainer, tuple(everything))
-    assert check is not None
-    newly = int(check.newly_broken.sum())
-    assert strong == MaskingCheck(check.images, robust=check.images - newly, broken=newly)
+    found = validated(trainer)
+    assert len(found.outcomes) == found.natural.total == found.robust.total == len(trainer.data.split.val)
+    assert int(found.outcomes.sum()) == found.robust.correct
+    check = checked(trainer, torch.zeros_like(found.outcomes))
+    assert check.counts == MaskingCheck(check.by_image.images, robust=0, broken=0)
+    assert not check.by_image.newly_broken.any()
+    check = checked(trainer, torch.ones_like(found.outcomes))
+    images, newly = check.by_image.images, int(check.by_image.newly_broken.sum())
+    assert check.counts == MaskingCheck(images, robust=images - newly, broken=newly)
 
 
 def steered(folder: str, epochs: int, every: int, interval: int = 1) -> ExperimentConfig:
@@ -259,12 +262,12 @@ def test_rule_paired_checks_what_it_may_keep_and_deploys_a_checked_state(tmp_pat
 
 def validate_and_decide(trainer: Trainer) -> Decision:
     """Does what an epoch does behind its steps."""
-    _, robust, outcomes = trainer.validate()
-    masking, check = check_masking(trainer, outcomes)
-    decision = trainer.schedule.step(robust.accuracy, outcomes, check)
-    trainer.remember(outcomes, check)
-    record = runs.history(1)[0]
-    trainer.history.append(replace(record, robust=robust, next_lr=decision.lr, masking=masking, natural_branch=None))
+    found = validated(trainer)
+    check = checked(trainer, found.outcomes)
+    decision = trainer.steering.decide(found, check)
+    trainer.steering.remember(found, check)
+    record = replace(runs.history(1)[0], robust=found.robust, masking=check.counts, natural_branch=None)
+    trainer.history.append(replace(record, next_lr=decision.lr))
     return decision
 
 

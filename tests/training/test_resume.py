@@ -11,10 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from distributed_autolora.errors import UserError
-from distributed_autolora.training.checkpoint import TrainingState, momentum_buffers, restore_momentum
+from distributed_autolora.training.checkpoint import TrainingState, momentum_buffers, restore_momentum, snapshot
 from distributed_autolora.training.distributed import collectives
-from distributed_autolora.training.loop import fit
+from distributed_autolora.training.loop import fit, run_epoch
 from distributed_autolora.training.task_data import TaskData
+from distributed_autolora.training.trainer import Trainer
 from tests.reporting import runs
 from tests.training.gloo import run_workers
 from tests.training.tasks import small_config, write_task
@@ -168,11 +169,39 @@ def test_a_notice_brings_one_checkpoint_at_once(tmp_path: Path) -> None:
     assert sorted(one.name for one in (tmp_path / "run").iterdir()) == ["000000-000002", "000001-000000"]
 
 
-@pytest.mark.long
-def test_three_workers_resume_bit_for_bit(tmp_path: Path) -> None:
-    task = write_task(tmp_path / "task", train=140)
-    for one, other in run_workers(with_and_without_stops, 3, task, str(tmp_path), ((1, 0),), 3):
+@pytest.mark.parametrize("method", ["autolora", "twins"])
+def test_three_workers_resume_within_an_epoch_and_after_one_bit_for_bit(tmp_path: Path, method: str) -> None:
+    task = write_task(tmp_path / "task", train=100)
+    for one, other in run_workers(with_and_without_stops, 3, task, str(tmp_path), ((0, 2), (1, 0)), 2, method):
         assert_same(one, other)
+
+
+def test_fixed_loss_weights_survive_a_stop_within_the_first_epoch(tmp_path: Path) -> None:
+    task = write_task(tmp_path / "task", train=140)
+    fixed = {"natural_weight": 0.25, "kl_weight": 3.0}
+    whole = run(task, tmp_path / "whole", epochs=1, switches=fixed)
+    assert run(task, tmp_path / "run", (0, 2), epochs=1, checkpoint_every_s=0.0, switches=fixed) is None
+    resumed = run(task, tmp_path / "run", epochs=1, switches=fixed)
+    assert_same(whole, resumed)
+    assert resumed is not None
+    assert (resumed[1][0]["natural_weight"], resumed[1][0]["kl_weight"]) == (0.25, 3.0)
+
+
+def test_a_restore_puts_the_chosen_epoch_s_network_back(tmp_path: Path) -> None:
+    task = write_task(tmp_path / "task", train=140)
+    config = small_config(task, epochs=8, global_batch_size=32)
+    trainer = Trainer(config, TaskData(config, task, torch.device("cpu")), None, torch.device("cpu"))
+    after: dict[int, dict[str, Tensor]] = {}
+    while not trainer.is_finished:
+        run_epoch(trainer)
+        record = trainer.history[-1]
+        after[record.epoch] = snapshot(trainer.objective)
+        if record.restored_epoch not in (None, record.epoch):
+            break
+    assert record.restored_epoch is not None
+    assert record.restored_epoch < record.epoch, "the test needs a restore of an earlier epoch"
+    for name, value in trainer.objective.state_dict().items():
+        assert torch.equal(value, after[record.restored_epoch][name]), name
 
 
 def test_momentum_comes_back_in_the_memory_layout_of_its_parameter(tmp_path: Path) -> None:

@@ -40,8 +40,6 @@ def set_weights(objective: nn.Module, method: MethodConfig, natural_branch_accur
     objective.weights = replace(weights, **{name: value for name, value in fixed.items() if value is not None})
 
 
-def weights_record(objective: nn.Module) -> dict[str, float]:
-    """Returns the weights for an epoch's record; empty for an objective without."""
-    if not isinstance(objective, AdaptsLossWeights):
-        return {}
-    return {"natural_weight": objective.weights.natural_weight, "kl_weight": objective.weights.kl_weight}
+def weights_of(objective: nn.Module) -> LossWeights | None:
+    """Returns the weights of the next step; None for an objective without."""
+    return objective.weights if isinstance(objective, AdaptsLossWeights) else None

@@ -3,27 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from distributed_autolora.config import AttackConfig, ExperimentConfig
+from distributed_autolora.config import ExperimentConfig
 from distributed_autolora.config.reading import nearest
-from distributed_autolora.core.attacks import pgd
-from distributed_autolora.core.fast_attack.cuda_graphs import CudaGraphAttack, CudaGraphs
-from distributed_autolora.core.fast_attack.tf32 import allow_tf32
 from distributed_autolora.core.lora import LowRankBranch
 from distributed_autolora.core.objectives import AutoLoRa, VanillaRFT
 from distributed_autolora.core.schedules import LossWeights, RobustAccuracyHalving, StepDecay
-from distributed_autolora.core.threat_model import ThreatModel
 from distributed_autolora.core.twins import Twins
 from distributed_autolora.errors import UserError
 from distributed_autolora.models import Classifier, build
 from distributed_autolora.training.methods.weight_averaging import has_teacher
 
-Attack = Callable[..., Tensor]
 Schedule = RobustAccuracyHalving | StepDecay
 
 
@@ -174,51 +169,3 @@ def build_schedule(config: ExperimentConfig) -> Schedule:
     if schedule.name == "step_decay":
         return StepDecay(optimization.lr, optimization.epochs)
     return RobustAccuracyHalving(optimization.lr, schedule.interval, schedule.rule, schedule.min_lr)
-
-
-def build_attack(config: ExperimentConfig, attack: AttackConfig) -> Attack:
-    """Returns attack(model, x, y, *, noise=None) -> x_adv."""
-    threat_model = ThreatModel(config.threat_model.norm, config.threat_model.epsilon)
-
-    def search(model: nn.Module, x: Tensor, y: Tensor, *, noise: Tensor | None = None) -> Tensor:
-        with allow_tf32(x.device.type == "cuda"):
-            return pgd(
-                model,
-                x,
-                y,
-                threat_model=threat_model,
-                num_steps=attack.num_steps,
-                step_size=attack.step_size,
-                random_start=attack.random_start,
-                noise=noise,
-                loss=attack.loss,
-            )
-
-    return search
-
-
-def build_attacks(config: ExperimentConfig, network: nn.Module, device: torch.device) -> tuple[Attack, Attack]:
-    """Returns the training and the evaluation attack, as `build_attack` does; on a GPU `network` is attacked by replay.
-
-    Args:
-        config: the experiment.
-        network: the attack network; its storage stays where it is.
-        device: where it is.
-    """
-    train, evaluate = build_attack(config, config.train_attack), build_attack(config, config.eval_attack)
-    if device.type != "cuda":
-        return train, evaluate
-    capture = CudaGraphs(device)
-    return CudaGraphAttack(train, network, capture), CudaGraphAttack(evaluate, network, capture)
-
-
-def attack_name(attack: AttackConfig) -> str:
-    """Returns the name that accuracies under this attack are logged under."""
-    return f"pgd{attack.num_steps}" + ("" if attack.loss == "cross_entropy" else f"-{attack.loss}")
-
-
-def stronger_attack(attack: AttackConfig) -> AttackConfig:
-    """Returns what an attack is checked by: another loss, another start, and twice the way in finer steps."""
-    return replace(
-        attack, num_steps=4 * attack.num_steps, step_size=attack.step_size / 2, random_start=True, loss="margin"
-    )

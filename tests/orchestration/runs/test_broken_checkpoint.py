@@ -141,7 +141,9 @@ def two_checkpoints(run: Path) -> tuple[Path, Path]:
     for epoch in (1, 2):
         outcomes = torch.zeros((epoch, 1), dtype=torch.bool)
         weights = {"w": torch.arange(4000.0) + epoch}
-        state = TrainingState(weights, {}, {}, runs.history(epoch), {"seed": 0}, outcomes=outcomes, fallen=outcomes)
+        state = TrainingState(
+            weights, {}, {}, runs.history(epoch), {"seed": 0}, outcomes=outcomes, newly_broken=outcomes
+        )
         reporter.report(state)
     older, newest = checkpoints(run)
     return older, newest

@@ -10,7 +10,7 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from distributed_autolora.training.distributed.batch_norm import GlobalBatchNorm
-from distributed_autolora.training.epoch import LossSums
+from distributed_autolora.training.evaluation import validate
 from distributed_autolora.training.task_data import TaskData
 from distributed_autolora.training.trainer import Trainer
 from tests.training.gloo import run_workers
@@ -33,15 +33,17 @@ def collectives_of_a_step(folder: str) -> tuple[int, dict[str, Collectives]]:
     trainer = Trainer(config, TaskData(config, folder, device), None, device)
     trainer.objective.train()
     # The first step of a process also agrees on the layout of the gradient bucket.
-    take_step(trainer, trainer.data.split.train[:16], LossSums(100, "the test"))
+    take_step(trainer, trainer.data.split.train[:16])
     x, y = trainer.data.plain_batch(trainer.data.split.train[:16])
     parts = {}
-    parts["attack"] = collectives_of(lambda: trainer.train_attack(trainer.attack_network, x, y))
+    parts["attack"] = collectives_of(lambda: trainer.attacks.train(trainer.backbone, x, y))
     terms = []
-    parts["forward"] = collectives_of(lambda: terms.append(trainer.wrapped(x, x, y)))
+    parts["forward"] = collectives_of(lambda: terms.append(trainer.step.objective(x, x, y)))
     parts["backward"] = collectives_of(terms[0].total.backward)
-    parts["optimizer"] = collectives_of(trainer.optimizer.step)
-    parts["validation"] = collectives_of(trainer.validate)
+    parts["optimizer"] = collectives_of(trainer.step.optimizer.step)
+    parts["validation"] = collectives_of(
+        lambda: validate(config, trainer.deployed, trainer.attacks.evaluation, trainer.data)
+    )
     norms = sum(isinstance(module, GlobalBatchNorm) for module in trainer.backbone.modules())
     return norms, parts
 

@@ -11,7 +11,6 @@ import pytest
 import torch
 from torch import nn
 
-from distributed_autolora.core.fast_attack.attack_network import AttackNetwork
 from distributed_autolora.records import Cost, Passes
 from distributed_autolora.training.loop import run_epoch
 from distributed_autolora.training.methods.cost import total_cost
@@ -50,14 +49,13 @@ def test_the_ledger_of_an_epoch_is_what_hooks_on_the_network_count(tmp_path: Pat
     config = replace(config, eval_attack=replace(config.eval_attack, num_steps=3))
     device = torch.device("cpu")
     trainer = Trainer(config, TaskData(config, folder, device), None, device)
-    network = trainer.attack_network.network
-    assert isinstance(trainer.attack_network, AttackNetwork)
+    network = trainer.attacks.network.network
     networks = [trainer.backbone.backbone, network.get_submodule("backbone")]
     if "teacher" in method:
         networks.append(trainer.deployed.backbone)
     counts = count_passes(networks)
-    for epoch in (1, 2):
-        run_epoch(trainer, epoch)
+    for _ in range(2):
+        run_epoch(trainer)
         record = trainer.history[-1]
         assert asdict(record.passes) == dict(counts)
         counts.clear()

@@ -14,6 +14,7 @@ from distributed_autolora.core.gradient_similarity import batch_gradient_similar
 from distributed_autolora.errors import UserError
 from distributed_autolora.models import Classifier
 from distributed_autolora.orchestration.runs.preflight import check_inputs, find_inputs
+from distributed_autolora.training.evaluation import natural_branch_accuracy
 from distributed_autolora.training.gradient_similarity import BATCH, similarity_rows
 from distributed_autolora.training.loop import run_epoch
 from distributed_autolora.training.methods.registry import METHODS, build_objective
@@ -41,8 +42,8 @@ def changed(config: ExperimentConfig, **groups: dict[str, Any]) -> ExperimentCon
 @pytest.mark.parametrize("method", ["autolora", "vanilla", "twins"])
 def test_every_method_runs_under_either_schedule(method: str, schedule: str, folder: str) -> None:
     trainer = trainer_of(changed(small_config(folder, method=method), schedule={"name": schedule}), folder)
-    run_epoch(trainer, 1)
-    run_epoch(trainer, 2)
+    run_epoch(trainer)
+    run_epoch(trainer)
     next_lrs = [record.next_lr for record in trainer.history]
     if schedule == "step_decay":
         assert next_lrs == pytest.approx([0.005, 0.0005]), "at 50 % and at 83 % of two epochs"
@@ -55,8 +56,8 @@ def test_every_method_runs_under_either_schedule(method: str, schedule: str, fol
 @pytest.mark.parametrize(("fixed", "kept"), [("natural_weight", "kl_weight"), ("kl_weight", "natural_weight")])
 def test_one_loss_weight_can_be_fixed_while_the_other_follows_the_accuracy(fixed: str, kept: str, folder: str) -> None:
     trainer = trainer_of(changed(small_config(folder), method={fixed: 0.25}), folder)
-    run_epoch(trainer, 1)
-    run_epoch(trainer, 2)
+    run_epoch(trainer)
+    run_epoch(trainer)
     branch = trainer.history[0].natural_branch
     assert branch is not None
     accuracy = branch.accuracy
@@ -67,8 +68,8 @@ def test_one_loss_weight_can_be_fixed_while_the_other_follows_the_accuracy(fixed
 
 def test_two_fixed_weights_hold_before_the_first_step_and_need_no_accuracy(folder: str) -> None:
     trainer = trainer_of(changed(small_config(folder), method={"natural_weight": 0.5, "kl_weight": 3.0}), folder)
-    run_epoch(trainer, 1)
-    assert trainer.natural_branch_accuracy(epoch=0) is None
+    run_epoch(trainer)
+    assert natural_branch_accuracy(trainer.config, trainer.objective, trainer.data, epoch=0) is None
     assert trainer.history[0].natural_weight == 0.5
     assert trainer.history[0].kl_weight == 3.0
     assert trainer.history[0].natural_branch is None
@@ -131,7 +132,7 @@ def test_the_recorded_similarity_is_the_mean_over_a_fixed_subset_of_the_plain_im
     config = changed(small_config(folder, method="twins"), evaluation={"gradient_similarity_images": 70})
     trainer = trainer_of(config, folder)
     before = {name: value.clone() for name, value in trainer.objective.state_dict().items()}
-    run_epoch(trainer, 1)
+    run_epoch(trainer)
     rows = similarity_rows(config, trainer.data.table.labels, trainer.data.split)
     assert len(rows.unique()) == 70
     assert set(rows.tolist()) <= set(trainer.data.split.train.tolist())
@@ -140,7 +141,7 @@ def test_the_recorded_similarity_is_the_mean_over_a_fixed_subset_of_the_plain_im
     images, batches = [], []
     for batch in rows.split(BATCH):
         x, y = trainer.data.plain_batch(batch)
-        x_adv = trainer.eval_attack(trainer.attack_network, x, y)
+        x_adv = trainer.attacks.evaluation(trainer.backbone, x, y)
         images += gradient_similarity(trainer.objective, x, x_adv, y).tolist()
         batches.append(float(batch_gradient_similarity(trainer.objective, x, x_adv, y)))
     record = trainer.history[0].metrics()
@@ -155,8 +156,8 @@ def test_measuring_the_similarity_changes_nothing_else(folder: str) -> None:
     for images in (0, 40):
         config = small_config(folder, method="vanilla")
         trainer = trainer_of(changed(config, evaluation={"gradient_similarity_images": images}), folder)
-        run_epoch(trainer, 1)
-        run_epoch(trainer, 2)
+        run_epoch(trainer)
+        run_epoch(trainer)
         states.append(dict(trainer.objective.state_dict()))
         assert (trainer.history[0].gradient_similarity is not None) == (images > 0)
     for name, value in states[0].items():

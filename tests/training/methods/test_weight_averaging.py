@@ -16,9 +16,9 @@ from distributed_autolora.core.attacks import eval_mode
 from distributed_autolora.core.fast_attack.attack_network import AttackNetwork
 from distributed_autolora.errors import UserError
 from distributed_autolora.records import AccuracyCount
+from distributed_autolora.training.attacks import FastAttack, build_attack
 from distributed_autolora.training.checkpoint import TrainingState
-from distributed_autolora.training.epoch import LossSums
-from distributed_autolora.training.evaluation import natural_and_robust_accuracy
+from distributed_autolora.training.evaluation import validate
 from distributed_autolora.training.loop import fit, run_epoch
 from distributed_autolora.training.methods.registry import METHODS, Method, method_of
 from distributed_autolora.training.task_data import TaskData
@@ -45,7 +45,7 @@ def steps_of(trainer: Trainer, count: int) -> None:
     trainer.set_loss_weights(0.5)
     trainer.objective.train()
     for step in range(count):
-        take_step(trainer, trainer.data.split.train[16 * step : 16 * (step + 1)], LossSums(100, "the test"))
+        take_step(trainer, trainer.data.split.train[16 * step : 16 * (step + 1)])
 
 
 def averaged(state: Any) -> dict[str, Tensor]:
@@ -60,7 +60,7 @@ def test_a_step_moves_the_average_of_the_weights_after_it_and_trains_nothing_of_
         now = trainer.backbone.state_dict()[name]
         expected = 0.1 * start[name] + 0.9 * now if now.is_floating_point() else now
         torch.testing.assert_close(value, expected, msg=name)
-    optimized = {id(one) for group in trainer.optimizer.param_groups for one in group["params"]}
+    optimized = {id(one) for group in trainer.step.optimizer.param_groups for one in group["params"]}
     for name, parameter in trainer.objective.named_parameters():
         is_average = name.startswith("average.")
         assert parameter.requires_grad == (parameter.grad is not None) == (id(parameter) in optimized), name
@@ -90,10 +90,10 @@ def test_the_soft_labels_of_a_step_are_the_averages_on_the_natural_images(folder
     learner = copy.deepcopy(trainer.backbone).train()
     with torch.no_grad():
         labels, logits = teacher(x).softmax(1), learner(x)
-    sums = LossSums(100, "the test")
-    take_step(trainer, rows, sums)
+    trainer.progress = trainer.begin_epoch()
+    take_step(trainer, rows)
     expected = 6.0 * (labels * (labels.log() - logits.log_softmax(1))).sum(1).mean()
-    assert sums.means()["kl"] == pytest.approx(float(expected), rel=1e-4)
+    assert trainer.progress.sums.means()["kl"] == pytest.approx(float(expected), rel=1e-4)
     assert expected > 1e-3
     assert trainer.deployed is trainer.backbone
 
@@ -101,13 +101,11 @@ def test_the_soft_labels_of_a_step_are_the_averages_on_the_natural_images(folder
 def test_validation_and_the_deployed_weights_are_those_of_the_average(folder: str, tmp_path: Path) -> None:
     config = small_config(folder, epochs=2, global_batch_size=32, weight_average="deployed")
     trainer = trainer_of(config, folder)
-    run_epoch(trainer, 1)
-    network = AttackNetwork(trainer.deployed)
-    natural, robust, _ = natural_and_robust_accuracy(
-        trainer.deployed, network, trainer.eval_attack, trainer.data.plain_batch, trainer.data.split.val, 32
-    )
-    assert trainer.history[0].natural == natural
-    assert trainer.history[0].robust == robust
+    run_epoch(trainer)
+    attack = FastAttack(AttackNetwork(trainer.deployed), build_attack(config, config.eval_attack))
+    found = validate(config, trainer.deployed, attack, trainer.data)
+    assert trainer.history[0].natural == found.natural
+    assert trainer.history[0].robust == found.robust
     result = fit(config, TaskData(config, folder, CPU), None, FolderReporter(tmp_path))
     best = TrainingState.load(max(tmp_path.iterdir())).best
     assert set(result.weights) == set(trainer.backbone.state_dict())

@@ -1,0 +1,111 @@
+"""A run's attacks, searched on the folded, low-precision copy of the attacked model (the attack network)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+from distributed_autolora.config import AttackConfig, ExperimentConfig
+from distributed_autolora.core.attacks import pgd
+from distributed_autolora.core.fast_attack.attack_network import AttackNetwork
+from distributed_autolora.core.fast_attack.cuda_graphs import CudaGraphAttack, CudaGraphs
+from distributed_autolora.core.fast_attack.tf32 import allow_tf32
+from distributed_autolora.core.threat_model import ThreatModel
+from distributed_autolora.hardware import dtype_of
+
+Attack = Callable[..., Tensor]
+"""attack(model, x, y, *, noise=None) -> x_adv."""
+
+
+class FastAttack:
+    """An attack on a model, searched on its attack network.
+
+    Every call first copies the model's current weights into the network: an attack never meets stale ones.
+
+    Args:
+        network: attack network of a model of the same structure.
+        search: the attack, run on the network.
+    """
+
+    def __init__(self, network: AttackNetwork, search: Attack) -> None:
+        self._network, self._search = network, search
+
+    def __call__(self, model: nn.Module, x: Tensor, y: Tensor, *, noise: Tensor | None = None) -> Tensor:
+        """Returns adversarial variants of [n, C, H, W] images; n may be 0."""
+        self._network.refresh(model)
+        return self._search(self._network, x, y, noise=noise)
+
+
+@dataclass(frozen=True)
+class Attacks:
+    """The attacks of a run; all share one attack network.
+
+    Attributes:
+        train: makes the images that are trained on.
+        evaluation: measures robust accuracy.
+        stronger: checks `evaluation` for masked gradients.
+        network: which they search on.
+    """
+
+    train: Attack
+    evaluation: Attack
+    stronger: Attack
+    network: AttackNetwork
+
+
+def build_attacks(config: ExperimentConfig, model: nn.Module, device: torch.device) -> Attacks:
+    """Returns the attacks on a model and on others of its structure; on a GPU they replay CUDA graphs.
+
+    Args:
+        config: the experiment; its attack precision is chosen.
+        model: the classifier.
+        device: where it is.
+    """
+    network = AttackNetwork(model, dtype_of(config.compute.attack_precision))
+    train, evaluation = build_attack(config, config.train_attack), build_attack(config, config.eval_attack)
+    if device.type == "cuda":
+        graphs = CudaGraphs(device)
+        train, evaluation = (CudaGraphAttack(search, network, graphs) for search in (train, evaluation))
+    stronger = build_attack(config, stronger_attack(config.eval_attack))
+    return Attacks(
+        train=FastAttack(network, train),
+        evaluation=FastAttack(network, evaluation),
+        stronger=FastAttack(network, stronger),
+        network=network,
+    )
+
+
+def build_attack(config: ExperimentConfig, attack: AttackConfig) -> Attack:
+    """Returns the attack as a search on the very model that it is given."""
+    threat_model = ThreatModel(config.threat_model.norm, config.threat_model.epsilon)
+
+    def search(model: nn.Module, x: Tensor, y: Tensor, *, noise: Tensor | None = None) -> Tensor:
+        with allow_tf32(x.device.type == "cuda"):
+            return pgd(
+                model,
+                x,
+                y,
+                threat_model=threat_model,
+                num_steps=attack.num_steps,
+                step_size=attack.step_size,
+                random_start=attack.random_start,
+                noise=noise,
+                loss=attack.loss,
+            )
+
+    return search
+
+
+def attack_name(attack: AttackConfig) -> str:
+    """Returns the name that accuracies under this attack are logged under."""
+    return f"pgd{attack.num_steps}" + ("" if attack.loss == "cross_entropy" else f"-{attack.loss}")
+
+
+def stronger_attack(attack: AttackConfig) -> AttackConfig:
+    """Returns the attack that checks another: other loss, other start, four times the steps of half the size."""
+    return replace(
+        attack, num_steps=4 * attack.num_steps, step_size=attack.step_size / 2, random_start=True, loss="margin"
+    )

@@ -1,0 +1,94 @@
+"""One training step: attack, objective, backward, optimiser."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from distributed_autolora.config import ExperimentConfig
+from distributed_autolora.core.fast_attack.tf32 import allow_tf32
+from distributed_autolora.core.objectives import LossTerms
+from distributed_autolora.hardware import dtype_of
+from distributed_autolora.models import Classifier
+from distributed_autolora.training.attacks import Attack
+from distributed_autolora.training.distributed import collectives
+from distributed_autolora.training.epoch import PhaseSeconds
+from distributed_autolora.training.methods.weight_averaging import Averaging
+
+
+class TrainingStep:
+    """Takes steps of SGD on a method's objective; gradients are averaged over the workers.
+
+    Attributes:
+        optimizer: SGD over the objective's trainable parameters.
+
+    Args:
+        config: the experiment.
+        backbone: the classifier under training, which the objective owns.
+        objective: of the method; its batch norms are global.
+        attack: makes the adversarial images.
+        averaging: the moving average of the weights, if there is one.
+        device: where all of it is.
+    """
+
+    def __init__(
+        self,
+        config: ExperimentConfig,
+        backbone: Classifier,
+        objective: nn.Module,
+        attack: Attack,
+        averaging: Averaging,
+        device: torch.device,
+    ) -> None:
+        self._backbone, self._attack, self._averaging, self._device = backbone, attack, averaging, device
+        self._is_low = dtype_of(config.compute.train_precision) == torch.bfloat16
+        self.objective = collectives.data_parallel(objective, device)
+        optimization = config.optimization
+        self.optimizer = torch.optim.SGD(
+            [parameter for parameter in objective.parameters() if parameter.requires_grad],
+            lr=optimization.lr,
+            momentum=optimization.momentum,
+            weight_decay=optimization.weight_decay,
+            fused=device.type == "cuda",
+        )
+
+    def __call__(
+        self, x: Tensor, y: Tensor, *, noise: Tensor, denominator: float, further: dict[str, Any], timer: PhaseSeconds
+    ) -> LossTerms:
+        """Takes one step on this worker's rows of a global batch, and returns its loss terms.
+
+        Args:
+            x: [n, C, H, W] augmented images; n may be 0.
+            y: [n] their labels.
+            noise: [n, C, H, W] random start of the attack, in [0, 1).
+            denominator: rows of the global batch over the number of workers.
+            further: keyword arguments of the objective.
+            timer: takes the seconds.
+        """
+        with timer.phase("attack"):
+            x_adv = self._attack(self._backbone, x, y, noise=noise)
+        with timer.phase("step"), allow_tf32(self._device.type == "cuda"):
+            with self.autocast():
+                teacher = self._averaging.teacher_arguments(x)
+                terms: LossTerms = self.objective(x, x_adv, y, denominator=denominator, **further, **teacher)
+            self.optimizer.zero_grad(set_to_none=True)
+            terms.total.backward()
+            self.optimizer.step()
+            self._averaging.update()
+        return terms
+
+    def autocast(self) -> torch.autocast:
+        """Matrix products in the training step's format, on float32 weights; losses are float32 in either."""
+        return torch.autocast(self._device.type, torch.bfloat16, enabled=self._is_low)
+
+    @property
+    def lr(self) -> float:
+        """Learning rate of the steps to come."""
+        return float(self.optimizer.param_groups[0]["lr"])
+
+    @lr.setter
+    def lr(self, lr: float) -> None:
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
