@@ -140,16 +140,16 @@ def run_program(main: Callable[[], None], *, when_interrupted: str = CONTINUES) 
     sys.excepthook = partial(report_crash, is_debug)
     try:
         main()
-        said, status = "", DONE
+        message, status = "", DONE
     except UserError as error:
         status = FAILED if isinstance(error, RunFailedError) else REFUSED
-        said = f"{stack_trace(error) if is_debug else ''}error: {error}"
+        message = f"{stack_trace(error) if is_debug else ''}error: {error}"
     except BrokenPipeError:
-        said, status = "error: the reader of this program's output has closed it.", FAILED
+        message, status = "error: the reader of this program's output has closed it.", FAILED
     except KeyboardInterrupt:
-        said, status = f"\nInterrupted. {when_interrupted}", INTERRUPTED
+        message, status = f"\nInterrupted. {when_interrupted}", INTERRUPTED
     with contextlib.suppress(OSError):  # a closed terminal
-        print(said, end="\n" if said else "", file=sys.stderr, flush=True)
+        print(message, end="\n" if message else "", file=sys.stderr, flush=True)
     try:
         sys.stdout.flush()
     except OSError:  # its reader has left: what it did not take must not change the exit status
@@ -164,14 +164,14 @@ def _interrupt(_signal: int, _frame: FrameType | None) -> NoReturn:
 @contextlib.contextmanager
 def _refusals_in_one_line() -> Iterator[None]:
     """Turns what tyro prints about a bad command line into a `UserError`."""
-    said = io.StringIO()
+    printed = io.StringIO()
     try:
-        with contextlib.redirect_stderr(said):
+        with contextlib.redirect_stderr(printed):
             yield
     except SystemExit as end:
         if not end.code:
             raise
-        text = " ".join(_FRAME.sub(" ", said.getvalue()).split())
+        text = " ".join(_FRAME.sub(" ", printed.getvalue()).split())
         raise UserError(f"{text.partition('For full helptext')[0].strip()} --help lists all flags.") from None
 
 

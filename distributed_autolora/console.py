@@ -1,4 +1,4 @@
-"""What programs say on the way to a result: --quiet leaves it out, and a terminal gets a live view."""
+"""Progress messages: --quiet suppresses them, a terminal gets a live view."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _quiet = threading.Event()
 
 
 def be_quiet() -> None:
-    """Leaves out, from now on, all that is said on the way: results, warnings and errors remain."""
+    """Suppresses progress messages from now on; results, warnings and errors remain."""
     _quiet.set()
 
 
@@ -20,11 +20,11 @@ def is_quiet() -> bool:
 
 
 def is_live() -> bool:
-    """Tells whether standard output is a terminal that can redraw lines, and somebody wants to look at it."""
+    """Tells whether standard output is a terminal that can redraw lines, without --quiet."""
     return not is_quiet() and sys.stdout.isatty() and os.environ.get("TERM", "dumb").lower() not in ("dumb", "unknown")
 
 
 def print_line(line: str) -> None:
-    """Prints a line of progress at once, whatever stdout is; with --quiet nothing."""
+    """Prints a progress message and flushes stdout; with --quiet nothing."""
     if not is_quiet():
         print(line, flush=True)

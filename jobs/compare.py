@@ -1,6 +1,6 @@
 """Compares ways of fine-tuning: AutoLoRa without a search against searched baselines, or another of the paper's tables.
 
-Finished runs are kept: the same command goes on where it was interrupted. docs/comparing.md says more.
+Finished runs are kept: the same command resumes an interrupted comparison. See docs/comparing.md.
 """
 
 from __future__ import annotations
@@ -42,6 +42,6 @@ def main() -> None:
 if __name__ == "__main__":
     run_program(
         main,
-        when_interrupted="Finished runs are kept; the same command goes on with the others, "
-        "and with --report-only it reports what there is.",
+        when_interrupted="Finished runs are kept; the same command resumes with the others; "
+        "with --report-only it reports the finished ones.",
     )

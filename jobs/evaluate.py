@@ -1,4 +1,4 @@
-"""Judges a model by adversarial attacks that can be believed, image by image, on several workers."""
+"""Evaluates a model by adversarial attacks, image by image, on several workers."""
 
 from __future__ import annotations
 
@@ -7,12 +7,11 @@ from distributed_autolora.orchestration.evaluations.request import EvaluationReq
 
 
 def main() -> None:
-    """Judges one model, or continues an evaluation that was interrupted."""
+    """Evaluates one model, or resumes an interrupted evaluation."""
     request = parse_flags(
         EvaluationRequest,
-        "Judges a run, a file of weights or a model in MLflow on test images: AutoAttack and PGD in chunks on several "
-        "workers, checks of the attacks, exports, and a model card. The same command continues an interrupted "
-        "evaluation.",
+        "Evaluates a run, a file of weights or a model in MLflow on test images: AutoAttack and PGD on several workers, "
+        "checks of the attacks, exports, and a model card. The same command resumes an interrupted evaluation.",
     )
     from distributed_autolora.orchestration.evaluations.evaluate import evaluate
 
@@ -22,5 +21,5 @@ def main() -> None:
 if __name__ == "__main__":
     run_program(
         main,
-        when_interrupted="Finished chunks are kept: the same command goes on with the others.",
+        when_interrupted="Finished chunks are kept: the same command resumes with the others.",
     )

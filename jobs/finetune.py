@@ -1,4 +1,4 @@
-"""Fine-tunes a pre-trained network on labelled images so that it withstands adversarial perturbations."""
+"""Fine-tunes a pre-trained network on labelled images so that it is robust to adversarial perturbations."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from distributed_autolora.cli import parse_training_flags, run_program
 
 
 def main() -> None:
-    """Trains, judges and tracks one run, and checks that its result can be believed."""
+    """Trains, evaluates and tracks one run, and checks its result."""
     flags = parse_training_flags(
         "Robust fine-tuning with AutoLoRa. On a local Ray by default; inside a submitted job, on its cluster.",
         default_recipe="demo",

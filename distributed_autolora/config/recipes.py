@@ -28,7 +28,7 @@ FASHION_MNIST_STD = (0.3530,)
 _FASHION_EPSILON = 0.1
 _PAIRED = ScheduleConfig(rule="paired")
 _DETACHED = MethodConfig(soft_labels="detached")
-"""Both for data that nobody tuned the released method on: docs/method.md says why."""
+"""Both for data that the authors did not tune their method on; docs/method.md gives the reasons."""
 
 
 def fashion_mnist() -> ExperimentConfig:

@@ -26,7 +26,7 @@ class DataConfig:
     """Which labelled images, and how they are split and augmented."""
 
     task: str = "custom"
-    """Name of the task, for people; "fashion-mnist-5-9" is shipped with the package."""
+    """Name of the task; "fashion-mnist-5-9" is shipped with the package."""
     path: str | None = None
     """Folder or pyarrow URI of train*.parquet and test*.parquet (jobs/prepare_data.py); None: the shipped task."""
     train_images: int | None = ranged(None, 2)
@@ -42,7 +42,7 @@ class DataConfig:
     augmentation: Literal["none", "crop_flip", "resized_crop_flip"] = "crop_flip"
     """crop_flip: 4 pixels of zero padding, random crop, horizontal flip; resized_crop_flip: the 224-pixel tasks'."""
     digest: str | None = None
-    """SHA-256 of the Parquet files; filled in when a run is created, checked ever after."""
+    """SHA-256 of the Parquet files; filled in when a run is created, checked by every later start."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +61,7 @@ class ModelConfig:
     """Nearest-neighbour up-sampling inside the model, in pixels; None: none (the paper's CIFAR: 224).
     A network for images of one size, such as a ViT, is built for this size; None: for its published size."""
     weights_digest: str | None = None
-    """SHA-256 of the weights file; filled in when a run is created, checked ever after."""
+    """SHA-256 of the weights file; filled in when a run is created, checked by every later start."""
     allow_pickle: bool = False
     """Execute pickled code in the weights file if need be; needs weights_digest, from whoever vouches for the file."""
 
@@ -73,17 +73,17 @@ class MethodConfig:
     name: str = "autolora"
     """autolora: Eq. 5 with the low-rank branch; vanilla: Eq. 1; twins: Eq. 2; or one that you added."""
     soft_labels: Literal["joint", "detached"] = "joint"
-    """joint: the KL term also trains its natural soft labels (as released); detached: it does not."""
+    """joint: the KL term also trains its natural soft labels (authors' code); detached: no gradient flows into them."""
     branch_batch_norm: Literal["shared", "own"] = "shared"
-    """shared: natural and adversarial images move the same running statistics (as released); own: the natural branch of
-    AutoLoRa keeps statistics of its own, and the feature extractor's come from adversarial images alone."""
+    """shared: natural and adversarial images update the same running statistics (authors' code); own: AutoLoRa's natural
+    branch has its own statistics, and those of the feature extractor come from adversarial images only."""
     weight_average: Literal["none", "deployed", "teacher", "both"] = "none"
-    """A moving average of feature extractor and head over about an epoch: deployed: it is validated, judged and saved;
-    teacher: its predictions on natural images are the soft labels of the KL term, never trained; both; none."""
+    """A moving average of feature extractor and head over about an epoch: deployed: it is validated, tested and saved;
+    teacher: its predictions on natural images are the soft labels of the KL term, without gradient; both; none."""
     lora_rank: int = ranged(8, 1)
     """Rank r of the low-rank branch; its factors have r x kernel size inner dimensions."""
     lora_scope: Literal["all", "last_block"] = "all"
-    """all: every convolution but the stem; last_block: the last block of each stage (what the released code trains)."""
+    """all: every convolution but the stem; last_block: the last block of each stage (what the authors' code trains)."""
     sharpening: float = ranged(1.0, 0)
     """Exponent of the natural-branch accuracy in the loss weights (alpha of Eq. 6 and 7)."""
     kl_weight_max: float = ranged(6.0, 0)
@@ -100,7 +100,7 @@ class MethodConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ThreatModelConfig:
-    """What the adversary may do."""
+    """What the adversary may do to an image."""
 
     norm: Literal["linf"] = "linf"
     """Norm of the perturbation."""
@@ -129,8 +129,8 @@ class ScheduleConfig:
     name: Literal["automatic", "step_decay"] = "automatic"
     """automatic: halve on the robust validation accuracy; step_decay: x 0.1 at 50 % and 83 % of the epochs."""
     rule: Literal["released", "apgd", "paired"] = "released"
-    """When the automatic rule halves: as the released code; as the attack APGD halves its step; or when the same
-    validation images say that a window of epochs brought nothing (paired), for few of them."""
+    """When the automatic rule halves: released: as the authors' code; apgd: as the attack APGD halves its step; paired:
+    when a paired test on the same validation images finds no progress in a window of epochs (for few images)."""
     interval: int = ranged(4, 1)
     """Epochs between two decisions of the automatic rule."""
     min_lr: float = ranged(1e-5, 0)
@@ -160,9 +160,9 @@ class EvaluationConfig:
     batch_size_per_worker: int = ranged(250, 1)
     """Images per evaluation batch of one worker; no result depends on it beyond rounding."""
     linear_head: bool = True
-    """Also judge the untouched backbone under a linear head fitted to the training images."""
+    """Also evaluate the untouched backbone under a linear head fitted to the training images."""
     test_split: bool = True
-    """Judge the final model on the test split, once; False: never open it, as in the trials of a search."""
+    """Evaluate the final model on the test split, once; False: never open it, as in the trials of a search."""
     gradient_similarity_images: int = ranged(0, 0)
     """Training images to measure the gradient similarity on after every epoch (Eq. 3 and 4); 0: do not."""
     masking_every: int = ranged(4, 0)
@@ -193,7 +193,7 @@ class ScalingConfig:
     wait_for_resources_s: float = ranged(600.0, 1)
     """On a cluster: seconds to wait for the workers' CPUs and GPUs before giving up."""
     collective_timeout_s: float = ranged(600.0, 1)
-    """Seconds after which a worker that is silent, to the others or to Ray, is lost, and the group starts again."""
+    """Seconds without an answer after which a worker counts as lost, and the group starts again."""
     max_failures: int = ranged(3, 0)
     """Restarts of the worker group after a worker was lost or failed; a diverged loss is not retried."""
     check_finite_every: int = ranged(20, 1)

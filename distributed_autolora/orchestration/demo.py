@@ -201,7 +201,7 @@ def _stop_job(client: JobSubmissionClient, submission_id: str) -> None:
 def _exit_status(job: JobDetails) -> int:
     if job.status == JobStatus.SUCCEEDED:
         return 0
-    if job.driver_exit_code is None:  # its program was never started, or killed: it could not say why
+    if job.driver_exit_code is None:  # its program was not started, or killed, and printed no reason
         print(f"The job ended as {job.status}: {job.message}", file=sys.stderr)
     return _REFUSED if job.driver_exit_code == _REFUSED else _FAILED
 

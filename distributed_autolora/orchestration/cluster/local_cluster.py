@@ -1,4 +1,4 @@
-"""A one-node Ray cluster of our own on loopback, beside whatever else runs on this machine.
+"""A one-node Ray cluster on loopback, which leaves other Ray clusters of this machine alone.
 
 Ray's own `ray stop` ends every Ray process of the machine; here a process is ended by its id, and only
 if the cluster started it.
@@ -28,14 +28,14 @@ from distributed_autolora.orchestration.cluster.watchdog import start_watchdog
 # Above the ports that other clusters' workers use (10002-19999), below those that the kernel hands out.
 _PORT_RANGE = range(20_000, 32_768)
 _POLL_S = 0.1
-# Variables by which a caller may be bound to another cluster.
+# Variables that would direct a process to another cluster.
 _OTHER_CLUSTERS = frozenset({"RAY_ADDRESS", "RAY_API_SERVER_ADDRESS", "RAY_TMPDIR"})
 
 
 class LocalCluster:
     """Starts a Ray head with a job server on loopback, and on leaving stops exactly what it started.
 
-    A program that is killed before it can leave has all of it stopped by a watchdog a moment later.
+    If the program is killed, a watchdog stops them a moment later.
 
     Args:
         num_cpus: CPUs that Ray may hand out, at least 1.
@@ -87,7 +87,7 @@ class LocalCluster:
             "RAY_AUTH_MODE": "disabled",
             # Otherwise Ray replaces 127.0.0.1 by an address that other machines can reach.
             "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
-            # Gloo would listen on the address that this machine's name stands for.
+            # Gloo would listen on the address that this machine's name resolves to.
             "GLOO_SOCKET_IFNAME": "lo" if sys.platform == "linux" else "lo0",
             "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",
             "NO_PROXY": no_proxy,

@@ -1,4 +1,4 @@
-"""Signals and process ids: ending what was started, all of it, and nothing else."""
+"""Signals and process ids: ends all processes that were started, and no others."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from types import FrameType
 from typing import Any, NamedTuple
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-"""What people and schedulers stop a program by: Ctrl-C, kill, a closed terminal."""
+"""Ctrl-C, `kill` and schedulers, a closed terminal."""
 
 _POLL_S = 0.1
 _END_TIMEOUT_S = 15.0
@@ -22,7 +22,7 @@ _END_TIMEOUT_S = 15.0
 
 @contextlib.contextmanager
 def uninterrupted() -> Iterator[None]:
-    """Ignores Ctrl-C, SIGTERM and SIGHUP inside, so that a clean-up once begun is finished."""
+    """Ignores Ctrl-C, SIGTERM and SIGHUP inside, so that a clean-up is completed."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -36,7 +36,7 @@ def uninterrupted() -> Iterator[None]:
 
 @contextlib.contextmanager
 def stop_signals_interrupt() -> Iterator[None]:
-    """Makes SIGTERM and SIGHUP (a closed terminal) raise KeyboardInterrupt inside, as Ctrl-C does, and says so.
+    """Makes SIGTERM and SIGHUP (a closed terminal) raise KeyboardInterrupt inside, as Ctrl-C does; prints a line.
 
     A signal that the caller ignores (SIGHUP under nohup) stays ignored.
     """
@@ -47,8 +47,8 @@ def stop_signals_interrupt() -> Iterator[None]:
             os.write(2, b"\nStopping ...\n")
         raise KeyboardInterrupt
 
-    heeded = [number for number in STOP_SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
-    before = {number: signal.signal(number, interrupt) for number in heeded}
+    numbers = [number for number in STOP_SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, interrupt) for number in numbers}
     try:
         yield
     finally:
@@ -57,7 +57,7 @@ def stop_signals_interrupt() -> Iterator[None]:
 
 
 class _Process(NamedTuple):
-    """A process id may be given to another process later; with the start time it is unique."""
+    """A process id with its start time is unique; the id alone may be reused."""
 
     pid: int
     started: int
@@ -71,7 +71,7 @@ class _Seen(NamedTuple):
 
 
 def end_family(head: subprocess.Popen[Any]) -> None:
-    """Stops the head and all that descends from it, orphans included; returns when none is left."""
+    """Ends the head and all its descendants, orphans included; returns when none is left."""
     family = _relatives(head.pid, set())
     head.terminate()
     deadline = time.monotonic() + _END_TIMEOUT_S
@@ -85,16 +85,16 @@ def end_family(head: subprocess.Popen[Any]) -> None:
 
 
 def started_at(pid: int) -> int | None:
-    """Returns when a living process was started, in the system's own unit; None where there is none, or no /proc."""
+    """Returns the start time of a living process, in the system's own unit; None without one, or without /proc."""
     return next((seen.process.started for seen in _process_table() if seen.process.pid == pid and seen.alive), None)
 
 
 def end_orphans(head: int, started: int | None) -> None:
-    """Ends what is left of a session whose head this process did not start; returns when none is left.
+    """Ends the processes of a session whose head this process did not start; returns when none is left.
 
     Args:
         head: process id of the session's first process.
-        started: what `started_at` said of it; ids are given out again, and another process's session is let alone.
+        started: its `started_at`; a process with the same id and another start time is left alone.
     """
     now = started_at(head)
     if now is not None and now != started:
@@ -110,7 +110,7 @@ def end_orphans(head: int, started: int | None) -> None:
 
 
 def _kill_all(head: int, family: set[_Process]) -> None:
-    """Kills what is alive of a family, and what it starts meanwhile."""
+    """Kills the living processes of a family, and those that they start meanwhile."""
     deadline = time.monotonic() + _END_TIMEOUT_S
     while time.monotonic() < deadline:
         family = _relatives(head, family)

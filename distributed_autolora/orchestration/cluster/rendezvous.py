@@ -28,7 +28,7 @@ _OPEN: list[Any] = []
 
 @dataclass
 class NodeTorchConfig(TorchConfig):  # type: ignore[misc]
-    """PyTorch's process group for CPU workers (gloo) and GPU workers (NCCL), met on one address."""
+    """PyTorch's process group for CPU workers (gloo) and GPU workers (NCCL), with the rendezvous on one address."""
 
     @property
     def backend_cls(self) -> type[_NodeBackend]:
@@ -58,7 +58,7 @@ class _NodeBackend(TorchBackend):  # type: ignore[misc]
         try:
             ray.get(joining)
         except ray.exceptions.RayTaskError as error:
-            # One of them was lost, and another was the first to say so: Ray Train starts such a group again.
+            # A worker was lost, and another one reported it first: Ray Train starts such a group again.
             raise WorkerGroupStartupFailedError(str(error)) from error
 
 

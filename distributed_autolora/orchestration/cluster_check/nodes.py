@@ -61,7 +61,7 @@ def node_name(node: Mapping[str, Any]) -> str:
 
 
 def _last_line(error: BaseException) -> str:
-    """Returns the line of an error that says what went wrong: Ray puts the trace of the other process before it."""
+    """Returns the last line of an error: Ray puts the stack trace of the other process before it."""
     lines = [line.strip() for line in str(getattr(error, "cause", None) or error).splitlines() if line.strip()]
     return lines[-1] if lines else type(error).__name__
 
