@@ -10,7 +10,7 @@ def main() -> None:
     """Evaluates one model, or resumes an interrupted evaluation."""
     request = parse_flags(
         EvaluationRequest,
-        "Evaluates a run, a file of weights or a model in MLflow on test images: AutoAttack and PGD on several workers, "
+        "Evaluates a run, a weights file or a model in MLflow on test images: AutoAttack and PGD on several workers, "
         "checks of the attacks, exports, and a model card. The same command resumes an interrupted evaluation.",
     )
     from distributed_autolora.orchestration.evaluations.evaluate import evaluate

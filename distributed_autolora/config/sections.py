@@ -75,8 +75,8 @@ class MethodConfig:
     soft_labels: Literal["joint", "detached"] = "joint"
     """joint: the KL term also trains its natural soft labels (authors' code); detached: no gradient flows into them."""
     branch_batch_norm: Literal["shared", "own"] = "shared"
-    """shared: natural and adversarial images update the same running statistics (authors' code); own: AutoLoRa's natural
-    branch has its own statistics, and those of the feature extractor come from adversarial images only."""
+    """shared: natural and adversarial images update the same running statistics (authors' code); own: AutoLoRa's
+    natural branch has its own statistics, and those of the feature extractor come from adversarial images only."""
     weight_average: Literal["none", "deployed", "teacher", "both"] = "none"
     """A moving average of feature extractor and head over about an epoch: deployed: it is validated, tested and saved;
     teacher: its predictions on natural images are the soft labels of the KL term, without gradient; both; none."""

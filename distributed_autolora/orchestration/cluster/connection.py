@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import ray
@@ -60,11 +61,7 @@ def keep_private() -> None:
 
 
 def check_local_gpus(scaling: ScalingConfig) -> None:
-    """Checks that a run fits on this machine's GPUs, once Ray is connected.
-
-    Raises:
-        UserError: when it needs more.
-    """
+    """Refuses a run that needs more GPUs than this machine has; call it once Ray is connected."""
     if refusal := lacking_gpus(scaling, ray.cluster_resources().get("GPU", 0.0)):
         raise UserError(refusal)
 
@@ -90,11 +87,7 @@ def concurrent_runs(scaling: ScalingConfig, resources: Mapping[str, float]) -> i
 
 
 def check_local_cpus(scaling: ScalingConfig) -> None:
-    """Checks that a run fits on this machine.
-
-    Raises:
-        UserError: when it needs more CPUs.
-    """
+    """Refuses a run that needs more CPUs than this machine has."""
     if refusal := lacking_cpus(scaling, available_cpus()):
         raise UserError(refusal)
 
@@ -142,7 +135,7 @@ def initialize(address: str, own: dict[str, Any]) -> None:
     # Ray's own handler would end this process at once, with a meaningless status.
     on_sigterm = signal.getsignal(signal.SIGTERM)
     try:
-        with StartInTime():
+        with start_in_time():
             ray.init(address=address, log_to_driver=False, logging_level="warning", **own)
     except ray.exceptions.AuthenticationError:
         raise UserError(
@@ -158,19 +151,18 @@ def initialize(address: str, own: dict[str, Any]) -> None:
         signal.signal(signal.SIGTERM, on_sigterm)
 
 
-class StartInTime:
-    """Ray raises a bare `Exception`, and nothing else that is one, when its own processes take over half a minute."""
-
-    def __enter__(self) -> None:
-        """Begins."""
-
-    def __exit__(self, kind: type[BaseException] | None, error: object, traceback: object) -> None:
-        """Turns that error into a `RunFailedError`."""
-        if kind is Exception:
-            raise RunFailedError(
-                f"Ray could not start on this machine in time ({str(error).split('.', maxsplit=1)[0]}). It may be "
-                "overloaded: the same command tries again."
-            ) from None
+@contextlib.contextmanager
+def start_in_time() -> Iterator[None]:
+    """Turns the bare `Exception` that Ray raises when its processes take over half a minute into a `RunFailedError`."""
+    try:
+        yield
+    except Exception as error:
+        if type(error) is not Exception:
+            raise
+        raise RunFailedError(
+            f"Ray could not start on this machine in time ({str(error).split('.', maxsplit=1)[0]}). It may be "
+            "overloaded: the same command tries again."
+        ) from None
 
 
 def wait_for_resources(scaling: ScalingConfig) -> None:

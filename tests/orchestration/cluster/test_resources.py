@@ -11,7 +11,7 @@ from ray._private.worker import print_to_stdstream
 
 from distributed_autolora.config import ScalingConfig
 from distributed_autolora.errors import RunFailedError, UserError
-from distributed_autolora.orchestration.cluster.connection import StartInTime, initialize, lacking_cpus, lacking_gpus
+from distributed_autolora.orchestration.cluster.connection import initialize, lacking_cpus, lacking_gpus, start_in_time
 from distributed_autolora.orchestration.cluster.local_cluster import LocalCluster
 from distributed_autolora.orchestration.cluster.ray_internals import untested
 from tests.training.tasks import write_task
@@ -55,7 +55,7 @@ def test_only_the_ray_whose_internals_were_tested_gives_no_warning(version: str,
 
 
 def test_a_ray_that_is_late_is_a_failure_that_another_attempt_may_fix() -> None:
-    with pytest.raises(RunFailedError, match=r"in time \(The node timed out\). It may be overloaded"), StartInTime():
+    with pytest.raises(RunFailedError, match=r"in time \(The node timed out\). It may be overloaded"), start_in_time():
         raise Exception("The node timed out. See the logs.")
 
 
