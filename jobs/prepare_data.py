@@ -28,7 +28,7 @@ def check(folder: str) -> None:
 
     report = examine_task(folder)
     print(report_text(report))
-    report.refuse()
+    report.usable()
 
 
 if __name__ == "__main__":

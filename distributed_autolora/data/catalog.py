@@ -1,4 +1,4 @@
-"""Where a task's files are."""
+"""Locations of the files of tasks."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ EMBEDDED_TASK = "fashion-mnist-5-9"
 """The task whose images are shipped with the package."""
 
 PUBLISHED = ("cifar10", "cifar100", "dtd", "dogs", "cub", "caltech256")
-"""The paper's six tasks, which their owners publish."""
+"""The paper's six tasks, to be fetched from their owners."""
 
 _EMBEDDED = Path(__file__).absolute().parent / "embedded"
 
@@ -49,8 +49,6 @@ def data_folder(config: DataConfig) -> str:
 
 def labelled_task(task: str, folder: str) -> str:
     """Returns the name of a task, with the protocol of its files added unless that is "clean".
-
-    The name stands wherever a number from the task is shown or tracked.
 
     Raises:
         UserError: for files that are missing or cannot be read.

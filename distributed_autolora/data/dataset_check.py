@@ -1,4 +1,4 @@
-"""Looks at every image of a task before anything is trained on it."""
+"""Checks every image of a task before training."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -25,14 +25,14 @@ RELEASED = (
     "these are the released splits (protocol released), faults included, for comparison with published numbers: "
     "name the protocol wherever a number from them is shown."
 )
-"""What is said of the released splits, always."""
+"""Warning about every task with the released splits."""
 
 _LOSSY = ("CMYK", "transparent", "16 bits")
 
 
 @dataclass
 class SplitFacts:
-    """What the files of one split hold; its images are not kept."""
+    """Facts about the files of one split, without its images."""
 
     split: str
     where: str
@@ -63,20 +63,20 @@ class SplitFacts:
 
 @dataclass(frozen=True)
 class Report:
-    """What is known about a task, and what speaks against it."""
+    """Result of the check of a task: facts, warnings, and the reasons that forbid its use."""
 
     train: SplitFacts
     test: SplitFacts | None
-    """None: not looked at."""
+    """None: not checked."""
     split: Split | None
-    """Training and validation rows, where they were asked for and can be chosen."""
+    """Training and validation rows, if they were requested and can be chosen."""
     refusals: tuple[str, ...]
-    """Each a line for people; with one, the task cannot be used."""
+    """One line each; with any, the task cannot be used."""
     warnings: tuple[str, ...]
 
     @property
     def splits(self) -> tuple[SplitFacts, ...]:
-        """The splits that were looked at."""
+        """The checked splits."""
         return (self.train,) if self.test is None else (self.train, self.test)
 
     @property
@@ -84,8 +84,8 @@ class Report:
         """ "clean" or "released"."""
         return protocol_of(self.train.texts)
 
-    def refuse(self) -> None:
-        """Refuses a task that cannot be used.
+    def usable(self) -> Self:
+        """Returns this report of a task that can be used.
 
         Raises:
             UserError: with all images that cannot be decoded, otherwise with the first reason.
@@ -93,24 +93,7 @@ class Report:
         refuse_undecodable([failure for facts in self.splits for failure in facts.failures])
         if self.refusals:
             raise UserError(self.refusals[0])
-
-
-def check_task(
-    folder: str,
-    *,
-    with_test: bool = True,
-    one_size: bool = False,
-    choose: Callable[[SplitFacts], Split] | None = None,
-) -> Report:
-    """Looks at every image of a task, as `examine_task`, and refuses one that cannot be used.
-
-    Raises:
-        UserError: for files that cannot be read, images that cannot be decoded, images of different sizes with
-            `one_size`, and the same image in two of train, validation and test.
-    """
-    report = examine_task(folder, with_test=with_test, one_size=one_size, choose=choose)
-    report.refuse()
-    return report
+        return self
 
 
 def examine_task(
@@ -126,7 +109,7 @@ def examine_task(
         folder: local path or URI of the Parquet files.
         with_test: also open the test split.
         one_size: all images must have one size.
-        choose: chooses the training and validation rows; None: do not look at that split.
+        choose: chooses the training and validation rows; None: do not check that split.
 
     Raises:
         UserError: for files that cannot be read, labels out of range, and splits with different classes.

@@ -1,4 +1,4 @@
-"""What the check of a task found, in lines for people."""
+"""The check of a task as text."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from distributed_autolora.data.decoding import CONVERSIONS
 
 
 def report_text(report: Report) -> str:
-    """Returns everything that is known about a task, all images that cannot be decoded included."""
+    """Returns the facts, warnings and refusals, with every image that cannot be decoded."""
     train = report.train
     lines = [
         f"task: {train.texts.get('task', 'not named')}, protocol {report.protocol}, {len(train.class_names)} classes"

@@ -29,26 +29,23 @@ CONVERSIONS = {
     "turned by EXIF": "turned upright",
     "animated": "first frame taken",
 }
-"""The kinds of images that files hold, and what becomes of each."""
+"""Kinds of image files, and how each is decoded."""
 
 _KINDS = {"RGB": "RGB", "L": "grey", "P": "palette", "CMYK": "CMYK", "1": "black and white"}
 _ORIENTATION = 0x0112
 _MAX_SHOWN = 10
-# What Pillow's readers raise for damaged files.
-_DECODER_ERRORS = (
+# Pillow's readers raise these for damaged files.
+_DECODER_ERRORS: tuple[type[Exception], ...] = (
     OSError,
     SyntaxError,
     ValueError,
     TypeError,
-    IndexError,
-    KeyError,
+    LookupError,
     EOFError,
     OverflowError,
     RuntimeError,
-    struct.error,
-    zlib.error,
-    Image.DecompressionBombError,
 )
+_DECODER_ERRORS += (struct.error, zlib.error, Image.DecompressionBombError)
 
 
 class ImageDecodeError(Exception):
@@ -57,7 +54,7 @@ class ImageDecodeError(Exception):
 
 @dataclass(frozen=True)
 class ImageFacts:
-    """What a file holds."""
+    """Size and kinds of an image file."""
 
     size: tuple[int, int]
     """(width, height) in pixels, upright."""
@@ -79,7 +76,7 @@ def decode_image(encoded: bytes, channels: int) -> Image.Image:
 
 
 def inspect_image(encoded: bytes) -> ImageFacts:
-    """Decodes an image as `decode_image` does and tells what it was before.
+    """Decodes an image as `decode_image` does, and returns facts about the file.
 
     Raises:
         ImageDecodeError: see `decode_image`.

@@ -16,7 +16,7 @@ from torchvision.transforms.v2 import functional as transforms
 
 from distributed_autolora.core.keyed_random import keyed_uniform
 from distributed_autolora.data.decoding import MODES, ImageDecodeError, decode_image, refuse_undecodable
-from distributed_autolora.data.parquet.writer import ImageTable
+from distributed_autolora.data.parquet.reader import ImageTable
 from distributed_autolora.errors import UserError
 
 T = TypeVar("T")
@@ -36,6 +36,17 @@ class ImageSource:
     Without `image_size` every image of the table has the same size, and all are decoded once into memory unless
     they are too many. With it an image is decoded on access, its short side scaled to image_size * 256 / 224 and
     its centre cut out (the evaluation transform of section 5 of the paper).
+
+    Args:
+        table: the encoded images.
+        channels: 1 for grey, 3 for RGB.
+        image_size: side of the images in pixels; None: their own.
+        resized: `training_images` draws a resized crop and a flip for each row; otherwise it is `images`.
+        decoded_once_bytes: the most pixel bytes that are kept decoded.
+
+    Raises:
+        UserError: for a number of channels that no image has, resized crops without `image_size`, images that cannot
+            be decoded, or images of different sizes without `image_size`.
     """
 
     def __init__(
@@ -47,19 +58,6 @@ class ImageSource:
         resized: bool,
         decoded_once_bytes: int = DECODED_ONCE_BYTES,
     ) -> None:
-        """Checks the table, and decodes it when `image_size` is None and it is small.
-
-        Args:
-            table: the encoded images.
-            channels: 1 for grey, 3 for RGB.
-            image_size: side of the images in pixels; None: their own.
-            resized: `training_images` draws a resized crop and a flip for each row; otherwise it is `images`.
-            decoded_once_bytes: the most pixel bytes that are kept decoded.
-
-        Raises:
-            UserError: for a number of channels that no image has, resized crops without `image_size`, images
-                that cannot be decoded, or images of different sizes without `image_size`.
-        """
         check_image_settings(channels=channels, image_size=image_size, resized=resized)
         self.table = table
         self.channels = channels

@@ -1,14 +1,15 @@
 """Tiny images and tables for the tests of the data layer."""
 
 import io
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from distributed_autolora.data.parquet.writer import ImageRow, ImageTable, read_images, write_images
+from distributed_autolora.data.parquet.reader import ImageTable, read_images
+from distributed_autolora.data.parquet.writer import ROW_GROUP, ImageRow, SplitWriter, groups_of
 
 
 def encode(image: Image.Image, kind: str = "PNG", **options: Any) -> bytes:
@@ -28,6 +29,15 @@ def picture(number: int, size: tuple[int, int] = (8, 8), mode: str = "RGB") -> I
 def rows_of(images: Sequence[bytes], num_classes: int = 2) -> list[ImageRow]:
     """Returns rows whose labels go round the classes."""
     return [ImageRow(image, number % num_classes, f"id-{number}") for number, image in enumerate(images)]
+
+
+def write_images(path: Path | str, rows: Iterable[ImageRow], *, class_names: Sequence[str], **texts: str) -> None:
+    """Writes one Parquet file; `texts` are further metadata."""
+    folder, _, name = str(path).rpartition("/")
+    with SplitWriter(folder, name.removesuffix(".parquet"), len(class_names), shard_bytes=None) as writer:
+        for group in groups_of(rows, ROW_GROUP):
+            writer.write(group)
+        writer.finish({"class_names": list(class_names), **texts})
 
 
 def write(folder: Path, name: str, rows: Sequence[ImageRow], class_names: Sequence[str] = ("cat", "dog")) -> Path:

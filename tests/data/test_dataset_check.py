@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from distributed_autolora.config import DataConfig, ExperimentConfig
-from distributed_autolora.data.dataset_check import SplitFacts, check_task, examine_task
+from distributed_autolora.data.dataset_check import SplitFacts, examine_task
 from distributed_autolora.data.dataset_check_report import report_text
 from distributed_autolora.data.parquet.writer import ImageRow
 from distributed_autolora.data.splits import Split, keep_copies_together, split_digest
@@ -28,7 +28,7 @@ def task(folder: Path, train: list[bytes], test: list[bytes]) -> str:
 
 
 def test_a_sound_task_is_described_and_not_refused(tmp_path: Path) -> None:
-    report = check_task(task(tmp_path, IMAGES[:30], IMAGES[30:]))
+    report = examine_task(task(tmp_path, IMAGES[:30], IMAGES[30:])).usable()
     assert report.warnings == ()
     assert (report.train.class_counts(), report.train.sizes) == ([15, 15], {(8, 8): 30})
     assert report.train.image_bytes == sum(map(len, IMAGES[:30]))
@@ -46,7 +46,7 @@ def test_every_image_that_cannot_be_decoded_is_listed_by_file_and_row(tmp_path: 
     assert all(f'train.parquet, row {row} (row_id "id-{row}"): ' in text for row in bad)
     assert 'test.parquet, row 0 (row_id "id-0"): not an image' in text
     with pytest.raises(UserError, match=r"^16 images cannot be decoded: .*and 6 more"):
-        report.refuse()
+        report.usable()
 
 
 def test_rows_are_counted_through_row_groups(tmp_path: Path) -> None:
@@ -60,8 +60,8 @@ def test_rows_are_counted_through_row_groups(tmp_path: Path) -> None:
 def test_the_same_image_in_train_and_test_is_refused_and_named(tmp_path: Path) -> None:
     folder = task(tmp_path, IMAGES[:30], [IMAGES[35], IMAGES[4]])
     with pytest.raises(UserError, match=r"1 of 2 test images .*test\.parquet, row 1 .* is .*train\.parquet, row 4 "):
-        check_task(folder)
-    assert check_task(folder, with_test=False).test is None
+        examine_task(folder).usable()
+    assert examine_task(folder, with_test=False).usable().test is None
 
 
 def test_a_split_with_copies_on_both_sides_is_refused(tmp_path: Path) -> None:
@@ -72,14 +72,14 @@ def test_a_split_with_copies_on_both_sides_is_refused(tmp_path: Path) -> None:
         return Split(train=train, val=val, digest="")
 
     with pytest.raises(UserError, match=r"1 validation images are also training images.*row 20"):
-        check_task(folder, choose=halves)
+        examine_task(folder, choose=halves).usable()
 
 
 def test_training_never_puts_copies_on_both_sides(tmp_path: Path) -> None:
     # Every image is there twice: a split that knew nothing of it would part some pair.
     folder = task(tmp_path, [image for image in IMAGES[:30] for _ in range(2)], IMAGES[30:])
     config = ExperimentConfig(data=DataConfig(path=folder, val_fraction=0.4, val_images_min=0))
-    report = check_task(folder, choose=lambda facts: split_rows(config, facts))
+    report = examine_task(folder, choose=lambda facts: split_rows(config, facts)).usable()
     assert report.split is not None
     assert 0 < len(report.split.val) < 24
     sides = [{int(row) // 2 for row in rows} for rows in (report.split.train, report.split.val)]
@@ -111,25 +111,25 @@ def test_special_images_are_counted_with_what_becomes_of_them(tmp_path: Path) ->
         encode(picture(4, size=(9, 5)), "JPEG", exif=rotated),
         encode(picture(5)),
     ]
-    report = check_task(task(tmp_path, images, IMAGES[:2]))
+    report = examine_task(task(tmp_path, images, IMAGES[:2])).usable()
     kinds = ("grey", "CMYK", "transparent", "16 bits", "palette", "turned by EXIF")
     assert [report.train.kinds[kind] for kind in kinds] == [1] * 6
     assert report.train.sizes[(5, 9)] == 1
     assert "1 CMYK, 1 transparent, 1 16 bits" in report.warnings[0]
     assert "  CMYK: 1 (turned into RGB without its colour profile)" in report_text(report)
     with pytest.raises(UserError, match=r"row 5 .* is 5 x 9 pixels, but row 0 is 8 x 8"):
-        check_task(str(tmp_path), one_size=True)
+        examine_task(str(tmp_path), one_size=True).usable()
 
 
 def test_missing_classes_imbalance_and_contradicting_labels_are_warned_of(tmp_path: Path) -> None:
     rows = [ImageRow(image, int(number == 0), str(number)) for number, image in enumerate(IMAGES[:20])]
     write(tmp_path, "train.parquet", [*rows, ImageRow(IMAGES[5], 1, "again")], ["cat", "dog", "rat"])
     write(tmp_path, "test.parquet", rows_of(IMAGES[30:]), ["cat", "dog", "rat"])
-    warnings = " ".join(check_task(str(tmp_path)).warnings)
+    warnings = " ".join(examine_task(str(tmp_path)).usable().warnings)
     assert "(train) has no image of 1 classes: rat" in warnings
     assert "two labels in 1 places" in warnings
     write(tmp_path, "train.parquet", rows, ["cat", "dog", "rat"])
-    assert "not balanced: 1 to 19 images a class" in " ".join(check_task(str(tmp_path)).warnings)
+    assert "not balanced: 1 to 19 images a class" in " ".join(examine_task(str(tmp_path)).usable().warnings)
 
 
 def test_the_program_lists_and_refuses(tmp_path: Path) -> None:
@@ -144,6 +144,6 @@ def test_the_program_lists_and_refuses(tmp_path: Path) -> None:
 
 def test_training_and_test_images_of_two_sizes_are_refused_where_none_is_chosen(tmp_path: Path) -> None:
     folder = task(tmp_path, IMAGES[:20], [encode(picture(number, size=(10, 8))) for number in range(50, 54)])
-    assert check_task(folder).warnings == ()
+    assert examine_task(folder).usable().warnings == ()
     with pytest.raises(UserError, match=r"\(test\) has images of 10 x 8 pixels, but .*\(train\) of 8 x 8: give --data"):
-        check_task(folder, one_size=True)
+        examine_task(folder, one_size=True).usable()

@@ -9,7 +9,7 @@ import torch
 from distributed_autolora.config import DataConfig
 from distributed_autolora.data.catalog import data_folder, embedded_backbone, embedded_folder
 from distributed_autolora.data.images import ImageSource
-from distributed_autolora.data.parquet.writer import ImageTable, check_same_classes, read_images
+from distributed_autolora.data.parquet.reader import ImageTable, check_same_classes, read_images
 from distributed_autolora.errors import UserError
 
 

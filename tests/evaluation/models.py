@@ -14,7 +14,7 @@ from distributed_autolora.core.attacks import pgd
 from distributed_autolora.core.threat_model import ThreatModel
 from distributed_autolora.data.catalog import embedded_folder
 from distributed_autolora.data.images import ImageSource
-from distributed_autolora.data.parquet.writer import read_images
+from distributed_autolora.data.parquet.reader import read_images
 from distributed_autolora.models import Classifier
 
 THREAT_MODEL = ThreatModel(epsilon=0.1)

@@ -22,10 +22,11 @@ from distributed_autolora.config import (
     ScheduleConfig,
     ThreatModelConfig,
 )
-from distributed_autolora.data.parquet.writer import ImageRow, write_images
+from distributed_autolora.data.parquet.writer import ImageRow
 from distributed_autolora.data.sampler import worker_share
 from distributed_autolora.training.distributed import collectives
 from distributed_autolora.training.trainer import Trainer
+from tests.data.pictures import write_images
 
 SIZE = 12
 CLASSES = ("left", "right", "top")

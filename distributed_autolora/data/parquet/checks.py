@@ -1,4 +1,4 @@
-"""What a Parquet file of labelled images must fulfil, in messages for people."""
+"""Checks of Parquet files of labelled images."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ COLUMNS = {
     "label": ("whole numbers", pa.types.is_integer),
     "row_id": ("texts", lambda kind: pa.types.is_string(kind) or pa.types.is_large_string(kind)),
 }
-"""For each column what it holds, for people, and the test of its Arrow type."""
+"""Content of each column, for messages, and the test of its Arrow type."""
 
 
 def check_columns(schema: Any, path: str) -> None:

@@ -60,7 +60,7 @@ def split_files(folder: str, split: str) -> tuple[Any, list[str]]:
 
 
 def _check_complete(folder: str, paths: list[str]) -> None:
-    """Refuses NAME-00000-of-00003.parquet without its fellows, and beside another version of them."""
+    """Refuses NAME-00000-of-00003.parquet if another of the three is missing, or another version is beside them."""
     names = [path.rpartition("/")[2] for path in paths]
     numbered = {(match["name"], match["count"]) for match in map(_NUMBERED.fullmatch, names) if match}
     for name, count in sorted(numbered):
@@ -129,7 +129,7 @@ def split_bytes(folder: str, split: str) -> int:
 
 @contextlib.contextmanager
 def readable(where: str) -> Iterator[None]:
-    """Turns what pyarrow and the system say about an unreadable place into a `UserError`."""
+    """Turns errors of reading into a `UserError`."""
     try:
         yield
     except (OSError, pa.ArrowException) as error:
@@ -138,7 +138,7 @@ def readable(where: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def writable(where: str) -> Iterator[None]:
-    """Turns what pyarrow and the system say about an unwritable place into a `UserError`."""
+    """Turns errors of writing into a `UserError`."""
     try:
         yield
     except (OSError, pa.ArrowException) as error:

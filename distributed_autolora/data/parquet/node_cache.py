@@ -120,7 +120,7 @@ def _other_files(folder: str) -> UserError:
 
 
 def _open(path: Path, count: int) -> Any | None:
-    """Maps a file; None if there is none, or none that was written whole."""
+    """Maps a file; None if there is none, or an incomplete one."""
     try:
         with pa.memory_map(str(path)) as mapped:
             # The columns keep the mapping alive.
@@ -148,7 +148,7 @@ def _write(path: Path, folder: str, split: str, digest: str) -> None:
 
 @contextlib.contextmanager
 def _only_one(path: Path) -> Iterator[None]:
-    """Holds an exclusive lock, which the system releases when this process ends in whatever way."""
+    """Holds an exclusive lock, which the system releases when this process ends."""
     with path.open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
@@ -156,7 +156,7 @@ def _only_one(path: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _usable(path: Path) -> Iterator[None]:
-    """Turns what the system says about a full or forbidden cache into a `UserError`."""
+    """Turns errors of a full or forbidden cache into a `UserError`."""
     try:
         yield
     except (OSError, pa.ArrowException) as error:

@@ -1,4 +1,4 @@
-"""Reads the Parquet files of labelled images, whole or one row group at a time."""
+"""Reads the Parquet files of labelled images, at once or one row group at a time."""
 
 from __future__ import annotations
 
@@ -228,7 +228,7 @@ def read_texts(folder: str, split: str) -> dict[str, Any]:
 
 
 def check_same_classes(train: ImageTable, test: ImageTable) -> None:
-    """Checks that both tables mean the same by a label.
+    """Checks that both tables have the same classes.
 
     Raises:
         UserError: naming the first class that differs.

@@ -9,31 +9,18 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from distributed_autolora.data.parquet.locations import data_digest, open_location, writable
-from distributed_autolora.data.parquet.reader import ImageTable, check_same_classes, read_images
-
-__all__ = [
-    "ImageRow",
-    "ImageTable",
-    "SplitWriter",
-    "check_same_classes",
-    "data_digest",
-    "groups_of",
-    "read_images",
-    "write_images",
-]
+from distributed_autolora.data.parquet.locations import open_location, writable
 
 ROW_GROUP = 256
 """Rows that are written, and can be read, together."""
 SHARD_BYTES = 256 * 2**20
-"""A file of at least this many bytes of images is followed by another."""
+"""A split is continued in another file after this many bytes of images."""
 
 _SCHEMA = pa.schema([("image", pa.binary()), ("label", pa.int64()), ("row_id", pa.string())])
 
@@ -48,40 +35,6 @@ class ImageRow:
     """Index into the class names."""
     row_id: str
     """Where the image came from; never changes."""
-
-
-def write_images(
-    path: str | Path,
-    rows: Iterable[ImageRow],
-    *,
-    class_names: Sequence[str],
-    task: str,
-    split: str,
-    licence: str,
-    provenance: str,
-) -> None:
-    """Writes one Parquet file, whole or not at all.
-
-    Args:
-        path: file to write; a local path or a URI of a pyarrow filesystem.
-        rows: the images; only `ROW_GROUP` of them are held in memory.
-        class_names: name of each label.
-        task: name of the task.
-        split: "train" or "test".
-        licence: terms that the images may be used under.
-        provenance: where the images came from and how they were chosen.
-
-    Raises:
-        ValueError: for a label outside 0 .. len(class_names) - 1.
-        UserError: if the file cannot be written.
-    """
-    texts = {"class_names": list(class_names), "task": task, "split": split}
-    texts |= {"licence": licence, "provenance": provenance}
-    folder, _, name = str(path).rpartition("/")
-    with SplitWriter(folder or ".", name.removesuffix(".parquet"), len(class_names), shard_bytes=None) as writer:
-        for group in groups_of(rows, ROW_GROUP):
-            writer.write(group)
-        writer.finish(texts)
 
 
 def groups_of(rows: Iterable[Any], size: int) -> Iterator[list[Any]]:

@@ -5,14 +5,10 @@ from __future__ import annotations
 import csv
 from pathlib import Path
 
-import torch
-
 from distributed_autolora.data.parquet.locations import one_line
-from distributed_autolora.data.preparation.source import SourceRow, SourceTask, file_row
-from distributed_autolora.data.splits import stratified_holdout
+from distributed_autolora.data.preparation.source import SPLITS, SourceRow, SourceTask, file_row, held_out
 from distributed_autolora.errors import UserError
 
-_SPLITS = ("train", "test")
 Line = dict[str, str]
 
 
@@ -41,25 +37,18 @@ def image_list(source: Path, *, test_fraction: float, seed: int, task: str | Non
     numbers = [names.index(line["label"]) for line in lines]
     if "split" in lines[0]:
         splits, how = [line["split"] for line in lines], "its own split"
-        absent = [split for split in _SPLITS if split not in splits]
+        absent = [split for split in SPLITS if split not in splits]
         if absent:
             raise UserError(f'{source} has no {absent[0]} image: its column "split" needs train and test.')
     else:
-        splits, how = _held_out(numbers, test_fraction, seed), f"test share {test_fraction}, stratified, seed {seed}"
-    rows: dict[str, list[SourceRow]] = {split: [] for split in _SPLITS}
+        _, test, how = held_out(numbers, test_fraction, seed)
+        is_test = set(test)
+        splits = ["test" if position in is_test else "train" for position in range(len(lines))]
+    rows: dict[str, list[SourceRow]] = {split: [] for split in SPLITS}
     for line, number, split in zip(lines, numbers, splits, strict=True):
         rows[split].append(file_row(source.parent / line["path"], number, line["path"]))
     provenance = f'list "{source.name}", {how}'
     return SourceTask(task or source.stem, names, rows, licence, provenance)
-
-
-def _held_out(numbers: list[int], test_fraction: float, seed: int) -> list[str]:
-    if not 0 < test_fraction < 1:
-        raise UserError(f"The test fraction is {test_fraction}: it must be between 0 and 1, for instance 0.2.")
-    chosen = set(stratified_holdout(torch.tensor(numbers), round(test_fraction * len(numbers)), seed).tolist())
-    if not chosen:
-        raise UserError(f"{len(numbers)} images are too few to hold out {test_fraction:.0%} for testing. Add some.")
-    return ["test" if position in chosen else "train" for position in range(len(numbers))]
 
 
 def _lines(source: Path) -> list[Line]:
@@ -85,7 +74,7 @@ def _lines(source: Path) -> list[Line]:
         line |= {name: line[name].strip() for name in ("label", "split") if name in line}
         if not line["path"] or not line["label"]:
             raise UserError(f"{source}, line {number}: path or label is empty. Complete or remove the line.")
-        if line.get("split", "train") not in _SPLITS:
+        if line.get("split", "train") not in SPLITS:
             raise UserError(
                 f'{source}, line {number}: split is "{line["split"]}", not train or test. Validation images are held '
                 "out from train in training."

@@ -1,4 +1,4 @@
-"""Readers of public image collections, as rows for Parquet."""
+"""Fashion-MNIST from its IDX files, as rows for Parquet."""
 
 from __future__ import annotations
 
@@ -15,24 +15,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
+from torchvision.datasets import FashionMNIST
 
 from distributed_autolora.data.parquet.locations import one_line
 from distributed_autolora.data.preparation.source import SourceRow
 from distributed_autolora.data.splits import stratified_subset
 from distributed_autolora.errors import UserError
 
-FASHION_MNIST_CLASSES = (
-    "T-shirt/top",
-    "Trouser",
-    "Pullover",
-    "Dress",
-    "Coat",
-    "Sandal",
-    "Shirt",
-    "Sneaker",
-    "Bag",
-    "Ankle boot",
-)
+FASHION_MNIST_CLASSES = tuple(FashionMNIST.classes)
 FASHION_MNIST_LICENCE = "MIT, Copyright (c) 2017 Zalando SE, https://tech.zalando.com"
 
 _FASHION_MNIST_FILES = {"train": "train", "test": "t10k"}

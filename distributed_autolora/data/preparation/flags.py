@@ -1,4 +1,4 @@
-"""The command line of jobs/prepare_data.py; reading it imports nothing heavy."""
+"""The command line of jobs/prepare_data.py; importing it loads neither torch nor torchvision."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Common:
-    """What all sources share."""
+    """Flags of all sources."""
 
     source: Path
     """Folder, or file, to read."""
@@ -91,7 +91,7 @@ class Caltech256(Published):
 
 @dataclass(frozen=True, kw_only=True)
 class Own(Common):
-    """What one's own images share."""
+    """Flags of one's own images."""
 
     test_fraction: float = 0.2
     """Share of each class held out for testing where the source has no test images of its own; in (0, 1)."""
@@ -131,7 +131,7 @@ class FashionMnist(Common):
 
 @dataclass(frozen=True, kw_only=True)
 class Check:
-    """Looks at every image of a prepared task: what cannot be used is refused, what is odd is said."""
+    """Checks every image of a prepared task: refuses what cannot be used, warns of what is unusual."""
 
     folder: Annotated[str, tyro.conf.Positional]
     """Folder or URI of train*.parquet and test*.parquet."""
@@ -149,7 +149,7 @@ Source = (
     | Annotated[ImageList, tyro.conf.subcommand("csv")]
     | Annotated[Check, tyro.conf.subcommand("check")]
 )
-"""What jobs/prepare_data.py is asked for."""
+"""A command of jobs/prepare_data.py."""
 
 
 def read_flags(description: str, arguments: Sequence[str] | None = None) -> Source:
@@ -170,4 +170,4 @@ def prepare(flags: Published | FashionMnist | Folder | ImageList) -> Prepared:
         return kinds.prepare_published(flags.recipe, **values)
     if isinstance(flags, FashionMnist):
         return kinds.prepare_fashion_mnist(**values)
-    return (kinds.prepare_folder if isinstance(flags, Folder) else kinds.prepare_list)(**values)
+    return kinds.prepare_own(kinds.image_folder if isinstance(flags, Folder) else kinds.image_list, **values)

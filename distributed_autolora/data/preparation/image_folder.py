@@ -5,14 +5,10 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
-import torch
-
-from distributed_autolora.data.preparation.source import SourceRow, file_row
-from distributed_autolora.data.splits import stratified_holdout
+from distributed_autolora.data.preparation.source import SPLITS, SourceTask, file_row, held_out
 from distributed_autolora.errors import UserError
 
 # fmt: off
@@ -21,40 +17,24 @@ IMAGE_EXTENSIONS = frozenset((
     ".avif", ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm", ".jp2", ".tga",
 ))
 # fmt: on
-"""Files with these endings are taken for images."""
+"""Endings of image files."""
 
-_SPLITS = ("train", "test")
-_SPLIT_WORDS = {*_SPLITS, "training", "testing", "val", "valid", "validation", "dev", "eval"}
+_SPLIT_WORDS = {*SPLITS, "training", "testing", "val", "valid", "validation", "dev", "eval"}
 _MAX_SHOWN = 5
 
 
-@dataclass(frozen=True)
-class FolderImages:
-    """The images of a folder, not read yet, and what was left aside."""
+def image_folder(source: Path, *, test_fraction: float, seed: int, task: str | None, licence: str) -> SourceTask:
+    """Reads a folder with one folder of images a class, or with train/ and test/ that each have those.
 
-    root: Path
-    class_names: tuple[str, ...]
-    files: dict[str, list[tuple[Path, int]]]
-    """For "train" and "test": paths with labels, ordered by class and path."""
-    how_split: str
-    """Where the test images come from, for the provenance."""
-    notes: tuple[str, ...]
-    """What was not used, for people; one line each."""
-
-    def rows(self, split: str) -> list[SourceRow]:
-        """Returns the rows of a split; the row id is the path below the folder."""
-        return [file_row(path, label, path.relative_to(self.root).as_posix()) for path, label in self.files[split]]
-
-
-def image_folder(source: Path, *, test_fraction: float, seed: int) -> FolderImages:
-    """Finds the images of a folder with one folder a class, or with train/ and test/ that each have those.
-
-    Hidden files are passed over; files whose ending is no image's are counted in the notes.
+    The row id is the path below the folder. Hidden files are ignored; files without an image's ending are counted in
+    the notes.
 
     Args:
         source: the folder.
-        test_fraction: share of each class to hold out for testing where there is no test/, in (0, 1).
+        test_fraction: share of each class to hold out for testing if there is no test/, in (0, 1).
         seed: seed of that choice.
+        task: name of the task; None: the folder's.
+        licence: terms that the images may be used under.
 
     Raises:
         UserError: for a missing folder, fewer than two classes, a class without images, train/ and test/ with
@@ -63,53 +43,42 @@ def image_folder(source: Path, *, test_fraction: float, seed: int) -> FolderImag
     if not source.is_dir():
         raise UserError(f"{source} is not a folder: give a folder that has one folder of images a class.")
     folders = _visible_folders(source)
-    if set(_SPLITS) <= set(folders):
-        return _with_official_test(source, folders)
-    if folders and {name.lower() for name in folders} <= _SPLIT_WORDS:
+    other: list[str] = []
+    if set(SPLITS) <= set(folders):
+        other, folders = [name for name in folders if name not in SPLITS], _classes_of_both(source)
+        found = {split: _labelled_files(source / split, folders) for split in SPLITS}
+        files, skipped = {split: own for split, (own, _) in found.items()}, found["train"][1] + found["test"][1]
+        how = "its own train/ and test/"
+    elif folders and {name.lower() for name in folders} <= _SPLIT_WORDS:
         raise UserError(
             f"{source} has {', '.join(folders)} but not both train and test: add or rename them, or give the folder "
             "whose folders are the classes."
         )
-    if not 0 < test_fraction < 1:
-        raise UserError(f"The test fraction is {test_fraction}: it must be between 0 and 1, for instance 0.2.")
-    files, skipped = _labelled_files(source, folders)
-    labels = torch.tensor([label for _, label in files], dtype=torch.int64)
-    chosen = set(stratified_holdout(labels, round(test_fraction * len(labels)), seed).tolist())
-    splits: dict[str, list[tuple[Path, int]]] = {"train": [], "test": []}
-    for position, file in enumerate(files):
-        splits["test" if position in chosen else "train"].append(file)
-    if not chosen:
-        raise UserError(
-            f"{source} has {len(files)} images, too few to hold out {test_fraction:.0%} for testing: add some."
-        )
-    return FolderImages(
-        source,
-        tuple(folders),
-        splits,
-        f"test share {test_fraction}, stratified, seed {seed}",
-        _notes(skipped, [], folders, splits["test"]),
+    else:
+        every, skipped = _labelled_files(source, folders)
+        train, test, how = held_out([label for _, label in every], test_fraction, seed)
+        files = {"train": [every[position] for position in train], "test": [every[position] for position in test]}
+    return SourceTask(
+        task=task or source.name,
+        class_names=folders,
+        rows={
+            split: [file_row(path, label, path.relative_to(source).as_posix()) for path, label in own]
+            for split, own in files.items()
+        },
+        licence=licence,
+        provenance=f'folder "{source.name}", {how}',
+        notes=_notes(skipped, other, folders, files["test"]),
     )
 
 
-def _with_official_test(source: Path, folders: list[str]) -> FolderImages:
-    class_names = _visible_folders(source / "train")
-    in_test = _visible_folders(source / "test")
-    if class_names != in_test:
-        name = sorted(set(class_names) ^ set(in_test))[0]
-        there, missing = ("train", "test") if name in class_names else ("test", "train")
+def _classes_of_both(source: Path) -> list[str]:
+    """Returns the classes of train/ and test/, which must be the same."""
+    in_train, in_test = _visible_folders(source / "train"), _visible_folders(source / "test")
+    if in_train != in_test:
+        name = sorted(set(in_train) ^ set(in_test))[0]
+        there, missing = SPLITS if name in in_train else reversed(SPLITS)
         raise UserError(f'{source}: class "{name}" is in {there} but not in {missing}: both need the same classes.')
-    splits, skipped = {}, Counter[str]()
-    for split in _SPLITS:
-        splits[split], unused = _labelled_files(source / split, class_names)
-        skipped += unused
-    other = [name for name in folders if name not in _SPLITS]
-    return FolderImages(
-        source,
-        tuple(class_names),
-        splits,
-        "its own train/ and test/",
-        _notes(skipped, other, class_names, splits["test"]),
-    )
+    return in_train
 
 
 def _notes(

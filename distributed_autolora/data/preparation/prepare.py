@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from distributed_autolora.data.catalog import embedded_folder
 from distributed_autolora.data.decoding import decode_image
@@ -16,62 +19,57 @@ from distributed_autolora.data.preparation.fashion_mnist import (
     fashion_mnist,
 )
 from distributed_autolora.data.preparation.image_folder import image_folder
-from distributed_autolora.data.preparation.source import Protocol, SourceTask
+from distributed_autolora.data.preparation.source import SPLITS, Protocol, SourceTask
 from distributed_autolora.data.preparation.torchvision_datasets import caltech256, cifar, dtd
-from distributed_autolora.data.preparation.write import SPLITS, Prepared, check_output, write_task
+from distributed_autolora.data.preparation.write import Prepared, check_output, write_task
 from distributed_autolora.errors import UserError
 
-__all__ = ["Prepared", "prepare_fashion_mnist", "prepare_folder", "prepare_list", "prepare_published"]
+__all__ = ["Prepared", "image_folder", "image_list", "prepare_fashion_mnist", "prepare_own", "prepare_published"]
+
+
+PUBLISHED: dict[str, Callable[..., SourceTask]] = {
+    "cifar10": partial(cifar, task="cifar10"),
+    "cifar100": partial(cifar, task="cifar100"),
+    "caltech256": caltech256,
+    "dtd": dtd,
+    "dogs": dogs,
+    "cub": cub,
+}
+"""Readers of the paper's six tasks."""
 
 
 def prepare_published(
-    task: str,
-    *,
-    source: Path,
-    output: str,
-    protocol: Protocol = "clean",
-    overwrite: bool = False,
-    unverified: bool = False,
-    test_fraction: float = 0.12,
-    train_per_class: int = 150,
-    clutter: bool = True,
-    seed: int = 0,
+    task: str, *, source: Path, output: str, protocol: Protocol = "clean", overwrite: bool = False, **options: Any
 ) -> Prepared:
     """Writes one of the paper's six tasks from its published files.
 
     Args:
-        task: one of `catalog.PUBLISHED`.
+        task: key of `PUBLISHED`.
         source: folder of the unpacked files.
         output: folder or URI to write to.
-        protocol: "clean", or "released" for the splits of the released code.
-        overwrite: replace Parquet files that are there.
-        unverified: CIFAR: also read files that are not the published ones.
-        test_fraction: Caltech-256: share of each class held out.
-        train_per_class: Caltech-256, released: images taken for each class.
-        clutter: Caltech-256: keep the clutter class.
-        seed: Caltech-256: seed of the held-out share.
+        protocol: "clean", or "released" for the splits of the authors' code.
+        overwrite: replace existing Parquet files.
+        options: further arguments of the reader.
 
     Raises:
-        UserError: for files that are missing or cannot be used, an output that cannot be written or is in use.
+        UserError: for missing or unusable files, an output that cannot be written or is in use.
     """
     source = source.expanduser().absolute()
     if not source.is_dir():
         raise UserError(f"{source} is not a folder: give the one that the files of {task} were unpacked into.")
     check_output(output, overwrite)
-    if task in ("cifar10", "cifar100"):
-        found = cifar(source, task=task, protocol=protocol, unverified=unverified)
-    elif task == "caltech256":
-        found = caltech256(
-            source,
-            protocol=protocol,
-            test_fraction=test_fraction,
-            train_per_class=train_per_class,
-            clutter=clutter,
-            seed=seed,
-        )
-    else:
-        found = {"dtd": dtd, "dogs": dogs, "cub": cub}[task](source, protocol=protocol)
-    return write_task(output, found, overwrite=overwrite)
+    return write_task(output, PUBLISHED[task](source, protocol=protocol, **options), overwrite=overwrite)
+
+
+def prepare_own(
+    read: Callable[..., SourceTask], *, source: Path, output: str, overwrite: bool, **options: Any
+) -> Prepared:
+    """Writes one's own images: `read` is `image_folder` or `image_list`, which take the options.
+
+    Raises:
+        UserError: for images that cannot be used, an output that cannot be written or is in use.
+    """
+    return write_task(output, read(source.expanduser().absolute(), **options), overwrite=overwrite)
 
 
 def prepare_fashion_mnist(
@@ -135,64 +133,6 @@ def _shipped_pixels() -> frozenset[bytes]:
     return frozenset(
         decode_image(table.encoded(row), channels=1).tobytes() for table in tables for row in range(len(table))
     )
-
-
-def prepare_folder(
-    *,
-    source: Path,
-    output: str,
-    test_fraction: float,
-    task: str | None,
-    licence: str,
-    seed: int,
-    overwrite: bool,
-) -> Prepared:
-    """Writes the images of a folder, one folder a class, with their bytes as they are.
-
-    Args:
-        source: the folder; train/ and test/ below it are used where both exist.
-        output: folder or URI to write train.parquet and test.parquet to.
-        test_fraction: share of each class to hold out for testing where there is no test/.
-        task: name of the task; None: the folder's.
-        licence: terms that the images may be used under.
-        seed: seed of the held-out share.
-        overwrite: replace Parquet files that are there.
-
-    Raises:
-        UserError: for a folder that is no task (see `image_folder`), images that cannot be decoded, an output
-            that cannot be written or is in use.
-    """
-    images = image_folder(source.expanduser().absolute(), test_fraction=test_fraction, seed=seed)
-    found = SourceTask(
-        task=task or images.root.name,
-        class_names=images.class_names,
-        rows={split: images.rows(split) for split in SPLITS},
-        licence=licence,
-        provenance=f'folder "{images.root.name}", {images.how_split}',
-        notes=images.notes,
-    )
-    return write_task(output, found, overwrite=overwrite)
-
-
-def prepare_list(
-    *,
-    source: Path,
-    output: str,
-    test_fraction: float,
-    task: str | None,
-    licence: str,
-    seed: int,
-    overwrite: bool,
-) -> Prepared:
-    """Writes the images that a CSV file of path, label and possibly split names; arguments as `prepare_folder`'s.
-
-    Raises:
-        UserError: for a list that cannot be used (see `image_list`), images that cannot be decoded, an output that
-            cannot be written or is in use.
-    """
-    path = source.expanduser().absolute()
-    found = image_list(path, test_fraction=test_fraction, seed=seed, task=task, licence=licence)
-    return write_task(output, found, overwrite=overwrite)
 
 
 def _parse_classes(text: str) -> list[int]:

@@ -1,4 +1,4 @@
-"""What a reader of an image collection gives to the writer of Parquet files."""
+"""A collection of images before it is written as Parquet files."""
 
 from __future__ import annotations
 
@@ -6,6 +6,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
+
+import torch
+
+from distributed_autolora.data.splits import stratified_holdout
+from distributed_autolora.errors import UserError
+
+SPLITS = ("train", "test")
 
 Protocol = Literal["clean", "released"]
 
@@ -37,13 +44,31 @@ class SourceTask:
     overlaps: tuple[str, ...] = ()
     """Other collections, or parts of this one, that are known to hold the same or nearly the same images."""
     notes: tuple[str, ...] = ()
-    """What people should know, one line each."""
+    """Notes for the reader, one line each."""
     protocol: Protocol = "clean"
 
 
 def file_row(path: Path, label: int, row_id: str) -> SourceRow:
     """Returns the row of an image file."""
     return SourceRow(path.read_bytes, label, row_id, str(path))
+
+
+def held_out(labels: Sequence[int], test_fraction: float, seed: int) -> tuple[list[int], list[int], str]:
+    """Holds out a stratified share for testing.
+
+    Returns:
+        Positions to train on, positions to test on, both ascending, and a text for the provenance.
+
+    Raises:
+        UserError: for a share outside (0, 1), or one that leaves nothing to test on.
+    """
+    if not 0 < test_fraction < 1:
+        raise UserError(f"The test fraction is {test_fraction}: it must be between 0 and 1, for instance 0.2.")
+    test = stratified_holdout(torch.tensor(labels), round(test_fraction * len(labels)), seed).tolist()
+    if not test:
+        raise UserError(f"{len(labels)} images are too few to hold out {test_fraction:.0%} for testing: add some.")
+    train = sorted(set(range(len(labels))) - set(test))
+    return train, test, f"test share {test_fraction}, stratified, seed {seed}"
 
 
 def count_notes(rows: Mapping[str, Sequence[SourceRow]], official: dict[str, int]) -> tuple[str, ...]:

@@ -16,20 +16,27 @@ from torchvision.datasets.utils import check_integrity
 
 from distributed_autolora.data.parquet.locations import one_line
 from distributed_autolora.data.preparation.fashion_mnist import png
-from distributed_autolora.data.preparation.source import Protocol, SourceRow, SourceTask, count_notes, file_row
-from distributed_autolora.data.splits import stratified_holdout
+from distributed_autolora.data.preparation.source import (
+    SPLITS,
+    Protocol,
+    SourceRow,
+    SourceTask,
+    count_notes,
+    file_row,
+    held_out,
+)
 from distributed_autolora.errors import UserError
 
 RELEASED_OUTPUTS = 57
-"""Outputs of the released code's classifier for DTD, which has 47 classes."""
+"""Outputs of the authors' code's classifier for DTD, which has 47 classes."""
 _CIFAR: dict[str, Any] = {"cifar10": CIFAR10, "cifar100": CIFAR100}
 _CIFAR_NEAR_COPIES = {
     "cifar10": "3.3 % of the test images have a near-copy among the training images (Barz and Denzler, 2020)",
     "cifar100": "10 % of the test images have a near-copy among the training images (Barz and Denzler, 2020)",
 }
 
-# What torchvision's readers raise for damaged files, and pickle for those that were not verified.
-_UNREADABLE = (
+# Torchvision's readers raise these for damaged files, and pickle for unverified ones.
+_UNREADABLE: tuple[type[Exception], ...] = (
     RuntimeError,
     OSError,
     EOFError,
@@ -38,11 +45,11 @@ _UNREADABLE = (
     TypeError,
     AttributeError,
     ImportError,
-    pickle.UnpicklingError,
 )
+_UNREADABLE += (pickle.UnpicklingError,)
 
 
-def cifar(source: Path, *, task: str, protocol: Protocol, unverified: bool) -> SourceTask:
+def cifar(source: Path, *, task: str, protocol: Protocol, unverified: bool = False) -> SourceTask:
     """Reads CIFAR-10 or CIFAR-100 (Krizhevsky, 2009) from its Python version; pixels become PNG files.
 
     The files are pickles, which may run any code when they are read: others than the published ones are refused.
@@ -67,7 +74,7 @@ def cifar(source: Path, *, task: str, protocol: Protocol, unverified: bool) -> S
         _check_published(folder, published, kind.filename)
     with _readable(folder, f"unpack {kind.filename} into {root} again"):
         kind = _without_checksums(kind) if unverified else kind
-        splits = {split: kind(str(root), train=split == "train") for split in ("train", "test")}
+        splits = {split: kind(str(root), train=split == "train") for split in SPLITS}
     rows = {split: _pixel_rows(images, split, folder) for split, images in splits.items()}
     return SourceTask(
         task=task,
@@ -108,7 +115,7 @@ def dtd(source: Path, *, protocol: Protocol) -> SourceTask:
 
     Args:
         source: folder with dtd/labels and dtd/images, or that folder.
-        protocol: "released" names the 57 outputs of the released code, ten of which no image belongs to.
+        protocol: "released" names the 57 outputs of the authors' code, ten of which no image belongs to.
 
     Raises:
         UserError: for missing files or lists.
@@ -144,7 +151,13 @@ def dtd(source: Path, *, protocol: Protocol) -> SourceTask:
 
 
 def caltech256(
-    source: Path, *, protocol: Protocol, test_fraction: float, train_per_class: int, clutter: bool, seed: int
+    source: Path,
+    *,
+    protocol: Protocol,
+    test_fraction: float = 0.12,
+    train_per_class: int = 150,
+    clutter: bool = True,
+    seed: int = 0,
 ) -> SourceTask:
     """Reads Caltech-256 (Griffin, Holub and Perona, 2007), which has no official split.
 
@@ -156,7 +169,7 @@ def caltech256(
         source: folder with 256_ObjectCategories, or that folder.
         protocol: "clean" or "released".
         test_fraction: share of each class held out under "clean", in (0, 1).
-        train_per_class: images per class under "released" (released code: 150; Liu et al.: 60).
+        train_per_class: images per class under "released" (authors' code: 150; Liu et al.: 60).
         clutter: keep the class of pictures of nothing in particular; "released" always does.
         seed: seed of the held-out share.
 
@@ -174,13 +187,14 @@ def caltech256(
         for label, number in zip(images.y, images.index, strict=True)
         if label < kept
     ]
-    labels = torch.tensor([label for _, label in files])
+    labels = [label for _, label in files]
     if protocol == "released":
-        train, test = consecutive_split(labels, train_per_class)
+        train, test = consecutive_split(torch.tensor(labels), train_per_class)
         how = f"as released: {train_per_class} consecutive images from the start of each class, with repetitions"
     else:
-        train, test = _stratified(labels, test_fraction, seed)
-        how = f"test share {test_fraction}, stratified, seed {seed}"
+        train, test, how = held_out(labels, test_fraction, seed)
+        if len({labels[position] for position in test}) < kept:
+            raise UserError(f"A test fraction of {test_fraction} leaves a class without a test image: give more.")
     rows = {split: _caltech_rows(data, files, chosen) for split, chosen in (("train", train), ("test", test))}
     return SourceTask(
         task="caltech256",
@@ -195,7 +209,7 @@ def caltech256(
 
 
 def consecutive_split(labels: torch.Tensor, per_class: int) -> tuple[list[int], list[int]]:
-    """Returns positions to train on, with repetitions, and the rest, as the released code chooses them.
+    """Returns positions to train on, with repetitions, and the rest, as the authors' code chooses them.
 
     Args:
         labels: int64 [n], ascending.
@@ -204,15 +218,6 @@ def consecutive_split(labels: torch.Tensor, per_class: int) -> tuple[list[int], 
     starts = [int(position) for position in torch.searchsorted(labels, labels.unique())]
     train = [position for start in starts for position in range(start, min(start + per_class, len(labels)))]
     return train, sorted(set(range(len(labels))) - set(train))
-
-
-def _stratified(labels: torch.Tensor, test_fraction: float, seed: int) -> tuple[list[int], list[int]]:
-    if not 0 < test_fraction < 1:
-        raise UserError(f"The test fraction is {test_fraction}: it must be between 0 and 1, for instance 0.12.")
-    test = stratified_holdout(labels, round(test_fraction * len(labels)), seed).tolist()
-    if len(labels[test].unique()) < len(labels.unique()):
-        raise UserError(f"A test fraction of {test_fraction} leaves a class without a test image: give a larger one.")
-    return sorted(set(range(len(labels))) - set(test)), test
 
 
 def _caltech_rows(data: Path, files: Sequence[tuple[Path, int]], chosen: list[int]) -> list[SourceRow]:

@@ -12,17 +12,16 @@ from distributed_autolora.data.decoding import ImageDecodeError, decode_image, r
 from distributed_autolora.data.parquet.locations import existing_files, is_uri, one_line, remove_files
 from distributed_autolora.data.parquet.reader import fingerprint, with_protocol
 from distributed_autolora.data.parquet.writer import ROW_GROUP, SHARD_BYTES, ImageRow, SplitWriter, groups_of
-from distributed_autolora.data.preparation.source import SourceRow, SourceTask
+from distributed_autolora.data.preparation.source import SPLITS, SourceRow, SourceTask
 from distributed_autolora.errors import UserError
 from distributed_autolora.hardware import available_cpus
 
-SPLITS = ("train", "test")
 _MAX_SHOWN = 3
 
 
 @dataclass
 class WrittenSplit:
-    """What was written for one split."""
+    """Counts of one written split."""
 
     split: str
     images: int = 0
@@ -44,13 +43,13 @@ class WrittenSplit:
 
 @dataclass(frozen=True)
 class Prepared:
-    """What was written for a task, for people."""
+    """A written task, for the report."""
 
     output: str
     """The folder or URI; a local path is absolute."""
     splits: tuple[WrittenSplit, ...]
     card: dict[str, Any]
-    """What is known about the task; kept in its files."""
+    """Facts about the task; kept in its files."""
 
     def table(self) -> str:
         """Returns the splits as an aligned table, with the task card below it."""
@@ -62,7 +61,7 @@ class Prepared:
 
 
 def write_task(output: str, source: SourceTask, *, overwrite: bool, shard_bytes: int = SHARD_BYTES) -> Prepared:
-    """Writes both splits and a task card, whole or not at all; images keep their bytes.
+    """Writes both splits and a task card atomically; images keep their bytes.
 
     Training images that are also test images, byte for byte, are left out unless the protocol is "released".
 

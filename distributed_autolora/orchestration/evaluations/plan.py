@@ -19,8 +19,7 @@ from distributed_autolora.data.augmentation import to_unit_interval
 from distributed_autolora.data.catalog import EMBEDDED_TASK, data_folder
 from distributed_autolora.data.images import ImageSource
 from distributed_autolora.data.parquet.locations import data_digest, is_uri
-from distributed_autolora.data.parquet.reader import with_protocol
-from distributed_autolora.data.parquet.writer import ImageTable
+from distributed_autolora.data.parquet.reader import ImageTable, with_protocol
 from distributed_autolora.data.splits import stratified_subset
 from distributed_autolora.errors import UserError, first_line
 from distributed_autolora.evaluation.attacks import parse, parts_for

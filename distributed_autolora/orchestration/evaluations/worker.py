@@ -17,7 +17,7 @@ from distributed_autolora.core.metrics import AccuracyCount
 from distributed_autolora.core.threat_model import ThreatModel
 from distributed_autolora.data.augmentation import to_unit_interval
 from distributed_autolora.data.images import ImageSource
-from distributed_autolora.data.parquet.writer import ImageTable
+from distributed_autolora.data.parquet.reader import ImageTable
 from distributed_autolora.errors import UserError
 from distributed_autolora.evaluation.attacks import NamedAttack
 from distributed_autolora.evaluation.chunks import Chunk, Columns, evaluate_chunk

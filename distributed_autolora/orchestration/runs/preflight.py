@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 from distributed_autolora.config import ExperimentConfig
 from distributed_autolora.data.catalog import data_folder, embedded_backbone, labelled_task
-from distributed_autolora.data.parquet.writer import data_digest
+from distributed_autolora.data.parquet.locations import data_digest
 from distributed_autolora.errors import UserError
 
 EMBEDDED = "embedded"
@@ -57,7 +57,7 @@ def check_inputs(config: ExperimentConfig, inputs: Inputs) -> list[str]:
     Raises:
         UserError: for anything that would end the run later.
     """
-    from distributed_autolora.data.dataset_check import check_task
+    from distributed_autolora.data.dataset_check import examine_task
     from distributed_autolora.data.images import check_image_settings
     from distributed_autolora.models import check_takes_images
     from distributed_autolora.training.gradient_similarity import similarity_rows
@@ -67,12 +67,12 @@ def check_inputs(config: ExperimentConfig, inputs: Inputs) -> list[str]:
     model, data = config.model, config.data
     resized = data.augmentation == "resized_crop_flip"
     check_image_settings(channels=len(model.mean), image_size=data.image_size, resized=resized)
-    report = check_task(
+    report = examine_task(
         inputs.data_folder,
         with_test=config.evaluation.test_split,
         one_size=data.image_size is None,
         choose=lambda train: split_rows(config, train),
-    )
+    ).usable()
     train, split = report.train, report.split
     assert split is not None
     similarity_rows(config, train.labels, split)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from distributed_autolora.config import DataConfig
 from distributed_autolora.data.catalog import data_folder
-from distributed_autolora.data.parquet.writer import read_images
+from distributed_autolora.data.parquet.reader import read_images
 from distributed_autolora.errors import UserError
 from distributed_autolora.orchestration.studies.folder import DONE, StudyFolder
 from distributed_autolora.orchestration.studies.request import StudyRequest

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from distributed_autolora.data.parquet.locations import data_digest
 from distributed_autolora.data.parquet.node_cache import cache_folder, mapped_images
-from distributed_autolora.data.parquet.writer import ImageTable, data_digest, read_images
+from distributed_autolora.data.parquet.reader import ImageTable, read_images
 from distributed_autolora.errors import UserError
 from tests.data.pictures import encode, picture, rows_of, write
 

@@ -7,9 +7,10 @@ import pytest
 import torch
 
 from distributed_autolora.data.parquet.locations import data_digest
-from distributed_autolora.data.parquet.writer import ROW_GROUP, ImageRow, check_same_classes, read_images, write_images
+from distributed_autolora.data.parquet.reader import check_same_classes, read_images
+from distributed_autolora.data.parquet.writer import ROW_GROUP, ImageRow
 from distributed_autolora.errors import UserError
-from tests.data.pictures import encode, picture, rows_of, write
+from tests.data.pictures import encode, picture, rows_of, write, write_images
 
 ROWS = rows_of([encode(picture(number)) for number in range(6)])
 

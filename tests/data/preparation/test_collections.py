@@ -12,11 +12,11 @@ import pytest
 import torch
 
 from distributed_autolora.data.catalog import labelled_task
-from distributed_autolora.data.dataset_check import check_task
+from distributed_autolora.data.dataset_check import examine_task
 from distributed_autolora.data.decoding import decode_image
 from distributed_autolora.data.parquet.reader import read_images
 from distributed_autolora.data.preparation.flags import Check, prepare, read_flags
-from distributed_autolora.data.preparation.prepare import Prepared, prepare_list, prepare_published
+from distributed_autolora.data.preparation.prepare import Prepared, image_list, prepare_own, prepare_published
 from distributed_autolora.data.preparation.torchvision_datasets import consecutive_split
 from distributed_autolora.errors import UserError
 from tests.data.preparation import archives
@@ -40,7 +40,7 @@ def test_cifar_keeps_every_pixel_label_and_class_name(task: str, classes: int, t
     assert table.labels[:20].tolist() == [n % classes for n in range(20)]
     assert any("80 Million" in overlap for overlap in table.card["known_overlaps"])
     assert table.card["provenance"].endswith("in files that were not verified")
-    assert not check_task(str(tmp_path / "out")).train.failures
+    assert not examine_task(str(tmp_path / "out")).usable().train.failures
 
 
 def test_pickles_that_are_not_the_published_ones_are_not_opened(tmp_path: Path) -> None:
@@ -87,7 +87,7 @@ def test_released_dtd_has_57_outputs_and_is_labelled(tmp_path: Path) -> None:
     assert table.task == "dtd-released"
     assert labelled_task("dtd", str(tmp_path / "out")) == "dtd-released"
     assert labelled_task("dtd-released", str(tmp_path / "out")) == "dtd-released"
-    warnings = check_task(str(tmp_path / "out")).warnings
+    warnings = examine_task(str(tmp_path / "out")).usable().warnings
     assert any("released" in warning for warning in warnings)
 
 
@@ -135,7 +135,7 @@ def test_released_caltech_spills_into_the_next_class_and_leaks_with_a_warning(tm
     assert table.labels.tolist() == [0] * 6 + [1] * 2 + [1] * 8 + [2] * 7 + [3] * 1 + [3] * 8
     assert Counter(test.labels.tolist()) == {1: 1, 3: 4}
     assert "002.american-flag/002_0001.jpg#2" in table.row_ids
-    warnings = " ".join(check_task(str(tmp_path / "out")).warnings)
+    warnings = " ".join(examine_task(str(tmp_path / "out")).usable().warnings)
     assert "no image of 2 classes: ak47; backpack" in warnings
     assert "holds 3 copies" in warnings
 
@@ -172,12 +172,12 @@ def test_a_list_names_images_labels_and_splits(tmp_path: Path) -> None:
         lines.append(f"images/{number}.jpg,{10 - number % 2},{'test' if number > 5 else 'train'}")
     (tmp_path / "list.csv").write_text("\n".join(lines))
     make = {"test_fraction": 0.25, "task": None, "licence": "CC0", "seed": 0, "overwrite": True}
-    prepare_list(source=tmp_path / "list.csv", output=str(tmp_path / "out"), **make)  # type: ignore[arg-type]
+    prepare_own(image_list, source=tmp_path / "list.csv", output=str(tmp_path / "out"), **make)  # type: ignore[arg-type]
     table = read_images(str(tmp_path / "out"), "train")
     assert (table.task, table.class_names) == ("list", ("9", "10"))
     assert table.labels.tolist() == [1, 0, 1, 0, 1, 0]
     (tmp_path / "list.csv").write_text("\n".join(line.rpartition(",")[0].replace(",9", ", 9 ") for line in lines))
-    prepare_list(source=tmp_path / "list.csv", output=str(tmp_path / "out"), **make)  # type: ignore[arg-type]
+    prepare_own(image_list, source=tmp_path / "list.csv", output=str(tmp_path / "out"), **make)  # type: ignore[arg-type]
     assert read_images(str(tmp_path / "out"), "test").labels.tolist() == [0, 1]
 
 
@@ -199,7 +199,8 @@ def test_lists_that_cannot_be_used_are_refused_with_the_line(case: str, tmp_path
     text, message = LISTS[case]
     (tmp_path / "list.csv").write_text(text)
     with pytest.raises(UserError, match=message) as caught:
-        prepare_list(
+        prepare_own(
+            image_list,
             source=tmp_path / "list.csv",
             output=str(tmp_path / "out"),
             test_fraction=0.2,

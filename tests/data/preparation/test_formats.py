@@ -10,7 +10,7 @@ import torch
 
 from distributed_autolora.config import ComputeConfig, ExperimentConfig
 from distributed_autolora.config.recipes import recipe
-from distributed_autolora.data.dataset_check import check_task
+from distributed_autolora.data.dataset_check import examine_task
 from distributed_autolora.data.dataset_check_report import report_text
 from distributed_autolora.data.parquet.reader import read_texts
 from distributed_autolora.data.preparation.flags import Check, prepare, read_flags
@@ -30,7 +30,7 @@ def prepared(task: str, folder: Path) -> tuple[str, str]:
 @pytest.mark.parametrize("task", FORMATS)
 def test_a_prepared_source_passes_the_check(task: str, tmp_path: Path) -> None:
     folder, name = prepared(task, tmp_path)
-    report = check_task(folder)
+    report = examine_task(folder).usable()
     assert report_text(report).endswith("Nothing speaks against training on it.")
     assert report.test is not None
     card = read_texts(folder, "test")["card"]

@@ -11,8 +11,8 @@ import torch
 
 from distributed_autolora.data.catalog import embedded_folder
 from distributed_autolora.data.images import ImageSource
-from distributed_autolora.data.parquet.writer import check_same_classes, read_images
-from distributed_autolora.data.preparation.prepare import Prepared, prepare_fashion_mnist, prepare_folder
+from distributed_autolora.data.parquet.reader import check_same_classes, read_images
+from distributed_autolora.data.preparation.prepare import Prepared, image_folder, prepare_fashion_mnist, prepare_own
 from distributed_autolora.errors import UserError
 from tests.data.preparation.test_sources import IMAGES, LABELS, add, idx, write_idx
 
@@ -32,7 +32,8 @@ def pets(tmp_path: Path) -> Path:
 
 
 def folder(source: Path, output: Path | str, *, overwrite: bool = False) -> Prepared:
-    return prepare_folder(
+    return prepare_own(
+        image_folder,
         source=source,
         output=str(output),
         test_fraction=0.2,

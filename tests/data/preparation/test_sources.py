@@ -10,6 +10,7 @@ import pytest
 from distributed_autolora.data.decoding import decode_image
 from distributed_autolora.data.preparation.fashion_mnist import FASHION_MNIST_CLASSES, fashion_mnist
 from distributed_autolora.data.preparation.image_folder import image_folder
+from distributed_autolora.data.preparation.source import SourceTask
 from distributed_autolora.errors import UserError
 from tests.data.pictures import encode, picture
 
@@ -94,33 +95,38 @@ def add(folder: Path, *names: str) -> Path:
     return folder
 
 
+def read(folder: Path, test_fraction: float, seed: int) -> SourceTask:
+    return image_folder(folder, test_fraction=test_fraction, seed=seed, task=None, licence="none")
+
+
 def test_a_folder_a_class_is_split_into_train_and_test(tmp_path: Path) -> None:
     add(tmp_path / "cats", *(f"{n}.jpg" for n in range(10)))
     add(tmp_path / "ants", *(f"sub/{n}.JPEG" for n in range(20)))
-    images = image_folder(tmp_path, test_fraction=0.2, seed=0)
-    assert images.class_names == ("ants", "cats")
-    train, test = list(images.rows("train")), list(images.rows("test"))
+    images = read(tmp_path, 0.2, 0)
+    assert images.class_names == ["ants", "cats"]
+    train, test = list(images.rows["train"]), list(images.rows["test"])
     assert [row.label for row in test] == [0, 0, 0, 0, 1, 1]
     assert len(train) == 24
     assert not {row.row_id for row in train} & {row.row_id for row in test}
     assert train[0].row_id.startswith("ants/sub/")
     assert all(row.load() == (tmp_path / row.row_id).read_bytes() for row in train + test)
-    assert images.files == image_folder(tmp_path, test_fraction=0.2, seed=0).files
-    assert images.files != image_folder(tmp_path, test_fraction=0.2, seed=1).files
+    ids = [row.row_id for row in test]
+    assert ids == [row.row_id for row in read(tmp_path, 0.2, 0).rows["test"]]
+    assert ids != [row.row_id for row in read(tmp_path, 0.2, 1).rows["test"]]
 
 
 def test_an_official_split_is_kept(tmp_path: Path) -> None:
     for split, count in (("train", 3), ("test", 2), ("val", 1)):
         for name in ("a", "b"):
             add(tmp_path / split / name, *(f"{n}.png" for n in range(count)))
-    images = image_folder(tmp_path, test_fraction=0.2, seed=0)
-    assert [row.row_id for row in images.rows("test")] == [
+    images = read(tmp_path, 0.2, 0)
+    assert [row.row_id for row in images.rows["test"]] == [
         "test/a/0.png",
         "test/a/1.png",
         "test/b/0.png",
         "test/b/1.png",
     ]
-    assert len(images.files["train"]) == 6
+    assert len(images.rows["train"]) == 6
     assert images.notes == ("not used: val",)
 
 
@@ -129,15 +135,15 @@ def test_hidden_files_are_passed_over_and_others_counted(tmp_path: Path) -> None
         add(tmp_path / name, "1.jpg", "2.jpg", "._1.jpg", "Thumbs.db", ".cache/3.jpg")
     add(tmp_path, "README.md")
     add(tmp_path / "__MACOSX", "1.jpg")
-    images = image_folder(tmp_path, test_fraction=0.5, seed=0)
-    assert len(images.files["train"]) + len(images.files["test"]) == 4
+    images = read(tmp_path, 0.5, 0)
+    assert len(images.rows["train"]) + len(images.rows["test"]) == 4
     assert images.notes == ("not used, because of their endings: 3 files (2 .db, 1 .md)",)
 
 
 def test_a_class_without_a_test_image_is_mentioned(tmp_path: Path) -> None:
     add(tmp_path / "a", *(f"{n}.jpg" for n in range(10)))
     add(tmp_path / "b", "only.jpg")
-    assert image_folder(tmp_path, test_fraction=0.2, seed=0).notes == ("no test image of: b",)
+    assert read(tmp_path, 0.2, 0).notes == ("no test image of: b",)
 
 
 def bad_train_and_test(folder: Path) -> None:
@@ -163,7 +169,7 @@ FOLDERS: dict[str, tuple[Callable[[Path], object], str]] = {
         "has Test, Train but not both train and test: add or rename them",
     ),
     "classes differ": (bad_train_and_test, 'class "b" is in train but not in test'),
-    "too few": (lambda folder: (add(folder / "a", "1.jpg"), add(folder / "b", "1.jpg")), "2 images, too few"),
+    "too few": (lambda folder: (add(folder / "a", "1.jpg"), add(folder / "b", "1.jpg")), "2 images are too few"),
 }
 
 
@@ -172,7 +178,7 @@ def test_folders_that_are_no_task_are_refused(case: str, tmp_path: Path) -> None
     prepare, message = FOLDERS[case]
     prepare(tmp_path)
     with pytest.raises(UserError, match=message):
-        image_folder(tmp_path, test_fraction=0.2, seed=0)
+        read(tmp_path, 0.2, 0)
 
 
 @pytest.mark.parametrize("share", [0.0, 1.0, -0.1, 20.0])
@@ -180,4 +186,4 @@ def test_an_impossible_test_share_is_refused(share: float, tmp_path: Path) -> No
     add(tmp_path / "a", "1.jpg")
     add(tmp_path / "b", "1.jpg")
     with pytest.raises(UserError, match="between 0 and 1"):
-        image_folder(tmp_path, test_fraction=share, seed=0)
+        read(tmp_path, share, 0)

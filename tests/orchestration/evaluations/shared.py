@@ -13,7 +13,7 @@ import torch.nn.functional as F
 
 from distributed_autolora.data.augmentation import to_unit_interval
 from distributed_autolora.data.images import ImageSource
-from distributed_autolora.data.parquet.writer import read_images
+from distributed_autolora.data.parquet.reader import read_images
 from distributed_autolora.models import save_weights
 from distributed_autolora.models.portable import NetworkDescription
 from distributed_autolora.orchestration.evaluations.request import EvaluationRequest
