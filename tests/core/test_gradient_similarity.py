@@ -10,7 +10,7 @@ from distributed_autolora.core.gradient_similarity import batch_gradient_similar
 from distributed_autolora.core.lora import LowRankBranch
 from distributed_autolora.core.objectives import AutoLoRa, Twins, VanillaRFT
 from distributed_autolora.core.schedules import LossWeights
-from tests.core.comparing import assert_tight
+from tests.core.comparing import assert_near, assert_tight
 from tests.core.test_twins import far_apart, make_twins
 from tests.reference.networks import BASIC, BOTTLENECK, GROUPED, Case, batch, build
 from tests.reference.slow_twins import SlowTwinsState, slow_similarity
@@ -125,7 +125,7 @@ def test_float32_agrees_with_float64() -> None:
     exact = gradient_similarity(make_objective("twins", BASIC), *batch(4))
     x, x_adv, y = batch(4)
     single = gradient_similarity(make_objective("twins", BASIC).float(), x.float(), x_adv.float(), y)
-    torch.testing.assert_close(single, exact, rtol=0, atol=2e-3)
+    assert_near(single, exact)
 
 
 def test_it_is_not_defined_for_autolora() -> None:

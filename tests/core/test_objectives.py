@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from distributed_autolora.core.objectives import AutoLoRa, LossTerms, VanillaRFT
+from distributed_autolora.core.objectives import AutoLoRa, LossTerms, Twins, VanillaRFT
 from distributed_autolora.core.schedules import LossWeights
 from tests.core.comparing import assert_same, assert_tight, branch_with_effect, copied_factors, gradient, gradients
 from tests.reference.networks import BASIC, BOTTLENECK, CASES, GROUPED, RESNEXT, Case, batch, build
@@ -105,6 +105,11 @@ def test_several_autolora_steps_with_momentum_stay_on_the_slow_trajectory() -> N
         {n: p.detach() for n, p in network.named_parameters()}, {n: p.detach() for n, p in state.parameters.items()}
     )
     assert_same(dict(network.named_buffers()), state.buffers)
+
+
+def test_the_published_weights_are_the_defaults() -> None:
+    twins, vanilla = Twins(build(BASIC)), VanillaRFT(build(BASIC))
+    assert (twins.twins_gamma, twins.trades_beta, vanilla.trades_beta) == (1.0, 6.0, 6.0)
 
 
 def make_objective(kind: str, case: Case, network: nn.Module) -> nn.Module:

@@ -177,3 +177,10 @@ def test_other_rules_ignore_outcomes() -> None:
     for rule in ("released", "apgd"):
         plain, given_outcomes = RobustAccuracyHalving(rule=rule), RobustAccuracyHalving(rule=rule)
         assert [plain.step(a) for a in accuracies] == [given_outcomes.step(a, [True, False]) for a in accuracies]
+
+
+@pytest.mark.parametrize(("min_lr", "stops"), [(0.5, False), (0.51, True)])
+def test_training_stops_only_below_the_least_learning_rate(min_lr: float, stops: bool) -> None:
+    schedule = RobustAccuracyHalving(1.0, 1, "paired", min_lr=min_lr)
+    decisions = [schedule.step(0.5, [True, False]) for _ in range(2)]
+    assert [(one.lr, one.stop) for one in decisions] == [(1.0, False), (0.5, stops)]

@@ -14,7 +14,7 @@ from distributed_autolora.core.fast_attack.attack_network import AttackNetwork
 from distributed_autolora.core.objectives import AutoLoRa, Twins, VanillaRFT
 from distributed_autolora.core.schedules import LossWeights
 from distributed_autolora.core.weight_average import WeightAverage
-from tests.core.comparing import assert_same, assert_tight, branch_with_effect
+from tests.core.comparing import assert_near, assert_same, assert_tight, branch_with_effect
 from tests.reference.networks import BASIC, batch, build
 
 
@@ -78,7 +78,7 @@ def test_the_attack_network_takes_the_weights_of_either_network() -> None:
     for source, expected in ((average.network, average.network), (None, network), (network, network)):
         attacked.refresh(source)
         with torch.no_grad():
-            torch.testing.assert_close(attacked(x), expected.eval()(x), rtol=1e-4, atol=1e-4)
+            assert_near(attacked(x), expected.eval()(x))
 
 
 def autolora(network: nn.Module, soft_labels: str) -> nn.Module:

@@ -18,7 +18,7 @@ import torch
 import torchvision  # noqa: F401  children need not import it again
 
 from tests.mutants.equivalent import EQUIVALENT
-from tests.mutants.modules import PACKAGE, modules, tests_of
+from tests.mutants.modules import PACKAGE, covering, modules
 from tests.mutants.mutations import Mutant, mutants
 from tests.mutants.running import ROOT, copied_repository, killed_by, run_tests
 
@@ -35,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     killers, survivors = [], []
     with copied_repository() as copy:
         for mutant in chosen:
-            killer = killed_by(mutant, tests_of(mutant.path), copy)
+            killer = killed_by(mutant, covering(mutant.path), copy)
             print(f"{'SURVIVED' if killer is None else 'killed'}  {mutant.name}  {killer or ''}", flush=True)
             if killer is None:
                 survivors.append(mutant)

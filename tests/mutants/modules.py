@@ -9,6 +9,8 @@ ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = "distributed_autolora"
 _CORE = "tests/core"
 _FAST = "tests/core/fast_attack"
+_STUDY = "tests/reporting/study"
+_TRAINING = "tests/training"
 TESTS: dict[str, tuple[str, ...]] = {
     "core/attacks.py": (f"{_CORE}/test_attacks.py", f"{_CORE}/test_refusals.py"),
     "core/gradient_similarity.py": (f"{_CORE}/test_gradient_similarity.py",),
@@ -36,13 +38,20 @@ TESTS: dict[str, tuple[str, ...]] = {
     "core/fast_attack/fusion.py": (f"{_FAST}/test_fusion.py", f"{_FAST}/test_fused_convolution.py"),
     "data/sampler.py": ("tests/data/test_sampler.py",),
     "data/splits.py": ("tests/data/test_splits.py", "tests/data/test_dataset_check.py"),
+    "evaluation/masking_test.py": ("tests/reporting/test_masking.py",),
     "evaluation/sanity/rules.py": ("tests/evaluation/sanity",),
-    "reporting/statistics.py": ("tests/reporting/test_statistics.py",),
-    "reporting/study/statistics.py": ("tests/reporting/study/test_statistics.py",),
+    "reporting/statistics.py": ("tests/reporting/test_statistics.py", f"{_STUDY}/test_statistics.py"),
+    "reporting/study/statistics.py": (f"{_STUDY}/test_statistics.py", f"{_STUDY}/test_report.py"),
+    "studies/*.py": ("tests/studies",),
+    "training/distributed/*.py": (
+        *(f"{_TRAINING}/{name}" for name in ("distributed", "test_one_row.py", "test_workers_equal_one.py")),
+    ),
+    "training/methods/*.py": (f"{_TRAINING}/methods", f"{_TRAINING}/test_workers_equal_one.py"),
+    "training/*.py": (_TRAINING,),
 }
 
 
-def tests_of(module: str) -> tuple[str, ...]:
+def covering(module: str) -> tuple[str, ...]:
     """Returns the tests of a module, relative to the repository."""
     return next(tests for pattern, tests in TESTS.items() if fnmatch(module, f"{PACKAGE}/{pattern}"))
 

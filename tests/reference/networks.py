@@ -146,12 +146,16 @@ def randomised(network: nn.Module, seed: int = 0) -> nn.Module:
     return network
 
 
-def build(case: Case, seed: int = 0, dtype: torch.dtype = torch.float64) -> nn.Module:
-    """Returns the case's network with seeded weights, in train mode."""
+def seeded(maker: Callable[[], nn.Module], seed: int = 0) -> nn.Module:
+    """Returns the network that `maker` makes, with seeded weights and statistics, in train mode."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        network = case.build()
-    return randomised(network, seed).to(dtype)
+        return randomised(maker(), seed)
+
+
+def build(case: Case, seed: int = 0, dtype: torch.dtype = torch.float64) -> nn.Module:
+    """Returns the case's network with seeded weights, in train mode."""
+    return seeded(case.build, seed).to(dtype)
 
 
 def batch(

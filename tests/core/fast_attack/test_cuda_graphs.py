@@ -162,6 +162,7 @@ def test_a_capture_that_fails_warns_once_and_leaves_the_eager_attack() -> None:
         x_adv = replayed(network, x, y, noise=noise)
     assert len(told) == 1
     assert "\n" not in str(told[0].message)
+    assert told[0].filename == __file__, "the warning names the caller"
     assert torch.equal(x_adv, attack(network, x, y, noise=noise))
     assert torch.equal(replayed(network, x, y), attack(network, x, y))
     assert (capture.captures, capture.replays) == (1, 0)
