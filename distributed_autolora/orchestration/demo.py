@@ -41,7 +41,7 @@ class DemoRun(NamedTuple):
 def choose_run(runs: Path) -> DemoRun:
     """Returns the highest-numbered interrupted demo-N in the folder of all runs, otherwise the next number.
 
-    Interrupted is a run of today's recipe without a result that no live process holds.
+    An interrupted run has no result, is not locked by a live process, and can be resumed by today's recipe.
 
     Raises:
         UserError: when the folder cannot be written.
@@ -51,22 +51,23 @@ def choose_run(runs: Path) -> DemoRun:
     numbers = sorted(int(name.removeprefix("demo-")) for name in names if re.fullmatch(r"demo-[1-9]\d*", name))
     for number in reversed(numbers):
         folder = RunFolder(runs / f"demo-{number}")
-        if not folder.is_finished() and not _is_in_use(folder) and not _is_of_another_recipe(folder):
+        if not folder.is_finished() and not _is_in_use(folder) and _can_be_resumed(folder):
             return DemoRun(folder.name, continued=True)
     return DemoRun(f"demo-{max(numbers, default=0) + 1}", continued=False)
 
 
-def _is_of_another_recipe(folder: RunFolder) -> bool:
-    """Tells whether the run has other values than today's recipe, so that it cannot be resumed."""
+def _can_be_resumed(folder: RunFolder) -> bool:
+    """Tells whether the run has the values of today's recipe, and records that this version reads."""
     if not folder.exists():
-        return False
+        return True
     config = recipe("demo")
     run = replace(config.run, name=folder.name, output=str(folder.path.parent.parent))
     try:
         find_run(find_inputs(replace(config, run=run))[0])
+        folder.history()
     except UserError:
-        return True
-    return False
+        return False
+    return True
 
 
 def _is_in_use(folder: RunFolder) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -21,7 +22,8 @@ from distributed_autolora.orchestration.runs.folder import RunFolder
 from distributed_autolora.orchestration.runs.names import with_precision
 from distributed_autolora.orchestration.runs.preflight import find_inputs
 
-# Stands for the training program: what the demo needs of it is its flag, its folder and its exit status.
+RUN_OF_VERSION_0_1 = Path(__file__).parents[1] / "run_of_version_0_1"
+# A stub of the training program: its flag, its folder and its exit status.
 PROGRAM = """
 import json, os, signal, sys, time
 from pathlib import Path
@@ -97,6 +99,11 @@ def test_a_demo_begun_with_other_values_is_left_alone(tmp_path: Path) -> None:
         run = make_run(tmp_path / "runs", name, finished=False)
         run.create(with_precision(config, "float32"))
         assert choose_run(tmp_path / "runs") == ("demo-2", name == "demo-2")
+
+
+def test_an_interrupted_demo_of_version_0_1_is_left_alone(tmp_path: Path) -> None:
+    shutil.copytree(RUN_OF_VERSION_0_1, tmp_path / "demo-1", ignore=shutil.ignore_patterns("result.json"))
+    assert choose_run(tmp_path) == ("demo-2", False)
 
 
 def test_a_folder_that_cannot_be_written_is_refused(tmp_path: Path) -> None:

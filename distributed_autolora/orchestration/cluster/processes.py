@@ -8,7 +8,7 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from types import FrameType
 from typing import Any, NamedTuple
@@ -26,12 +26,8 @@ def uninterrupted() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = {number: signal.signal(number, signal.SIG_IGN) for number in STOP_SIGNALS}
-    try:
+    with _handled_by(signal.SIG_IGN, STOP_SIGNALS):
         yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 @contextlib.contextmanager
@@ -48,12 +44,18 @@ def stop_signals_interrupt() -> Iterator[None]:
         raise KeyboardInterrupt
 
     numbers = [number for number in STOP_SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
-    before = {number: signal.signal(number, interrupt) for number in numbers}
+    with _handled_by(interrupt, numbers):
+        yield
+
+
+@contextlib.contextmanager
+def _handled_by(handler: Any, numbers: Iterable[signal.Signals]) -> Iterator[None]:
+    before = {number: signal.signal(number, handler) for number in numbers}
     try:
         yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        for number, earlier in before.items():
+            signal.signal(number, earlier)
 
 
 class _Process(NamedTuple):
@@ -72,16 +74,11 @@ class _Seen(NamedTuple):
 
 def end_family(head: subprocess.Popen[Any]) -> None:
     """Ends the head and all its descendants, orphans included; returns when none is left."""
-    family = _relatives(head.pid, set())
-    head.terminate()
-    deadline = time.monotonic() + _END_TIMEOUT_S
-    while head.poll() is None and time.monotonic() < deadline:
-        time.sleep(_POLL_S)
-        family = _relatives(head.pid, family)
+    _end_session(head.pid, lambda: head.poll() is None)
+    # Without /proc the process group is all that is known of the family.
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(head.pid, signal.SIGKILL)
     head.wait()
-    _kill_all(head.pid, family)
 
 
 def started_at(pid: int) -> int | None:
@@ -96,26 +93,21 @@ def end_orphans(head: int, started: int | None) -> None:
         head: process id of the session's first process.
         started: its `started_at`; a process with the same id and another start time is left alone.
     """
-    now = started_at(head)
-    if now is not None and now != started:
-        return
+    if started_at(head) in (None, started):
+        _end_session(head, lambda: started_at(head) is not None)
+
+
+def _end_session(head: int, is_alive: Callable[[], bool]) -> None:
+    """Terminates the head, waits for its end, then kills the rest of its family until none is left."""
     family = _relatives(head, set())
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.kill(head, signal.SIGTERM)
     deadline = time.monotonic() + _END_TIMEOUT_S
-    while started_at(head) is not None and time.monotonic() < deadline:
+    while is_alive() and time.monotonic() < deadline:
         time.sleep(_POLL_S)
         family = _relatives(head, family)
-    _kill_all(head, family)
-
-
-def _kill_all(head: int, family: set[_Process]) -> None:
-    """Kills the living processes of a family, and those that they start meanwhile."""
     deadline = time.monotonic() + _END_TIMEOUT_S
-    while time.monotonic() < deadline:
-        family = _relatives(head, family)
-        if not family:
-            return
+    while (family := _relatives(head, family)) and time.monotonic() < deadline:
         for process in family:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(process.pid, signal.SIGKILL)

@@ -91,8 +91,7 @@ def estimate(config: ExperimentConfig, size: tuple[int, int] | None) -> Estimate
     weights = sum(parameter.nbytes for parameter in objective.parameters())
     has_average = config.method.weight_average != "none"
     average = sum(tensor.nbytes for tensor in classifier.state_dict().values()) if has_average else 0
-    if config.compute.train_precision == "bfloat16":
-        step //= 2
+    step //= 2 if config.compute.train_precision == "bfloat16" else 1
     return Estimate(
         state=4 * weights + 2 * average,
         attack_network=sum(tensor.nbytes for tensor in copies),
