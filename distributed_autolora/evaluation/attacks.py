@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from distributed_autolora.config.reading import nearest
 from distributed_autolora.core.threat_model import ThreatModel
 from distributed_autolora.errors import UserError
+from distributed_autolora.records import pgd_name
 
 AUTOATTACK_PARTS = ("apgd-ce", "apgd-t", "fab-t", "square")
 """The attacks of standard AutoAttack, in its order (Croce and Hein, 2020)."""
@@ -39,13 +40,10 @@ class NamedAttack:
     """Gradient steps of FGSM and PGD."""
     random_starts: int = 0
     """Random starts of PGD; 0: one start at the clean image."""
+    loss: str = "cross_entropy"
+    """What PGD maximises, one of `core.attacks.LOSSES`."""
     parts: tuple[str, ...] = ()
     """Its parts of `AUTOATTACK_PARTS`; empty for FGSM and PGD."""
-
-    @property
-    def loss(self) -> str:
-        """What FGSM and PGD maximise, one of `core.attacks.LOSSES`."""
-        return "margin" if self.name.endswith("-margin") else "cross_entropy"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,7 +76,9 @@ def _named(name: str) -> NamedAttack:
     if name == "fgsm":
         return NamedAttack(name, num_steps=1)
     if match := _PGD.fullmatch(name):
-        return NamedAttack(name, num_steps=int(match[1]), random_starts=int(match[2] or 0))
+        num_steps, random_starts, loss = int(match[1]), int(match[2] or 0), "margin" if match[3] else "cross_entropy"
+        found = pgd_name(num_steps, random_starts=random_starts, loss=loss)
+        return NamedAttack(found, num_steps=num_steps, random_starts=random_starts, loss=loss)
     raise UserError(
         f'There is no attack "{name}".{nearest(name, list(_EXAMPLES))} Known: {", ".join(_EXAMPLES)} '
         "(pgdK: K steps; pgdKxR: K steps from each of R random starts; suffix -margin: on the margin of the logits)."
@@ -125,11 +125,8 @@ def label(
     """Returns the label of the attack's result in a table or a model card.
 
     Args:
-        attack: from `parse`.
-        num_classes: outputs of the model.
         threat_model: where PGD searched; None: the label states the step as a share of epsilon only.
         step_size: length of a PGD step; None: `pgd_step_size`.
-        budget: search lengths of AutoAttack's parts.
 
     Raises:
         UserError: when the attack cannot run on so many classes.
@@ -137,19 +134,17 @@ def label(
     parts = parts_for(attack, num_classes)
     if not attack.parts:
         return _gradient_label(attack, threat_model, step_size)
-    remarks = [] if attack.name != "autoattack" or parts != AUTOATTACK_PARTS else ["standard"]
-    if attack.name in ("autoattack", "apgd"):
-        title = "AutoAttack" if attack.name == "autoattack" else "APGD-CE + APGD-T"
-        if parts != attack.parts:
-            title = " + ".join(_NAMES[part] for part in parts)
-            remarks.append(f"not standard AutoAttack: APGD-T needs {_CLASSES_FOR_TARGETED_DLR} classes")
-    else:
-        title = _NAMES[parts[0]]
+    is_whole = parts == attack.parts
+    title = "AutoAttack" if attack.name == "autoattack" and is_whole else " + ".join(_NAMES[part] for part in parts)
+    remarks = []
+    if not is_whole:
+        remarks.append(f"not standard AutoAttack: APGD-T needs {_CLASSES_FOR_TARGETED_DLR} classes")
+    elif attack.name == "autoattack" and budget == STANDARD_BUDGET:
+        remarks.append("standard")
     if {"apgd-t", "fab-t"} & set(parts) and num_targets(num_classes) < _STANDARD_TARGETS:
         targets = num_targets(num_classes)
         remarks.append(f"{targets} target{'s' if targets > 1 else ''}: {num_classes} classes")
     if budget != STANDARD_BUDGET:
-        remarks = [remark for remark in remarks if remark != "standard"]
         remarks.append(
             f"reduced: APGD {budget.apgd_steps} steps, FAB {budget.fab_steps} steps, "
             f"Square {budget.square_queries} queries"
@@ -160,10 +155,9 @@ def label(
 def _gradient_label(attack: NamedAttack, threat_model: ThreatModel | None, step_size: float | None) -> str:
     if attack.name == "fgsm":
         return "FGSM (one step of epsilon, clean start)"
+    step = "epsilon / 4" if threat_model is None else f"epsilon / 4 = {pgd_step_size(threat_model):.4g}"
     if step_size is not None:
         step = f"{step_size:.4g}"
-    else:
-        step = "epsilon / 4" if threat_model is None else f"epsilon / 4 = {pgd_step_size(threat_model):.4g}"
     starts = attack.random_starts
     start = "clean start" if not starts else f"{starts} random start{'s' if starts > 1 else ''}"
     loss = "" if attack.loss == "cross_entropy" else f"{attack.loss} loss, "

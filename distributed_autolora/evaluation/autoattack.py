@@ -84,13 +84,10 @@ def run_parts(
 
     Args:
         model: logits of images in [0, 1], in eval mode.
-        x: [n, C, H, W] float32 images on the model's device.
-        y: [n] int64 labels, there too.
-        threat_model: where to search.
+        x: [n, C, H, W] float32 images on the model's device; y: [n] int64 labels, there too.
         parts: names from `attacks.AUTOATTACK_PARTS`, such as `attacks.parts_for` gives.
         num_classes: outputs of the model.
         seed: of every part; the result also depends on n, the batch size.
-        budget: search lengths of the parts.
     """
     with torch.no_grad():
         robust = model(x).argmax(1) == y

@@ -35,13 +35,10 @@ class Chunk:
 def cut(num_images: int, chunk_size: int, seed: int) -> tuple[Chunk, ...]:
     """Cuts a test set into chunks that depend on nothing but these three numbers; the last may be shorter.
 
-    Args:
-        num_images: size of the test set, not negative.
-        chunk_size: images per chunk, at least 1. AutoAttack's outcome depends on it for a few images.
-        seed: seed of the evaluation.
+    AutoAttack's outcome depends on `chunk_size` for a few images.
 
     Raises:
-        ValueError: for a size out of range.
+        ValueError: for a negative number of images, or a chunk size below 1.
     """
     if num_images < 0 or chunk_size < 1:
         raise ValueError(f"num_images is {num_images} and chunk_size {chunk_size}")

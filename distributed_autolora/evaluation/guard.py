@@ -22,14 +22,7 @@ def prepared(
 ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     """Yields images and labels on the model's device, and the logits of the first `batch_size` images or of all.
 
-    The state of model, random numbers and tracer is preserved as `preserve_state` says; gradients are off.
-
-    Args:
-        model: logits of images in [0, 1].
-        x: [n, C, H, W] float32 images in [0, 1]; n may be 0.
-        y: [n] labels.
-        threat_model: on images in [0, 1].
-        batch_size: how many logits; None: n.
+    Gradients are off, and `preserve_state` holds. n may be 0.
 
     Raises:
         ValueError: see `check_inputs`.

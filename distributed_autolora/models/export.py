@@ -66,7 +66,6 @@ def export_program(model: nn.Module, example: Tensor, path: Path) -> None:
 
     Raises:
         ValueError: for a model that still has a low-rank branch.
-        StorageError: when it cannot be written.
     """
     if any(isinstance(module, LowRankBranch) for module in model.modules()):
         raise ValueError("the model still has its low-rank branch")
@@ -83,13 +82,7 @@ def export_program(model: nn.Module, example: Tensor, path: Path) -> None:
 
 
 def largest_difference(model: nn.Module, copy: nn.Module, x: Tensor, what: Path) -> float:
-    """Returns the largest absolute difference of a logit of the model and its reloaded copy.
-
-    Args:
-        model: the reference.
-        copy: the reloaded model.
-        x: [n, C, H, W] images, n at least 1.
-        what: the copy's file, for messages.
+    """Returns the largest absolute difference of a logit of the model and of its copy, reloaded from `what`.
 
     Raises:
         RunFailedError: when a difference is above `TOLERANCE` * (1 + |logit|), or not a number.

@@ -95,12 +95,8 @@ def absolute_location(location: str) -> str:
 def weights_digest(location: str | Path, expected: str | None = None) -> str:
     """Returns the SHA-256 of a weights file.
 
-    Args:
-        location: local path or pyarrow URI.
-        expected: what it must be; None: the published one, if the file has a published name.
-
     Raises:
-        UserError: when the file is missing, or not the one that its digest or name states.
+        UserError: when the file is missing, or not the `expected` or the published one.
     """
     found = hashlib.sha256(_read(str(location))).hexdigest()
     _check_digest(str(location), found, expected)

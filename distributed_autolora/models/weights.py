@@ -78,9 +78,8 @@ def load_strictly(
     Args:
         network: where to load it.
         state: by the network's own names.
-        where: the file, for messages.
+        where: the file, for messages; `advice` ends them.
         fresh: layer that keeps its values, and is not compared; None: none.
-        advice: what to do about another network's weights, for messages.
 
     Raises:
         UserError: when a tensor is missing, left over, or of another shape; names the first three.

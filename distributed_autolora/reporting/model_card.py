@@ -1,13 +1,13 @@
-"""A model card in Markdown: what the model is, how it was judged, and how to load it without this package."""
+"""A model card in Markdown: what the model is, how it was evaluated, and how to load it without this package."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
-from distributed_autolora.records import RunResult
+from distributed_autolora.records import Evaluation, RunResult
+from distributed_autolora.reporting.evaluation import broken_text
 from distributed_autolora.reporting.format import duration, pixel_fraction
 from distributed_autolora.reporting.masking import masking_sentences
 from distributed_autolora.reporting.statistics import wilson_interval
@@ -38,33 +38,24 @@ class ModelFacts:
     export_differences: Mapping[str, float]
 
 
-def model_card(result: Mapping[str, Any], facts: ModelFacts) -> str:
-    """Returns the card.
-
-    Args:
-        result: of `evaluation.json`.
-        facts: about the model.
-    """
+def model_card(evaluation: Evaluation, facts: ModelFacts) -> str:
+    """Returns the card."""
     parts = (
-        f"# {result['model']}",
-        _summary(result, facts),
-        _loading(result, facts),
-        _data(result, facts),
-        _protocol(result),
-        _accuracies(result),
-        _sanity(result, facts),
-        _cost(result, facts),
+        f"# {evaluation.model}",
+        _summary(evaluation, facts),
+        _loading(evaluation, facts),
+        _data(evaluation, facts),
+        _protocol(evaluation),
+        _accuracies(evaluation),
+        _sanity(evaluation, facts),
+        _cost(evaluation, facts),
         _licences(facts),
     )
     return "\n\n".join(parts) + "\n"
 
 
-def loading_lines(image_shape: list[int]) -> str:
-    """Returns the four lines of plain torch that load the exported model and classify images.
-
-    Args:
-        image_shape: [C, H, W].
-    """
+def loading_lines(image_shape: Sequence[int]) -> str:
+    """Returns the four lines of plain torch that load the exported model and classify images [n, C, H, W]."""
     shape = ", ".join(str(side) for side in image_shape)
     return (
         "import torch\n"
@@ -74,35 +65,32 @@ def loading_lines(image_shape: list[int]) -> str:
     )
 
 
-def _summary(result: Mapping[str, Any], facts: ModelFacts) -> str:
+def _summary(evaluation: Evaluation, facts: ModelFacts) -> str:
     method = f" fine-tuned with the method `{facts.method}`" if facts.method else ""
     start = " from pre-trained weights" if facts.method and facts.pretrained else ""
+    names = evaluation.class_names
     return (
-        f"A classifier of {result['num_classes']} classes ({', '.join(result['class_names'][:12])}"
-        f"{', ...' if result['num_classes'] > 12 else ''}): {facts.architecture} with {facts.parameters:,} "
+        f"A classifier of {len(names)} classes ({', '.join(names[:12])}{', ...' if len(names) > 12 else ''}): "
+        f"{facts.architecture} with {facts.parameters:,} "
         f"parameters{method}{start}. It takes images in [0, 1] and normalises inside."
     )
 
 
-def _loading(result: Mapping[str, Any], facts: ModelFacts) -> str:
+def _loading(evaluation: Evaluation, facts: ModelFacts) -> str:
     checked = ", ".join(f"`{name}` {value:.1g}" for name, value in facts.export_differences.items())
-    weights = (
-        "`model.safetensors` holds the weights of backbone and head; its metadata say which network, how many classes, "
-        "and the mean and standard deviation that images are normalised with.\n\n"
-        if "model.safetensors" in facts.export_differences
-        else ""
-    )
     return (
-        f"## Loading\n\n```python\n{loading_lines(result['image_shape'])}\n```\n\n{_reading(result)}{weights}"
-        f"Largest difference of a logit between the judged model and its reloaded files, over the judged images: "
+        f"## Loading\n\n```python\n{loading_lines(evaluation.image_shape)}\n```\n\n{_reading(evaluation)}"
+        "`model.safetensors` holds the weights of backbone and head; its metadata state the network, the number of "
+        "classes, and the mean and standard deviation that images are normalised with.\n\n"
+        "Largest difference of a logit between the evaluated model and its reloaded files, over the evaluated images: "
         f"{checked}. No low-rank branch is left in them."
     )
 
 
-def _reading(result: Mapping[str, Any]) -> str:
-    """Returns how a file becomes an image as those that were judged, and the model's number the name of a class."""
-    channels, height, width = result["image_shape"]
-    size = result.get("image_size")
+def _reading(evaluation: Evaluation) -> str:
+    """Returns code from an image file to the name of its class, with the preprocessing of the evaluated images."""
+    channels, height, width = evaluation.image_shape
+    size = evaluation.image_size
     cut = (
         f"image = functional.center_crop(functional.resize(image, [{round(size * 256 / 224)}]), [{size}])\n"
         if size is not None
@@ -110,78 +98,77 @@ def _reading(result: Mapping[str, Any]) -> str:
     )
     file = "an image file" if cut else f"a file of {width} x {height} pixels"
     return (
-        f"A printed number is a place in `classes`. From {file} to the name of its class, upright as the judged images "
-        "were; transparent and 16-bit files need converting first:\n\n```python\n"
+        f"A printed number is a place in `classes`. From {file} to the name of its class, upright as the evaluated "
+        "images were; transparent and 16-bit files need converting first:\n\n```python\n"
         "from PIL import Image, ImageOps\nfrom torchvision.transforms import functional\n\n"
-        f"classes = {json.dumps(list(result['class_names']), ensure_ascii=False)}\n"
+        f"classes = {json.dumps(evaluation.class_names, ensure_ascii=False)}\n"
         f'image = ImageOps.exif_transpose(Image.open("image.jpg")).convert("{"L" if channels == 1 else "RGB"}")\n'
         f"{cut}images = functional.to_tensor(image)[None]\nprint(classes[model(images).argmax(1)])\n```\n\n"
     )
 
 
-def _data(result: Mapping[str, Any], facts: ModelFacts) -> str:
+def _data(evaluation: Evaluation, facts: ModelFacts) -> str:
     training = facts.training
-    lines = [f"Task {result['task'] or 'without a name'}. {_sentence(facts.data_provenance)}"]
+    lines = [f"Task {evaluation.task or 'without a name'}. {_sentence(facts.data_provenance)}"]
     if training is not None:
         lines.append(
             f"Trained on {training.train_images:,} images and chosen on {training.val_images:,} others "
-            f"(epoch {training.best_epoch} of {training.stopped_epoch}); {_apart(result)}."
+            f"(epoch {training.best_epoch} of {training.stopped_epoch}); {_apart(evaluation)}."
         )
-    images, available = result["test_images"], result["test_images_available"]
-    subset = "" if images == available else f", a stratified subset of {available:,}"
-    lines.append(f"Judged on {images:,} test images{subset}. SHA-256 of the files: `{result['data_digest']}`.")
+    subset = f", a stratified subset of {evaluation.test_images_available:,}" if evaluation.is_subset else ""
+    lines.append(
+        f"Evaluated on {evaluation.test_images:,} test images{subset}. "
+        f"SHA-256 of the files: `{evaluation.data_digest}`."
+    )
     return "## Data\n\n" + "\n".join(lines)
 
 
-def _apart(result: Mapping[str, Any]) -> str:
-    if result.get("protocol") == "released":
+def _apart(evaluation: Evaluation) -> str:
+    if evaluation.protocol == "released":
         return "the splits are the released ones, faults included, and may have test images among the training images"
     return "the test images took part in neither"
 
 
-def _protocol(result: Mapping[str, Any]) -> str:
-    shape = " x ".join(str(side) for side in result["image_shape"])
-    versions = ", ".join(f"{name} {version}" for name, version in result["package_versions"].items())
+def _protocol(evaluation: Evaluation) -> str:
+    shape = " x ".join(str(side) for side in evaluation.image_shape)
+    versions = ", ".join(f"{name} {version}" for name, version in evaluation.package_versions.items())
     return (
         "## Threat model and protocol\n\n"
-        f"L-infinity perturbations of at most {pixel_fraction(result['threat_model']['epsilon'])} a pixel, on images "
+        f"L-infinity perturbations of at most {pixel_fraction(evaluation.epsilon)} a pixel, on images "
         f"of {shape} in [0, 1], with full knowledge of the model. An image counts as robust when it is "
-        "classified rightly before and after the attack. float32 throughout.\n"
-        f"Chunks of {result['chunk_size']} images, each with a seed of its own derived from seed {result['seed']}; "
+        "classified correctly before and after the attack. float32 throughout.\n"
+        f"Chunks of {evaluation.chunk_size} images, each with a seed of its own derived from seed {evaluation.seed}; "
         f"{versions}."
     )
 
 
-def _accuracies(result: Mapping[str, Any]) -> str:
+def _accuracies(evaluation: Evaluation) -> str:
     rows = ["| | accuracy | 95 % Wilson interval | images |", "| --- | --- | --- | --- |"]
-    for name, count in result["accuracies"].items():
-        label = "natural images" if name == "natural_accuracy" else result["labels"].get(name, name)
-        low, high = wilson_interval(count["correct"], count["total"])
+    accuracies = [("natural images", evaluation.natural)]
+    for label, count in [*accuracies, *((attack.label, attack.robust) for attack in evaluation.attacks)]:
+        low, high = wilson_interval(count.correct, count.total)
         rows.append(
-            f"| {label} | {100 * count['correct'] / count['total']:.1f} % | {100 * low:.1f} to {100 * high:.1f} % | "
-            f"{count['correct']:,} of {count['total']:,} |"
+            f"| {label} | {100 * count.accuracy:.1f} % | {100 * low:.1f} to {100 * high:.1f} % | "
+            f"{count.correct:,} of {count.total:,} |"
         )
-    table = "\n".join(rows)
-    broken = [f"{count} by {name}" for name, count in result["broken_by"].items() if name != "natural"]
-    first = f"\n\nRightly classified images were first broken: {', '.join(broken)}." if broken else ""
-    return f"## Accuracies\n\n{table}{first}"
+    return "\n\n".join(filter(None, ("## Accuracies", "\n".join(rows), broken_text(evaluation))))
 
 
-def _sanity(result: Mapping[str, Any], facts: ModelFacts) -> str:
+def _sanity(evaluation: Evaluation, facts: ModelFacts) -> str:
     found = " ".join(masking_sentences(facts.training)) if facts.training else ""
     training = f"\n\nWhile it was trained: {found}" if found else ""
-    if not result["sanity"]:
+    if not evaluation.sanity:
         return f"## Sanity of the attacks\n\nNot checked.{training}"
     rows = ["| | check | finding |", "| --- | --- | --- |"]
-    rows += [f"| {check['status']} | {check['name']} | {check['detail']} |" for check in result["sanity"]]
+    rows += [f"| {check.status} | {check.name} | {check.detail} |" for check in evaluation.sanity]
     return "## Sanity of the attacks\n\n" + "\n".join(rows) + training
 
 
-def _cost(result: Mapping[str, Any], facts: ModelFacts) -> str:
-    device = "GPU" if result["use_gpu"] else "CPU"
+def _cost(evaluation: Evaluation, facts: ModelFacts) -> str:
+    device = "GPU" if evaluation.use_gpu else "CPU"
     lines = [
-        f"Evaluation: {duration(result['seconds']['chunks'])} of {device} workers' time, asked for on "
-        f"{result['num_workers']} of them."
+        f"Evaluation: {duration(evaluation.chunk_seconds)} of {device} workers' time, asked for on "
+        f"{evaluation.num_workers} of them."
     ]
     training = facts.training
     if training is not None:

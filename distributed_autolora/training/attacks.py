@@ -15,6 +15,7 @@ from distributed_autolora.core.fast_attack.cuda_graphs import CudaGraphAttack, C
 from distributed_autolora.core.fast_attack.tf32 import allow_tf32
 from distributed_autolora.core.threat_model import ThreatModel
 from distributed_autolora.hardware import dtype_of
+from distributed_autolora.records import pgd_name
 
 Attack = Callable[..., Tensor]
 """attack(model, x, y, *, noise=None) -> x_adv."""
@@ -101,7 +102,7 @@ def build_attack(config: ExperimentConfig, attack: AttackConfig) -> Attack:
 
 def attack_name(attack: AttackConfig) -> str:
     """Returns the name that accuracies under this attack are logged under."""
-    return f"pgd{attack.num_steps}" + ("" if attack.loss == "cross_entropy" else f"-{attack.loss}")
+    return pgd_name(attack.num_steps, random_starts=int(attack.random_start), loss=attack.loss)
 
 
 def stronger_attack(attack: AttackConfig) -> AttackConfig:

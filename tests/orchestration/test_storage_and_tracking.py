@@ -36,6 +36,7 @@ from tests.orchestration.runs.test_survival import (
     write_config,
 )
 from tests.reporting import runs
+from tests.reporting.evaluations import evaluation
 from tests.reporting.runs import without_times
 from tests.reporting.study import studies
 from tests.training.gloo import run_workers
@@ -159,16 +160,16 @@ def test_a_file_on_a_full_disk_stays_the_old_one_or_becomes_the_new_one(disk: Di
 
 def test_a_result_on_a_full_disk_leaves_the_earlier_one_under_its_digest(disk: Disk) -> None:
     first, second = (EvaluationFolder(disk.folder, digest) for digest in ("a" * 64, "b" * 64))
-    first.write_result({"value": 1}, {"label": np.zeros(5)})
+    first.write_result(evaluation(digest="a" * 64), {"label": np.zeros(5)})
     disk.fill()
     with pytest.raises(RunFailedError, match=r"outcomes\.parquet cannot be written \(.*No space left on device\)"):
-        second.write_result({"value": 2}, {"label": np.ones(5)})
+        second.write_result(evaluation(digest="b" * 64), {"label": np.ones(5)})
     assert second.result() is None
     kept = {file.name for file in disk.folder.iterdir()} - {"ballast"}
     assert kept == {"evaluation-aaaaaaaa.json", "outcomes-aaaaaaaa.parquet"}
     disk.free()
-    second.write_result({"value": 2}, {"label": np.ones(5)})
-    assert second.result() == {"value": 2, "digest": "b" * 64}
+    second.write_result(evaluation(digest="b" * 64), {"label": np.ones(5)})
+    assert second.result() == evaluation(digest="b" * 64)
 
 
 def test_an_export_on_a_full_disk_is_refused_in_one_line_and_leaves_nothing(disk: Disk) -> None:

@@ -9,15 +9,23 @@ from typing import Any
 import pytest
 
 from distributed_autolora.errors import UserError
+from distributed_autolora.evaluation.attacks import parse
 from distributed_autolora.records import (
+    AccuracyCount,
+    Curve,
+    CurvePoint,
     GradientSimilarity,
     MaskingSummary,
+    evaluation_from_json,
+    evaluation_to_json,
     history_from_json,
     history_to_json,
+    pgd_name,
     result_from_json,
     result_to_json,
 )
 from tests.reporting import runs
+from tests.reporting.evaluations import evaluation
 
 
 def through_text(values: Any) -> Any:
@@ -50,9 +58,30 @@ def test_a_result_comes_back_from_its_file_as_it_was() -> None:
         assert result_from_json(through_text(result_to_json(result)), "result.json") == result
 
 
+def test_an_evaluation_comes_back_from_its_file_as_it_was() -> None:
+    curve = Curve((CurvePoint(0.0, AccuracyCount(931, 1000)), CurvePoint(0.1, AccuracyCount(1, 1000))), 1 / 3)
+    for found in (evaluation(curve=curve), evaluation(sanity=(), image_size=32, image_shape=(3, 32, 32))):
+        assert evaluation_from_json(through_text(evaluation_to_json(found)), "evaluation.json") == found
+
+
+def test_accuracies_of_an_evaluation_are_logged_under_the_names_of_their_attacks() -> None:
+    assert evaluation().accuracies() == {
+        "natural_accuracy": AccuracyCount(931, 1000),
+        "robust_accuracy/autoattack": AccuracyCount(841, 1000),
+    }
+    assert evaluation().attack("pgd10") is None
+
+
+def test_the_name_of_a_pgd_attack_is_what_attacks_are_asked_for_by() -> None:
+    asked = [(10, 0, "cross_entropy"), (100, 5, "cross_entropy"), (20, 1, "margin"), (7, 0, "margin")]
+    names = [pgd_name(num_steps, random_starts=starts, loss=loss) for num_steps, starts, loss in asked]
+    assert names == ["pgd10", "pgd100x5", "pgd20x1-margin", "pgd7-margin"]
+    assert [(a.num_steps, a.random_starts, a.loss) for a in parse(",".join(names))] == asked
+
+
 @pytest.mark.parametrize("values", [[{"epoch": 1, "val/robust_accuracy/pgd10": 0.5}], {"name": "run"}, {"format": 99}])
 def test_files_of_another_version_are_refused_in_one_line(values: Any) -> None:
-    for read in (history_from_json, result_from_json):
+    for read in (history_from_json, result_from_json, evaluation_from_json):
         with pytest.raises(UserError) as refused:
             read(values, "/runs/one/file.json")
         message = str(refused.value)

@@ -13,48 +13,19 @@ import pytest
 import torch
 from PIL import ExifTags, Image
 
-from distributed_autolora.core.metrics import AccuracyCount
 from distributed_autolora.data.images import ImageSource
 from distributed_autolora.models.export import export_model
 from distributed_autolora.models.portable import NetworkDescription, PortableModel
+from distributed_autolora.records import AccuracyCount, SanityCheck
 from distributed_autolora.reporting.evaluation import chunk_line, evaluation_table
 from distributed_autolora.reporting.model_card import ModelFacts, model_card
 from distributed_autolora.reporting.robustbench import PaperEntry, robustbench_entry
 from distributed_autolora.reporting.statistics import wilson_interval
 from tests.data.pictures import encode, picture, table_of
 from tests.reporting import runs
+from tests.reporting.evaluations import LABEL, evaluation
 
-LABEL = "AutoAttack (standard, 4 targets: 5 classes)"
 PAPER = PaperEntry(link="https://example.org", name="A title", authors="A. Uthor", venue="Somewhere 2024")
-
-
-def example(**more: Any) -> dict[str, Any]:
-    """Returns the result of an evaluation."""
-    values: dict[str, Any] = {
-        "model": "demo-1",
-        "task": "fashion-mnist-5-9",
-        "threat_model": {"norm": "linf", "epsilon": 8 / 255},
-        "test_images": 1000,
-        "test_images_available": 1000,
-        "num_classes": 5,
-        "class_names": ["a", "b", "c", "d", "e"],
-        "accuracies": {
-            "natural_accuracy": {"correct": 931, "total": 1000},
-            "robust_accuracy/autoattack": {"correct": 841, "total": 1000},
-        },
-        "labels": {"robust_accuracy/autoattack": LABEL},
-        "broken_by": {"natural": 69, "apgd-ce": 90},
-        "sanity": [{"name": "steps", "status": "PASS", "detail": "x " * 60, "figures": {}}],
-        "seconds": {"chunks": 61.0, "wall": 31.0},
-        "num_workers": 2,
-        "use_gpu": False,
-        "chunk_size": 100,
-        "seed": 0,
-        "image_shape": [1, 8, 8],
-        "data_digest": "d" * 64,
-        "package_versions": {"torch": "2"},
-    }
-    return values | more
 
 
 def facts(**more: Any) -> ModelFacts:
@@ -77,7 +48,7 @@ def test_the_four_lines_of_the_card_classify_images_without_this_package(tmp_pat
     export_model(
         PortableModel(description, description.build().backbone.state_dict()), tmp_path, [torch.rand(2, 1, 8, 8)]
     )
-    block = re.search(r"```python\n(.*?)```", model_card(example(), facts()), re.DOTALL)
+    block = re.search(r"```python\n(.*?)```", model_card(evaluation(), facts()), re.DOTALL)
     assert block is not None
     lines = block[1].strip().splitlines()
     assert len(lines) == 4
@@ -110,7 +81,7 @@ def test_the_card_reads_a_file_as_the_judged_images_were_read_and_names_its_clas
     (tmp_path / "image.jpg").write_bytes(file)
     table = table_of(tmp_path, [file])
     judged = ImageSource(table, channels=channels, image_size=size, resized=False).images(torch.tensor([0]))
-    card = model_card(example(image_size=size, image_shape=list(judged.shape[1:])), facts())
+    card = model_card(evaluation(image_size=size, image_shape=tuple(judged.shape[1:])), facts())
     monkeypatch.chdir(tmp_path)
     names: dict[str, Any] = {"model": lambda images: torch.eye(5)[[3]]}
     exec(re.findall(r"```python\n(.*?)```", card, re.DOTALL)[1], names)
@@ -119,26 +90,26 @@ def test_the_card_reads_a_file_as_the_judged_images_were_read_and_names_its_clas
 
 
 def test_the_card_states_accuracies_with_their_intervals_licences_and_sanity() -> None:
-    card = model_card(example(), facts())
+    card = model_card(evaluation(), facts())
     low, high = wilson_interval(841, 1000)
     assert f"| {LABEL} | 84.1 % | {100 * low:.1f} to {100 * high:.1f} % | 841 of 1,000 |" in card
     assert "at most 8/255 a pixel" in card
     assert "Images: MIT." in card
     assert "| PASS | steps |" in card
-    assert "Not checked" in model_card(example(sanity=[]), facts())
-    assert "a stratified subset of 2,000" in model_card(example(test_images_available=2000), facts())
+    assert "Not checked" in model_card(evaluation(sanity=()), facts())
+    assert "a stratified subset of 2,000" in model_card(evaluation(test_images_available=2000), facts())
 
 
 def test_the_card_claims_no_separate_test_images_where_the_released_splits_do_not_keep_them_apart() -> None:
     run = runs.result(runs.history(2))
-    assert "the test images took part in neither" in model_card(example(), facts(training=run))
-    released = model_card(example(protocol="released"), facts(training=run))
+    assert "the test images took part in neither" in model_card(evaluation(), facts(training=run))
+    released = model_card(evaluation(protocol="released"), facts(training=run))
     assert "took part in neither" not in released
     assert "may have test images among the training images" in released
 
 
 def test_the_table_fits_80_columns_and_says_what_autoattack_was() -> None:
-    table = evaluation_table(example())
+    table = evaluation_table(evaluation())
     assert max(map(len, table.splitlines())) <= 80
     assert LABEL in table
     assert "84.1 %" in table
@@ -153,7 +124,7 @@ def test_the_line_of_a_chunk_fits_80_columns() -> None:
 
 
 def test_the_robustbench_entry_has_its_fields_as_texts_in_per_cent() -> None:
-    entry = robustbench_entry(example(), facts(), PAPER)
+    entry = robustbench_entry(evaluation(), facts(), PAPER)
     assert entry is not None
     assert entry == {
         "link": "https://example.org",
@@ -174,11 +145,10 @@ def test_the_robustbench_entry_has_its_fields_as_texts_in_per_cent() -> None:
 
 
 def test_a_failed_check_makes_the_entry_unreliable_and_a_subset_has_none() -> None:
-    failed = [{"name": "restarts", "status": "FAIL", "detail": "", "figures": {}}]
-    entry = robustbench_entry(example(sanity=failed), facts(), PAPER)
+    failed = (SanityCheck("restarts", "FAIL", "", {}),)
+    entry = robustbench_entry(evaluation(sanity=failed), facts(), PAPER)
     assert entry is not None
     assert entry["unreliable"] is True
     assert "restarts" in entry["footnote"]
-    assert robustbench_entry(example(test_images_available=2000), facts(), PAPER) is None
-    without = {"natural_accuracy": {"correct": 1, "total": 1000}}
-    assert robustbench_entry(example(accuracies=without), facts(), PAPER) is None
+    assert robustbench_entry(evaluation(test_images_available=2000), facts(), PAPER) is None
+    assert robustbench_entry(evaluation(attacks=()), facts(), PAPER) is None

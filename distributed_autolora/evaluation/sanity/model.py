@@ -7,8 +7,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from distributed_autolora.core.attacks import input_gradient
-from distributed_autolora.evaluation.sanity.rules import SanityCheck, Status, Subject, percent, slack, status_of, worst
+from distributed_autolora.evaluation.sanity.rules import Subject, percent, slack, status_of, worst
 from distributed_autolora.evaluation.trajectories import recorded_logits
+from distributed_autolora.records import SanityCheck, Status
 
 _ROUNDING = 1e-4
 _NOISE_DRAWS = 4
@@ -77,7 +78,7 @@ def zero_gradients(subject: Subject) -> SanityCheck:
     """The gradient of the loss reaches the pixels.
 
     FAIL when more than 10 % of the images have no gradient at all (rounding inside, or logits so large that the
-    float32 cross-entropy is exactly 0): gradient attacks on the loss are blind there. WARN above 1 %, and when more
+    float32 cross-entropy is exactly 0): gradient attacks on the loss do not work there. WARN above 1 %, and when more
     than 10 % of the other images' pixels have none. Black and white pixels are counted apart: a clamp
     inside the model hides just those.
     """

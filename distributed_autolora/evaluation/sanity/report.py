@@ -1,7 +1,7 @@
 """Sanity checks of an evaluation on a subset of the test images: can its result be believed?
 
 An attack that fails does not prove a robust model: it may have been misled by its gradients (Athalye et
-al., 2018; Carlini et al., 2019). Each check states something that holds for every honest model.
+al., 2018; Carlini et al., 2019). Each check tests a property of every model without gradient masking.
 """
 
 from __future__ import annotations
@@ -16,8 +16,9 @@ from distributed_autolora.evaluation.attacks import pgd_step_size
 from distributed_autolora.evaluation.guard import prepared
 from distributed_autolora.evaluation.sanity import model as of_model
 from distributed_autolora.evaluation.sanity import search as of_search
-from distributed_autolora.evaluation.sanity.rules import SanityCheck, Subject
+from distributed_autolora.evaluation.sanity.rules import Subject
 from distributed_autolora.evaluation.sanity.stronger_attack import stronger
+from distributed_autolora.records import SanityCheck
 
 SQUARE_QUERIES = 500
 

@@ -1,10 +1,9 @@
-"""What every sanity check shares: its result, what is under test, and how large a difference must be to count."""
+"""Common parts of the sanity checks: what is checked, and how large a difference must be to count."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -13,22 +12,10 @@ from distributed_autolora.core.threat_model import ThreatModel
 from distributed_autolora.evaluation.attacks import Budget
 from distributed_autolora.evaluation.autoattack import run_parts
 from distributed_autolora.evaluation.trajectories import Trajectory, in_batches, start_noise, trajectory
+from distributed_autolora.records import Status
 
-Status = Literal["PASS", "WARN", "FAIL"]
 _ORDER: tuple[Status, ...] = ("PASS", "WARN", "FAIL")
 _TURNING_SHARE = 0.01
-
-
-@dataclass(frozen=True)
-class SanityCheck:
-    """The result of one check."""
-
-    name: str
-    status: Status
-    detail: str
-    """The finding in one line."""
-    figures: dict[str, Any] = field(default_factory=dict)
-    """The numbers behind it: ints, floats, and lists and dicts of them."""
 
 
 @dataclass(frozen=True)

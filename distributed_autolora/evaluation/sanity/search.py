@@ -13,8 +13,9 @@ from distributed_autolora.core.attacks import fgsm
 from distributed_autolora.core.metrics import AccuracyCount
 from distributed_autolora.core.threat_model import ThreatModel
 from distributed_autolora.evaluation.attacks import Budget, parse
-from distributed_autolora.evaluation.sanity.rules import SanityCheck, Status, Subject, percent, slack, status_of, worst
+from distributed_autolora.evaluation.sanity.rules import Subject, percent, slack, status_of, worst
 from distributed_autolora.evaluation.trajectories import Trajectory, in_batches
+from distributed_autolora.records import SanityCheck, Status
 
 STEPS = (1, 5, 10, 20, 50, 100)
 _STARTS = 5
@@ -179,7 +180,7 @@ def large_epsilon(subject: Subject) -> SanityCheck:
     """Without a real limit nothing is robust: at epsilon 0.5 every image can be turned into uniform grey.
 
     An image is broken when any of 50 steps of 0.05 misclassifies it. PASS for at most 1 % of the images
-    left (or one), WARN for at most 5 %, FAIL beyond: the search is blind.
+    left (or one), WARN for at most 5 %, FAIL beyond: the search does not work.
     """
     n = len(subject)
     found = subject.trajectory(_LARGE_STEPS, threat_model=_LARGE, step_size=_LARGE_STEP_SIZE)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from distributed_autolora.evaluation.attacks import Budget, label, parse, parts_for
 from distributed_autolora.evaluation.masking_test import MASKING_LIMIT, least_share, overstates
-from distributed_autolora.evaluation.sanity.rules import SanityCheck, Subject, percent
+from distributed_autolora.evaluation.sanity.rules import Subject, percent
 from distributed_autolora.evaluation.sanity.search import Evidence
+from distributed_autolora.records import SanityCheck
 
 _WEAKER_STEPS = 10
 _STRONGER = parse("apgd")[0]

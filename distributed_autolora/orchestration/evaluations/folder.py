@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,11 +11,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from distributed_autolora.errors import UserError
 from distributed_autolora.evaluation.chunks import Chunk, Columns
 from distributed_autolora.files.atomic_write import atomic_write, writing
 from distributed_autolora.files.folder_lock import acquire_folder
 from distributed_autolora.files.json_files import read_json, write_json
 from distributed_autolora.orchestration.runs.folder import check_writable
+from distributed_autolora.records import Evaluation, evaluation_from_json, evaluation_to_json
 
 RESULT_FILE, OUTCOMES_FILE = "evaluation.json", "outcomes.parquet"
 _SECONDS = b"seconds"
@@ -53,10 +54,14 @@ class EvaluationFolder:
         with lock:
             yield
 
-    def result(self) -> dict[str, Any] | None:
-        """Returns the result of this evaluation if the folder has it; None where it is another's or damaged."""
-        result = self._any_result() if (self.path / OUTCOMES_FILE).is_file() else None
-        return result if result is not None and result.get("digest") == self.digest else None
+    def result(self) -> Evaluation | None:
+        """Returns the result of this evaluation; None where it is not there, damaged, or of version 0.1."""
+        if self._kept_digest() != self.digest or not (self.path / OUTCOMES_FILE).is_file():
+            return None
+        try:
+            return evaluation_from_json(read_json(self.path / RESULT_FILE), RESULT_FILE)
+        except UserError:
+            return None
 
     def write_chunk(self, chunk: Chunk, columns: Columns, seconds: float) -> None:
         """Writes a finished chunk, atomically."""
@@ -85,7 +90,7 @@ class EvaluationFolder:
         """Keeps JSON values beside the chunks."""
         write_json(self.chunks / f"{name}.json", values)
 
-    def write_result(self, result: dict[str, Any], outcomes: Columns) -> None:
+    def write_result(self, evaluation: Evaluation, outcomes: Columns) -> None:
         """Writes the result, and the columns of `outcomes.parquet` in the order of the test table.
 
         The result of another evaluation is kept beside it, under its own digest.
@@ -93,24 +98,24 @@ class EvaluationFolder:
         Raises:
             StorageError: when a file cannot be written.
         """
-        earlier = self._any_result()
-        if earlier is not None and earlier.get("digest") != self.digest:
+        earlier = self._kept_digest()
+        if earlier not in (None, self.digest):
             # The result last: it names the outcomes that were there with it, wherever this is interrupted.
             for name in (OUTCOMES_FILE, RESULT_FILE):
                 stem, dot, suffix = name.partition(".")
                 if (self.path / name).is_file():
-                    kept = f"{stem}-{str(earlier.get('digest'))[:8]}{dot}{suffix}"
+                    kept = f"{stem}-{str(earlier)[:8]}{dot}{suffix}"
                     with writing(self.path / kept):
                         (self.path / name).replace(self.path / kept)
         _write_parquet(self.path / OUTCOMES_FILE, pa.table(outcomes))
-        write_json(self.path / RESULT_FILE, {**result, "digest": self.digest})
+        write_json(self.path / RESULT_FILE, evaluation_to_json(evaluation))
 
-    def _any_result(self) -> dict[str, Any] | None:
+    def _kept_digest(self) -> str | None:
+        """Returns the digest of the result that the folder has, of any version; None where it has none."""
         try:
-            result = json.loads((self.path / RESULT_FILE).read_text())
-        except (OSError, ValueError):
+            return str(read_json(self.path / RESULT_FILE)["digest"])
+        except (OSError, ValueError, TypeError, KeyError):
             return None
-        return result if isinstance(result, dict) else None
 
     def _chunk_file(self, chunk: Chunk) -> Path:
         return self.chunks / f"chunk_{chunk.index:05d}.parquet"

@@ -51,12 +51,9 @@ def find_run_folder(model: str, home: Path) -> RunFolder | None:
 
 
 def find_model(request: EvaluationRequest, run: RunFolder | None, num_classes: int) -> FoundModel:
-    """Finds and reads the model that a request names, complete and strictly.
+    """Finds and reads the model that a request names, or that of a run, complete and strictly.
 
-    Args:
-        request: the request.
-        run: the run that it names; None: no run.
-        num_classes: classes of the data, the default for a state dict without a description.
+    A state dict without a description has `num_classes` outputs unless the request says otherwise.
 
     Raises:
         UserError: for a wrong path or URI, a damaged file, weights of another network, or flags that describe a network

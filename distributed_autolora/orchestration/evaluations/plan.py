@@ -72,11 +72,9 @@ class Plan:
 
 
 def make_plan(request: EvaluationRequest, run: RunFolder | None = None) -> Plan:
-    """Finds model and data, and refuses what would fail later.
+    """Finds model and data of a request, and refuses what would fail later.
 
-    Args:
-        request: the flags.
-        run: the finished run whose model it is; None: found by `request.model`, or no run.
+    The run is the finished one whose model it is; None: found by `request.model`, or no run.
 
     Raises:
         UserError: for wrong flags, a wrong path or URI, a damaged file, weights of another network, or a model

@@ -28,8 +28,7 @@ def evaluate_finished(run: RunFolder, attacks: str) -> None:
             at most; "none": nothing.
 
     Raises:
-        UserError: for an unknown attack.
-        RunFailedError: for lost workers beyond the limit.
+        UserError: for an unknown attack, or as `evaluate_run`.
     """
     if attacks == NONE:
         return
@@ -70,12 +69,12 @@ def quick_images(config: ExperimentConfig, history: list[EpochRecord], result: R
 
 
 def check_attacks(attacks: str, data_folder: str | None = None, images: int | None = None) -> None:
-    """Refuses attacks that could not be run, before the training of the model that they are for.
+    """Refuses attacks that could not run, before the training of the model that they are for.
 
     Args:
         attacks: as `evaluate_finished` takes them.
         data_folder: folder or URI of the images; None: the number of classes is not checked.
-        images: how many test images they are to be run on; None: all.
+        images: how many test images they are to run on; None: all.
 
     Raises:
         UserError: for an unknown attack, one that needs more classes, or fewer test images than that.

@@ -1,4 +1,4 @@
-"""What an evaluation is asked for: the flags of the evaluation program."""
+"""The flags of the evaluation program."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _AT_LEAST_ONE = ("num_workers", "wait_for_resources_s", "chunk_size", "images", 
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationRequest:
-    """One model, judged under one threat model by one or more attacks."""
+    """Evaluation of one model under one threat model by one or more attacks."""
 
     model: str
     """A run (folder or name), a .safetensors file of a run, a state dict, or models:/... or runs:/..."""
@@ -28,15 +28,15 @@ class EvaluationRequest:
     norm: Literal["linf"] = "linf"
     """Norm of the perturbation."""
     images: int | None = None
-    """Judge a stratified subset of this many test images; None: all."""
+    """Evaluate a stratified subset of this many test images; None: all."""
     image_size: int | None = None
     """Side that images are scaled and cut to, in pixels; None: the run's own, or as they are."""
     chunk_size: int = 100
-    """Images that are judged together, with a seed of their own."""
+    """Images in one batch, with a seed of its own."""
     seed: int = 0
     """Seed of the attacks and of the subset."""
     num_workers: int = 2
-    """Processes that judge chunks; no result depends on it."""
+    """Worker processes; no result depends on their number."""
     use_gpu: bool = False
     """One GPU for each worker."""
     wait_for_resources_s: float = 600.0
@@ -44,17 +44,17 @@ class EvaluationRequest:
     cache: str | None = None
     """Folder on each node for memory-mapped copies of large test splits; None: the system's temporary folder."""
     sanity: bool = True
-    """Also check that the attacks are strong and the model hides nothing from them."""
+    """Also check the attacks for gradient masking."""
     curve: bool = False
-    """Also count the images that withstand PGD-20 at 0 to 2 times epsilon."""
+    """Also count the images that are robust to PGD-20 at 0 to 2 times epsilon."""
     export: bool = True
     """Also write the model, its card and its RobustBench entry as files."""
     register: str | None = None
-    """Name in the MLflow model registry to file the model under."""
+    """Name in the MLflow model registry to register the model under."""
     output: str | None = None
     """Folder for the results; None: evaluation/ in the run's folder, or evaluations/NAME in the output folder."""
     backbone: str | None = None
-    """Network of a state dict that does not say what it is, such as resnet18."""
+    """Network of a state dict without a description, such as resnet18."""
     num_classes: int | None = None
     """Outputs of that network; None: the number of classes of the data."""
     mean: tuple[float, ...] | None = None

@@ -5,15 +5,13 @@ from __future__ import annotations
 import hashlib
 import os
 import time
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from distributed_autolora.config import DataConfig, ExperimentConfig, ScalingConfig
-from distributed_autolora.core.metrics import AccuracyCount
 from distributed_autolora.core.threat_model import ThreatModel
 from distributed_autolora.data.augmentation import to_unit_interval
 from distributed_autolora.data.images import ImageSource
@@ -24,6 +22,7 @@ from distributed_autolora.evaluation.chunks import Chunk, Columns, evaluate_chun
 from distributed_autolora.evaluation.curve import curve_epsilons, robustness_curve
 from distributed_autolora.evaluation.sanity.report import check_sanity
 from distributed_autolora.models.portable import PortableModel
+from distributed_autolora.records import AccuracyCount, SanityCheck
 from distributed_autolora.training.task_data import open_table
 
 
@@ -134,10 +133,10 @@ class Evaluator:
         epsilons = curve_epsilons(threat_model)
         return robustness_curve(self._model, x, y, threat_model=threat_model, epsilons=epsilons, seed=chunk.seed)
 
-    def sanity(self, rows: tuple[int, ...], accuracies: dict[str, AccuracyCount], seed: int) -> list[dict[str, Any]]:
-        """Returns the sanity checks on some rows of the test table as JSON values."""
+    def sanity(self, rows: tuple[int, ...], accuracies: dict[str, AccuracyCount], seed: int) -> tuple[SanityCheck, ...]:
+        """Returns the sanity checks on some rows of the test table."""
         x, y = self._batch(rows)
-        checks = check_sanity(
+        return check_sanity(
             self._model,
             x,
             y,
@@ -146,7 +145,6 @@ class Evaluator:
             seed=seed,
             step_size=self._task.step_size,
         )
-        return [asdict(check) for check in checks]
 
     def _batch(self, rows: tuple[int, ...]) -> tuple[Tensor, Tensor]:
         chosen = torch.tensor(rows, dtype=torch.int64)

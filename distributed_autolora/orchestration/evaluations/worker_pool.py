@@ -94,12 +94,9 @@ class WorkerPool:
 
 
 def run_evaluator(task: list[Any], use_gpu: bool, call: Call) -> Any:
-    """Makes a call of this process's evaluator.
+    """Makes a call of this process's evaluator, on the GPU that Ray assigned or on the CPU.
 
-    Args:
-        task: reference to an `EvaluationTask`, in a list: Ray would read the task for every call otherwise.
-        use_gpu: use the GPU that Ray assigned.
-        call: the call.
+    `task` is a reference to an `EvaluationTask` in a list: Ray would read the task itself for every call otherwise.
     """
     index = None
     if use_gpu:

@@ -12,9 +12,12 @@ import yaml
 from distributed_autolora.errors import UserError
 from distributed_autolora.records import (
     AccuracyCount,
+    AttackResult,
     EpochRecord,
+    Evaluation,
     MaskingSummary,
     RunResult,
+    evaluation_from_json,
     history_from_json,
     result_from_json,
 )
@@ -57,19 +60,21 @@ class StudyRun:
     result: RunResult | None = None
     masking: MaskingSummary | None = None
     """What the checks by a stronger attack found; None without a check."""
-    evaluation: dict[str, Any] | None = None
-    """Of all evaluations together, and "versions": by accuracy, the packages that it was judged with."""
-    evaluation_outcomes: tuple[Path, ...] = ()
-    """Their files of outcomes; where two judged by the same attack the first counts."""
+    evaluations: dict[Path, Evaluation] = field(default_factory=dict)
+    """By their file of outcomes, the newest first; of two by the same attack the first counts."""
 
     @property
     def counts(self) -> dict[str, AccuracyCount]:
         """Test accuracies of a finished run; where the evaluation program counted one again, the run's own stays."""
         if self.status != "finished" or self.result is None or self.result.test is None:
             return {}
-        evaluated = (self.evaluation or {}).get("accuracies") or {}
-        counts = {name: AccuracyCount(int(part["correct"]), int(part["total"])) for name, part in evaluated.items()}
+        counts = {n: c for part in reversed(self.evaluations.values()) for n, c in part.accuracies().items()}
         return {**counts, **self.result.test.by_name(self.result.attack)}
+
+    def evaluation_by(self, metric: str) -> tuple[Evaluation, AttackResult] | None:
+        """Returns the evaluation that a robust accuracy comes from, and its result; None where none has it."""
+        name = metric.removeprefix(ROBUST)
+        return next(((part, found) for part in self.evaluations.values() if (found := part.attack(name))), None)
 
     @property
     def validation_accuracy(self) -> float | None:
@@ -177,7 +182,6 @@ def _arm(entry: dict[str, Any], reference: str | None) -> Arm:
 
 def _run(folder: Path, entry: dict[str, Any], attack_images: int | None) -> StudyRun:
     home = folder / "runs" / entry["run"] if entry.get("run") else None
-    evaluations = _evaluations(home, attack_images) if home else {}
     records, result = _records(home), _result(home)
     return StudyRun(
         arm=entry["arm"],
@@ -191,8 +195,7 @@ def _run(folder: Path, entry: dict[str, Any], attack_images: int | None) -> Stud
         history=[record.metrics() for record in records],
         result=result,
         masking=(result and result.masking) or masking_summary(records),
-        evaluation=_together(list(evaluations.values())),
-        evaluation_outcomes=tuple(evaluations),
+        evaluations=_evaluations(home, attack_images) if home else {},
     )
 
 
@@ -206,48 +209,35 @@ def _result(home: Path | None) -> RunResult | None:
     return None if file is None or (values := _read(file)) is None else result_from_json(values, str(file))
 
 
-def _evaluations(home: Path, attack_images: int | None) -> dict[Path, dict[str, Any]]:
+def _evaluations(home: Path, attack_images: int | None) -> dict[Path, Evaluation]:
     """Returns a run's evaluations by their files of outcomes: on as many images as the study asked for, then on all."""
     subset = [] if attack_images is None else [home / f"evaluation-{attack_images}-images"]
-    return {file: content for folder in (*subset, home / "evaluation") for file, content in _in_folder(folder)}
+    return {file: found for folder in (*subset, home / "evaluation") for file, found in _in_folder(folder)}
 
 
-def _in_folder(folder: Path) -> list[tuple[Path, dict[str, Any]]]:
+def _in_folder(folder: Path) -> list[tuple[Path, Evaluation]]:
     """Returns the evaluations that count of those that a folder keeps, the newest first.
 
     None is of other images or limits than the oldest, the study's own, and each has an accuracy that no newer one has.
     """
     kept = sorted(folder.glob("evaluation-*.json"), key=lambda file: file.stat().st_mtime, reverse=True)
-    read = [(file, content) for file in (folder / "evaluation.json", *kept) if (content := _read(file)) is not None]
-    counting: list[tuple[Path, dict[str, Any]]] = []
+    files = [file for file in (folder / "evaluation.json", *kept) if file.is_file()]
+    read = [(file, evaluation_from_json(_read(file), str(file))) for file in files]
+    counting: list[tuple[Path, Evaluation]] = []
     known: set[str] = set()
-    for file, content in read:
-        accuracies = set(content.get("accuracies") or ())
-        if _question(content) == _question(read[-1][1]) and not accuracies <= known:
+    for file, evaluation in read:
+        accuracies = set(evaluation.accuracies())
+        if _question(evaluation) == _question(read[-1][1]) and not accuracies <= known:
             known |= accuracies
-            counting.append((file.with_name(f"{file.stem.replace('evaluation', 'outcomes')}.parquet"), content))
+            counting.append((file.with_name(f"{file.stem.replace('evaluation', 'outcomes')}.parquet"), evaluation))
     return counting
 
 
-def _question(evaluation: dict[str, Any]) -> list[Any]:
-    """Returns what evaluations have in common whose accuracies may stand side by side."""
-    common = ("threat_model", "test_images", "model_digest", "data_digest", "image_size")
-    is_subset = evaluation.get("test_images") != evaluation.get("test_images_available")
-    return [*map(evaluation.get, common), evaluation.get("seed") if is_subset else None]  # the seed draws the subset
-
-
-def _together(evaluations: list[dict[str, Any]]) -> dict[str, Any] | None:
-    """Returns one evaluation with the accuracies of all; the first that has one counts."""
-    if not evaluations:
-        return None
-    joined = {key: value for part in reversed(evaluations) for key, value in part.items()}
-    for key in ("accuracies", "labels"):
-        joined[key] = {name: value for part in reversed(evaluations) for name, value in (part.get(key) or {}).items()}
-    joined["versions"] = {
-        name: part.get("package_versions") for part in reversed(evaluations) for name in part.get("accuracies") or ()
-    }
-    joined["sanity"] = [check for part in evaluations for check in part.get("sanity") or []]
-    return joined
+def _question(evaluation: Evaluation) -> tuple[object, ...]:
+    """Returns what evaluations have in common whose accuracies can be compared; the seed chooses a subset."""
+    seed = evaluation.seed if evaluation.is_subset else None
+    images = evaluation.data_digest, evaluation.test_images, evaluation.image_size, seed
+    return evaluation.model_digest, evaluation.norm, evaluation.epsilon, *images
 
 
 def _read(file: Path) -> Any:

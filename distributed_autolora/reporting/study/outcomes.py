@@ -93,7 +93,7 @@ def _of_run(run: StudyRun) -> Any:
     import pyarrow.parquet as pq
 
     own = pq.read_table(_folder(run) / _FILE)
-    for evaluated in filter(Path.is_file, run.evaluation_outcomes):
+    for evaluated in filter(Path.is_file, run.evaluations):
         extra = pq.read_table(evaluated)
         places = dict(zip(extra["row_id"].to_pylist(), range(len(extra)), strict=True))
         indices = pa.array([places.get(name) for name in own["row_id"].to_pylist()], pa.int64())

@@ -19,10 +19,10 @@ def warnings(study: Study, pooled: Any) -> list[str]:
     """Returns one line for every reason to doubt a number of the report."""
     checks: dict[str, list[str]] = {}
     for run in study.runs:
-        for check in (run.evaluation or {}).get("sanity") or []:
-            if check["status"] != "PASS":
-                detail = f"{study.arm(run.arm).label}, seed {run.seed} ({check['detail']})"
-                checks.setdefault(f"{check['status']}: {check['name']}", []).append(detail)
+        for check in (check for evaluation in run.evaluations.values() for check in evaluation.sanity):
+            if check.status != "PASS":
+                detail = f"{study.arm(run.arm).label}, seed {run.seed} ({check.detail})"
+                checks.setdefault(f"{check.status}: {check.name}", []).append(detail)
     lines = [f"{check}: {'; '.join(details)}" for check, details in checks.items()]
     lines += disagreements(study, pooled)
     lines += [text for arm in study.arms for run in study.of(arm.id, "final") for text in _masked(run, arm.label)]
@@ -111,7 +111,7 @@ def _judgement(study: Study) -> str:
 
 
 def _evaluation_files(study: Study) -> str:
-    files = [file for run in study.runs for file in run.evaluation_outcomes]
+    files = [file for run in study.runs for file in run.evaluations]
     folder = next((file.parent.name for file in files), "evaluation")
     is_kept = any(file.name != "outcomes.parquet" for file in files)
     earlier = ", and earlier ones as `evaluation-DIGEST.json` and `outcomes-DIGEST.parquet`" if is_kept else ""
@@ -130,6 +130,6 @@ def _versions() -> str:
 
 def _evaluated_with(study: Study) -> str:
     attack = APGD if _judgement(study) == "APGD" else AUTOATTACK
-    found = [run.evaluation["versions"].get(attack) for run in study.runs if run.evaluation]
-    versions = {", ".join(f"{name} {one}" for name, one in sorted(versions.items())) for versions in found if versions}
+    found = [found[0].package_versions for run in study.runs if (found := run.evaluation_by(attack))]
+    versions = {", ".join(f"{name} {one}" for name, one in sorted(versions.items())) for versions in found}
     return f" {_judgement(study)} ran with {'; '.join(sorted(versions))}." if versions else ""

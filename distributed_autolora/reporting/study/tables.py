@@ -101,21 +101,21 @@ def mcnemar_table(study: Study, tests: Sequence[McNemar]) -> str:
 
 
 def autoattack_note(study: Study) -> str:
-    """Returns what "AutoAttack" stands for in this study, as its evaluations label it."""
+    """Returns what "AutoAttack" means in this study, as its evaluations label it."""
     labels: dict[str, None] = {}
     images: set[int] = set()
     for run in study.runs:
         counts = run.counts.get(AUTOATTACK)
-        if counts is not None and run.evaluation is not None:
-            labels[(run.evaluation.get("labels") or {}).get(AUTOATTACK, "AutoAttack, kind not recorded")] = None
+        if counts is not None and (found := run.evaluation_by(AUTOATTACK)):
+            labels[found[1].label] = None
             images.add(counts.total)
     if not labels:
-        weaker = {run.evaluation["labels"][APGD] for run in study.runs if APGD in run.counts and run.evaluation}
+        weaker = {found[1].label for run in study.runs if APGD in run.counts and (found := run.evaluation_by(APGD))}
         instead = f" {'; '.join(sorted(weaker))}: the first two of its four attacks." if weaker else ""
         return f"AutoAttack was not run on any of these models; `jobs/evaluate.py` runs it.{instead}"
     on = " or ".join(f"{count:,}" for count in sorted(images))
     text = f"AutoAttack: {'; '.join(labels)}; on {on} test images."
-    return text + (" **The runs were not all judged by the same kind.**" if len(labels) > 1 or len(images) > 1 else "")
+    return text + (" **The runs were not all evaluated alike.**" if len(labels) > 1 or len(images) > 1 else "")
 
 
 def _column(study: Study, metric: str) -> str:

@@ -17,6 +17,7 @@ from distributed_autolora.data.parquet.reader import read_images
 from distributed_autolora.models import save_weights
 from distributed_autolora.models.portable import NetworkDescription
 from distributed_autolora.orchestration.evaluations.request import EvaluationRequest
+from distributed_autolora.records import Evaluation, evaluation_from_json
 from tests.training.tasks import CLASSES, write_task
 
 TEST_IMAGES = 20
@@ -70,6 +71,6 @@ def outcomes(folder: Path) -> dict[str, list[Any]]:
     return dict(pq.read_table(folder / "outcomes.parquet").to_pydict())
 
 
-def result(folder: Path) -> dict[str, Any]:
-    """Returns evaluation.json."""
-    return dict(json.loads((folder / "evaluation.json").read_text()))
+def result(folder: Path) -> Evaluation:
+    """Returns the content of evaluation.json."""
+    return evaluation_from_json(json.loads((folder / "evaluation.json").read_text()), "evaluation.json")

@@ -29,6 +29,7 @@ from distributed_autolora.orchestration.evaluations.folder import EvaluationFold
 from distributed_autolora.orchestration.evaluations.plan import Plan, make_plan
 from distributed_autolora.orchestration.evaluations.worker import EvaluationTask
 from distributed_autolora.orchestration.evaluations.worker_pool import Call, WorkerPool, gpu_index
+from distributed_autolora.records import AccuracyCount, CurvePoint
 from tests.orchestration.evaluations.shared import TEST_IMAGES, Material, outcomes, result, write_material
 from tests.training.tasks import write_task
 
@@ -103,23 +104,14 @@ def test_workers_leave_what_a_plain_loop_over_the_chunks_leaves(material: Materi
     assert 0 < sum(found["robust/apgd-ce"]) < TEST_IMAGES, "the attack must break some images and not all"
 
 
-@pytest.mark.long
-def test_one_worker_leaves_the_same_outcomes_as_two(material: Material, evaluated: Path, tmp_path: Path) -> None:
-    alone = evaluate(material.request(tmp_path / "alone"))
-    assert outcomes(alone) == outcomes(evaluated)
-    assert result(alone)["num_workers"] == 1
-
-
 def test_the_result_counts_what_the_outcomes_say(evaluated: Path) -> None:
     found, columns = result(evaluated), outcomes(evaluated)
-    for attack in ("pgd3x2", "apgd-ce"):
-        assert found["accuracies"][f"robust_accuracy/{attack}"] == {
-            "correct": sum(columns[f"robust/{attack}"]),
-            "total": TEST_IMAGES,
-        }
-    assert found["labels"]["robust_accuracy/pgd3x2"].startswith("PGD-3")
-    assert {check["status"] for check in found["sanity"]} <= {"PASS", "WARN", "FAIL"}
-    assert found["curve"]["points"][0] == {"epsilon": 0.0, **found["accuracies"]["natural_accuracy"]}
+    for attack in found.attacks:
+        assert attack.robust == AccuracyCount(sum(columns[f"robust/{attack.name}"]), TEST_IMAGES)
+    assert [attack.name for attack in found.attacks] == ["pgd3x2", "apgd-ce"]
+    assert len(found.sanity) == 13
+    assert found.curve is not None
+    assert found.curve.points[0] == CurvePoint(0.0, found.natural)
 
 
 def test_a_terminated_evaluation_continues_from_its_finished_chunks(
@@ -230,10 +222,10 @@ def test_a_subset_is_labelled_and_keeps_the_earlier_result(material: Material, t
     evaluate(material.request(tmp_path, images=6, attacks="fgsm"))
     first = result(tmp_path)
     evaluate(material.request(tmp_path, images=9, attacks="fgsm"))
-    assert (first["test_images"], first["test_images_available"]) == (6, TEST_IMAGES)
-    assert result(tmp_path)["test_images"] == 9
+    assert (first.test_images, first.test_images_available) == (6, TEST_IMAGES)
+    assert result(tmp_path).test_images == 9
     (kept,) = tmp_path.glob("evaluation-*.json")
-    assert first["digest"].startswith(kept.stem.removeprefix("evaluation-"))
+    assert first.digest.startswith(kept.stem.removeprefix("evaluation-"))
 
 
 def test_two_evaluations_in_one_folder_do_not_run_at_once(tmp_path: Path) -> None:
@@ -249,10 +241,11 @@ def test_mlflow_has_the_figures_the_files_and_the_registered_model(material: Mat
     (version,) = client.search_model_versions("name = 'halves'")
     assert version.run_id is not None
     run = client.get_run(version.run_id)
-    counts = result(evaluated)["accuracies"]["robust_accuracy/apgd-ce"]
+    found = result(evaluated).attack("apgd-ce")
+    assert found is not None
     assert run.info.status == "FINISHED"
-    assert run.data.metrics["evaluation/robust_accuracy/apgd-ce"] == counts["correct"] / TEST_IMAGES
-    assert run.data.tags["evaluation.apgd-ce"] == result(evaluated)["labels"]["robust_accuracy/apgd-ce"]
+    assert run.data.metrics["evaluation/robust_accuracy/apgd-ce"] == found.robust.accuracy
+    assert run.data.tags["evaluation.apgd-ce"] == found.label
     files = {Path(file.path).name for file in client.list_artifacts(version.run_id, "evaluation")}
     assert files == {"evaluation.json", "outcomes.parquet", "model.safetensors", "model.pt2", "model_card.md"}
 

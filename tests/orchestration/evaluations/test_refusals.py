@@ -21,6 +21,7 @@ from distributed_autolora.orchestration.runs.folder import RunFolder
 from distributed_autolora.orchestration.runs.preflight import find_inputs
 from tests.orchestration.evaluations.shared import Material, write_material
 from tests.reporting import runs
+from tests.reporting.evaluations import evaluation
 from tests.training.tasks import small_config, write_task
 
 
@@ -129,8 +130,8 @@ def test_another_threat_model_or_other_images_never_replace_a_runs_own_evaluatio
 
 def test_a_result_without_its_outcomes_is_none(tmp_path: Path) -> None:
     folder = EvaluationFolder(tmp_path, "a")
-    folder.write_result({"test_images": 1}, {"row": np.zeros(1)})
-    assert folder.result() == {"test_images": 1, "digest": "a"}
+    folder.write_result(evaluation(digest="a"), {"row": np.zeros(1)})
+    assert folder.result() == evaluation(digest="a")
     (tmp_path / "outcomes.parquet").unlink()
     assert folder.result() is None
 

@@ -15,9 +15,20 @@ import yaml
 
 from distributed_autolora.config import ExperimentConfig
 from distributed_autolora.orchestration.runs.folder import RunFolder
-from distributed_autolora.records import Accuracies, AccuracyCount, Cost, EpochRecord, GradientSimilarity, RunResult
+from distributed_autolora.records import (
+    Accuracies,
+    AccuracyCount,
+    AttackResult,
+    Cost,
+    EpochRecord,
+    GradientSimilarity,
+    RunResult,
+    SanityCheck,
+    evaluation_to_json,
+)
 from distributed_autolora.training.methods.cost import total_cost
 from tests.reporting import runs
+from tests.reporting.evaluations import LABEL, evaluation
 
 LRS, DECAYS, GAMMAS = [0.01, 0.003, 0.001], [1e-4, 1e-5], [0.4, 1.0, 3.0]
 ATTACKS = ("natural", "pgd10")
@@ -175,32 +186,26 @@ def _evaluate(home: Path, outcomes: dict[str, Any], arm: str, seed: int) -> None
     robust = {"robust/autoattack": hardness + noise < ACCURACIES[arm][2]}
     robust["robust/pgd10"] = outcomes["pgd10_prediction"][rows] == outcomes["label"][rows]
     kept = {key: np.asarray(values)[rows] for key, values in outcomes.items() if key != "pgd10_prediction"}
-    document = {
-        "model": str(home),
-        "data": "fashion-mnist-5-9",
-        "threat_model": {"norm": "linf", "epsilon": 0.1},
-        "test_images": len(rows),
-        "num_classes": 5,
-        "accuracies": {
-            "natural_accuracy": _counts(kept["natural_prediction"] == kept["label"]),
-            "robust_accuracy/pgd10": _counts(robust["robust/pgd10"]),
-            "robust_accuracy/autoattack": _counts(robust["robust/autoattack"]),
-        },
-        "labels": {"robust_accuracy/autoattack": "AutoAttack (standard, 4 targets: 5 classes)"},
-        "sanity": [
-            {"name": "zero gradients", "status": "PASS", "detail": "0 of 200", "figures": {}},
-            {"name": "black box beats white box", "status": "WARN", "detail": "Square broke 3 more", "figures": {}},
-        ],
-        "seconds": {"total": 12.0},
-        "num_workers": 2,
-        "chunk_size": 100,
-        "seed": 0,
-        "package_versions": {"torch": "2.14.1", "pyautoattack": "0.2.0"},
-    }
+    found = evaluation(
+        model=str(home),
+        epsilon=0.1,
+        test_images=len(rows),
+        test_images_available=len(outcomes["row"]),
+        natural=_count(kept["natural_prediction"] == kept["label"]),
+        attacks=(
+            AttackResult("pgd10", "PGD-10 (step epsilon / 4 = 0.025, clean start)", _count(robust["robust/pgd10"])),
+            AttackResult("autoattack", LABEL, _count(robust["robust/autoattack"])),
+        ),
+        sanity=(
+            SanityCheck("zero gradients", "PASS", "0 of 200", {}),
+            SanityCheck("black box beats white box", "WARN", "Square broke 3 more", {}),
+        ),
+        package_versions={"torch": "2.14.1", "pyautoattack": "0.2.0"},
+    )
     (home / "evaluation").mkdir()
-    (home / "evaluation" / "evaluation.json").write_text(json.dumps(document))
+    (home / "evaluation" / "evaluation.json").write_text(json.dumps(evaluation_to_json(found)))
     pq.write_table(pa.table(kept | robust), home / "evaluation" / "outcomes.parquet")
 
 
-def _counts(right: Any) -> dict[str, int]:
-    return {"correct": int(right.sum()), "total": len(right)}
+def _count(right: Any) -> AccuracyCount:
+    return AccuracyCount(int(right.sum()), len(right))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from distributed_autolora.orchestration.evaluations.folder import EvaluationFolder
+from distributed_autolora.records import AccuracyCount, AttackResult, evaluation_from_json
 from distributed_autolora.reporting.study.loading import Study, load_study
 from distributed_autolora.reporting.study.outcomes import pooled_outcomes
 from distributed_autolora.reporting.study.provenance import reproduction, warnings
@@ -36,18 +38,18 @@ def evaluate_again(run: Path, attack: str, *, every: int = 1, **changes: Any) ->
         run: its folder.
         attack: its name.
         every: judge one in so many of the images that AutoAttack judged.
-        changes: of evaluation.json.
+        changes: of the record.
     """
     place = run / "evaluation"
-    earlier = json.loads((place / "evaluation.json").read_text())
+    earlier = evaluation_from_json(json.loads((place / "evaluation.json").read_text()), "evaluation.json")
     kept = pq.read_table(place / "outcomes.parquet").to_pandas().iloc[::every]
     robust = np.array(kept["robust/pgd10"], dtype=bool)
-    count = {"correct": int(robust.sum()), "total": len(robust)}
-    changes = {"test_images": len(robust), "labels": {}, "package_versions": {"torch": "9.9"}} | changes
-    names = ("natural_accuracy", "robust_accuracy/pgd10", f"robust_accuracy/{attack}")
-    result = earlier | {"accuracies": dict.fromkeys(names, count), "sanity": []} | changes
+    count = AccuracyCount(int(robust.sum()), len(robust))
+    attacks = tuple(AttackResult(name, name, count) for name in ("pgd10", attack))
+    fields: dict[str, Any] = {"test_images": len(robust), "package_versions": {"torch": "9.9"}, "sanity": ()} | changes
     columns = {"row_id": np.array(kept["row_id"]), f"robust/{attack}": robust, "robust/pgd10": robust}
-    digest = hashlib.sha256(json.dumps([attack, every, changes]).encode()).hexdigest()
+    digest = hashlib.sha256(json.dumps([attack, every, fields]).encode()).hexdigest()
+    result = replace(earlier, digest=digest, natural=count, attacks=attacks, **fields)
     EvaluationFolder(place, digest).write_result(result, columns)
 
 
@@ -99,7 +101,7 @@ def test_of_two_results_of_an_attack_the_newer_one_counts_with_its_own_outcomes(
 OTHER_QUESTIONS: dict[str, Callable[[Path], None]] = {
     "fewer images": lambda run: evaluate_again(run, "pgd50", every=2),
     "another subset": lambda run: evaluate_again(run, "pgd50", seed=1),
-    "another epsilon": lambda run: evaluate_again(run, "pgd50", threat_model={"norm": "linf", "epsilon": 0.05}),
+    "another epsilon": lambda run: evaluate_again(run, "pgd50", epsilon=0.05),
     "another model": lambda run: evaluate_again(run, "pgd50", model_digest="ab"),
 }
 

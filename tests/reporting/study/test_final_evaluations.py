@@ -13,11 +13,13 @@ import pyarrow.parquet as pq
 import pytest
 
 from distributed_autolora.orchestration.runs.folder import RunFolder
+from distributed_autolora.records import AccuracyCount, AttackResult, evaluation_to_json
 from distributed_autolora.reporting.masking import masking_summary
 from distributed_autolora.reporting.study.loading import APGD, load_study
 from distributed_autolora.reporting.study.report import write_report
 from distributed_autolora.reporting.study.statistics import compare, decisive
 from tests.reporting import runs
+from tests.reporting.evaluations import evaluation
 from tests.reporting.study import studies
 from tests.reporting.study.test_report import cells, section
 
@@ -36,9 +38,9 @@ def judge(run: Path, seed: int) -> None:
     robust = pgd & (np.arange(JUDGED) % (10 + seed) != 0)
     place = run / f"evaluation-{JUDGED}-images"
     place.mkdir()
-    accuracies = {"robust_accuracy/apgd": {"correct": int(robust.sum()), "total": JUDGED}}
-    document = {"accuracies": accuracies, "labels": {"robust_accuracy/apgd": LABEL}, "sanity": []}
-    (place / "evaluation.json").write_text(json.dumps(document))
+    attacks = (AttackResult("apgd", LABEL, AccuracyCount(int(robust.sum()), JUDGED)),)
+    found = evaluation(test_images=JUDGED, test_images_available=TEST_IMAGES, attacks=attacks, sanity=())
+    (place / "evaluation.json").write_text(json.dumps(evaluation_to_json(found)))
     kept = {"row_id": [own["row_id"][row] for row in rows], "robust/apgd": robust, "broken_by": [None] * JUDGED}
     pq.write_table(pa.table(kept), place / "outcomes.parquet")
 

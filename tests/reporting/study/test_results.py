@@ -26,10 +26,12 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Study:
 
 
 def evaluated_by_apgd(run: StudyRun) -> StudyRun:
-    if run.evaluation is None:
+    if not run.evaluations:
         return run
-    accuracies = run.evaluation["accuracies"]
-    return replace(run, evaluation=run.evaluation | {"accuracies": accuracies | {APGD: accuracies[AUTOATTACK]}})
+    ((file, found),) = run.evaluations.items()
+    autoattack = found.attack("autoattack")
+    assert autoattack is not None
+    return replace(run, evaluations={file: replace(found, attacks=(*found.attacks, replace(autoattack, name="apgd")))})
 
 
 def cells(metric: str, *baselines: str) -> list[Comparison]:

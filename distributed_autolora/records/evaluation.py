@@ -1,0 +1,160 @@
+"""What an evaluation found: the content of its evaluation.json."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from distributed_autolora.records.accuracy import AccuracyCount
+from distributed_autolora.records.reader import FORMAT, StrictReader, without_format
+
+Status = Literal["PASS", "WARN", "FAIL"]
+
+
+def pgd_name(num_steps: int, *, random_starts: int = 0, loss: str = "cross_entropy") -> str:
+    """Returns the name of a PGD attack: "pgd10", "pgd10x5" (5 random starts), "pgd10-margin" (loss)."""
+    starts = f"x{random_starts}" if random_starts else ""
+    return f"pgd{num_steps}{starts}" + ("" if loss == "cross_entropy" else f"-{loss}")
+
+
+@dataclass(frozen=True)
+class AttackResult:
+    """Robust accuracy under one attack.
+
+    Attributes:
+        name: of the attack, such as "pgd10" or "autoattack".
+        label: its name in tables, with what ran: "AutoAttack (standard)".
+        robust: images that are robust to it.
+    """
+
+    name: str
+    label: str
+    robust: AccuracyCount
+
+
+@dataclass(frozen=True)
+class SanityCheck:
+    """Result of one sanity check.
+
+    Attributes:
+        name: of the check.
+        status: whether the result of the evaluation can be believed.
+        detail: the finding in one line.
+        figures: the numbers behind it: ints, floats, and lists and dicts of them.
+    """
+
+    name: str
+    status: Status
+    detail: str
+    figures: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class CurvePoint:
+    """Robust accuracy at one epsilon."""
+
+    epsilon: float
+    robust: AccuracyCount
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Robust accuracy over epsilon, and its mean when epsilon is uniform up to the largest one."""
+
+    points: tuple[CurvePoint, ...]
+    expected_robustness: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """A finished evaluation of one model.
+
+    Attributes:
+        digest: SHA-256 of all that determines the outcomes.
+        model: name of the model.
+        model_digest: SHA-256 of network and weights.
+        data: folder or URI of the test images.
+        data_digest: SHA-256 of its files.
+        task: name of the task; empty: unknown.
+        protocol: how the task's images were split, such as "clean".
+        class_names: of the task.
+        test_images: images that were evaluated.
+        test_images_available: images of the test split.
+        image_size: side that images were scaled and cut to; None: as they are.
+        image_shape: channels, height and width.
+        norm: of the threat model.
+        epsilon: largest perturbation of a pixel value in [0, 1].
+        natural: accuracy without an attack.
+        attacks: in the order in which they were asked for.
+        broken_by: images by what broke them first; "natural": misclassified without an attack.
+        sanity: empty: not checked.
+        curve: None: not measured.
+        chunk_size: images of one batch.
+        seed: of attacks and subset.
+        num_workers: worker processes that were asked for.
+        use_gpu: whether they had GPUs.
+        chunk_seconds: sum over all chunks.
+        wall_seconds: of the last attempt.
+        package_versions: of Python and the libraries that outcomes may depend on.
+    """
+
+    digest: str
+    model: str
+    model_digest: str
+    data: str
+    data_digest: str
+    task: str
+    protocol: str
+    class_names: tuple[str, ...]
+    test_images: int
+    test_images_available: int
+    image_size: int | None
+    image_shape: tuple[int, ...]
+    norm: str
+    epsilon: float
+    natural: AccuracyCount
+    attacks: tuple[AttackResult, ...]
+    broken_by: dict[str, int]
+    sanity: tuple[SanityCheck, ...] = ()
+    curve: Curve | None = None
+    chunk_size: int
+    seed: int
+    num_workers: int
+    use_gpu: bool
+    chunk_seconds: float
+    wall_seconds: float = 0.0
+    package_versions: dict[str, str]
+
+    @property
+    def is_subset(self) -> bool:
+        """Whether test images were left out."""
+        return self.test_images < self.test_images_available
+
+    def accuracies(self) -> dict[str, AccuracyCount]:
+        """Returns all accuracies by the names under which they are logged."""
+        return {"natural_accuracy": self.natural} | {
+            f"robust_accuracy/{attack.name}": attack.robust for attack in self.attacks
+        }
+
+    def attack(self, name: str) -> AttackResult | None:
+        """Returns the result of an attack, None where it did not run."""
+        return next((attack for attack in self.attacks if attack.name == name), None)
+
+
+def evaluation_to_json(evaluation: Evaluation) -> dict[str, Any]:
+    """Returns JSON values for `evaluation_from_json`."""
+    return {"format": FORMAT, **asdict(evaluation)}
+
+
+def evaluation_from_json(values: Any, source: str) -> Evaluation:
+    """Returns an evaluation.
+
+    Args:
+        values: what `evaluation_to_json` returned.
+        source: the file that they were read from, for messages.
+
+    Raises:
+        UserError: for values of version 0.1, or damaged ones.
+    """
+    evaluation: Evaluation = StrictReader(source).read(Evaluation, without_format(values, source))
+    return evaluation
