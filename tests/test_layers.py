@@ -20,6 +20,7 @@ LEVELS = {
     "errors": 0,
     "console": 0,
     "hardware": 0,
+    "progress": 1,
     "records": 1,
     "core": 2,
     "files": 2,

@@ -8,7 +8,7 @@ from distributed_autolora.records import EpochRecord
 
 
 def attack_label(name: str) -> str:
-    """Returns an attack's name for people: "pgd10" becomes "PGD-10", "pgd20-margin" becomes "PGD-20 margin"."""
+    """Returns an attack's printed name: "pgd10" becomes "PGD-10", "pgd20-margin" becomes "PGD-20 margin"."""
     if found := re.fullmatch(r"(pgd\d+)-(\w+)", name):
         return f"{attack_label(found[1])} {found[2]}"
     letters, digits = re.fullmatch(r"(.*?)(\d*)", name).groups()  # type: ignore[union-attr]
@@ -38,7 +38,7 @@ def compact(number: float) -> str:
 
 
 def pixel_fraction(epsilon: float) -> str:
-    """Returns a size of perturbations for people: "8/255" where it is such a fraction, else "0.1"."""
+    """Returns a perturbation size as "8/255" where it is such a fraction, else "0.1"."""
     levels = epsilon * 255
     return f"{round(levels)}/255" if abs(levels - round(levels)) < 1e-6 else f"{epsilon:.4g}"
 

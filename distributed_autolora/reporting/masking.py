@@ -33,8 +33,8 @@ def masking_warning(record: EpochRecord, *, name: str, method: str, rule: str | 
         return None
     least = least_share(check.broken, check.images)
     return (
-        f"epoch {record.epoch}: a stronger attack breaks {check.broken} of {check.images} validation images that are "
-        f"robust to {attack_label(record.attack)} ({100 * check.gap:.1f} %; more than {100 * least:.1f} % at 95 % "
+        f"epoch {record.epoch}: {check.broken} of {check.images} validation images are robust to "
+        f"{attack_label(record.attack)} and broken by a stronger attack ({100 * check.gap:.1f} %; more than {100 * least:.1f} % at 95 % "
         f"confidence; a check of {check.images} images warns from {_per_cent(_smallest_gap(check.images))} on). "
         f"{_meaning(record.attack)} {_advice(name, method, rule)}"
     )
@@ -78,8 +78,8 @@ def masking_sentences(result: RunResult) -> list[str]:
     if found is None:
         return []
     sentences = [
-        f"Gradient-masking gap: a stronger attack breaks {_per_cent(found.gap)} of {found.images:,} validation images "
-        f"that are robust to {attack_label(result.attack)}, in epoch {found.epoch} (warns from "
+        f"Gradient-masking gap: {_per_cent(found.gap)} of {found.images:,} validation images are robust to "
+        f"{attack_label(result.attack)} and broken by a stronger attack in epoch {found.epoch} (warns from "
         f"{_per_cent(found.warns_from)} on; largest of {found.checks} checks: {_per_cent(found.largest_gap)}, epoch "
         f"{found.largest_gap_epoch})."
     ]

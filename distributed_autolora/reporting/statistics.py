@@ -16,7 +16,7 @@ def wilson_interval(correct: int, total: int, confidence: float = 0.95) -> tuple
     Source: Wilson (1927), without continuity correction, as SciPy computes it.
 
     Args:
-        correct: number of images judged rightly, from 0 to `total`.
+        correct: number of images classified correctly, from 0 to `total`.
         total: number of images, at least 1.
         confidence: coverage in (0, 1).
 
@@ -67,13 +67,13 @@ def holm(p_values: Sequence[float | None]) -> list[float | None]:
 
 
 def mcnemar_exact(only_first: int, only_second: int) -> float:
-    """Returns the two-sided p-value of McNemar's exact test; 1 where the two judge every image alike.
+    """Returns the two-sided p-value of McNemar's exact test; 1 where both models classify every image alike.
 
     Source: McNemar (1947), with the binomial distribution instead of its approximation.
 
     Args:
-        only_first: images that only the first model judges rightly.
-        only_second: images that only the second model judges rightly.
+        only_first: images that only the first model classifies correctly.
+        only_second: images that only the second model classifies correctly.
     """
     from scipy.stats import binomtest
 

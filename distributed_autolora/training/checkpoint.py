@@ -1,4 +1,4 @@
-"""A checkpoint is everything a run needs to go on: tensors as safetensors, the rest as JSON; no pickle."""
+"""A checkpoint holds everything that a run needs to resume: tensors as safetensors, the rest as JSON; no pickle."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ _BY_IMAGE = {"outcomes": "validation outcomes", "newly_broken": "validation imag
 
 @dataclass
 class TrainingState:
-    """Where a run stands, at the start of an epoch or within one.
+    """The state of a run, at the start of an epoch or within one.
 
     Attributes:
         model: state of the objective: backbone, head, factors, every batch norm buffer.
-        best: the same whole as the schedule's rule kept it: of the epoch chosen so far.
+        best: the same of the epoch chosen so far.
         momentum: SGD's momentum buffers by parameter name.
         history: one record an epoch; the schedules are replayed from it.
         identity: what must be equal for a resume: config digest, seed, split digest.
@@ -53,7 +53,7 @@ class TrainingState:
         return 0 if self.progress is None else int(self.progress["step"])
 
     def save(self, folder: Path) -> None:
-        """Writes the state into an existing folder, each file whole or not at all."""
+        """Writes the state into an existing folder, each file atomically."""
         parts = {"model": self.model, "best": self.best, "momentum": self.momentum}
         tensors = {f"{part}/{name}": value for part, values in parts.items() for name, value in values.items()}
         tensors |= {stored: getattr(self, name) for name, stored in _BY_IMAGE.items()}
@@ -74,7 +74,7 @@ class TrainingState:
             broken = broken_part(folder)
             if broken is not None:
                 raise UserError(
-                    f"Checkpoint {folder} cannot be read ({broken}). The same command goes on from the one before; "
+                    f"Checkpoint {folder} cannot be read ({broken}). The same command resumes from the one before; "
                     "where that cannot be read either, start the run afresh with --fresh."
                 )
             tensors = safetensors.torch.load_file(folder / TENSORS)
@@ -111,13 +111,13 @@ def _taken_by_image(tensors: dict[str, Tensor], history: list[EpochRecord], fold
     if len(taken) < len(found):
         raise UserError(
             f"Checkpoint {folder} was written by an earlier version of this program, which kept less by "
-            "validation image, so the run cannot go on from it: start it afresh with --fresh."
+            "validation image, so the run cannot resume from it: start it afresh with --fresh."
         )
     for name, value in taken.items():
         if len(value) != len(history):
             raise UserError(
                 f"Checkpoint {folder} holds the {_BY_IMAGE[name]} of {len(value)} epochs and the records of "
-                f"{len(history)}, so the run cannot go on from it: start it afresh with --fresh."
+                f"{len(history)}, so the run cannot resume from it: start it afresh with --fresh."
             )
     return taken
 

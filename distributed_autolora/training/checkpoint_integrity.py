@@ -29,7 +29,7 @@ def read_values(folder: Path) -> dict[str, Any]:
 
     Raises:
         OSError: when the file cannot be read.
-        ValueError: when it is not whole.
+        ValueError: when it is incomplete.
     """
     values = json.loads((folder / VALUES).read_bytes())
     for name in ("history", "tensors"):
@@ -39,7 +39,7 @@ def read_values(folder: Path) -> dict[str, Any]:
 
 
 def broken_part(folder: Path) -> str | None:
-    """Returns which file of a checkpoint is not what was written, and how; None for a whole one.
+    """Returns which file of a checkpoint is not what was written, and how; None for an intact one.
 
     A file that is missing is broken; one that cannot be read is not known to be.
 
@@ -54,7 +54,7 @@ def broken_part(folder: Path) -> str | None:
     except (FileNotFoundError, NotADirectoryError):
         return f"{name} is missing"
     except ValueError as error:
-        return f"{name} is not whole: {error}"
+        return f"{name} is incomplete: {error}"
     written = values["tensors"]
     if seen["bytes"] != written["bytes"]:
         return f"{name} has {seen['bytes']:,} bytes of {written['bytes']:,}"

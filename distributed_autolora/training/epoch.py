@@ -67,7 +67,7 @@ class LossSums:
         return {"names": self._names, "sums": sums, "rows": self._rows, "steps": self._steps}
 
     def load(self, state: Mapping[str, Any], device: torch.device) -> None:
-        """Goes on from what `state` returned; with another number of workers the first takes the sum of all."""
+        """Resumes from what `state` returned; with another number of workers the first takes the sum of all."""
         self._names, self._rows, self._steps = list(state["names"]), state["rows"], state["steps"]
         sums = torch.tensor(state["sums"], dtype=torch.float64, device=device)
         if len(sums) == collectives.world_size():
@@ -97,7 +97,7 @@ class LossSums:
 
 
 class EpochProgress:
-    """What an epoch has done so far: for its record, and for a run that goes on in the middle of it.
+    """What an epoch has done so far: for its record, and for a run that resumes within it.
 
     Attributes:
         step: training steps taken.
@@ -133,7 +133,7 @@ class EpochProgress:
         }
 
     def load(self, state: Mapping[str, Any], device: torch.device) -> None:
-        """Goes on from what `state` returned."""
+        """Resumes from what `state` returned."""
         self.step, self.natural_branch_accuracy = state["step"], state["natural_branch_accuracy"]
         self.sums.load(state["sums"], device)
         self.timer, self.seconds = PhaseSeconds(state["seconds"]), state["elapsed"]

@@ -26,7 +26,7 @@ from distributed_autolora.orchestration.cluster_check.all_reduce import AllReduc
 from distributed_autolora.orchestration.cluster_check.findings import Finding, NodeFacts
 from distributed_autolora.orchestration.cluster_check.memory_estimate import PROCESS_BYTES, Estimate, estimate
 from distributed_autolora.orchestration.cluster_check.nodes import node_name, survey
-from distributed_autolora.orchestration.mlflow_tracking.connection import OPENING_S, failures, patience, problem_of
+from distributed_autolora.orchestration.mlflow_tracking.connection import OPENING_S, failures, problem_of, timeouts
 from distributed_autolora.orchestration.runs.folder import check_writable
 from distributed_autolora.orchestration.runs.names import is_precision_open, with_precision
 from distributed_autolora.orchestration.runs.preflight import EMBEDDED
@@ -121,7 +121,7 @@ def _about_workers(
 def _about_tracking(config: ExperimentConfig, nodes: int) -> Finding:
     uri = config.run.mlflow_uri or mlflow_tracking.default_tracking_uri(output_home(config.run))
     problem = ""
-    with patience(OPENING_S):
+    with timeouts(OPENING_S):
         try:
             mlflow_tracking.connect(uri).search_experiments(max_results=1)
         except UserError as error:

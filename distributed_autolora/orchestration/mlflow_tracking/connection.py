@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 QUICK_S = 5
 OPENING_S = 8
-PATIENT_S = 60
+LONG_S = 60
 _DATABASE_PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
 _PLAIN_PROBLEMS = {
     "disk is full": "its disk is full",
@@ -40,7 +40,7 @@ _SIGNS_OF_ABSENCE = {
 
 
 class TrackingError(RunFailedError):
-    """MLflow did not take what it was given; its message says why, and what to do."""
+    """MLflow did not accept data; the message says why, and what to do."""
 
 
 def default_tracking_uri(home: Path) -> str:
@@ -86,7 +86,7 @@ def failures(*more: type[Exception]) -> tuple[type[Exception], ...]:
 
 
 @contextmanager
-def patience(timeout_s: int, retries: int = 0) -> Iterator[None]:
+def timeouts(timeout_s: int, retries: int = 0) -> Iterator[None]:
     """Limits how long MLflow waits for a server; it reads these variables at every request."""
     limits = {"MLFLOW_HTTP_REQUEST_TIMEOUT": str(timeout_s), "MLFLOW_HTTP_REQUEST_MAX_RETRIES": str(retries)}
     before = {name: os.environ.get(name) for name in limits}
@@ -102,13 +102,13 @@ def patience(timeout_s: int, retries: int = 0) -> Iterator[None]:
 
 
 @contextmanager
-def asking(uri: str, timeout_s: int, retries: int = 0) -> Iterator[None]:
-    """Limits how long MLflow waits while the block asks something of it, and says what came of it.
+def requests_to(uri: str, timeout_s: int, retries: int = 0) -> Iterator[None]:
+    """Limits how long MLflow waits within the block, and turns its failures into a `TrackingError`.
 
     Raises:
         TrackingError: when the store is away, refuses, or cannot be used.
     """
-    with patience(timeout_s, retries):
+    with timeouts(timeout_s, retries):
         try:
             yield
         except failures(UserError) as error:
@@ -116,7 +116,7 @@ def asking(uri: str, timeout_s: int, retries: int = 0) -> Iterator[None]:
             is_away = any(sign in problem for sign in _SIGNS_OF_ABSENCE.values())
             raise TrackingError(
                 f"MLflow at {uri} {'is away' if is_away else 'did not take everything'} ({problem}): once "
-                f"{'it is back' if is_away else 'that is mended'}, the same command writes what is missing there."
+                f"{'it is back' if is_away else 'that is fixed'}, the same command writes what is missing there."
             ) from error
 
 

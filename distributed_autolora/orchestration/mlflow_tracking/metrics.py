@@ -7,7 +7,7 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from distributed_autolora.orchestration.mlflow_tracking.connection import QUICK_S, TrackingError, asking, connect
+from distributed_autolora.orchestration.mlflow_tracking.connection import QUICK_S, TrackingError, connect, requests_to
 from distributed_autolora.records import EpochRecord
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ class MetricWriter:
             TrackingError: when that cannot be done.
         """
         try:
-            with asking(self._uri, QUICK_S):
+            with requests_to(self._uri, QUICK_S):
                 self._write_missing(_points(history))
         except TrackingError:
             self._has, self._client = None, None

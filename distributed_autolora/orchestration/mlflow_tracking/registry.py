@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 from distributed_autolora.errors import UserError
 from distributed_autolora.orchestration.mlflow_tracking.connection import (
-    PATIENT_S,
-    asking,
+    LONG_S,
     connect,
     failures,
-    patience,
     problem_of,
+    requests_to,
+    timeouts,
     truncated,
 )
 from distributed_autolora.orchestration.mlflow_tracking.metrics import legal_name
@@ -35,7 +35,7 @@ def download_weights(uri: str, model_uri: str, folder: Path) -> Path:
     Raises:
         UserError: when there is no such model, or it has no weights file.
     """
-    with patience(PATIENT_S, retries=2):
+    with timeouts(LONG_S, retries=2):
         try:
             connect(uri)
             import mlflow
@@ -69,7 +69,7 @@ def log_evaluation(
     Raises:
         TrackingError: when not everything was written.
     """
-    with asking(uri, PATIENT_S, retries=2):
+    with requests_to(uri, LONG_S, retries=2):
         client = connect(uri)
         known = client.get_run(run_id).data.metrics
         for name, value in metrics.items():
@@ -93,7 +93,7 @@ def register_model(uri: str, run_id: str, name: str, tags: dict[str, str]) -> st
     Raises:
         UserError: when the run has no model, or MLflow refuses.
     """
-    with patience(PATIENT_S, retries=2):
+    with timeouts(LONG_S, retries=2):
         try:
             client = connect(uri)
             import mlflow

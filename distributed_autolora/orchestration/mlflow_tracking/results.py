@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from distributed_autolora.orchestration.mlflow_tracking.connection import PATIENT_S, asking, connect, truncated
+from distributed_autolora.orchestration.mlflow_tracking.connection import LONG_S, connect, requests_to, truncated
 from distributed_autolora.orchestration.mlflow_tracking.metrics import MetricWriter, legal_name
 from distributed_autolora.records import EpochRecord, RunResult
 from distributed_autolora.reporting.masking import masking_status
@@ -46,7 +46,7 @@ def log_result(
     """
     MetricWriter(uri, run_id).send(history)
     final = _result_metrics(result)
-    with asking(uri, PATIENT_S, retries=2):
+    with requests_to(uri, LONG_S, retries=2):
         client = connect(uri)
         known = client.get_run(run_id).data.metrics
         for name, value in final.items():
@@ -77,7 +77,7 @@ def log_model(
     """
     if len(example) < 2:
         raise ValueError("the example needs at least 2 images")
-    with asking(uri, PATIENT_S, retries=2):
+    with requests_to(uri, LONG_S, retries=2):
         if not _has_model(connect(uri), run_id):
             _export(uri, run_id, model, example, weights, step)
 

@@ -7,16 +7,16 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from distributed_autolora.errors import UserError
 from distributed_autolora.orchestration.mlflow_tracking.connection import (
+    LONG_S,
     OPENING_S,
-    PATIENT_S,
     QUICK_S,
     TrackingError,
-    asking,
     connect,
     failures,
     is_server,
-    patience,
     problem_of,
+    requests_to,
+    timeouts,
     truncated,
 )
 
@@ -52,7 +52,7 @@ def open_run(
     Raises:
         UserError: for a URI that cannot be used, a server that does not answer, or a run that it does not know.
     """
-    with patience(OPENING_S):
+    with timeouts(OPENING_S):
         try:
             client = connect(uri)
             client.search_experiments(max_results=1)
@@ -60,12 +60,12 @@ def open_run(
             raise UserError(
                 f"MLflow at {uri} cannot be used ({problem_of(error)}): start it, or change run.mlflow_uri."
             ) from None
-    with patience(PATIENT_S, retries=2):
+    with timeouts(LONG_S, retries=2):
         try:
             return _open(client, uri, experiment, run_name, params, tags, run_id, home)
         except failures() as error:
             raise UserError(
-                f"MLflow at {uri} refused the run ({problem_of(error)}): mend that there, or change run.mlflow_uri."
+                f"MLflow at {uri} refused the run ({problem_of(error)}): fix that there, or change run.mlflow_uri."
             ) from None
 
 
@@ -84,7 +84,7 @@ def end_run(uri: str, run_id: str, *, status: Literal["FINISHED", "FAILED", "KIL
     Raises:
         TrackingError: when that cannot be done.
     """
-    with asking(uri, QUICK_S):
+    with requests_to(uri, QUICK_S):
         connect(uri).set_terminated(run_id, status)
 
 

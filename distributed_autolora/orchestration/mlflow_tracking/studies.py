@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from distributed_autolora.orchestration.mlflow_tracking.connection import PATIENT_S, asking, connect
+from distributed_autolora.orchestration.mlflow_tracking.connection import LONG_S, connect, requests_to
 
 PARENT = "mlflow.parentRunId"
 """Tag by which MLflow shows a run below another."""
@@ -22,7 +22,7 @@ def log_study(uri: str, run_id: str, report: Path, note: str) -> None:
     Raises:
         TrackingError: when not everything was written.
     """
-    with asking(uri, PATIENT_S, retries=2):
+    with requests_to(uri, LONG_S, retries=2):
         client = connect(uri)
         client.log_artifacts(run_id, str(report.parent), "report")
         client.set_tag(run_id, "mlflow.note.content", note)

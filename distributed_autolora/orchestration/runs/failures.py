@@ -1,4 +1,4 @@
-"""Which failures of a worker a restart may cure, and what is said of those that end a run.
+"""Which failures of a worker a restart may cure, and the errors that end a run.
 
 Nothing here imports PyTorch: Ray Train's controller does without it.
 """
@@ -16,7 +16,7 @@ from distributed_autolora.errors import RunFailedError, StorageError, UserError,
 from distributed_autolora.files.json_files import write_text
 from distributed_autolora.orchestration.runs.folder import RunFolder
 
-_STORY = "error.txt"
+_TRACEBACK = "error.txt"
 
 # What PyTorch raises on the workers that are left when another one is gone, or when a device fails.
 _LOST_CLASSES = ("DistError", "AcceleratorError")
@@ -45,10 +45,8 @@ def may_be_cured_by_a_restart(error: BaseException) -> bool:
     return bool(names & {*_LOST_CLASSES}) or _LOST_WORDS.search(str(error)) is not None
 
 
-def failure_for_people(error: TrainingFailedError | RayActorError, folder: RunFolder) -> UserError:
-    """Returns the user error that a run died of, or what is to be said of a run that failed.
-
-    The whole story is written into the run's folder.
+def user_error_of(error: TrainingFailedError | RayActorError, folder: RunFolder) -> UserError:
+    """Returns the user error that ended a run, or a `RunFailedError`, whose traceback goes into the run's folder.
 
     Args:
         error: what ended the training; an actor's death is that of Ray Train's controller.
@@ -57,17 +55,17 @@ def failure_for_people(error: TrainingFailedError | RayActorError, folder: RunFo
     rank, cause = _cause(error)
     if isinstance(cause, UserError):
         return cause
-    write_text(folder.path / _STORY, "".join(traceback.format_exception(cause)))
+    write_text(folder.path / _TRACEBACK, "".join(traceback.format_exception(cause)))
     who = "controller" if cause is error else f"worker {rank}" if rank is not None else type(cause).__name__
     return RunFailedError(
-        f"Training failed ({who}: {first_line(cause)}). Everything is in {folder.path / _STORY}; the same command "
-        "goes on from the last checkpoint."
+        f"Training failed ({who}: {first_line(cause)}). The traceback is in {folder.path / _TRACEBACK}; the same "
+        "command resumes from the last checkpoint."
     )
 
 
 def remove_error(folder: RunFolder) -> None:
-    """Removes the story of an earlier failure from a run that went on and ended well."""
-    (folder.path / _STORY).unlink(missing_ok=True)
+    """Removes the traceback of an earlier failure from a run that has finished."""
+    (folder.path / _TRACEBACK).unlink(missing_ok=True)
 
 
 def _cause(error: TrainingFailedError | RayActorError) -> tuple[int | None, BaseException]:

@@ -1,16 +1,21 @@
-"""What a person sees while a run goes on: one line an epoch, and on a terminal a live view below them."""
+"""The progress of a run: one line an epoch, and on a terminal a bar below them."""
 
 from __future__ import annotations
 
 import sys
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 
 from distributed_autolora.config import ExperimentConfig
-from distributed_autolora.console import is_live, print_line
+from distributed_autolora.console import print_line
+from distributed_autolora.errors import UserError
 from distributed_autolora.orchestration.runs.folder import RunFolder
-from distributed_autolora.orchestration.runs.live_view import LiveView, seconds_left
+from distributed_autolora.progress import ProgressBar
+from distributed_autolora.records import EpochRecord
+from distributed_autolora.reporting.format import attack_label
+from distributed_autolora.reporting.markdown import per_cent
 from distributed_autolora.reporting.masking import masking_warning
 from distributed_autolora.reporting.run.table import epoch_header, epoch_line
 
@@ -18,53 +23,76 @@ _POLL_S = 0.3
 
 
 @contextmanager
-def epoch_lines(folder: RunFolder, config: ExperimentConfig, say: Callable[[str], None] = print_line) -> Iterator[None]:
-    """Says one line for each epoch that the run's history gains while the block runs.
+def epoch_lines(
+    folder: RunFolder, config: ExperimentConfig, print_one: Callable[[str], None] = print_line
+) -> Iterator[None]:
+    """Prints one line for each epoch that the run's history gains while the block runs.
 
     Args:
         folder: the run's folder.
         config: of the run.
-        say: takes a line.
+        print_one: takes a line.
     """
     done = threading.Event()
-    thread = threading.Thread(target=_follow, args=(folder, config, say, done), daemon=True)
-    thread.start()
+    with ThreadPoolExecutor(1) as background:
+        following = background.submit(_follow, folder, config, print_one, done)
+        try:
+            yield
+        finally:
+            done.set()
+    following.result()
+
+
+def seconds_left(history: Sequence[EpochRecord], before: int, epochs: int) -> float | None:
+    """Returns the mean duration of the last epochs, five at most, times those left; None: none was measured yet.
+
+    Args:
+        history: all records of the run up to the epoch that has just ended.
+        before: how many of them are of an earlier process, whose workers may have been others.
+        epochs: largest number of epochs of the run.
+    """
+    recent = [record.epoch_seconds for record in history[before:][-5:]]
+    return (epochs - len(history)) * sum(recent) / len(recent) if recent else None
+
+
+def _follow(
+    folder: RunFolder, config: ExperimentConfig, print_one: Callable[[str], None], done: threading.Event
+) -> None:
     try:
-        yield
-    finally:
-        done.set()
-        thread.join()
+        before = len(folder.history())
+        with ProgressBar("epoch", config.optimization.epochs, before, "workers start") as bar:
+            _print_epochs(folder, config, before, print_one, done, bar)
+    except UserError as error:  # the run itself does not depend on it
+        print(f"warning: progress is no longer shown: {error}", file=sys.stderr, flush=True)
 
 
-def _follow(folder: RunFolder, config: ExperimentConfig, say: Callable[[str], None], done: threading.Event) -> None:
-    before = len(folder.history())
-    with LiveView(config.optimization.epochs, before) if is_live() else nullcontext() as view:
-        _say_epochs(folder, config, before, say, done, view)
-
-
-def _say_epochs(
+def _print_epochs(
     folder: RunFolder,
     config: ExperimentConfig,
     before: int,
-    say: Callable[[str], None],
+    print_one: Callable[[str], None],
     done: threading.Event,
-    view: LiveView | None,
+    bar: ProgressBar,
 ) -> None:
-    said, epochs = before, config.optimization.epochs
+    epochs, printed, is_last = config.optimization.epochs, before, False
     rule = config.schedule.rule if config.schedule.name == "automatic" else None
-    headed, last = False, False
-    while not last:
-        # The history is read once more after the run ended, so that its last epoch is said too.
-        last = done.wait(_POLL_S)
+    while not is_last:
+        # The history is read once more after the run ended, so that its last epoch is printed too.
+        is_last = done.wait(_POLL_S)
         history = folder.history()
-        for record in history[said:]:
-            if not headed:
-                say(epoch_header(epochs))
-                headed = True
+        for record in history[printed:]:
+            if printed == before:
+                print_one(epoch_header(epochs))
             left = seconds_left(history[: record.epoch], before, epochs)
-            say(epoch_line(record, epochs=epochs, seconds_left=left))
+            print_one(epoch_line(record, epochs=epochs, seconds_left=left))
             if warning := masking_warning(record, name=folder.name, method=config.method.name, rule=rule):
                 print(f"warning: {warning}", file=sys.stderr, flush=True)
-        said = max(said, len(history))
-        if view is not None:
-            view.update(history)
+            printed += 1
+            bar.update(record.epoch, _position(record, epochs))
+
+
+def _position(record: EpochRecord, epochs: int) -> str:
+    if record.stopped or record.epoch >= epochs:
+        return "final evaluation"
+    attack, accuracy = attack_label(record.attack), per_cent(record.best_robust_accuracy)
+    return f"chosen: epoch {record.best_epoch} ({attack} {accuracy} %)"

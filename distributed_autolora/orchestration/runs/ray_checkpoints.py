@@ -1,7 +1,7 @@
-"""Ray Train's list of checkpoints, which Ray writes in place, and the checkpoints that are on it.
+"""Ray Train's checkpoint index (`checkpoint_manager_snapshot.json`), and the checkpoints that it lists.
 
-A process killed in the middle of that write leaves half a file, and no later start could read it; there is a second
-copy. A machine that loses its power may leave checkpoints on the list that are not whole.
+Ray writes the index in place: a process killed during that write leaves half a file, so there is a copy. A machine that
+loses its power may leave broken checkpoints in the index.
 """
 
 from __future__ import annotations
@@ -21,24 +21,24 @@ _NAME = "checkpoint_manager_snapshot.json"
 _COPY = "snapshot_copy.json"
 
 
-def copy_snapshot(run: Path) -> None:
-    """Copies the list of checkpoints of a run's folder; call it after a checkpoint was registered.
+def copy_index(run: Path) -> None:
+    """Copies the index of a run's folder; call it after a checkpoint was registered.
 
     Raises:
         RunFailedError: when the copy cannot be written.
     """
     snapshot = run / "train" / _NAME
-    with contextlib.suppress(OSError):  # as long as the list itself can be read, its copy is not missed
+    with contextlib.suppress(OSError):  # the copy matters only where the index is broken
         state = _read(snapshot)
         if state is not None:
             write_json(run / _COPY, state)
 
 
-def mend_snapshot(run: Path) -> None:
-    """Puts the copy in the place of a broken list of checkpoints; without a whole copy the run starts anew.
+def restore_index(run: Path) -> None:
+    """Replaces a broken index by its copy; without an intact copy the run starts anew.
 
     Raises:
-        UserError: when a list is there and cannot be read; `StorageError` when it may be later.
+        UserError: when the index is there and cannot be read; `StorageError` when it may be later.
     """
     snapshot = run / "train" / _NAME
     try:
@@ -51,17 +51,16 @@ def mend_snapshot(run: Path) -> None:
             snapshot.unlink()
     except OSError as error:
         raise kind_of(error)(
-            f"Ray Train's list of checkpoints {snapshot} cannot be read ({error.strerror}). Bring its disk back; the "
-            "same command goes on from the last checkpoint."
+            f"Ray Train's checkpoint index {snapshot} cannot be read ({error.strerror}). Bring its disk back; the same "
+            "command resumes from the last checkpoint."
         ) from None
 
 
 def skip_broken(run: Path) -> list[str]:
-    """Takes the newest checkpoints off the list as long as their content is broken, and returns warnings for people.
+    """Removes the newest checkpoints from the index while their content is broken, and returns warnings.
 
-    The history goes back to the checkpoint that the run goes on from. Nothing is taken off where no checkpoint is
-    whole, or where one cannot be read for another reason than its content: what a worker then finds decides. Call it
-    while no worker of the run is alive.
+    The history goes back to the checkpoint that the run resumes from. Nothing is removed where no checkpoint is intact,
+    or where one cannot be read for another reason. Call it while no worker of the run is alive.
 
     Raises:
         RunFailedError: when a file of the run cannot be written.
@@ -83,18 +82,18 @@ def skip_broken(run: Path) -> list[str]:
         return []
     write_json(RunFolder(run).history_file, values["history"])
     write_json(snapshot, _without_newest(state, len(broken)))
-    copy_snapshot(run)
+    copy_index(run)
     step = (values.get("progress") or {}).get("step", 0)
     where = f"epoch {len(values['history']['epochs'])}" + (f" and {step} steps of the next" if step else "")
     return [
         f"checkpoint {run / 'train' / name} is broken ({problem}), as after a loss of power. "
-        f"The run goes on from the one before, after {where}."
+        f"The run resumes from the one before, after {where}."
         for name, problem in broken.items()
     ]
 
 
 def remove_unregistered(run: Path) -> None:
-    """Removes checkpoints that are not on the list: their writer was killed before Ray Train heard of them.
+    """Removes checkpoints that are not in the index: their writer was killed before they were registered.
 
     Call it while no worker of the run is alive.
     """
@@ -112,7 +111,7 @@ def remove_unregistered(run: Path) -> None:
 
 
 def _without_newest(state: dict[str, Any], count: int) -> dict[str, Any]:
-    """Returns a list without its newest checkpoints, as if they had never been reported."""
+    """Returns an index without its newest checkpoints, as if they had never been reported."""
     results = state["checkpoint_results"][:-count]
     return {
         **state,
@@ -123,12 +122,12 @@ def _without_newest(state: dict[str, Any], count: int) -> dict[str, Any]:
 
 
 def _names(state: dict[str, Any] | None) -> list[str]:
-    """Returns the names of the folders of the checkpoints on a list, the newest last."""
+    """Returns the folder names of the checkpoints in an index, the newest last."""
     return [] if state is None else [Path(one["checkpoint_dir_name"]).name for one in state["checkpoint_results"]]
 
 
 def _read(snapshot: Path) -> dict[str, Any] | None:
-    """Returns a list of checkpoints; None for a missing or half-written one.
+    """Returns an index; None for a missing or half-written one.
 
     Raises:
         OSError: when it is there and cannot be read.

@@ -28,12 +28,12 @@ from ray.train.torch import TorchTrainer
 from distributed_autolora.config import ExperimentConfig
 from distributed_autolora.errors import TrainingDivergedError
 from distributed_autolora.orchestration.cluster.rendezvous import NodeTorchConfig
-from distributed_autolora.orchestration.runs.failures import RepeatableErrors, failure_for_people, remove_error
+from distributed_autolora.orchestration.runs.failures import RepeatableErrors, remove_error, user_error_of
 from distributed_autolora.orchestration.runs.folder import RunFolder
 from distributed_autolora.orchestration.runs.ray_checkpoints import (
-    copy_snapshot,
-    mend_snapshot,
+    copy_index,
     remove_unregistered,
+    restore_index,
     skip_broken,
 )
 from distributed_autolora.records import history_from_json
@@ -60,10 +60,9 @@ class ProgressCallback(UserCallback):  # type: ignore[misc]
     def after_report(self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Checkpoint | None) -> None:
         """Writes the records of the checkpoint that was reported."""
         assert checkpoint is not None, "the first worker attaches one to every report"
-        source = checkpoint.path
-        history = history_from_json(read_values(Path(source))["history"], source)
+        history = history_from_json(read_values(Path(checkpoint.path))["history"], checkpoint.path)
         self._folder.write_history(history)
-        copy_snapshot(self._folder.path)
+        copy_index(self._folder.path)
         if self._writer is None:
             # Importing mlflow takes seconds, and the workers import this module too.
             from distributed_autolora.orchestration.mlflow_tracking import MetricWriter
@@ -79,12 +78,12 @@ def train_on_ray(
 
     Raises:
         UserError: for an error that only the user can change.
-        RunFailedError: when workers were lost more often than allowed, or for a defect; the whole story is in the
-            run's folder.
+        RunFailedError: when workers were lost more often than allowed, or for a bug; the run's folder has the
+            traceback.
         KeyboardInterrupt: on Ctrl-C, after the workers were stopped.
     """
     trainer = _trainer(config, folder, payload, callbacks)
-    mend_snapshot(folder.path)
+    restore_index(folder.path)
     for warning in skip_broken(folder.path):
         print(f"warning: {warning}", file=sys.stderr)
     remove_unregistered(folder.path)
@@ -96,7 +95,7 @@ def train_on_ray(
     try:
         returned = trainer.fit().return_value
     except (TrainingFailedError, RayActorError) as error:
-        raise failure_for_people(error, folder) from error
+        raise user_error_of(error, folder) from error
     except SystemExit:  # how Ray Train ends the process on Ctrl-C, after it has stopped its workers
         raise KeyboardInterrupt from None
     finally:

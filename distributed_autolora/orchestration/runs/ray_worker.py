@@ -44,7 +44,7 @@ class RayReporter:
             return TrainingState.load(Path(folder))
 
     def is_machine_leaving(self) -> bool:
-        """Tells whether Ray was told that a node of this run will be taken away; a barrier over the workers."""
+        """Tells whether a node of this run is about to be preempted; a barrier over the workers."""
         return ray.train.get_preemption_info() is not None
 
     def report(self, state: TrainingState) -> None:

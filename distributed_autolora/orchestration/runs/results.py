@@ -89,7 +89,7 @@ def finish(
 def track(config: ExperimentConfig, folder: RunFolder, result: RunResult) -> bool:
     """Gives the tracking server all that it lacks of a run, and tells whether it has everything.
 
-    A model that was not judged on the test split is none to deploy: it is not exported.
+    A model that was not evaluated on the test split is not exported.
 
     Args:
         config: the effective config.
@@ -135,7 +135,7 @@ def _save_figure(figure: Figure, path: Path) -> None:
 
 
 def _save_outcomes(folder: RunFolder, outcomes: dict[str, Any], row_ids: Sequence[str]) -> None:
-    """Writes what became of every test image, in the order of the test table; the file whole or not at all."""
+    """Writes the outcome of every test image, in the order of the test table."""
     table = pa.table({"row": outcomes["row"], "row_id": [row_ids[row] for row in outcomes["row"]], **outcomes})
     with atomic_write(folder.path / "outcomes.parquet", pa.ArrowException) as unfinished:
         pq.write_table(table, unfinished)

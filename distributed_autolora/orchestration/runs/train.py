@@ -1,4 +1,4 @@
-"""One training run from flags to result: found or created, trained on Ray, judged, tracked."""
+"""One training run from a config to its result: found or created, trained on Ray, evaluated, tracked."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import logging
 import sys
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from distributed_autolora.config import ExperimentConfig, output_home
 from distributed_autolora.console import print_line
-from distributed_autolora.errors import UserError
 from distributed_autolora.files.json_files import write_json
 from distributed_autolora.orchestration.cluster.processes import uninterrupted
 from distributed_autolora.orchestration.runs.folder import RunFolder, check_writable
@@ -40,7 +40,7 @@ def train_run(
     tags: Mapping[str, str] | None = None,
     callbacks: Sequence[Any] = (),
 ) -> FinishedRun:
-    """Starts, continues or just shows the run that a config describes.
+    """Starts, resumes or just shows the run that a config describes.
 
     Args:
         config: the experiment.
@@ -54,42 +54,62 @@ def train_run(
     """
     _log.info("Finding the inputs.")
     config, inputs = find_inputs(config)
-    existing = None if fresh else find_run(config)
-    if existing is not None and existing[1].is_finished():
-        return _show_finished(existing[1])
-    config, folder = existing if existing is not None else _new_run(config, inputs, checked)
-    name, config = run_name(config), with_name(config, folder)
-    folder.acquire()
-    try:
+    found = None if fresh else find_run(config)
+    if found is not None and found[1].is_finished():
+        return _show_finished(found[1])
+    with ExitStack() as stack:
+        if found is None:
+            _check(config, inputs, checked)
+        else:
+            config, folder = found
+            _acquire(folder, stack)  # a run that another process holds is refused at once
+            folder.history()  # so is one of version 0.1
+        _connect(config, None if found is None else _known_tracking(folder).get("uri"))
+        if found is None:
+            config, folder = _new_run(config)
+            _acquire(folder, stack)
         if folder.is_finished():
             return _show_finished(folder)
+        name, config = run_name(config), with_name(config, folder)
         if not folder.exists():
             folder.create(config, name)
         return _train(config, folder, inputs, dict(tags or {}), callbacks)
-    finally:
-        folder.release()
 
 
-def _new_run(config: ExperimentConfig, inputs: Inputs, checked: bool) -> tuple[ExperimentConfig, RunFolder]:
-    """Checks all inputs and chooses precision and folder."""
-    from distributed_autolora.orchestration import mlflow_tracking
-    from distributed_autolora.orchestration.cluster.connection import connect, hardware_precision, wait_for_resources
+def _acquire(folder: RunFolder, stack: ExitStack) -> None:
+    folder.acquire()
+    stack.callback(folder.release)
 
+
+def _check(config: ExperimentConfig, inputs: Inputs, checked: bool) -> None:
+    """Checks a new run's output folder, and its inputs unless that was done."""
     _log.info("Checking the inputs.")
-    home = output_home(config.run)
-    check_writable(home / "runs")
+    check_writable(output_home(config.run) / "runs")
     for warning in [] if checked else check_inputs(config, inputs):
         print(f"warning: {warning}", file=sys.stderr)
+
+
+def _connect(config: ExperimentConfig, tracking_uri: str | None) -> None:
+    """Connects to Ray, waits for the workers' resources, and meanwhile makes MLflow's store: either takes seconds."""
+    from distributed_autolora.orchestration import mlflow_tracking
+    from distributed_autolora.orchestration.cluster import connection
+
     _log.info("Connecting to Ray.")
     with ThreadPoolExecutor(1) as background:
-        # Importing MLflow and making its store takes as long; what is wrong with it is told when the run is opened.
-        background.submit(mlflow_tracking.connect, _tracking_uri(config))
-        connect(config.scaling)
+        store = background.submit(mlflow_tracking.connect, tracking_uri or _tracking_uri(config))
+        connection.connect(config.scaling)
         _log.info("Waiting for resources.")
-        wait_for_resources(config.scaling)
+        connection.wait_for_resources(config.scaling)
+    store.result()
+
+
+def _new_run(config: ExperimentConfig) -> tuple[ExperimentConfig, RunFolder]:
+    """Chooses the precision for the hardware, and the folder."""
+    from distributed_autolora.orchestration.cluster.connection import hardware_precision
+
     if is_precision_open(config):
         config = with_precision(config, hardware_precision(config))
-    return config, next_run(home, run_name(config))
+    return config, next_run(output_home(config.run), run_name(config))
 
 
 def _show_finished(folder: RunFolder) -> FinishedRun:
@@ -109,19 +129,17 @@ def _train(
     config: ExperimentConfig, folder: RunFolder, inputs: Inputs, tags: dict[str, str], callbacks: Sequence[Any]
 ) -> FinishedRun:
     from distributed_autolora.orchestration import mlflow_tracking
-    from distributed_autolora.orchestration.cluster import connection
     from distributed_autolora.orchestration.runs.progress import epoch_lines
     from distributed_autolora.orchestration.runs.ray_trainer import ProgressCallback, train_on_ray
     from distributed_autolora.orchestration.runs.results import finish
 
     _announce(config, folder)
     _log.info("Opening the MLflow run.")
-    mlflow = _connect(config, folder, tags)
+    mlflow = _open_tracking(config, folder, tags)
     payload = {"config": config.to_dict(), "data_folder": inputs.data_folder, "weights": inputs.weights}
     callback = ProgressCallback(folder.path, **mlflow)
     status: Literal["FAILED", "KILLED"] | None = "FAILED"
     try:
-        connection.wait_for_resources(config.scaling)
         _log.info("Handing over to Ray Train.")
         with epoch_lines(folder, config):
             returned = train_on_ray(config, folder, payload, [callback, *callbacks])
@@ -137,23 +155,6 @@ def _train(
     return finished
 
 
-def _connect(config: ExperimentConfig, folder: RunFolder, tags: dict[str, str]) -> dict[str, str]:
-    """Connects to Ray and opens the run's MLflow run, at the same time: either takes seconds."""
-    from distributed_autolora.orchestration import mlflow_tracking
-    from distributed_autolora.orchestration.cluster import connection
-
-    with ThreadPoolExecutor(1) as background:
-        opening = background.submit(_open_tracking, config, folder, tags)
-        try:
-            connection.connect(config.scaling)
-        except (UserError, KeyboardInterrupt) as error:
-            with uninterrupted():
-                is_stop = isinstance(error, KeyboardInterrupt)
-                mlflow_tracking.finish_run(**opening.result(), status="KILLED" if is_stop else "FAILED")
-            raise
-        return opening.result()
-
-
 def _announce(config: ExperimentConfig, folder: RunFolder) -> None:
     epochs = len(folder.history())
     verb = f"continues after epoch {epochs}" if epochs else "starts"
@@ -166,13 +167,16 @@ def _tracking_uri(config: ExperimentConfig) -> str:
     return config.run.mlflow_uri or mlflow_tracking.default_tracking_uri(output_home(config.run))
 
 
+def _known_tracking(folder: RunFolder) -> dict[str, str]:
+    """Returns where an existing run is tracked; empty where it never was."""
+    return dict(folder.read("run.json").get("mlflow", {}))
+
+
 def _open_tracking(config: ExperimentConfig, folder: RunFolder, tags: dict[str, str]) -> dict[str, str]:
     """Opens the run's MLflow run, and remembers it beside the run."""
     from distributed_autolora.orchestration import mlflow_tracking
 
-    home = output_home(config.run)
-    identity = folder.read("run.json")
-    known = identity.get("mlflow", {})
+    known = _known_tracking(folder)
     uri = known.get("uri") or _tracking_uri(config)
     own = {
         "recipe": config.recipe,
@@ -189,8 +193,8 @@ def _open_tracking(config: ExperimentConfig, folder: RunFolder, tags: dict[str, 
         params=config.flat(),
         tags={**own, **tags},
         run_id=known.get("run_id"),
-        home=home,
+        home=output_home(config.run),
     )
     mlflow = {"uri": uri, "run_id": run_id}
-    write_json(folder.path / "run.json", {**identity, "mlflow": mlflow})
+    write_json(folder.path / "run.json", {**folder.read("run.json"), "mlflow": mlflow})
     return mlflow

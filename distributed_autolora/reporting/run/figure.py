@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from distributed_autolora.records import EpochRecord, RunResult
+from distributed_autolora.records import AccuracyCount, EpochRecord, MaskingCheck, RunResult
 from distributed_autolora.reporting.format import attack_label, duration, pixel_fraction
-from distributed_autolora.reporting.run.curves import Checks, Measured, RunCurves, run_curves
+from distributed_autolora.reporting.masking import warns
+from distributed_autolora.reporting.run.curves import Measured, measured
 from distributed_autolora.reporting.run.panels import (
     BLACK,
     BLUE,
@@ -22,6 +23,7 @@ from distributed_autolora.reporting.run.panels import (
     draw_lr,
     draw_seconds,
     draw_weights,
+    lowered,
     title,
 )
 from distributed_autolora.reporting.statistics import wilson_interval
@@ -37,7 +39,7 @@ _LEGEND_PAD = 38
 _ALARM: dict[str, Any] = {"fontsize": 13, "fontweight": "bold", "zorder": 6, "color": BLACK}
 
 
-def curves_figure(history: Sequence[EpochRecord], result: RunResult | None = None) -> Figure:
+def curves_figure(history: Sequence[EpochRecord], result: RunResult) -> Figure:
     """Returns the figure of a run, 1200 pixels wide at its own resolution.
 
     Panels over the epochs: validation accuracies with 95 % intervals and the checks by a stronger attack, learning
@@ -46,25 +48,24 @@ def curves_figure(history: Sequence[EpochRecord], result: RunResult | None = Non
 
     Args:
         history: at least one epoch.
-        result: the run's result; None while it is not finished: no test then.
+        result: the run's result.
     """
     from matplotlib.figure import Figure
 
-    curves = run_curves(history, result)
     panels = [(_draw_accuracies, 3.4), (draw_lr, 1.5), (draw_losses, 1.7), (draw_seconds, 1.8)]
-    if "natural_weight" in curves.weights:
+    if history[-1].natural_weight is not None:
         panels.insert(2, (draw_weights, 1.7))
     height = _TOP + _BOTTOM + sum(inches for _, inches in panels) + _GAP * (len(panels) - 1)
     figure = Figure(figsize=(_WIDTH, height), dpi=_DPI)
-    _write_title(figure, curves, result)
+    _write_title(figure, result)
     top, first = height - _TOP, None
     for draw, inches in panels:
         box = (_LEFT, (top - inches) / height, _MAIN_END - _LEFT, inches / height)
         axes = figure.add_axes(box, sharex=first)
-        draw(axes, curves)
-        _mark_epochs(axes, curves)
+        draw(axes, history)
+        _mark_epochs(axes, history, result.best_epoch)
         axes.yaxis.set_label_coords(-0.055, 0.5)
-        if first is None and result is not None and result.test is not None:
+        if first is None and result.test is not None:
             _draw_test(figure.add_axes((_SIDE_START, box[1], _RIGHT - _SIDE_START, box[3]), sharey=axes), result)
         first = first or axes
         axes.tick_params(labelbottom=draw is panels[-1][0])
@@ -73,30 +74,25 @@ def curves_figure(history: Sequence[EpochRecord], result: RunResult | None = Non
     return figure
 
 
-def _write_title(figure: Figure, curves: RunCurves, result: RunResult | None) -> None:
-    height = figure.get_figheight()
-    epochs = f"{len(curves.epochs)} epoch{'s' if len(curves.epochs) > 1 else ''}"
-    if result is None:
-        name, line = f"After {epochs}", f"chosen so far: epoch {curves.deployed}"
-    else:
-        name = result.name
-        line = (
-            f"{epochs} in {duration(result.cost.seconds)}, deployed: epoch {curves.deployed}. "
-            f"{result.train_images:,} training and {result.val_images:,} validation images; "
-            f"perturbations at most {pixel_fraction(result.epsilon)} (L-infinity)."
-        )
-    figure.text(_LEFT, 1 - 0.2 / height, name, fontsize=15, fontweight="bold", va="top")
+def _write_title(figure: Figure, result: RunResult) -> None:
+    height, epochs = figure.get_figheight(), result.stopped_epoch
+    line = (
+        f"{epochs} epoch{'s' if epochs > 1 else ''} in {duration(result.cost.seconds)}, deployed: epoch "
+        f"{result.best_epoch}. {result.train_images:,} training and {result.val_images:,} validation images; "
+        f"perturbations at most {pixel_fraction(result.epsilon)} (L-infinity)."
+    )
+    figure.text(_LEFT, 1 - 0.2 / height, result.name, fontsize=15, fontweight="bold", va="top")
     figure.text(_LEFT, 1 - 0.53 / height, line, fontsize=10.5, va="top", color="#444444")
 
 
-def _mark_epochs(axes: Axes, curves: RunCurves) -> None:
-    """Whole epochs below; thin lines where the rate fell, a dashed one at the deployed epoch."""
+def _mark_epochs(axes: Axes, history: Sequence[EpochRecord], deployed: int) -> None:
+    """Integer epochs below; thin lines where the rate fell, a dashed one at the deployed epoch."""
     from matplotlib.ticker import MaxNLocator
 
-    for epoch in curves.lowered:
-        axes.axvline(epoch + 0.5, color=GREY, linewidth=0.8, linestyle=":", zorder=0.5, gid="lowered_line")
-    axes.axvline(curves.deployed, color=BLACK, linewidth=1.0, linestyle="--", zorder=0.6, gid="deployed_line")
-    axes.set_xlim(curves.epochs[0] - 0.7, curves.epochs[-1] + 0.7)
+    for record in lowered(history):
+        axes.axvline(record.epoch + 0.5, color=GREY, linewidth=0.8, linestyle=":", zorder=0.5, gid="lowered_line")
+    axes.axvline(deployed, color=BLACK, linewidth=1.0, linestyle="--", zorder=0.6, gid="deployed_line")
+    axes.set_xlim(history[0].epoch - 0.7, history[-1].epoch + 0.7)
     axes.xaxis.set_major_locator(MaxNLocator(nbins=16, integer=True, min_n_ticks=1))
     axes.grid(True, axis="y", alpha=0.25)
     axes.set_axisbelow(True)
@@ -108,18 +104,17 @@ def _per_cent_axis(axes: Axes) -> None:
     axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0, symbol=""))
 
 
-def _draw_accuracies(axes: Axes, curves: RunCurves) -> None:
-    attack = attack_label(curves.attack)
-    _draw_measured(axes, curves.natural, "natural", BLUE, "o-")
-    _draw_measured(axes, curves.robust, attack, RED, "s-")
-    if curves.checks is not None:
-        _draw_checks(axes, curves.checks, attack)
-    best = curves.robust.values[curves.robust.epochs.index(curves.deployed)]
+def _draw_accuracies(axes: Axes, history: Sequence[EpochRecord]) -> None:
+    last, deployed = history[-1], history[history[-1].best_epoch - 1]
+    attack = attack_label(last.attack)
+    _draw_measured(axes, measured({record.epoch: record.natural for record in history}), "natural", BLUE, "o-")
+    _draw_measured(axes, measured({record.epoch: record.robust for record in history}), attack, RED, "s-")
+    _draw_checks(axes, {record.epoch: record.masking for record in history if record.masking is not None}, attack)
     axes.plot(
-        curves.deployed, best, "*", color=BLACK, markersize=15, zorder=5, gid="deployed",
-        label="chosen epoch",
+        deployed.epoch, deployed.robust.accuracy, "*", color=BLACK, markersize=15, zorder=5, gid="deployed",
+        label="deployed model",
     )  # fmt: skip
-    title(axes, f"Validation accuracy on {curves.val_images:,} images, with 95 % intervals", pad=_LEGEND_PAD)
+    title(axes, f"Validation accuracy on {last.robust.total:,} images, with 95 % intervals", pad=_LEGEND_PAD)
     _per_cent_axis(axes)
     axes.set_ylabel("accuracy (%)")
     axes.legend(
@@ -141,23 +136,27 @@ def _error_bars(axes: Axes, measured: Measured, colour: str) -> None:
     axes.vlines(measured.epochs, measured.low, measured.high, color=colour, linewidth=1.4, zorder=3)
 
 
-def _draw_checks(axes: Axes, checks: Checks, attack: str) -> None:
+def _draw_checks(axes: Axes, checks: dict[int, MaskingCheck], attack: str) -> None:
     """The stronger attack as filled diamonds, hollow ones for the evaluation attack on the same images."""
-    found = checks.stronger
+    if not checks:
+        return
+    found = measured({epoch: AccuracyCount(check.robust, check.images) for epoch, check in checks.items()})
+    both = [(check.robust + check.broken) / check.images for check in checks.values()]
+    images = next(iter(checks.values())).images
     style: dict[str, Any] = {"linestyle": "none", "marker": "D", "markersize": 7, "zorder": 4}
     _error_bars(axes, found, GREEN)
     axes.plot(
-        found.epochs, checks.same_images, color=RED, fillstyle="none", gid="same_images",
-        label=f"{attack} on {checks.images} of them", **style,
+        found.epochs, both, color=RED, fillstyle="none", gid="same_images", label=f"{attack} on {images} of them",
+        **style,
     )  # fmt: skip
     axes.plot(
         found.epochs, found.values, color=GREEN, gid="stronger",
         label="stronger attack on the same", **{**style, "markersize": 6},
     )  # fmt: skip
-    lows = dict(zip(found.epochs, found.low, strict=True))
-    for epoch in checks.warned:
-        axes.annotate("!", (epoch, lows[epoch]), (0, -15), textcoords="offset points", ha="center", **_ALARM)
-    if checks.warned:
+    warned = [(epoch, low) for epoch, low in zip(found.epochs, found.low, strict=True) if warns(checks[epoch])]
+    for place in warned:
+        axes.annotate("!", place, (0, -15), textcoords="offset points", ha="center", **_ALARM)
+    if warned:
         axes.plot([], [], linestyle="none", marker="$!$", color=BLACK, markersize=9, label="warning: masking")
 
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from statistics import median
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from distributed_autolora.records import EpochRecord
 from distributed_autolora.reporting.format import compact
-from distributed_autolora.reporting.run.curves import RunCurves
+from distributed_autolora.reporting.run.curves import losses, seconds
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -35,31 +38,31 @@ _LOSSES = {
 }
 
 
-def draw_lr(axes: Axes, curves: RunCurves) -> None:
-    """Events stand between the epoch that they follow and the next one; a restore with the epoch it goes back to."""
-    epochs, lrs = np.array(curves.epochs, dtype=float), np.array(curves.lr)
-    edges = np.concatenate([epochs - 0.5, epochs[-1:] + 0.5])
-    axes.stairs(lrs, edges, baseline=None, color=BLUE, linewidth=2, label="learning rate")
-    at = dict(zip(curves.epochs, curves.lr, strict=True))
-    if curves.lowered:
-        label = "halved" if curves.is_automatic else "lowered"
-        axes.plot(
-            np.array(curves.lowered) + 0.5, [at[epoch] for epoch in curves.lowered], "v", color=RED, markersize=9,
-            label=label, gid="lowered",
-        )  # fmt: skip
-    if curves.restored:
-        axes.plot(
-            np.array(list(curves.restored)) + 0.5, [at[epoch] for epoch in curves.restored], "o", color=BLACK,
-            markersize=15, fillstyle="none", label="went back to epoch", gid="restored",
-        )  # fmt: skip
-    for epoch, source in curves.restored.items():
-        text = "" if source is None else str(source)
-        axes.annotate(
-            text, (epoch + 0.5, at[epoch]), (10, 3), textcoords="offset points", fontsize=9.5, fontweight="bold"
-        )
-    _rate_axis(axes, sorted({*curves.lr}))
+def draw_lr(axes: Axes, history: Sequence[EpochRecord]) -> None:
+    """Events are drawn between their epoch and the next one; a restore with the epoch that it restored."""
+    rates = [record.lr for record in history]
+    edges = [record.epoch - 0.5 for record in history] + [history[-1].epoch + 0.5]
+    axes.stairs(np.array(rates), np.array(edges), baseline=None, color=BLUE, linewidth=2, label="learning rate")
+    label = "halved" if any(record.halved for record in history) else "lowered"
+    restored = [record for record in history if record.restored]
+    triangle: dict[str, Any] = {"marker": "v", "color": RED, "markersize": 9, "label": label, "gid": "lowered"}
+    circle: dict[str, Any] = {"marker": "o", "color": BLACK, "markersize": 15, "fillstyle": "none"}
+    circle |= {"label": "restored epoch", "gid": "restored"}
+    for marked, style in ((lowered(history), triangle), (restored, circle)):
+        if marked:
+            places = [record.epoch + 0.5 for record in marked]
+            axes.plot(places, [record.lr for record in marked], linestyle="none", **style)
+    for record in restored:
+        place, text = (record.epoch + 0.5, record.lr), str(record.restored_epoch)
+        axes.annotate(text, place, (10, 3), textcoords="offset points", fontsize=9.5, fontweight="bold")
+    _rate_axis(axes, sorted({*rates}))
     title(axes, "Learning rate (log scale)")
     _legend_beside(axes)
+
+
+def lowered(history: Sequence[EpochRecord]) -> list[EpochRecord]:
+    """Returns the epochs after which the learning rate fell, by halving or by a fixed decay."""
+    return [record for record in history if record.next_lr < record.lr]
 
 
 def _rate_axis(axes: Axes, rates: list[float]) -> None:
@@ -71,22 +74,23 @@ def _rate_axis(axes: Axes, rates: list[float]) -> None:
     axes.set_yticks(shown, [compact(rate) for rate in shown])
 
 
-def draw_weights(axes: Axes, curves: RunCurves) -> None:
+def draw_weights(axes: Axes, history: Sequence[EpochRecord]) -> None:
     from matplotlib.ticker import MaxNLocator
 
-    epochs, weights = curves.epochs, curves.weights
+    epochs = [record.epoch for record in history]
     size = 4 if len(epochs) <= 30 else 2
-    axes.plot(epochs, weights["natural_weight"], "o-", color=BLUE, linewidth=1.7, markersize=size, label="lambda1")
-    if "natural_branch_accuracy" in weights:
-        label = "natural-branch\naccuracy"
-        axes.plot(epochs, weights["natural_branch_accuracy"], "^:", color=GREY, markersize=size, label=label)
+    style: dict[str, Any] = {"linewidth": 1.7, "markersize": size}
+    natural = [record.natural_weight or 0.0 for record in history]
+    axes.plot(epochs, natural, "o-", color=BLUE, label="lambda1", **style)
+    branches = [record.natural_branch.accuracy for record in history if record.natural_branch is not None]
+    if len(branches) == len(epochs):
+        axes.plot(epochs, branches, "^:", color=GREY, markersize=size, label="natural-branch\naccuracy")
     axes.set_ylim(0, 1.06)
     axes.set_ylabel("lambda1, accuracy")
     right = axes.twinx()
-    right.plot(
-        epochs, weights["kl_weight"], "s--", color=RED, linewidth=1.7, markersize=size, label="lambda2 (right axis)"
-    )
-    right.set_ylim(0, max(1.06 * max(weights["kl_weight"]), 1e-9))
+    kl = [record.kl_weight or 0.0 for record in history]
+    right.plot(epochs, kl, "s--", color=RED, label="lambda2 (right axis)", **style)
+    right.set_ylim(0, max(1.06 * max(kl), 1e-9))
     right.yaxis.set_major_locator(MaxNLocator(nbins=4, steps=[1, 2, 5, 10]))
     right.set_ylabel("lambda2", color=RED)
     right.tick_params(axis="y", labelcolor=RED)
@@ -94,51 +98,40 @@ def draw_weights(axes: Axes, curves: RunCurves) -> None:
     _legend_beside(axes, offset=1.085, lines=right)
 
 
-def draw_losses(axes: Axes, curves: RunCurves) -> None:
-    for term, values in curves.losses.items():
+def draw_losses(axes: Axes, history: Sequence[EpochRecord]) -> None:
+    epochs = [record.epoch for record in history]
+    for term, values in losses(history).items():
         colour, style = _LOSSES.get(term, (PINK, "-"))
-        mark = "." if len(curves.epochs) <= 30 else ""
-        axes.plot(curves.epochs, values, style, color=colour, marker=mark, linewidth=1.7, label=term.replace("_", " "))
+        mark = "." if len(epochs) <= 30 else ""
+        axes.plot(epochs, values, style, color=colour, marker=mark, linewidth=1.7, label=term.replace("_", " "))
     axes.set_ylim(bottom=min(0, axes.get_ylim()[0]))
     title(axes, "Training loss by term, weights included")
     axes.set_ylabel("mean (nats)")
     _legend_beside(axes)
 
 
-def draw_seconds(axes: Axes, curves: RunCurves) -> None:
+def draw_seconds(axes: Axes, history: Sequence[EpochRecord]) -> None:
     """Stacked bars."""
-    bottom = np.zeros(len(curves.epochs))
-    for phase, values in curves.seconds.items():
-        axes.bar(
-            curves.epochs, values, bottom=bottom, width=0.8, color=_PHASE_COLOURS[phase],
-            label=_PHASE_NAMES.get(phase, phase),
-        )  # fmt: skip
+    epochs, bottom = [record.epoch for record in history], np.zeros(len(history))
+    for phase, values in seconds(history).items():
+        colour, label = _PHASE_COLOURS[phase], _PHASE_NAMES.get(phase, phase)
+        axes.bar(epochs, values, bottom=bottom, width=0.8, color=colour, label=label)
         bottom += np.array(values)
     axes.set_ylim(0, max(1.06 * float(bottom.max()), 1e-9))
-    title(axes, f"Time of an epoch by phase ({curves.images_per_second:,.0f} training images a second, median)")
+    rate = median(record.images_per_second for record in history)
+    title(axes, f"Time of an epoch by phase ({rate:,.0f} training images a second, median)")
     axes.set_ylabel("seconds")
-    handles, labels = axes.get_legend_handles_labels()
-    axes.legend(
-        handles[::-1], labels[::-1], loc="center left", bbox_to_anchor=(1.02, 0.5), frameon=False, fontsize=9.5,
-        borderaxespad=0,
-    )  # fmt: skip
+    _legend_beside(axes, is_reversed=True)
 
 
 def title(axes: Axes, text: str, *, pad: float = 5) -> None:
     axes.set_title(text, loc="left", fontsize=11, fontweight="bold", pad=pad)
 
 
-def _legend_beside(axes: Axes, *, offset: float = 1.02, lines: Axes | None = None) -> None:
-    handles, labels = axes.get_legend_handles_labels()
-    if lines is not None:
-        more = lines.get_legend_handles_labels()
-        handles, labels = [*handles, *more[0]], [*labels, *more[1]]
+def _legend_beside(axes: Axes, *, offset: float = 1.02, lines: Axes | None = None, is_reversed: bool = False) -> None:
+    found = [*zip(*axes.get_legend_handles_labels(), strict=True)]
+    found += [] if lines is None else [*zip(*lines.get_legend_handles_labels(), strict=True)]
+    handles, labels = zip(*(found[::-1] if is_reversed else found), strict=True)
     axes.legend(
-        handles,
-        labels,
-        loc="center left",
-        bbox_to_anchor=(offset, 0.5),
-        frameon=False,
-        fontsize=9.5,
-        borderaxespad=0,
+        handles, labels, loc="center left", bbox_to_anchor=(offset, 0.5), frameon=False, fontsize=9.5, borderaxespad=0
     )

@@ -2,8 +2,7 @@
 
 Counted from the config and the numbers of images, not measured: the attacks, the training steps with their teacher, the
 natural-branch accuracy, the natural and adversarial forwards of validation, and its check by a stronger attack. The
-measurement of gradient similarity and the judgement on the test split are left out: they are no part of choosing or
-training a model.
+measurement of gradient similarity and the final evaluation are left out: they neither choose nor train a model.
 """
 
 from __future__ import annotations
@@ -32,15 +31,15 @@ def epoch_passes(
     is measured before it. `checked_images` met the stronger attack, too.
     """
     method = METHODS[config.method.name]
-    search, judge = config.train_attack.num_steps, config.eval_attack.num_steps
+    search, evaluation = config.train_attack.num_steps, config.eval_attack.num_steps
     teacher = 1 if has_teacher(config) else 0
     accuracies = (2 if epoch == 1 else 1) if follows_accuracy(config) else 0
     check = stronger_attack(config.eval_attack).num_steps
     return Passes(
         forward=train_images * (search + method.forward_passes + teacher + accuracies)
-        + val_images * (judge + 2)
+        + val_images * (evaluation + 2)
         + checked_images * (check + 1),
-        backward=train_images * (search + method.backward_passes) + val_images * judge + checked_images * check,
+        backward=train_images * (search + method.backward_passes) + val_images * evaluation + checked_images * check,
     )
 
 

@@ -15,7 +15,7 @@ def has_teacher(config: ExperimentConfig) -> bool:
 
 
 def deploys_average(config: ExperimentConfig) -> bool:
-    """Tells whether the averaged network is validated, selected, judged and saved."""
+    """Tells whether the averaged network is validated, selected, evaluated and saved."""
     return config.method.weight_average in ("deployed", "both")
 
 
@@ -25,7 +25,7 @@ class Averaging:
     Workers compute it alike from equal weights: no collective runs.
 
     Attributes:
-        deployed: the network that is validated, selected, judged and saved: the backbone, or its average.
+        deployed: the network that is validated, selected, evaluated and saved: the backbone, or its average.
 
     Args:
         config: the experiment.
@@ -48,7 +48,7 @@ class Averaging:
             self.deployed = self._average.network
 
     def teacher_arguments(self, x: Tensor) -> dict[str, Tensor]:
-        """Returns what the objective is told of [n, C, H, W] natural images: the teacher's logits, if there is one."""
+        """Returns the objective's keyword arguments for natural images [n, C, H, W]: the teacher's logits, if any."""
         if self._average is None or not self._has_teacher:
             return {}
         return {"teacher_logits": self._average(x)}

@@ -320,9 +320,9 @@ def test_a_refusal_is_not_said_to_be_an_absence(tmp_path: Path, capsys: pytest.C
 def test_a_run_that_its_store_has_lost_is_said_to_be_lost(home: Path, tmp_path: Path) -> None:
     (tmp_path / "report.md").write_text("# Report")
     uri, lost = default_tracking_uri(home), "0" * 32
-    with pytest.raises(TrackingError, match=r"did not take everything \(.*0000 not found\): once that is mended"):
+    with pytest.raises(TrackingError, match=r"did not take everything \(.*0000 not found\): once that is fixed"):
         log_study(uri, lost, tmp_path / "report.md", "note")
-    with pytest.raises(TrackingError, match=r"did not take everything \(.*0000 not found\): once that is mended"):
+    with pytest.raises(TrackingError, match=r"did not take everything \(.*0000 not found\): once that is fixed"):
         log_evaluation(uri, lost, metrics={"a": 1.0}, tags={}, files=[])
 
 

@@ -21,7 +21,7 @@ from safetensors.torch import save_file
 from distributed_autolora.errors import UserError
 from distributed_autolora.orchestration.mlflow_tracking import MetricWriter, open_run
 from distributed_autolora.orchestration.runs.folder import RunFolder
-from distributed_autolora.orchestration.runs.ray_checkpoints import mend_snapshot, remove_unregistered, skip_broken
+from distributed_autolora.orchestration.runs.ray_checkpoints import remove_unregistered, restore_index, skip_broken
 from distributed_autolora.training.checkpoint import TrainingState
 from distributed_autolora.training.checkpoint_integrity import fingerprint
 from distributed_autolora.training.loop import FitResult, fit
@@ -83,7 +83,7 @@ def checkpoints(run: Path) -> list[Path]:
 
 def start_again(run: Path) -> list[str]:
     """Does what a continued run does before its workers start."""
-    mend_snapshot(run)
+    restore_index(run)
     warnings = skip_broken(run)
     remove_unregistered(run)
     return warnings
@@ -119,7 +119,7 @@ def test_a_run_goes_on_from_the_checkpoint_before_a_broken_one_to_the_same_end(
     assert str(newest) in warning
     assert "state.safetensors holds other bytes than were written" in warning
     expected = "after epoch 1." if every_s else "after epoch 1 and 4 steps of the next."
-    assert warning.endswith(f"goes on from the one before, {expected}")
+    assert warning.endswith(f"resumes from the one before, {expected}")
     assert checkpoints(run) == [older], "its name must be free for the one that is written in its place"
     assert len(RunFolder(run).history()) == 1
 
@@ -199,7 +199,7 @@ def test_a_checkpoint_of_an_earlier_version_or_with_another_number_of_epochs_is_
         TrainingState.load(tmp_path)
     del values["tensors"]
     (tmp_path / "state.json").write_text(json.dumps(values))
-    with pytest.raises(UserError, match=r'state.json is not whole: it has no "tensors", as where an earlier version'):
+    with pytest.raises(UserError, match=r'state.json is incomplete: it has no "tensors", as where an earlier version'):
         TrainingState.load(tmp_path)
 
 
@@ -224,6 +224,6 @@ def test_a_list_that_cannot_be_read_is_an_error_and_not_a_new_start(tmp_path: Pa
     snapshot = tmp_path / "train" / "checkpoint_manager_snapshot.json"
     (tmp_path / "snapshot_copy.json").mkdir()
     snapshot.write_text("{")
-    with pytest.raises(UserError, match=r"list of checkpoints .* cannot be read"):
-        mend_snapshot(tmp_path)
+    with pytest.raises(UserError, match=r"checkpoint index .* cannot be read"):
+        restore_index(tmp_path)
     assert snapshot.exists()

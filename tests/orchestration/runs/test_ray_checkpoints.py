@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from distributed_autolora.orchestration.runs.ray_checkpoints import copy_snapshot, mend_snapshot, remove_unregistered
+from distributed_autolora.orchestration.runs.ray_checkpoints import copy_index, remove_unregistered, restore_index
 
 
 def snapshot_of(run: Path) -> Path:
@@ -16,27 +16,27 @@ def snapshot_of(run: Path) -> Path:
 def test_a_half_written_snapshot_is_replaced_by_the_last_whole_one(tmp_path: Path) -> None:
     snapshot = snapshot_of(tmp_path)
     snapshot.write_text('{"epoch": 1}')
-    copy_snapshot(tmp_path)
+    copy_index(tmp_path)
     snapshot.write_text('{"epo')
-    copy_snapshot(tmp_path)
-    mend_snapshot(tmp_path)
+    copy_index(tmp_path)
+    restore_index(tmp_path)
     assert json.loads(snapshot.read_text()) == {"epoch": 1}
 
 
 def test_a_whole_snapshot_newer_than_its_copy_is_left_alone(tmp_path: Path) -> None:
     snapshot = snapshot_of(tmp_path)
     snapshot.write_text('{"epoch": 1}')
-    copy_snapshot(tmp_path)
+    copy_index(tmp_path)
     snapshot.write_text('{"epoch": 2}')
-    mend_snapshot(tmp_path)
+    restore_index(tmp_path)
     assert snapshot.read_text() == '{"epoch": 2}'
 
 
 def test_without_a_copy_a_broken_snapshot_goes_and_a_missing_one_is_no_error(tmp_path: Path) -> None:
     snapshot = snapshot_of(tmp_path)
-    mend_snapshot(tmp_path)
+    restore_index(tmp_path)
     snapshot.write_text("")
-    mend_snapshot(tmp_path)
+    restore_index(tmp_path)
     assert not snapshot.exists()
 
 

@@ -15,7 +15,7 @@ from matplotlib.text import Text
 from scipy.stats import norm
 
 from distributed_autolora.records import EpochRecord
-from distributed_autolora.reporting.run.curves import run_curves
+from distributed_autolora.reporting.run.curves import losses, measured, seconds
 from distributed_autolora.reporting.run.figure import curves_figure
 from tests.reporting import runs
 
@@ -57,35 +57,26 @@ def shown(figure: Figure) -> list[Text]:
 
 
 def test_every_interval_holds_its_estimate_and_solves_wilsons_equation() -> None:
+    history = runs.history(20)
+    z, images = norm.ppf(0.975), runs.VAL_IMAGES
+    found = measured({record.epoch: record.robust for record in history})
+    for value, low, high in zip(found.values, found.low, found.high, strict=True):
+        assert low < value < high
+        for end in (low, high):
+            assert (value - end) ** 2 == pytest.approx(z**2 * end * (1 - end) / images, rel=1e-6)
+
+
+def test_checks_are_drawn_at_their_epochs_with_both_accuracies_of_the_same_images() -> None:
     history = checked(20)
-    curves = run_curves(history, runs.result(history))
-    assert curves.checks is not None
-    z = norm.ppf(0.975)
-    for measured, images in ((curves.natural, 250), (curves.robust, 250), (curves.checks.stronger, 59)):
-        for value, low, high in zip(measured.values, measured.low, measured.high, strict=True):
-            assert low < value < high
-            for end in (low, high):
-                assert (value - end) ** 2 == pytest.approx(z**2 * end * (1 - end) / images, rel=1e-6)
-
-
-def test_an_unfinished_run_shows_the_epoch_chosen_so_far() -> None:
-    curves = run_curves(runs.history(3))
-    assert (curves.deployed, curves.checks) == (3, None)
-
-
-def test_checks_stand_at_their_epochs_with_both_accuracies_of_the_same_images() -> None:
-    history = checked(20)
-    checks = run_curves(history, runs.result(history)).checks
-    assert checks is not None
-    assert (checks.stronger.epochs, checks.images, checks.warned) == (tuple(CHECKED), 59, (8,))
-    gaps = np.array(checks.same_images) - np.array(checks.stronger.values)
-    np.testing.assert_allclose(gaps * 59, list(CHECKED.values()), atol=1e-9)
+    axes = panel(curves_figure(history, runs.result(history)), "Validation accuracy")
+    drawn = {line.get_gid(): line for line in axes.lines}
+    stronger, same = (np.asarray(drawn[gid].get_ydata(), dtype=float) for gid in ("stronger", "same_images"))
+    assert at(axes.get_figure(), "stronger") == list(CHECKED)  # type: ignore[arg-type]
+    np.testing.assert_allclose((same - stronger) * 59, list(CHECKED.values()), atol=1e-9)
 
 
 def test_every_event_is_marked_in_the_epoch_in_which_it_happened() -> None:
     history = checked(20)
-    curves = run_curves(history, runs.result(history))
-    assert (curves.lowered, curves.restored, curves.deployed) == ((9, 13, 17), {9: 9, 13: 13, 17: 15}, 15)
     figure = curves_figure(history, runs.result(history))
     for gid in ("lowered", "restored"):
         assert at(figure, gid) == [9.5, 13.5, 17.5]
@@ -97,41 +88,41 @@ def test_every_event_is_marked_in_the_epoch_in_which_it_happened() -> None:
 
 def test_a_fixed_decay_is_marked_and_not_called_a_halving() -> None:
     history = [replace(record, halved=False, restored_epoch=None) for record in runs.history(20)]
-    assert run_curves(history).lowered == (9, 13, 17)
-    legend = panel(curves_figure(history), "Learning rate").get_legend()
+    figure = curves_figure(history, runs.result(history))
+    assert at(figure, "lowered") == [9.5, 13.5, 17.5]
+    legend = panel(figure, "Learning rate").get_legend()
     assert legend is not None
     assert [text.get_text() for text in legend.get_texts()] == ["learning rate", "lowered"]
 
 
 def test_a_run_that_never_halved_has_no_marks() -> None:
-    figure = curves_figure(runs.history(5))
+    figure = curves_figure(runs.history(5), runs.result(runs.history(5)))
     assert at(figure, "lowered") == at(figure, "restored") == []
 
 
 def test_the_phases_of_an_epoch_add_up_to_its_seconds() -> None:
     history = runs.history(20)
-    seconds = run_curves(history).seconds
-    assert min(map(min, seconds.values())) >= 0
-    np.testing.assert_allclose(
-        np.sum(list(seconds.values()), axis=0), [max(6.4, 6.05 + 0.02 * e) for e in range(1, 21)]
-    )
-    bars = panel(curves_figure(history), "Time of an epoch").containers
+    found = seconds(history)
+    assert min(map(min, found.values())) >= 0
+    np.testing.assert_allclose(np.sum(list(found.values()), axis=0), [max(6.4, 6.05 + 0.02 * e) for e in range(1, 21)])
+    bars = panel(curves_figure(history, runs.result(history)), "Time of an epoch").containers
     tops = np.max([[bar.get_y() + bar.get_height() for bar in stack] for stack in bars], axis=0)
-    np.testing.assert_allclose(tops, np.sum(list(seconds.values()), axis=0))
+    np.testing.assert_allclose(tops, np.sum(list(found.values()), axis=0))
 
 
 def test_the_loss_term_of_a_method_of_ones_own_is_shown() -> None:
     history = [replace(record, losses={**record.losses, "margin": 0.3}) for record in runs.history(3)]
-    assert list(run_curves(history).losses) == ["total", "natural", "adversarial", "kl", "margin"]
-    legend = panel(curves_figure(history), "Training loss").get_legend()
+    assert list(losses(history)) == ["total", "natural", "adversarial", "kl", "margin"]
+    legend = panel(curves_figure(history, runs.result(history)), "Training loss").get_legend()
     assert legend is not None
     assert legend.get_texts()[-1].get_text() == "margin"
 
 
-@pytest.mark.parametrize(("vanilla", "with_result", "panels"), [(0, 1, 6), (0, 0, 5), (1, 1, 5), (1, 0, 4)])
-def test_panels_without_values_are_left_out(vanilla: int, with_result: int, panels: int) -> None:
+@pytest.mark.parametrize(("vanilla", "with_test", "panels"), [(0, 1, 6), (0, 0, 5), (1, 1, 5), (1, 0, 4)])
+def test_panels_without_values_are_left_out(vanilla: int, with_test: int, panels: int) -> None:
     history = runs.history(6, vanilla=bool(vanilla))
-    figure = curves_figure(history, runs.result(history) if with_result else None)
+    result = runs.result(history)
+    figure = curves_figure(history, result if with_test else replace(result, test=None))
     titles = [axes.get_title(loc="left") for axes in figure.axes if axes.get_title(loc="left")]
     assert len(titles) == panels
     assert ("Loss weights" in titles) == (not vanilla)
@@ -144,13 +135,14 @@ def test_test_accuracies_are_drawn_for_both_models() -> None:
 
 
 @pytest.mark.parametrize(
-    ("epochs", "vanilla", "finished"), [(1, False, True), (20, True, True), (60, False, True), (2, False, False)]
+    ("epochs", "vanilla", "tested"), [(1, False, True), (20, True, True), (60, False, True), (2, False, False)]
 )
 def test_panels_share_the_epochs_and_no_two_texts_overlap(
-    epochs: int, vanilla: bool, finished: bool, tmp_path: Path
+    epochs: int, vanilla: bool, tested: bool, tmp_path: Path
 ) -> None:
     history = checked(epochs, vanilla=vanilla)
-    figure = curves_figure(history, runs.result(history) if finished else None)
+    result = runs.result(history)
+    figure = curves_figure(history, result if tested else replace(result, test=None))
     settings = dict(mpl.rcParams)
     figure.savefig(tmp_path / "curves.png")
     assert dict(mpl.rcParams) == settings

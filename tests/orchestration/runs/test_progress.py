@@ -18,8 +18,7 @@ import pytest
 from distributed_autolora import console
 from distributed_autolora.config import ExperimentConfig, OptimizationConfig
 from distributed_autolora.orchestration.runs.folder import RunFolder
-from distributed_autolora.orchestration.runs.live_view import seconds_left
-from distributed_autolora.orchestration.runs.progress import epoch_lines
+from distributed_autolora.orchestration.runs.progress import epoch_lines, seconds_left
 from distributed_autolora.records import EpochRecord
 from tests.reporting import runs
 
@@ -66,50 +65,60 @@ def _folder(path: Path, history: list[EpochRecord]) -> RunFolder:
     return folder
 
 
-def _watch(folder: RunFolder, seen: list[str]) -> list[str]:
-    """Lets a run of 20 epochs reach its 9th, halved, epoch and its end; returns what was seen before each was there."""
-    history = [replace(record, epoch_seconds=20.0) for record in runs.history(20)]
-    states = []
+def _watch(folder: RunFolder, seen: list[str]) -> None:
+    """Lets a run of 20 epochs reach its 9th epoch and its end while a terminal is watched."""
+    history = runs.history(20)
     with epoch_lines(folder, CONFIG):
-        _wait_for("workers start, epoch 1/20", seen)
-        states.append(_plain(seen))
+        _wait_for("workers start", seen)
         folder.write_history(history[:9])
-        _wait_for("epoch 10/20", seen)
-        states.append(_plain(seen))
+        _wait_for("chosen: epoch 9", seen)
         folder.write_history(history)
-        _wait_for("judging the chosen model", seen)
-    return states
+        _wait_for("final evaluation", seen)
 
 
-def test_a_terminal_shows_where_the_run_is_and_a_time_left_only_once_an_epoch_was_measured(
+def test_a_terminal_shows_position_and_chosen_epoch_below_one_line_an_epoch(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setenv("COLUMNS", "80")
     monkeypatch.delenv("NO_COLOR", raising=False)
     with _terminal() as seen:
-        at_start, at_nine = _watch(_folder(tmp_path / "run", []), seen)
-    assert "the time left is known after the first epoch" in at_start
-    assert "min left" not in at_start
-    assert "about 4 min left" in at_nine  # 11 epochs of 20 s
-    last = runs.history(20)[8]
-    robust, natural, best = 100 * last.robust.accuracy, 100 * last.natural.accuracy, 100 * last.best_robust_accuracy
-    accuracies = f"PGD-10 {robust:.1f} %, natural {natural:.1f} %"
-    assert f"validation: {accuracies}; chosen so far: epoch 9 ({best:.1f} %)" in at_nine
-    assert "learning rate 0.005" in at_nine
+        _watch(_folder(tmp_path / "run", []), seen)
     lines = _plain(seen).replace("\r", "\n").splitlines()
-    assert [line.split()[0] for line in lines if re.match(r" *\d+/20 ", line)] == [f"{i}/20" for i in range(1, 21)]
+    printed = [line.split()[0] for line in lines if re.match(r" *\d+/20 ", line)]
+    assert printed == [f"{i}/20" for i in range(1, 21)]
+    drawn = [line for line in lines if line.startswith("epoch ") and "left" in line and "lr" not in line]
+    assert any(re.search(r" 0/20 .*workers start", line) for line in drawn)
+    assert any(re.search(r" 9/20 .*chosen: epoch 9 \(PGD-10 75\.\d %\)", line) for line in drawn)
     assert max(map(len, lines)) <= 80
     assert COLOUR.search("".join(seen))
-    assert "".join(seen).endswith("\x1b[?25h") or "\x1b[?25h" in seen[-1], "the cursor is shown again"
+    assert "\x1b[?25h" in "".join(seen), "the cursor is shown again"
 
 
-def test_no_color_leaves_the_view_and_takes_its_colours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_color_leaves_the_bar_and_takes_its_colours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setenv("NO_COLOR", "1")
     with _terminal() as seen:
         _watch(_folder(tmp_path / "run", []), seen)
     assert not COLOUR.search("".join(seen))
+
+
+def test_a_history_that_cannot_be_read_is_a_warning_and_a_bug_in_the_thread_is_raised(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = _folder(tmp_path / "run", [])
+    folder.history_file.write_text("{")
+    with epoch_lines(folder, CONFIG):
+        time.sleep(0.1)
+    assert "warning: progress is no longer shown" in capsys.readouterr().err
+
+    def broken(_: str) -> None:
+        raise ZeroDivisionError
+
+    folder.write_history([])
+    with pytest.raises(ZeroDivisionError), epoch_lines(folder, CONFIG, broken):  # noqa: PT012
+        time.sleep(0.1)
+        folder.write_history(runs.history(1))
 
 
 @pytest.mark.parametrize("way", ["a pipe", "a dumb terminal"])
