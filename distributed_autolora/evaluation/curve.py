@@ -7,10 +7,10 @@ from itertools import pairwise
 
 from torch import Tensor, nn
 
-from distributed_autolora.core.metrics import AccuracyCount
 from distributed_autolora.core.threat_model import ThreatModel
 from distributed_autolora.evaluation.guard import prepared
 from distributed_autolora.evaluation.trajectories import pgd_from, start_noise
+from distributed_autolora.records import AccuracyCount
 
 CURVE_SHARES = (0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0)
 """The points of the curve, as shares of the threat model's epsilon."""

@@ -34,9 +34,9 @@ def masking_warning(record: EpochRecord, *, name: str, method: str, rule: str | 
     least = least_share(check.broken, check.images)
     return (
         f"epoch {record.epoch}: {check.broken} of {check.images} validation images are robust to "
-        f"{attack_label(record.attack)} and broken by a stronger attack ({100 * check.gap:.1f} %; more than {100 * least:.1f} % at 95 % "
-        f"confidence; a check of {check.images} images warns from {_per_cent(_smallest_gap(check.images))} on). "
-        f"{_meaning(record.attack)} {_advice(name, method, rule)}"
+        f"{attack_label(record.attack)} and broken by a stronger attack ({_per_cent(check.gap)}; more than "
+        f"{_per_cent(least)} at 95 % confidence; a check of {check.images} images warns from "
+        f"{_per_cent(_smallest_gap(check.images))} on). {_meaning(record.attack)} {_advice(name, method, rule)}"
     )
 
 

@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from distributed_autolora.config import ExperimentConfig
 from distributed_autolora.core.attacks import eval_mode
-from distributed_autolora.core.metrics import count_correct
 from distributed_autolora.data.sampler import worker_share
 from distributed_autolora.models import Classifier
 from distributed_autolora.records import AccuracyCount
@@ -99,7 +98,7 @@ def natural_branch_accuracy(
     count = AccuracyCount()
     with eval_mode(objective), torch.no_grad():
         for x, y in data.prefetch(batches, epoch, "natural_accuracy"):
-            count += count_correct(objective.natural_logits(x), y)
+            count += correct_count(objective.natural_logits(x).argmax(1), y)
     device = _device(objective)
     correct, total = collectives.sum_over_workers(torch.tensor([count.correct, count.total], device=device)).tolist()
     return AccuracyCount(correct, total)

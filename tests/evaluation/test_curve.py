@@ -7,11 +7,11 @@ from itertools import pairwise
 import pytest
 import torch
 
-from distributed_autolora.core.metrics import AccuracyCount
 from distributed_autolora.core.threat_model import ThreatModel
 from distributed_autolora.evaluation.attacks import parse
 from distributed_autolora.evaluation.chunks import evaluate_chunk
 from distributed_autolora.evaluation.curve import curve_epsilons, expected_robustness, robustness_curve
+from distributed_autolora.records import AccuracyCount
 from tests.evaluation.models import THREAT_MODEL, robust_model, shipped_images
 
 

@@ -10,7 +10,6 @@ from collections.abc import Mapping
 
 from torch import Tensor, nn
 
-from distributed_autolora.core.metrics import AccuracyCount
 from distributed_autolora.core.threat_model import ThreatModel
 from distributed_autolora.evaluation.attacks import pgd_step_size
 from distributed_autolora.evaluation.guard import prepared
@@ -18,7 +17,7 @@ from distributed_autolora.evaluation.sanity import model as of_model
 from distributed_autolora.evaluation.sanity import search as of_search
 from distributed_autolora.evaluation.sanity.rules import Subject
 from distributed_autolora.evaluation.sanity.stronger_attack import stronger
-from distributed_autolora.records import SanityCheck
+from distributed_autolora.records import AccuracyCount, SanityCheck
 
 SQUARE_QUERIES = 500
 

@@ -10,12 +10,11 @@ import torch
 from torch import Tensor
 
 from distributed_autolora.core.attacks import fgsm
-from distributed_autolora.core.metrics import AccuracyCount
 from distributed_autolora.core.threat_model import ThreatModel
 from distributed_autolora.evaluation.attacks import Budget, parse
 from distributed_autolora.evaluation.sanity.rules import Subject, percent, slack, status_of, worst
 from distributed_autolora.evaluation.trajectories import Trajectory, in_batches
-from distributed_autolora.records import SanityCheck, Status
+from distributed_autolora.records import AccuracyCount, SanityCheck, Status
 
 STEPS = (1, 5, 10, 20, 50, 100)
 _STARTS = 5

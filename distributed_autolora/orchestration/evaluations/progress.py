@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from distributed_autolora.console import is_live, print_line
-from distributed_autolora.core.metrics import AccuracyCount
+from distributed_autolora.records import AccuracyCount
 from distributed_autolora.reporting.evaluation import chunk_line
 
 Say = Callable[[int, dict[str, AccuracyCount], float], None]

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, nn
 
 from distributed_autolora.core.attacks import pgd
-from distributed_autolora.core.metrics import AccuracyCount
 from distributed_autolora.core.threat_model import ThreatModel
 from distributed_autolora.evaluation.sanity.model import batch_independence, inputs, zero_gradients
 from distributed_autolora.evaluation.sanity.report import check_sanity
@@ -19,7 +18,7 @@ from distributed_autolora.evaluation.sanity.rules import Subject, slack, status_
 from distributed_autolora.evaluation.sanity.search import gather, order, random_start, restarts
 from distributed_autolora.evaluation.sanity.stronger_attack import stronger
 from distributed_autolora.evaluation.trajectories import start_noise, trajectory
-from distributed_autolora.records import SanityCheck
+from distributed_autolora.records import AccuracyCount, SanityCheck
 from tests.evaluation.models import (
     THREAT_MODEL,
     Change,

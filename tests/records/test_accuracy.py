@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from distributed_autolora.core.metrics import AccuracyCount
+from distributed_autolora.records import AccuracyCount
 
 COUNTS = st.integers(1, 1000).flatmap(lambda total: st.tuples(st.integers(0, total), st.just(total)))
 
