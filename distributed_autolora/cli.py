@@ -35,7 +35,10 @@ COMMON_HELP = (
     "its stack trace)."
 )
 CONTINUES = "The same command resumes from the last checkpoint, if there is one."
-_FRAME = re.compile("\u256d.*|[\u2500-\u257f]")  # the box that tyro draws around a message, with its title
+_TITLE, _RULE = (
+    re.compile("\u256d.*"),
+    re.compile("[\u2570\u2500\u256f]{3,}"),
+)  # of the box that tyro draws around a message
 _NUMBERS = ConstructorRegistry()
 _given: list[str] = []
 
@@ -171,8 +174,9 @@ def _refusals_in_one_line() -> Iterator[None]:
     except SystemExit as end:
         if not end.code:
             raise
-        text = " ".join(_FRAME.sub(" ", printed.getvalue()).split())
-        raise UserError(f"{text.partition('For full helptext')[0].strip()} --help lists all flags.") from None
+        parts = _RULE.split(_TITLE.sub("", printed.getvalue().replace("\u2502", " ")))
+        sentences = [" ".join(part.split()).rstrip(".") for part in parts if "For full helptext" not in part]
+        raise UserError(". ".join([*filter(None, sentences), "--help lists all flags."])) from None
 
 
 @_NUMBERS.primitive_rule

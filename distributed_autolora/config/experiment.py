@@ -10,32 +10,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
+from distributed_autolora.config import sections
 from distributed_autolora.config.reading import check_ranges, from_mapping
-from distributed_autolora.config.sections import (
-    AttackConfig,
-    ComputeConfig,
-    DataConfig,
-    EvaluationConfig,
-    MethodConfig,
-    ModelConfig,
-    OptimizationConfig,
-    RunConfig,
-    ScalingConfig,
-    ScheduleConfig,
-    ThreatModelConfig,
-    ranged,
-)
+from distributed_autolora.config.sections import AttackConfig, RunConfig, ranged
 from distributed_autolora.errors import UserError
 
-NOT_IN_DIGEST = (
-    "recipe",
-    "scaling",
-    "run",
-    "data.path",
-    "data.task",
-    "model.weights",
-    "model.allow_pickle",
-)
+NOT_IN_DIGEST = ("recipe", "scaling", "run", "data.path", "data.task", "model.weights", "model.allow_pickle")
 """Values and sections that determine no number: workers, places, names and URIs."""
 
 
@@ -47,17 +27,17 @@ class ExperimentConfig:
     """The named experiment that this config came from."""
     seed: int = ranged(0, 0, 2**31 - 1)
     """Seed of order, augmentation, attack starts and fresh parameters."""
-    data: DataConfig = field(default_factory=DataConfig)
-    model: ModelConfig = field(default_factory=ModelConfig)
-    method: MethodConfig = field(default_factory=MethodConfig)
-    threat_model: ThreatModelConfig = field(default_factory=ThreatModelConfig)
+    data: sections.DataConfig = field(default_factory=sections.DataConfig)
+    model: sections.ModelConfig = field(default_factory=sections.ModelConfig)
+    method: sections.MethodConfig = field(default_factory=sections.MethodConfig)
+    threat_model: sections.ThreatModelConfig = field(default_factory=sections.ThreatModelConfig)
     train_attack: AttackConfig = field(default_factory=AttackConfig)
     eval_attack: AttackConfig = field(default_factory=lambda: AttackConfig(random_start=False))
-    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
-    optimization: OptimizationConfig = field(default_factory=OptimizationConfig)
-    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
-    compute: ComputeConfig = field(default_factory=ComputeConfig)
-    scaling: ScalingConfig = field(default_factory=ScalingConfig)
+    schedule: sections.ScheduleConfig = field(default_factory=sections.ScheduleConfig)
+    optimization: sections.OptimizationConfig = field(default_factory=sections.OptimizationConfig)
+    evaluation: sections.EvaluationConfig = field(default_factory=sections.EvaluationConfig)
+    compute: sections.ComputeConfig = field(default_factory=sections.ComputeConfig)
+    scaling: sections.ScalingConfig = field(default_factory=sections.ScalingConfig)
     run: RunConfig = field(default_factory=RunConfig)
 
     def to_dict(self) -> dict[str, Any]:
