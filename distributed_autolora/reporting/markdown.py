@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 NONE = "-"
-TABLE_NOTE = "Per cent: "
-"""How the explanation of a table of accuracies begins."""
 _NUMBERS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 
 

@@ -20,14 +20,7 @@ def warns(check: MaskingCheck | None) -> bool:
 
 
 def masking_warning(record: EpochRecord, *, name: str, method: str, rule: str | None) -> str | None:
-    """Returns the warning about an epoch whose evaluation attack overstates the robust accuracy; None for others.
-
-    Args:
-        record: of the epoch.
-        name: of the run.
-        method: name of its training objective.
-        rule: of its automatic schedule; None for another schedule.
-    """
+    """Returns the warning about an epoch whose evaluation attack overstates the robust accuracy; None for others."""
     check = record.masking
     if check is None or not warns(check):
         return None

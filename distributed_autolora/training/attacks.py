@@ -58,13 +58,7 @@ class Attacks:
 
 
 def build_attacks(config: ExperimentConfig, model: nn.Module, device: torch.device) -> Attacks:
-    """Returns the attacks on a model and on others of its structure; on a GPU they replay CUDA graphs.
-
-    Args:
-        config: the experiment; its attack precision is chosen.
-        model: the classifier.
-        device: where it is.
-    """
+    """Returns the attacks on a model and on others of its structure; on a GPU they replay CUDA graphs."""
     network = AttackNetwork(model, dtype_of(config.compute.attack_precision))
     train, evaluation = build_attack(config, config.train_attack), build_attack(config, config.eval_attack)
     if device.type == "cuda":

@@ -89,10 +89,6 @@ def fit(
 def run_epoch(trainer: Trainer, after_step: Callable[[], None] = lambda: None) -> None:
     """Trains what is left of an epoch, validates, decides, restores, and appends the epoch's record.
 
-    Args:
-        trainer: at the start of an epoch or within one.
-        after_step: called after each step, by every worker.
-
     Raises:
         TrainingDivergedError: when the loss or a weight is not finite.
     """

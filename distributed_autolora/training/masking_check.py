@@ -41,16 +41,7 @@ def check_masking(
     outcomes: Tensor,
     timer: PhaseSeconds | None = None,
 ) -> CheckResult | None:
-    """Attacks some validation images by the stronger attack; None where no image is affordable.
-
-    Args:
-        config: the experiment.
-        model: the network that was just validated.
-        attack: the stronger attack.
-        data: the task.
-        outcomes: bool [n]: robust to the evaluation attack, in ascending order of the validation rows.
-        timer: takes the seconds.
-    """
+    """Attacks some validation images by the stronger attack; None where no image is affordable."""
     rows = data.split.val.sort().values
     count = masking_images(config, len(data.split.train), len(rows))
     # The same images in all epochs and seeds.

@@ -17,11 +17,7 @@ from distributed_autolora.training.methods.registry import build_schedule
 
 
 class Steering:
-    """A schedule that can be saved and replayed.
-
-    Args:
-        config: the experiment.
-    """
+    """A schedule that can be saved and replayed."""
 
     def __init__(self, config: ExperimentConfig) -> None:
         self._schedule = build_schedule(config)

@@ -57,14 +57,7 @@ def download_weights(uri: str, model_uri: str, folder: Path) -> Path:
 def log_evaluation(
     uri: str, run_id: str, *, metrics: dict[str, float], tags: dict[str, str], files: list[Path]
 ) -> None:
-    """Writes the figures and files of an evaluation to a run; a file replaces its older version.
-
-    Args:
-        uri: tracking URI.
-        run_id: the MLflow run.
-        metrics: by name; one that the run has with this value is not written again.
-        tags: by name.
-        files: what goes to the artifact folder "evaluation".
+    """Writes metrics, tags and files (into "evaluation") of an evaluation to a run; a file replaces its older version.
 
     Raises:
         TrackingError: when not everything was written.
@@ -83,12 +76,6 @@ def log_evaluation(
 
 def register_model(uri: str, run_id: str, name: str, tags: dict[str, str]) -> str:
     """Files a run's logged model under a name in the registry and returns its version; one model gets one version.
-
-    Args:
-        uri: tracking URI.
-        run_id: the MLflow run, with a logged model.
-        name: name in the registry, created when missing.
-        tags: of the version, such as its accuracies.
 
     Raises:
         UserError: when the run has no model, or MLflow refuses.

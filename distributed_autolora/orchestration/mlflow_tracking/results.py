@@ -34,13 +34,6 @@ def log_result(
     Calling it again writes no metric twice and replaces files. Test metrics carry the step of the epoch whose
     model was judged.
 
-    Args:
-        uri: tracking URI.
-        run_id: the MLflow run.
-        result: the run's result.
-        history: its records.
-        artifacts: by name in the run ("curves.png", "config.yaml"): an existing file, a figure, or a text.
-
     Raises:
         TrackingError: when not everything was written.
     """

@@ -13,12 +13,6 @@ PARENT = "mlflow.parentRunId"
 def log_study(uri: str, run_id: str, report: Path, note: str) -> None:
     """Writes the files of a report, which replace older ones, and the run's description.
 
-    Args:
-        uri: tracking URI.
-        run_id: the study's run.
-        report: report.md, in its folder.
-        note: Markdown, 8000 characters at most.
-
     Raises:
         TrackingError: when not everything was written.
     """

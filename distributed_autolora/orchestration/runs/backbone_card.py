@@ -20,10 +20,6 @@ if TYPE_CHECKING:
 def write_backbone(run: FinishedRun, command: str) -> Path:
     """Writes a finished run's network without its head, and its card beside it.
 
-    Args:
-        run: the pre-training run.
-        command: that made it, for the card.
-
     Returns:
         The safetensors file; the card has the same name and ends in .md.
     """

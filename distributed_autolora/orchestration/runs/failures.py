@@ -46,12 +46,7 @@ def may_be_cured_by_a_restart(error: BaseException) -> bool:
 
 
 def user_error_of(error: TrainingFailedError | RayActorError, folder: RunFolder) -> UserError:
-    """Returns the user error that ended a run, or a `RunFailedError`, whose traceback goes into the run's folder.
-
-    Args:
-        error: what ended the training; an actor's death is that of Ray Train's controller.
-        folder: the run's folder.
-    """
+    """Returns the user error that ended a run, or a `RunFailedError`, whose traceback goes into the run's folder."""
     rank, cause = _cause(error)
     if isinstance(cause, UserError):
         return cause

@@ -99,12 +99,7 @@ class RunFolder:
         return read_config(self.path / "config.yaml")
 
     def create(self, config: ExperimentConfig, name: str | None = None) -> None:
-        """Writes the effective config and the run's identity.
-
-        Args:
-            config: the effective config.
-            name: the name without a number, of which this folder is a repeat; None: the folder's own.
-        """
+        """Writes the effective config and the run's identity; `name` is its name without a repeat's number."""
         write_text(self.path / "config.yaml", config_text(config))
         identity = {"name": name or self.name, "config_digest": config.digest(), "seed": config.seed}
         write_json(self.path / "run.json", identity)
@@ -142,10 +137,6 @@ class RunFolder:
 
 def check_writable(folder: Path, *, flag: str = "--run.output") -> None:
     """Makes the folder if need be, and checks that it can be written.
-
-    Args:
-        folder: the folder.
-        flag: the flag that names another place.
 
     Raises:
         UserError: when it cannot, or its disk is nearly full.

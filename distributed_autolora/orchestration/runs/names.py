@@ -1,4 +1,4 @@
-"""Which run a config is: its name, its number among the repeats of that name, and the run that it continues."""
+"""The run of a config: its name, its number among the repeats of that name, and the run that it continues."""
 
 from __future__ import annotations
 
@@ -48,10 +48,7 @@ def _numbered(home: Path, name: str) -> list[RunFolder]:
 
 
 def find_run(config: ExperimentConfig) -> tuple[ExperimentConfig, RunFolder] | None:
-    """Returns the existing run that this config continues, and the config with the run's own precision.
-
-    Args:
-        config: with its data and weights digests filled in.
+    """Returns the existing run that this config (digests filled in) continues, and the config with the run's precision.
 
     Raises:
         UserError: when the run was created with another config.

@@ -26,13 +26,7 @@ _POLL_S = 0.3
 def epoch_lines(
     folder: RunFolder, config: ExperimentConfig, print_one: Callable[[str], None] = print_line
 ) -> Iterator[None]:
-    """Prints one line for each epoch that the run's history gains while the block runs.
-
-    Args:
-        folder: the run's folder.
-        config: of the run.
-        print_one: takes a line.
-    """
+    """Prints one line for each epoch that the run's history gains while the block runs."""
     done = threading.Event()
     with ThreadPoolExecutor(1) as background:
         following = background.submit(_follow, folder, config, print_one, done)

@@ -44,13 +44,7 @@ if TYPE_CHECKING:
 
 
 class ProgressCallback(UserCallback):  # type: ignore[misc]
-    """Keeps the run's history file and its MLflow run up to date, from the controller.
-
-    Args:
-        folder: the run's folder.
-        uri: absolute MLflow tracking URI.
-        run_id: the MLflow run to write to.
-    """
+    """Keeps the run's history file and its MLflow run up to date, from the controller."""
 
     def __init__(self, folder: Path, uri: str, run_id: str) -> None:
         self._folder = RunFolder(folder)

@@ -26,11 +26,7 @@ _log = logging.getLogger(__name__)
 
 
 class RayReporter:
-    """Sends records to Ray Train, and checkpoints from the first worker.
-
-    Args:
-        run: the run's folder; it tells the run from others on the same node.
-    """
+    """Sends records to Ray Train, and checkpoints from the first worker."""
 
     def __init__(self, run: str) -> None:
         self._prefix = f"distributed_autolora-{hashlib.sha256(run.encode()).hexdigest()[:16]}-"

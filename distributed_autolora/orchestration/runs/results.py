@@ -48,12 +48,6 @@ def finish(
 
     The result is written when all that it needs is there; what the tracking server could not take then is
     given to it by the same command.
-
-    Args:
-        config: the effective config.
-        folder: the run's folder, held by this process.
-        returned: what the first worker returned.
-        mlflow: "uri" and "run_id" of the tracked run.
     """
     history = returned["history"]
     result = RunResult(
@@ -90,11 +84,6 @@ def track(config: ExperimentConfig, folder: RunFolder, result: RunResult) -> boo
     """Gives the tracking server all that it lacks of a run, and tells whether it has everything.
 
     A model that was not evaluated on the test split is not exported.
-
-    Args:
-        config: the effective config.
-        folder: the run's folder, with all files but the result.
-        result: the run's result.
     """
     uri, run_id = result.mlflow.uri, result.mlflow.run_id
     artifacts: dict[str, Any] = {name: folder.path / name for name in _ARTIFACTS if (folder.path / name).is_file()}

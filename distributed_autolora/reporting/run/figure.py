@@ -45,10 +45,6 @@ def curves_figure(history: Sequence[EpochRecord], result: RunResult) -> Figure:
     Panels over the epochs: validation accuracies with 95 % intervals and the checks by a stronger attack, learning
     rate with every halving and restore, loss weights, losses, seconds by phase; beside the first the accuracies on the
     test split. The deployed epoch and every fall of the rate are marked in all. What a run does not have is left out.
-
-    Args:
-        history: at least one epoch.
-        result: the run's result.
     """
     from matplotlib.figure import Figure
 

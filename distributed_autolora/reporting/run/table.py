@@ -31,13 +31,7 @@ def epoch_header(epochs: int = 99) -> str:
 
 
 def epoch_line(record: EpochRecord, *, epochs: int, seconds_left: float | None) -> str:
-    """Returns one epoch in one line of at most 80 columns.
-
-    Args:
-        record: of the epoch.
-        epochs: largest number of epochs of the run.
-        seconds_left: expected time to the end of training; None: unknown.
-    """
+    """Returns one epoch in one line of at most 80 columns."""
     cells = [f"{record.epoch}/{epochs}".rjust(_epoch_width(epochs))]
     cells += [text.rjust(width) for text, (_, width) in zip(_numbers(record), _COLUMNS, strict=True)]
     left = "" if seconds_left is None else f"{duration(seconds_left)} left"
