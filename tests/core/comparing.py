@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from distributed_autolora.core.lora import LowRankBranch
+from distributed_autolora.core.schedules import LossWeights
 from tests.reference.networks import Case
 from tests.reference.slow_objectives import Factors
+
+WEIGHTS = LossWeights(natural_weight=0.3, kl_weight=4.2)
+SLOW_WEIGHTS: dict[str, Any] = {"lora_rank": 3, "natural_weight": 0.3, "kl_weight": 4.2}
 
 
 def gradients(module: nn.Module) -> dict[str, Tensor]:

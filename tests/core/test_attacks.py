@@ -254,11 +254,3 @@ def test_the_margin_sees_through_logits_that_blind_the_cross_entropy_and_agrees_
     assert seeing == broken(Scaled(1.0), x, y, "margin"), "the scale does not matter to it"
     honest = broken(Scaled(1.0), x, y, "cross_entropy")
     assert len(honest ^ seeing) <= 4, "on a linear network both losses lead to the same images"
-
-
-def test_an_unknown_loss_is_refused() -> None:
-    network, (x, _, y) = build(BASIC), batch(2)
-    with pytest.raises(ValueError, match=r'loss is "hinge".*cross_entropy.*margin'):
-        pgd(network, x, y, num_steps=0, loss="hinge")
-    with pytest.raises(ValueError, match='loss is "hinge"'):
-        attacks.input_gradient(network, x, y, loss="hinge")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import pytest
 import torch
@@ -10,15 +11,21 @@ from torch import nn
 
 from distributed_autolora.core.lora import BranchStatistics
 from distributed_autolora.core.objectives import AutoLoRa
-from distributed_autolora.core.schedules import LossWeights
-from tests.core.comparing import assert_same, assert_tight, branch_with_effect, copied_factors, gradients
+from tests.core.comparing import (
+    SLOW_WEIGHTS,
+    WEIGHTS,
+    assert_same,
+    assert_tight,
+    branch_with_effect,
+    copied_factors,
+    gradients,
+)
 from tests.reference.networks import BASIC, GROUPED, Case, batch, build
 from tests.reference.slow_objectives import SlowState, slow_autolora
 
 
 def objective_of(case: Case, network: nn.Module) -> AutoLoRa:
-    weights = LossWeights(natural_weight=0.3, kl_weight=4.2)
-    return AutoLoRa(network, branch_with_effect(case, network), weights=weights, branch_batch_norm="own")
+    return AutoLoRa(network, branch_with_effect(case, network), weights=WEIGHTS, branch_batch_norm="own")
 
 
 def statistics_of(objective: AutoLoRa) -> BranchStatistics:
@@ -36,19 +43,8 @@ def test_a_step_with_own_statistics_is_the_slow_step_with_two_sets_of_them(case:
     terms = objective(x, x_adv, y)
     terms.total.backward()
 
-    expected = slow_autolora(
-        state,
-        case.slow_forward,
-        x,
-        x_adv,
-        y,
-        head=case.head,
-        lora_rank=3,
-        natural_weight=0.3,
-        kl_weight=4.2,
-        soft_labels="joint",
-        branch_buffers=branch_buffers,
-    )
+    slow: dict[str, Any] = {"head": case.head, "soft_labels": "joint", "branch_buffers": branch_buffers}
+    expected = slow_autolora(state, case.slow_forward, x, x_adv, y, **SLOW_WEIGHTS, **slow)
     assert_tight(terms.total.detach(), expected.total)
     assert_same(gradients(network), expected.gradients)
     assert_same(dict(network.named_buffers()), expected.buffers)
@@ -88,13 +84,3 @@ def test_own_statistics_are_part_of_the_state_and_come_back_with_it() -> None:
     fresh.load_state_dict(trained.state_dict())
     assert_same(statistics_of(fresh).by_name(), statistics_of(trained).by_name())
     assert not [name for name, _ in statistics_of(trained).named_parameters()]
-
-
-def test_own_statistics_without_batch_norm_and_unknown_words_are_refused() -> None:
-    plain = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(144, 5))
-    with pytest.raises(ValueError, match=r"Sequential has no batch norm.*method\.branch_batch_norm"):
-        BranchStatistics(plain)
-    network = build(BASIC)
-    branch = branch_with_effect(BASIC, network)
-    with pytest.raises(ValueError, match=r'branch_batch_norm is "mine".*shared'):
-        AutoLoRa(network, branch, weights=LossWeights(0.5, 1.0), branch_batch_norm="mine")

@@ -8,11 +8,19 @@ from torch import Tensor, nn
 
 from distributed_autolora.core.objectives import AutoLoRa, LossTerms, Twins, VanillaRFT
 from distributed_autolora.core.schedules import LossWeights
-from tests.core.comparing import assert_same, assert_tight, branch_with_effect, copied_factors, gradient, gradients
+from tests.core.comparing import (
+    SLOW_WEIGHTS,
+    WEIGHTS,
+    assert_same,
+    assert_tight,
+    branch_with_effect,
+    copied_factors,
+    gradient,
+    gradients,
+)
 from tests.reference.networks import BASIC, BOTTLENECK, CASES, GROUPED, RESNEXT, Case, batch, build
 from tests.reference.slow_objectives import SlowResult, SlowState, slow_autolora, slow_vanilla
 
-WEIGHTS = LossWeights(natural_weight=0.3, kl_weight=4.2)
 SCOPED = [(case, "all") for case in CASES] + [(case, "last_block") for case in (BASIC, BOTTLENECK, RESNEXT)]
 
 
@@ -38,16 +46,7 @@ def test_an_autolora_step_is_the_slow_step(case: Case, scope: str, soft_labels: 
     terms.total.backward()
 
     expected = slow_autolora(
-        state,
-        case.slow_forward,
-        x,
-        x_adv,
-        y,
-        head=case.head,
-        lora_rank=3,
-        natural_weight=0.3,
-        kl_weight=4.2,
-        soft_labels=soft_labels,
+        state, case.slow_forward, x, x_adv, y, head=case.head, soft_labels=soft_labels, **SLOW_WEIGHTS
     )
     assert_same_step(terms, network, expected)
     for name, (a, b) in branch.factors().items():
@@ -88,18 +87,7 @@ def test_several_autolora_steps_with_momentum_stay_on_the_slow_trajectory() -> N
         objective(x, x_adv, y).total.backward()
         fast.step()
         slow.zero_grad()
-        slow_autolora(
-            state,
-            case.slow_forward,
-            x,
-            x_adv,
-            y,
-            head="fc",
-            lora_rank=3,
-            natural_weight=0.3,
-            kl_weight=4.2,
-            soft_labels="joint",
-        )
+        slow_autolora(state, case.slow_forward, x, x_adv, y, head="fc", soft_labels="joint", **SLOW_WEIGHTS)
         slow.step()
     assert_same(
         {n: p.detach() for n, p in network.named_parameters()}, {n: p.detach() for n, p in state.parameters.items()}

@@ -167,11 +167,6 @@ def test_a_lucky_epoch_is_not_kept_for_good() -> None:
     assert played(epochs)[-1][0] is True
 
 
-def test_rule_paired_refuses_an_accuracy_alone() -> None:
-    with pytest.raises(ValueError, match="outcome of each validation image"):
-        RobustAccuracyHalving(rule="paired").step(0.5)
-
-
 def test_other_rules_ignore_outcomes() -> None:
     accuracies = [0.5, 0.6, 0.4, 0.7, 0.6, 0.65, 0.62, 0.61, 0.6, 0.59]
     for rule in ("released", "apgd"):

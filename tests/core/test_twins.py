@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import pytest
 import torch
 from torch import Tensor, nn
 
-from distributed_autolora.core import objectives
 from distributed_autolora.core.objectives import LossTerms, VanillaRFT
 from distributed_autolora.core.twins import Twins
 from tests.core.comparing import assert_near, assert_same, assert_tight, gradient
@@ -196,30 +193,3 @@ def test_bfloat16_and_channels_last_give_about_the_same_loss_in_float32() -> Non
     assert terms.total.dtype == torch.float32
     assert_near(terms.total, expected.total, torch.bfloat16)
     assert all(gradient(value).isfinite().all() for value in twins.parameters())
-
-
-def without_batch_norm() -> nn.Module:
-    return nn.Sequential(nn.Flatten(), nn.LayerNorm(192), nn.Linear(192, 5))
-
-
-def without_statistics() -> nn.Module:
-    return nn.Sequential(nn.BatchNorm2d(3, track_running_stats=False), nn.Flatten(), nn.Linear(192, 5))
-
-
-REFUSED: list[tuple[Callable[[], object], str]] = [
-    (lambda: Twins(without_batch_norm()), "needs batch norm: Sequential has none; choose the method autolora"),
-    (lambda: Twins(without_statistics()), "running statistics: 0 has none"),
-    (lambda: Twins(build(BASIC), soft_labels="hard"), "hard"),
-    (lambda: make_twins(BASIC)(*batch(4), frozen_rows=5), "frozen_rows is 5"),
-    (lambda: make_twins(BASIC)(*batch(4), denominator=2.5), "give global_rows"),
-]
-
-
-@pytest.mark.parametrize(("attempt", "message"), REFUSED)
-def test_a_wrong_use_is_refused_in_words(attempt: Callable[[], object], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        attempt()
-
-
-def test_twins_stands_among_the_objectives() -> None:
-    assert objectives.Twins is Twins

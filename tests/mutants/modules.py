@@ -47,7 +47,11 @@ TESTS: dict[str, tuple[str, ...]] = {
         *(f"{_TRAINING}/{name}" for name in ("distributed", "test_one_row.py", "test_workers_equal_one.py")),
     ),
     "training/methods/*.py": (f"{_TRAINING}/methods", f"{_TRAINING}/test_workers_equal_one.py"),
-    "training/*.py": (_TRAINING,),
+    "training/masking_check.py": (f"{_TRAINING}/test_masking_check.py",),
+    "training/*.py": (
+        f"{_TRAINING}/methods/test_registry.py",
+        *(f"{_TRAINING}/test_{name}.py" for name in ("resume", "no_test_split", "divergence", "masking_check")),
+    ),
 }
 
 

@@ -18,8 +18,8 @@ from tests.mutants.mutations import Mutant
 
 ROOT = Path(__file__).resolve().parents[2]
 _COPIED = ("distributed_autolora", "tests")
-_SECONDS = 600
-"""After them a mutant counts as killed; one test has 120."""
+_SECONDS = 1800
+"""After them a mutant counts as killed; one test has 300."""
 _POLL = 0.05
 
 
@@ -88,7 +88,7 @@ def _tests_here(tests: Sequence[str], copy: Path, report: Path) -> int:
     sys.dont_write_bytecode = True
     os.environ["PYTHONDONTWRITEBYTECODE"] = "1"
     os.environ["PYTHONPATH"] = str(copy)
-    return pytest.main(["-x", "-m", "not long", "-p", "no:cacheprovider", "--timeout=120", *tests], [_Reporter(report)])
+    return pytest.main(["-x", "-m", "not long", "-p", "no:cacheprovider", "--timeout=300", *tests], [_Reporter(report)])
 
 
 class _Reporter:

@@ -80,10 +80,10 @@ def slow_autolora(
     adversarial_logits = forward(SlowPass(state.parameters, state.buffers), x_adv)
 
     _require_gradients(low_rank, True)
-    kl = _mean_kl(natural_logits, adversarial_logits, soft_labels)
+    kl = sum_kl(natural_logits, adversarial_logits, soft_labels) / len(y)
     parts = {
-        "natural": natural_weight * _mean_cross_entropy(natural_logits, y),
-        "adversarial": (1 - natural_weight) * _mean_cross_entropy(adversarial_logits, y),
+        "natural": natural_weight * sum_cross_entropy(natural_logits, y) / len(y),
+        "adversarial": (1 - natural_weight) * sum_cross_entropy(adversarial_logits, y) / len(y),
         "kl": kl_weight * kl,
     }
     return _backward(state, parts)
@@ -102,8 +102,8 @@ def slow_vanilla(
     """Computes one step of TRADES on a given adversarial batch, the adversarial forward first."""
     adversarial_logits = forward(SlowPass(state.parameters, state.buffers), x_adv)
     natural_logits = forward(SlowPass(state.parameters, state.buffers), x)
-    kl = _mean_kl(natural_logits, adversarial_logits, soft_labels)
-    return _backward(state, {"natural": _mean_cross_entropy(natural_logits, y), "kl": trades_beta * kl})
+    kl = sum_kl(natural_logits, adversarial_logits, soft_labels) / len(y)
+    return _backward(state, {"natural": sum_cross_entropy(natural_logits, y) / len(y), "kl": trades_beta * kl})
 
 
 def slow_delta(a: Tensor, b: Tensor, shape: torch.Size, lora_rank: int) -> Tensor:
@@ -139,26 +139,22 @@ def _backward(state: SlowState, parts: dict[str, Tensor]) -> SlowResult:
     )
 
 
-def _mean_cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
+def sum_cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
+    """Returns the sum over rows of the cross-entropy, by its definition."""
     total = logits.new_zeros(())
     for row, label in enumerate(y.tolist()):
         total = total + torch.log(torch.exp(logits[row]).sum()) - logits[row, label]
-    return total / len(y)
+    return total
 
 
-def _mean_kl(natural_logits: Tensor, adversarial_logits: Tensor, soft_labels: str) -> Tensor:
-    """Sums p_nat (log p_nat - log p_adv) over rows and classes one by one; divides by the number of rows."""
+def sum_kl(natural_logits: Tensor, adversarial_logits: Tensor, soft_labels: str) -> Tensor:
+    """Returns the sum of p_nat (log p_nat - log p_adv) over rows and classes."""
     total = natural_logits.new_zeros(())
     for natural, adversarial in zip(natural_logits, adversarial_logits, strict=True):
-        p_nat, p_adv = (
-            torch.exp(natural) / torch.exp(natural).sum(),
-            torch.exp(adversarial) / torch.exp(adversarial).sum(),
-        )
-        if soft_labels == "detached":
-            p_nat = p_nat.detach()
-        for target, estimate in zip(p_nat, p_adv, strict=True):
-            total = total + target * (torch.log(target) - torch.log(estimate))
-    return total / len(natural_logits)
+        target, estimate = (torch.exp(logits) / torch.exp(logits).sum() for logits in (natural, adversarial))
+        target = target.detach() if soft_labels == "detached" else target
+        total = total + (target * (torch.log(target) - torch.log(estimate))).sum()
+    return total
 
 
 def _leaf(value: Tensor) -> Tensor:

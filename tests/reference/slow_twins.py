@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from tests.reference.slow_forward import SlowPass
+from tests.reference.slow_objectives import Forward, sum_cross_entropy, sum_kl
 
-Forward = Callable[[SlowPass, Tensor], Tensor]
 _EPS = 1e-5
 
 
@@ -68,15 +67,15 @@ def slow_twins(
     adaptive_adv = forward(adaptive, x_adv[half:])
     adaptive_nat = forward(adaptive, x[half:])
     parts = {
-        "natural": _sum_ce(adaptive_nat, y[half:]) / (n - half),
-        "kl": trades_beta * _sum_kl(adaptive_nat, adaptive_adv, soft_labels) / n,
+        "natural": sum_cross_entropy(adaptive_nat, y[half:]) / (n - half),
+        "kl": trades_beta * sum_kl(adaptive_nat, adaptive_adv, soft_labels) / n,
         "natural_frozen": x.new_zeros(()),
         "kl_frozen": x.new_zeros(()),
     }
     if half:
         frozen_nat, frozen_adv = forward(frozen, x[:half]), forward(frozen, x_adv[:half])
-        parts["natural_frozen"] = twins_gamma * _sum_ce(frozen_nat, y[:half]) / half
-        parts["kl_frozen"] = twins_gamma * trades_beta * _sum_kl(frozen_nat, frozen_adv, soft_labels) / n
+        parts["natural_frozen"] = twins_gamma * sum_cross_entropy(frozen_nat, y[:half]) / half
+        parts["kl_frozen"] = twins_gamma * trades_beta * sum_kl(frozen_nat, frozen_adv, soft_labels) / n
     torch.stack(list(parts.values())).sum().backward()
     return {name: part.detach() for name, part in parts.items()}
 
@@ -99,8 +98,8 @@ def slow_similarity(
     theta1 = [value for name, value in state.adaptive.items() if not name.startswith(f"{head}.")]
     natural, adversarial = [0.0] * sum(p.numel() for p in theta1), [0.0] * sum(p.numel() for p in theta1)
     for weight, network in networks:
-        ce = _sum_ce(forward(network, x), y)
-        kl = _sum_kl(forward(network, x), forward(network, x_adv), soft_labels)
+        ce = sum_cross_entropy(forward(network, x), y)
+        kl = sum_kl(forward(network, x), forward(network, x_adv), soft_labels)
         natural = [a + weight * b for a, b in zip(natural, _flat_gradient(ce, theta1), strict=True)]
         adversarial = [a + weight * b for a, b in zip(adversarial, _flat_gradient(kl, theta1), strict=True)]
     dot = math.fsum(a * b for a, b in zip(natural, adversarial, strict=True))
@@ -112,21 +111,3 @@ def _flat_gradient(loss: Tensor, parameters: list[Tensor]) -> list[float]:
     found = torch.autograd.grad(loss, parameters, allow_unused=True)
     parts = [torch.zeros_like(p) if part is None else part for p, part in zip(parameters, found, strict=True)]
     return [value for part in parts for value in part.flatten().tolist()]
-
-
-def _sum_ce(logits: Tensor, y: Tensor) -> Tensor:
-    total = logits.new_zeros(())
-    for row, label in enumerate(y.tolist()):
-        total = total + torch.log(torch.exp(logits[row]).sum()) - logits[row, label]
-    return total
-
-
-def _sum_kl(natural_logits: Tensor, adversarial_logits: Tensor, soft_labels: str) -> Tensor:
-    total = natural_logits.new_zeros(())
-    for natural, adversarial in zip(natural_logits, adversarial_logits, strict=True):
-        target = torch.exp(natural) / torch.exp(natural).sum()
-        estimate = torch.exp(adversarial) / torch.exp(adversarial).sum()
-        if soft_labels == "detached":
-            target = target.detach()
-        total = total + (target * (torch.log(target) - torch.log(estimate))).sum()
-    return total
