@@ -35,10 +35,7 @@ COMMON_HELP = (
     "its stack trace)."
 )
 CONTINUES = "The same command resumes from the last checkpoint, if there is one."
-_TITLE, _RULE = (
-    re.compile("\u256d.*"),
-    re.compile("[\u2570\u2500\u256f]{3,}"),
-)  # of the box that tyro draws around a message
+_RULE = re.compile("[\u2570\u2500\u256f]{3,}|-{10,}")  # in the box that tyro draws around a message, also in ASCII
 _NUMBERS = ConstructorRegistry()
 _given: list[str] = []
 
@@ -174,8 +171,10 @@ def _refusals_in_one_line() -> Iterator[None]:
     except SystemExit as end:
         if not end.code:
             raise
-        parts = _RULE.split(_TITLE.sub("", printed.getvalue().replace("\u2502", " ")))
-        sentences = [" ".join(part.split()).rstrip(".") for part in parts if "For full helptext" not in part]
+        _title, _, text = printed.getvalue().replace("\u2502", " ").partition("\n")
+        sentences = [
+            " ".join(part.split()).rstrip(".") for part in _RULE.split(text) if "For full helptext" not in part
+        ]
         raise UserError(". ".join([*filter(None, sentences), "--help lists all flags."])) from None
 
 
