@@ -99,7 +99,7 @@ class StrictReader:
         raise UserError(f'{self.source}: "{where}" is {value!r}; it must be a number.')
 
 
-def without_format(values: Any, source: str) -> dict[str, Any]:
+def without_format(values: Any, source: str, otherwise: str = "start afresh with --fresh") -> dict[str, Any]:
     """Returns the content of a versioned JSON file without its format version.
 
     Raises:
@@ -110,6 +110,6 @@ def without_format(values: Any, source: str) -> dict[str, Any]:
         writer = "version 0.1" if version is None else "a newer version"
         raise UserError(
             f"{source} was written by {writer} of this program and cannot be read by this one: use that version, or "
-            "start afresh with --fresh."
+            f"{otherwise}."
         )
     return {key: value for key, value in values.items() if key != "format"}

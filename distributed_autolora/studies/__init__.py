@@ -8,7 +8,7 @@ from distributed_autolora.config import ExperimentConfig
 from distributed_autolora.config.reading import nearest
 from distributed_autolora.config.recipes import PAPER_HYPERPARAMETERS, recipe
 from distributed_autolora.errors import UserError
-from distributed_autolora.studies.definition import Arm, Settings, Study, settings_text, with_settings
+from distributed_autolora.studies.definition import Arm, Study, with_settings
 from distributed_autolora.studies.hyperparameters import hyperparameters_page
 from distributed_autolora.studies.tables import EMBEDDED_TASK, PAPER_STUDIES
 from distributed_autolora.studies.untuned import UNTUNED
@@ -19,11 +19,9 @@ __all__ = [
     "STUDIES",
     "TASKS",
     "Arm",
-    "Settings",
     "Study",
     "base_config",
     "hyperparameters_page",
-    "settings_text",
     "study",
     "with_settings",
 ]

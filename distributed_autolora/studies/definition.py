@@ -7,11 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from distributed_autolora.config import ExperimentConfig
-
-Settings = dict[str, float]
-"""Dotted config keys and their values: one point of a grid; empty: the config as it is."""
-
-_SHORT = {"optimization.lr": "lr", "optimization.weight_decay": "wd", "method.twins_gamma": "gamma"}
+from distributed_autolora.records import Settings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,8 +61,3 @@ def with_settings(config: ExperimentConfig, settings: Mapping[str, object]) -> E
         group, _, name = key.rpartition(".")
         (values[group] if group else values)[name] = value
     return ExperimentConfig.from_dict(values)
-
-
-def settings_text(settings: Settings) -> str:
-    """Returns "lr=0.003 gamma=1", or an empty text."""
-    return " ".join(f"{_SHORT.get(key, key.rpartition('.')[2])}={value:g}" for key, value in settings.items())

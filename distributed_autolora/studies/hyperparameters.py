@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from distributed_autolora.config.recipes import PAPER_HYPERPARAMETERS, Hyperparameters
-from distributed_autolora.studies.definition import Settings
+from distributed_autolora.records import Settings
 
 PAPER_TASK_NAMES = {
     "cifar10": "CIFAR-10",

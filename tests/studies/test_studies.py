@@ -10,6 +10,7 @@ import pytest
 from distributed_autolora.config import ExperimentConfig
 from distributed_autolora.data.splits import validation_size
 from distributed_autolora.errors import UserError
+from distributed_autolora.records import settings_text
 from distributed_autolora.studies import (
     CUSTOM_TASK,
     EMBEDDED_TASK,
@@ -18,7 +19,6 @@ from distributed_autolora.studies import (
     Study,
     base_config,
     hyperparameters_page,
-    settings_text,
     study,
     with_settings,
 )

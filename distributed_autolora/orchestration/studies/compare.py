@@ -18,10 +18,11 @@ from distributed_autolora.orchestration.evaluations.post_training import check_a
 from distributed_autolora.orchestration.runs.names import with_precision
 from distributed_autolora.orchestration.runs.preflight import check_inputs, find_inputs
 from distributed_autolora.orchestration.studies.cluster import study_cluster
-from distributed_autolora.orchestration.studies.folder import DONE, StudyFolder, describe_study
-from distributed_autolora.orchestration.studies.plan import PlannedRun, batches, run_config
+from distributed_autolora.orchestration.studies.folder import DONE, StudyFolder
+from distributed_autolora.orchestration.studies.plan import batches, run_config
 from distributed_autolora.orchestration.studies.progress import StudyProgress
 from distributed_autolora.orchestration.studies.request import OWN_ATTACK, StudyRequest
+from distributed_autolora.records import PlannedRun, StudyRecord, TrackedRun
 from distributed_autolora.reporting.study.loading import load_study
 from distributed_autolora.reporting.study.report import write_report
 from distributed_autolora.reporting.study.text import mlflow_note
@@ -35,19 +36,19 @@ def compare(request: StudyRequest) -> Path:
         UserError: for bad input, before any work starts wherever it can be known.
         RunFailedError: when runs failed; the others were made, and the report is written.
     """
-    request = replace(request, study=_checked(request))
     folder = StudyFolder(request.folder)
+    request = replace(request, study=_checked(request, folder.asked(request)))
     folder.acquire()
     try:
-        folder.describe(describe_study(request))
+        folder.describe(request)
         return StudyRunner(request, folder).make()
     finally:
         folder.release()
 
 
-def _checked(request: StudyRequest) -> Study:
+def _checked(request: StudyRequest, study: Study) -> Study:
     """Looks at the data and weights of every arm, and returns the study with their digests filled in."""
-    study, arms = request.study, []
+    arms = []
     seen: set[object] = set()
     check_attacks(request.attacks, find_inputs(study.arms[0].config)[1].data_folder, request.attack_images)
     for arm in study.arms:
@@ -100,6 +101,11 @@ class StudyRunner:
         self._raise_failures(report)
         return report
 
+    def _record(self) -> StudyRecord:
+        record = self._folder.record()
+        assert record is not None, "study.json is written before the runs"
+        return record
+
     def _missing(self) -> list[PlannedRun]:
         return [run for run in self._wanted() if run.status not in DONE]
 
@@ -108,20 +114,26 @@ class StudyRunner:
 
     def _open_tracking(self) -> dict[str, str]:
         """Opens the study's own MLflow run, the parent of all others, and remembers it in the study's folder."""
-        description = self._folder.description()
-        tracked = description.get("mlflow", {})
+        record = self._record()
         default = mlflow_tracking.default_tracking_uri(self._request.home)
-        uri = tracked.get("uri") or self._request.mlflow_uri or default
+        uri = record.mlflow.uri if record.mlflow else self._request.mlflow_uri or default
         run_id = mlflow_tracking.open_run(
             uri=uri,
             experiment=RunConfig().mlflow_experiment,
             run_name=self._folder.name,
-            params={key: description[key] for key in ("study", "task", "backbone", "epsilon", "seeds", "scheduler")},
-            tags={"study": self._study.name, "task": description["task"], "phase": "study"},
-            run_id=tracked.get("run_id"),
+            params={
+                "study": record.study,
+                "task": record.task,
+                "backbone": record.backbone,
+                "epsilon": record.epsilon,
+                "seeds": list(record.seeds),
+                "scheduler": record.scheduler,
+            },
+            tags={"study": self._study.name, "task": record.task, "phase": "study"},
+            run_id=record.mlflow.run_id if record.mlflow else None,
             home=self._request.home,
         )
-        self._folder.describe({**description, "mlflow": {"uri": uri, "run_id": run_id}})
+        self._folder.write(replace(record, mlflow=TrackedRun(uri, run_id)))
         return {"uri": uri, "run_id": run_id}
 
     def _work(self, at_a_time: int) -> None:
@@ -140,17 +152,17 @@ class StudyRunner:
         final = [run for run in planned if run.run and self._request.wants(run.arm)]
         for batch in batches(final, by_seed=self._request.attacks != OWN_ATTACK):
             self._run(batch, at_a_time, early_stopping=False)
-            self._attack([run for run in batch if run.status == "finished"], at_a_time)
+            names = {run.run for run in batch}
+            finished = [run for run in self._folder.runs if run.run in names and run.status == "finished"]
+            self._attack(finished, at_a_time)
 
     def _fix_precision(self) -> None:
         """Chooses the number format once for the whole study."""
         from distributed_autolora.orchestration.cluster.connection import hardware_precision
 
-        description = self._folder.description()
-        if "precision" not in description:
-            description["precision"] = hardware_precision(self._study.arms[0].config)
-            self._folder.describe(description)
-        precision = description["precision"]
+        record = self._record()
+        precision = record.precision or hardware_precision(self._study.arms[0].config)
+        self._folder.write(replace(record, precision=precision))
         arms = [replace(arm, config=with_precision(arm.config, precision)) for arm in self._study.arms]
         self._study = replace(self._study, arms=tuple(arms))
 
@@ -161,15 +173,12 @@ class StudyRunner:
         by_name = {str(run.run): run for run in runs if run.status == "pending"}
 
         def on_start(name: str) -> None:
-            by_name[name].status = "running"
-            self._folder.save()
+            by_name[name] = self._folder.update(by_name[name], status="running")
             if self._progress is not None:
                 self._progress.started(by_name[name])
 
         def on_end(name: str, outcome: Outcome) -> None:
-            run = by_name[name]
-            run.status, run.error = outcome.status, outcome.error
-            self._folder.save()
+            run = by_name[name] = self._folder.update(by_name[name], status=outcome.status, error=outcome.error)
             if outcome.status != "finished":
                 self._close(run, "KILLED" if outcome.status == "stopped_early" else "FAILED")
             if self._progress is not None:
@@ -230,8 +239,7 @@ class StudyRunner:
         """Marks runs that were still going on as to be continued, and ends their MLflow runs."""
         for run in self._folder.runs:
             if run.status == "running":
-                run.status = "pending"
-                self._close(run, "KILLED")
+                self._close(self._folder.update(run, status="pending"), "KILLED")
         self._folder.save()
 
     def _close(self, run: PlannedRun, status: Literal["FAILED", "KILLED"]) -> None:

@@ -1,11 +1,10 @@
-"""The folder of a study: what was asked, what became of each run, and a lock."""
+"""The folder of a study: what is compared, the state of each run, and a lock."""
 
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import replace
 from pathlib import Path
 from typing import IO, Any
 
@@ -16,21 +15,24 @@ from distributed_autolora.files.folder_lock import acquire_folder
 from distributed_autolora.files.json_files import read_json, write_json
 from distributed_autolora.orchestration.runs.folder import RunFolder, check_writable
 from distributed_autolora.orchestration.runs.preflight import EMBEDDED
-from distributed_autolora.orchestration.studies.plan import (
-    PlannedRun,
-    best_trial,
-    plan_final,
-    plan_search,
-    validation_score,
-)
+from distributed_autolora.orchestration.studies.plan import best_trial, plan_final, plan_search, validation_score
 from distributed_autolora.orchestration.studies.request import OWN_ATTACK, StudyRequest
-from distributed_autolora.studies import Settings, Study
+from distributed_autolora.records import (
+    ArmRecord,
+    PlannedRun,
+    Settings,
+    StudyRecord,
+    runs_from_json,
+    runs_to_json,
+    study_from_json,
+    study_to_json,
+)
+from distributed_autolora.studies import Study
 
 DONE = ("finished", "diverged", "stopped_early")
 """Status of runs that need no work any more."""
-
-_SAME = ("study", "task", "epsilon", "search_seed", "scheduler", "arms", "arm_digests")
-"""What a continued study must have as it was begun; seeds may be added."""
+_SAME = ("study", "task", "epsilon", "search_seed", "scheduler")
+"""What a continued study must have as it was begun, beside its arms; seeds and arms may be added."""
 
 
 class StudyFolder:
@@ -71,48 +73,60 @@ class StudyFolder:
             self._lock.close()
             self._lock = None
 
-    def description(self) -> dict[str, Any]:
-        """Returns study.json; empty for a new study.
+    def record(self) -> StudyRecord | None:
+        """Returns the content of study.json; None for a new study.
 
         Raises:
             UserError: when it cannot be read.
         """
-        return dict(self._read("study.json") or {})
+        values = self._read("study.json")
+        return None if values is None else study_from_json(values, str(self.path / "study.json"))
 
-    def describe(self, description: dict[str, Any]) -> None:
-        """Writes study.json.
+    def write(self, record: StudyRecord) -> None:
+        """Writes study.json."""
+        write_json(self.path / "study.json", study_to_json(record))
+
+    def asked(self, request: StudyRequest) -> Study:
+        """Returns the study with the arms alone that this request or an earlier one asks for."""
+        record = self.record()
+        known = {arm.id for arm in record.arms} if record else set()
+        arms = [arm for arm in request.study.arms if arm.id in known or request.wants(arm.id)]
+        return replace(request.study, arms=tuple(arms))
+
+    def describe(self, request: StudyRequest) -> None:
+        """Writes study.json of a study that is begun or continued; its arms name their data and weights by digest.
 
         Raises:
             UserError: when runs of the study were begun with other settings.
         """
-        before = self.description()
-        other = [key for key in _SAME if before and _plain(before.get(key)) != _plain(description.get(key))]
-        if other and not any((self.path / "runs").glob("*")):  # it was refused before its first run
-            before, other = {}, []
-        for key in other:
-            shown = "" if key in ("arms", "arm_digests") else f": {before.get(key)} there, {description[key]} here"
-            what = {"arms": "arms or grid", "arm_digests": "values in an arm's config"}.get(key, key)
+        before, record = self.record(), study_record(request)
+        other = None if before is None else _difference(before, record)
+        if before is None or (other and not any((self.path / "runs").glob("*"))):  # refused before its first run
+            self.write(record)
+            return
+        if other:
             raise UserError(
-                f'Study "{self.name}" was begun with other {what}{shown}. Give another --name, or the same flags.'
+                f'Study "{self.name}" was begun with other {other}. Give another --name, or the same flags.'
             )
-        dropped = [seed for seed in before.get("seeds", []) if seed not in description["seeds"]]
-        if dropped and any(entry["phase"] == "final" and entry["seed"] in dropped for entry in self._begun()):
+        dropped = [seed for seed in before.seeds if seed not in record.seeds]
+        if any(run.phase == "final" and run.seed in dropped for run in self._begun()):
             raise UserError(
-                f'Study "{self.name}" has runs on {len(before["seeds"])} seeds, and a report tells of all: give '
-                f"--seeds {len(before['seeds'])} or more, or another --name."
+                f'Study "{self.name}" has runs on {len(before.seeds)} seeds, and its report includes all: give '
+                f"--seeds {len(before.seeds)} or more, or another --name."
             )
-        commands = _commands(before, description)
-        write_json(self.path / "study.json", {**before, **description, "commands": commands})
+        images = before.attack_images if request.attacks == OWN_ATTACK else record.attack_images
+        commands = tuple(dict.fromkeys([*before.commands, *record.commands]))
+        kept = replace(record, precision=before.precision, mlflow=before.mlflow)
+        self.write(replace(kept, commands=commands, attack_images=images))
 
-    def _begun(self) -> list[dict[str, Any]]:
-        """Returns the entries of runs.json that have a folder."""
-        entries = self._read("runs.json") or []
-        return [entry for entry in entries if entry["run"] and RunFolder(self.path / "runs" / entry["run"]).exists()]
+    def _begun(self) -> list[PlannedRun]:
+        """Returns the runs of runs.json that have a folder."""
+        return [run for run in self._saved_runs() if run.run and self.folder(run).exists()]
 
     def plan(self, study: Study, seeds: Sequence[int]) -> None:
         """Plans all runs anew, and gives them the status that they have on disk; writes nothing.
 
-        What failed or was cut off is to be done again, but not what diverged. While a search is not complete, the final
+        Failed and interrupted runs are pending again, diverged ones are not. While a search is not complete, the final
         runs of its arm have no settings and no name.
 
         Args:
@@ -126,30 +140,43 @@ class StudyFolder:
         self.runs = [*search, *self._known(plan_final(study, seeds, best))]
 
     def plan_final(self, study: Study, seeds: Sequence[int]) -> list[PlannedRun]:
-        """Plans the final runs anew, now that searches are over; an arm that was searched in vain fails."""
+        """Plans the final runs anew, now that searches are over; an arm without a finished trial fails."""
         search = [run for run in self.runs if run.phase == "search"]
-        final = self._known(plan_final(study, seeds, self.best_settings(study)))
         waiting = {run.arm for run in search if run.status == "pending"}
-        for run in final:
-            if run.run is None and run.arm not in waiting:
-                run.status, run.error = "failed", "no trial of its search has finished"
+        final = [
+            replace(run, status="failed", error="no trial of its search has finished")
+            if run.run is None and run.arm not in waiting
+            else run
+            for run in self._known(plan_final(study, seeds, self.best_settings(study)))
+        ]
         self.runs = [*search, *final]
         self.save()
         return final
 
     def _known(self, runs: list[PlannedRun]) -> list[PlannedRun]:
-        """Sets what is on disk already."""
-        known = {entry["run"]: entry for entry in self._read("runs.json") or []}
+        """Returns the runs with the status that they have on disk."""
+        saved = {run.run: run for run in self._saved_runs()}
+        known = []
         for run in runs:
+            before = saved.get(run.run)
             if run.run is not None and self.folder(run).is_finished():
-                run.status = "finished"
-            elif run.run in known and known[run.run]["status"] in ("diverged", "stopped_early"):
-                run.status, run.error = known[run.run]["status"], known[run.run]["error"]
-        return runs
+                known.append(replace(run, status="finished"))
+            elif before is not None and before.status in ("diverged", "stopped_early"):
+                known.append(replace(run, status=before.status, error=before.error))
+            else:
+                known.append(run)
+        return known
 
     def save(self) -> None:
         """Writes runs.json."""
-        write_json(self.path / "runs.json", [asdict(run) for run in self.runs])
+        write_json(self.path / "runs.json", runs_to_json(self.runs))
+
+    def update(self, run: PlannedRun, **changes: Any) -> PlannedRun:
+        """Changes a planned run that has a name, and returns it; writes runs.json."""
+        changed = replace(run, **changes)
+        self.runs = [changed if one.run == run.run else one for one in self.runs]
+        self.save()
+        return changed
 
     def folder(self, run: PlannedRun) -> RunFolder:
         """Returns the folder of a run that has a name."""
@@ -165,6 +192,10 @@ class StudyFolder:
                 found[arm.id] = best
         return found
 
+    def _saved_runs(self) -> list[PlannedRun]:
+        values = self._read("runs.json")
+        return [] if values is None else runs_from_json(values, str(self.path / "runs.json"))
+
     def _read(self, name: str) -> Any:
         """Returns the content of one of the folder's JSON files, None where there is none."""
         file = self.path / name
@@ -174,49 +205,57 @@ class StudyFolder:
             raise UserError(f"{file} cannot be read ({error}). Restore the file, or give another --name.") from None
 
 
-def describe_study(request: StudyRequest) -> dict[str, Any]:
-    """Returns what study.json holds of a study whose arms name their data and weights by digest."""
+def study_record(request: StudyRequest) -> StudyRecord:
+    """Returns what study.json holds of a new study."""
     study = request.study
     first = study.arms[0].config
-    return {
-        "study": study.name,
-        "task": first.data.task,
-        **_own_images(first.data),
-        "title": study.title,
-        "paper_tables": list(study.paper_tables),
-        "backbone": first.model.backbone,
-        "pretraining": _pretraining(study),
-        "seeds": list(request.seeds),
-        "search_seed": request.seeds[0],
-        "scheduler": request.scheduler,
-        "epsilon": first.threat_model.epsilon,
-        "command": request.command,
-        # A report made without another judgement still tells of the last one.
-        **({} if request.attacks == OWN_ATTACK else {"attack_images": request.attack_images}),
-        "reference": study.reference,
-        "arms": [
-            {
-                "id": arm.id,
-                "label": arm.label,
-                "grid": {key: list(values) for key, values in arm.grid.items()},
-                **({"reference": arm.reference} if arm.reference else {}),
-            }
+    return StudyRecord(
+        study=study.name,
+        title=study.title,
+        task=first.data.task,
+        images=_own_images(first.data),
+        paper_tables=study.paper_tables,
+        backbone=first.model.backbone,
+        pretraining=_pretraining(study),
+        epsilon=first.threat_model.epsilon,
+        seeds=request.seeds,
+        search_seed=request.seeds[0],
+        scheduler=request.scheduler,
+        reference=study.reference,
+        arms=tuple(
+            ArmRecord(
+                id=arm.id,
+                label=arm.label,
+                grid=dict(arm.grid),
+                reference=arm.reference,
+                config_digest=hashlib.sha256(arm.config.digest().encode()).hexdigest()[:16],
+            )
             for arm in study.arms
-        ],
-        "arm_digests": {arm.id: hashlib.sha256(arm.config.digest().encode()).hexdigest()[:16] for arm in study.arms},
-    }
+        ),
+        attack_images=None if request.attacks == OWN_ATTACK else request.attack_images,
+        commands=(request.command,) if request.command else (),
+    )
 
 
-def _commands(before: dict[str, Any], description: dict[str, Any]) -> list[str]:
-    """Returns all distinct commands typed for a study, in order; an older study.json holds the last one alone."""
-    typed = [*(before.get("commands") or [before.get("command")]), description.get("command")]
-    return list(dict.fromkeys(command for command in typed if command))
+def _difference(before: StudyRecord, record: StudyRecord) -> str | None:
+    """Returns the first thing that a continued study must not change and does; None: nothing."""
+    for key in _SAME:
+        if getattr(before, key) != getattr(record, key):
+            return f"{key}: {getattr(before, key)} there, {getattr(record, key)} here"
+    arms = {arm.id: arm for arm in record.arms}
+    for arm in before.arms:
+        now = arms.get(arm.id)
+        if now is None or (now.grid, now.reference) != (arm.grid, arm.reference):
+            return f"arms or grid ({arm.id})"
+        if now.config_digest != arm.config_digest:
+            return f"values in the config of arm {arm.id}"
+    return None
 
 
-def _own_images(data: DataConfig) -> dict[str, str]:
-    """Returns what images from elsewhere call themselves, where that is not the task's name."""
-    name = "" if data.path is None else str(read_texts(data.path, "train").get("task", ""))
-    return {"images": name} if name not in ("", data.task) else {}
+def _own_images(data: DataConfig) -> str | None:
+    """Returns the name in the files of images from elsewhere, where that is not the task's name."""
+    name = None if data.path is None else str(read_texts(data.path, "train").get("task", ""))
+    return name if name not in ("", data.task) else None
 
 
 def _pretraining(study: Study) -> str:
@@ -224,7 +263,3 @@ def _pretraining(study: Study) -> str:
     if len(weights) > 1:
         return "by arm"
     return "the shipped backbone" if weights == {EMBEDDED} else str(weights.pop())
-
-
-def _plain(value: Any) -> Any:
-    return json.loads(json.dumps(value))

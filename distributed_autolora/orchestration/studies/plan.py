@@ -4,38 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import groupby
-from typing import Literal
 
 from distributed_autolora.config import ExperimentConfig
-from distributed_autolora.records import EpochRecord
-from distributed_autolora.studies import Arm, Settings, Study, settings_text, with_settings
+from distributed_autolora.records import EpochRecord, Phase, PlannedRun, Settings, settings_text
+from distributed_autolora.studies import Arm, Study, with_settings
 
-Phase = Literal["search", "final"]
-Status = Literal["pending", "running", "finished", "failed", "diverged", "stopped_early"]
-"""A failed run may succeed at another attempt; a diverged one would diverge again."""
 _LONGEST_NAME = 90
-
-
-@dataclass
-class PlannedRun:
-    """One run of a study, and what became of it so far."""
-
-    arm: str
-    """Id of its arm."""
-    phase: Phase
-    seed: int
-    settings: Settings
-    run: str | None
-    """Name of its folder; None for a final run whose search has no best trial yet."""
-    status: Status = "pending"
-    error: str | None = None
-
-    @property
-    def label(self) -> str:
-        """Phase, arm, settings and seed: "search twins lr=0.003 gamma=1 seed 0"."""
-        return " ".join(filter(None, [self.phase, self.arm, settings_text(self.settings), f"seed {self.seed}"]))
 
 
 def plan_search(study: Study, seed: int) -> list[PlannedRun]:

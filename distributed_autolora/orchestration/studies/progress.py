@@ -6,8 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from distributed_autolora.console import print_line
-from distributed_autolora.orchestration.studies.plan import PlannedRun
-from distributed_autolora.records import EpochRecord
+from distributed_autolora.records import EpochRecord, PlannedRun
 from distributed_autolora.reporting.format import attack_label, duration, left_text
 
 

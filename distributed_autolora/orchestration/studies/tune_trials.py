@@ -21,7 +21,7 @@ from ray.tune.schedulers import ASHAScheduler, TrialScheduler
 from distributed_autolora.config import ExperimentConfig
 from distributed_autolora.errors import TrainingDivergedError, UserError
 from distributed_autolora.orchestration.runs.train import train_run
-from distributed_autolora.orchestration.studies.plan import Status
+from distributed_autolora.records import RunStatus
 
 _SCORE, _EPOCH, _OUTCOME, _ERROR = "best_robust_accuracy", "epoch", "outcome", "error"
 _REDUCTION = 3
@@ -49,7 +49,7 @@ class Trial(NamedTuple):
 class Outcome(NamedTuple):
     """How a trial ended."""
 
-    status: Status
+    status: RunStatus
     error: str | None
 
 

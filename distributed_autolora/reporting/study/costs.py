@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from distributed_autolora.reporting.study.loading import Study, StudyRun
+from distributed_autolora.reporting.study.loading import StudyResults, StudyRun
 
 
 @dataclass(frozen=True)
@@ -57,12 +57,12 @@ def total(runs: Iterable[StudyRun]) -> Cost:
     return sum((cost_of(run) for run in runs), NOTHING)
 
 
-def search_cost(study: Study, arm: str) -> Cost:
+def search_cost(study: StudyResults, arm: str) -> Cost:
     """Returns the cost of an arm's search, failed and stopped trials included."""
     return total(study.of(arm, "search"))
 
 
-def mean_final_cost(study: Study, arm: str) -> Cost | None:
+def mean_final_cost(study: StudyResults, arm: str) -> Cost | None:
     """Returns the mean cost of an arm's finished final runs, None where there is none."""
     runs = study.judged(arm)
     return total(runs).over(len(runs)) if runs else None

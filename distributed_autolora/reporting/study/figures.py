@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from distributed_autolora.records import series
+from distributed_autolora.records import ArmRecord, series
 from distributed_autolora.reporting.format import attack_label
 from distributed_autolora.reporting.statistics import wilson_interval
 from distributed_autolora.reporting.study.costs import mean_final_cost, search_cost
 from distributed_autolora.reporting.study.format import metric_label, number
-from distributed_autolora.reporting.study.loading import Arm, Study, StudyRun
+from distributed_autolora.reporting.study.loading import StudyResults, StudyRun
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -24,7 +25,7 @@ _LETTER_INCHES, _LEGEND_HANDLE_INCHES = 0.066, 0.6
 """How wide a legend's text is, about, by the letter, and what stands before and behind it."""
 
 
-def accuracies_figure(study: Study) -> Figure | None:
+def accuracies_figure(study: StudyResults) -> Figure | None:
     """Returns every seed's test accuracies with 95 % Wilson intervals, one panel an accuracy; None without any."""
     metrics = [m for m in study.metrics if any(study.accuracies(arm.id, m) for arm in study.arms)]
     if not metrics:
@@ -44,7 +45,7 @@ def accuracies_figure(study: Study) -> Figure | None:
     return figure
 
 
-def cost_figure(study: Study) -> Figure | None:
+def cost_figure(study: StudyResults) -> Figure | None:
     """Returns robust test accuracy against cost, search included; None without a judged run.
 
     A hollow mark is one final run alone, the filled one includes the search; small dots are the seeds.
@@ -70,7 +71,7 @@ def cost_figure(study: Study) -> Figure | None:
     return figure
 
 
-def search_figure(study: Study) -> Figure | None:
+def search_figure(study: StudyResults) -> Figure | None:
     """Returns a dot for every trial over its first setting, one panel a searched arm; None without trials.
 
     Failed trials are crosses at the lower edge, stopped ones hollow, the chosen setting is ringed; the dashed line
@@ -89,7 +90,7 @@ def search_figure(study: Study) -> Figure | None:
     for axes, arm in zip(panels, arms, strict=True):
         _draw_search(axes, study, arm)
         attack = next(run.attack for run in study.of(arm.id, "search") if run.attack)
-        axes.set_title(f"{arm.label}, seed {study['search_seed']}")
+        axes.set_title(f"{arm.label}, seed {study.record.search_seed}")
         if axes is panels[0]:
             axes.set_ylabel(f"best {attack_label(attack)} validation accuracy (%)")
         axes.margins(x=0.15, y=0.12)
@@ -98,7 +99,7 @@ def search_figure(study: Study) -> Figure | None:
     return figure
 
 
-def similarity_figure(study: Study) -> Figure | None:
+def similarity_figure(study: StudyResults) -> Figure | None:
     """Returns gradient similarity and robust validation accuracy by epoch; None where it was not measured."""
     measured = {
         arm.id: [run for run in study.of(arm.id, "final") if "gradient_similarity" in (run.history or [{}])[-1]]
@@ -147,7 +148,7 @@ def _shared_legend(figure: Figure) -> None:
     figure.legend(handles, labels, loc="outside lower center", ncols=columns, frameon=False, fontsize=9)
 
 
-def _draw_seeds(axes: Axes, study: Study, arm: Arm, metric: str, height: int) -> None:
+def _draw_seeds(axes: Axes, study: StudyResults, arm: ArmRecord, metric: str, height: int) -> None:
     counts = list(study.accuracies(arm.id, metric).values())
     colour = _COLOURS[height % len(_COLOURS)]
     if not counts:
@@ -160,7 +161,7 @@ def _draw_seeds(axes: Axes, study: Study, arm: Arm, metric: str, height: int) ->
     axes.plot([values.mean()] * 2, [height - 0.38, height + 0.38], color=colour, linewidth=2)
 
 
-def _draw_cost(axes: Axes, study: Study, arm: Arm, metric: str, measure: str, index: int) -> None:
+def _draw_cost(axes: Axes, study: StudyResults, arm: ArmRecord, metric: str, measure: str, index: int) -> None:
     final, search = mean_final_cost(study, arm.id), search_cost(study, arm.id)
     values = [100 * part.accuracy for part in study.accuracies(arm.id, metric).values()]
     alone = None if final is None else getattr(final, measure)
@@ -175,10 +176,10 @@ def _draw_cost(axes: Axes, study: Study, arm: Arm, metric: str, measure: str, in
     axes.plot([together] * len(values), values, ".", markersize=5, **style)
 
 
-def _draw_search(axes: Axes, study: Study, arm: Arm) -> None:
+def _draw_search(axes: Axes, study: StudyResults, arm: ArmRecord) -> None:
     """The first setting to the right, a colour for every combination of the others."""
     first, *others = arm.grid
-    ticks = {value: place for place, value in enumerate(_in_order(arm.grid[first]))}
+    ticks = {value: place for place, value in enumerate(sorted(arm.grid[first]))}
     combinations: dict[tuple[Any, ...], list[StudyRun]] = {}
     for run in study.of(arm.id, "search"):
         combinations.setdefault(tuple(run.settings.get(key) for key in others), []).append(run)
@@ -190,19 +191,22 @@ def _draw_search(axes: Axes, study: Study, arm: Arm) -> None:
         marker = _MARKERS[index % len(_MARKERS)]
         axes.plot([], [], marker, label=label or arm.label, **style)
         for run in runs:
-            _draw_trial(axes, run, ticks.get(run.settings.get(first), 0) + shift, marker, style, run.settings in chosen)
+            _draw_trial(
+                axes,
+                run,
+                ticks.get(run.settings.get(first, math.nan), 0) + shift,
+                marker,
+                style,
+                run.settings in chosen,
+            )
     axes.set_xticks(list(ticks.values()), [number(value) for value in ticks])
     for place in list(ticks.values())[1:]:
         axes.axvline(place - 0.5, color="black", linewidth=0.8, alpha=0.25)
     axes.set_xlabel(first.split(".")[-1].replace("lr", "learning rate"))
-    own = [r for r in study.of(arm.reference or "", "final") if r.seed == study["search_seed"]]
+    own = [r for r in study.of(arm.reference or "", "final") if r.seed == study.record.search_seed]
     if own and own[0].validation_accuracy is not None and not study.of(arm.reference or "", "search"):
         label = f"{study.arm(own[0].arm).label}, no search"
         axes.axhline(100 * own[0].validation_accuracy, linestyle="--", color="black", linewidth=1, label=label)
-
-
-def _in_order(values: list[Any]) -> list[Any]:
-    return sorted(values) if all(isinstance(value, int | float) for value in values) else values
 
 
 def _draw_trial(axes: Axes, run: StudyRun, at: float, marker: str, style: dict[str, Any], chosen: bool) -> None:
@@ -217,7 +221,9 @@ def _draw_trial(axes: Axes, run: StudyRun, at: float, marker: str, style: dict[s
             axes.plot(at, accuracy, "o", fillstyle="none", color="black", markersize=14, gid="chosen")
 
 
-def _draw_by_epoch(axes: Axes, study: Study, measured: dict[str, list[StudyRun]], key: str, scale: float = 1.0) -> None:
+def _draw_by_epoch(
+    axes: Axes, study: StudyResults, measured: dict[str, list[StudyRun]], key: str, scale: float = 1.0
+) -> None:
     from matplotlib.ticker import MaxNLocator
 
     for index, (name, runs) in enumerate(measured.items()):

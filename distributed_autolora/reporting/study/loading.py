@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +12,20 @@ import yaml
 from distributed_autolora.errors import UserError
 from distributed_autolora.records import (
     AccuracyCount,
+    ArmRecord,
     AttackResult,
     EpochRecord,
     Evaluation,
     MaskingSummary,
+    PlannedRun,
     RunResult,
+    Settings,
+    StudyRecord,
     evaluation_from_json,
     history_from_json,
     result_from_json,
+    runs_from_json,
+    study_from_json,
 )
 from distributed_autolora.reporting.masking import masking_summary
 
@@ -29,19 +35,6 @@ AUTOATTACK = ROBUST + "autoattack"
 APGD = ROBUST + "apgd"
 """The first two attacks of AutoAttack."""
 _BEST_VALIDATION = "best_val/" + ROBUST
-
-Settings = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Arm:
-    """One of the things compared: a method, or a method with some setting fixed."""
-
-    id: str
-    label: str
-    grid: dict[str, list[Any]]
-    reference: str | None
-    """Id of the arm that this one is compared with; None: with none."""
 
 
 @dataclass(frozen=True)
@@ -102,18 +95,16 @@ class StudyRun:
 
 
 @dataclass(frozen=True)
-class Study:
+class StudyResults:
     """A study and its runs so far, finished or not."""
 
     folder: Path
-    description: dict[str, Any]
-    arms: tuple[Arm, ...]
+    record: StudyRecord
+    arms: tuple[ArmRecord, ...]
+    """Those of the record; `reference` is None where there is nothing to compare an arm with."""
     runs: tuple[StudyRun, ...]
 
-    def __getitem__(self, key: str) -> Any:
-        return self.description.get(key)
-
-    def arm(self, arm_id: str) -> Arm:
+    def arm(self, arm_id: str) -> ArmRecord:
         """Returns the arm of an id."""
         return next(arm for arm in self.arms if arm.id == arm_id)
 
@@ -147,50 +138,46 @@ class Study:
         return [arm.id for arm in self.arms if arm.id in named]
 
 
-def load_study(folder: Path) -> Study:
+def load_study(folder: Path) -> StudyResults:
     """Reads a study folder, finished or not.
 
     Raises:
         UserError: when study.json is missing, a file is no JSON, or a run belongs to no arm.
     """
-    description = _read(folder / "study.json")
-    if description is None:
+    values = _read(folder / "study.json")
+    if values is None:
         raise UserError(f"{folder} has no study.json: give the folder of a study, such as HOME/studies/NAME.")
-    reference = description.get("reference")
-    try:
-        arms = tuple(_arm(entry, reference) for entry in description["arms"])
-        images = description.get("attack_images")
-        runs = tuple(_run(folder, entry, images) for entry in _read(folder / "runs.json") or [])
-    except KeyError as error:
-        raise UserError(
-            f"{folder}: study.json or runs.json lacks {error}; another version may have written it: start the "
-            "study again under another --name."
-        ) from None
-    strangers = sorted({run.arm for run in runs} - {arm.id for arm in arms})
+    record = study_from_json(values, str(folder / "study.json"))
+    saved = _read(folder / "runs.json")
+    planned = [] if saved is None else runs_from_json(saved, str(folder / "runs.json"))
+    ids = {arm.id for arm in record.arms}
+    strangers = sorted({run.arm for run in planned} - ids)
     if strangers:
         raise UserError(
             f'{folder / "runs.json"} names "{strangers[0]}", which is no arm of study.json. Restore the two files, or '
             "start the study again under another --name."
         )
-    return Study(folder, description, arms, runs)
+    arms = tuple(replace(arm, reference=_reference(arm, record, ids)) for arm in record.arms)
+    runs = tuple(_run(folder, run, record.attack_images) for run in planned)
+    return StudyResults(folder, record, arms, runs)
 
 
-def _arm(entry: dict[str, Any], reference: str | None) -> Arm:
-    own = entry.get("reference", reference)
-    return Arm(entry["id"], entry["label"], entry["grid"], reference=None if own == entry["id"] else own)
+def _reference(arm: ArmRecord, record: StudyRecord, ids: set[str]) -> str | None:
+    other = arm.reference or record.reference
+    return other if other != arm.id and other in ids else None
 
 
-def _run(folder: Path, entry: dict[str, Any], attack_images: int | None) -> StudyRun:
-    home = folder / "runs" / entry["run"] if entry.get("run") else None
+def _run(folder: Path, planned: PlannedRun, attack_images: int | None) -> StudyRun:
+    home = folder / "runs" / planned.run if planned.run else None
     records, result = _records(home), _result(home)
     return StudyRun(
-        arm=entry["arm"],
-        phase=entry["phase"],
-        seed=entry["seed"],
-        settings=entry.get("settings") or {},
-        name=entry.get("run"),
-        status="failed" if entry["status"] == "diverged" else entry["status"],
-        error=entry.get("error"),
+        arm=planned.arm,
+        phase=planned.phase,
+        seed=planned.seed,
+        settings=planned.settings,
+        name=planned.run,
+        status="failed" if planned.status == "diverged" else planned.status,
+        error=planned.error,
         folder=home,
         history=[record.metrics() for record in records],
         result=result,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from distributed_autolora.records import AccuracyCount
-from distributed_autolora.reporting.study.loading import NATURAL, ROBUST, Study, StudyRun
+from distributed_autolora.reporting.study.loading import NATURAL, ROBUST, StudyResults, StudyRun
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 _FILE = "outcomes.parquet"
 
 
-def pooled_outcomes(study: Study) -> Any:
+def pooled_outcomes(study: StudyResults) -> Any:
     """Returns one Arrow table of all judged final runs, None where no run kept its outcomes.
 
     Columns: arm, seed, run, then those of a run's outcomes.parquet (row, row_id, label, <attack>_prediction) and of
@@ -53,7 +53,7 @@ def recounted(pooled: Any, arm: str, seed: int, metric: str) -> AccuracyCount | 
     return None if found is None else AccuracyCount(int(found[1].sum()), len(found[1]))
 
 
-def disagreements(study: Study, pooled: Any) -> list[str]:
+def disagreements(study: StudyResults, pooled: Any) -> list[str]:
     """Returns one line for every accuracy of a result that its own outcomes do not give."""
     lines = []
     for arm in study.arms:

@@ -9,13 +9,13 @@ from typing import Any
 from distributed_autolora.reporting.format import attack_label
 from distributed_autolora.reporting.markdown import counted, listed, per_cent
 from distributed_autolora.reporting.study.format import metric_label
-from distributed_autolora.reporting.study.loading import APGD, AUTOATTACK, Study, StudyRun
+from distributed_autolora.reporting.study.loading import APGD, AUTOATTACK, StudyResults, StudyRun
 from distributed_autolora.reporting.study.outcomes import disagreements, right
 
 _PACKAGES = ("distributed-autolora", "torch", "torchvision", "ray", "mlflow", "scipy", "pyautoattack")
 
 
-def warnings(study: Study, pooled: Any) -> list[str]:
+def warnings(study: StudyResults, pooled: Any) -> list[str]:
     """Returns one line for every reason to doubt a number of the report."""
     checks: dict[str, list[str]] = {}
     for run in study.runs:
@@ -40,17 +40,16 @@ def warnings(study: Study, pooled: Any) -> list[str]:
     return lines
 
 
-def reproduction(study: Study, pooled: Any) -> str:
+def reproduction(study: StudyResults, pooled: Any) -> str:
     """Returns the section that says where every number comes from."""
     digests = split_digests(study)
-    commands = study["commands"] or [study["command"]]  # the last alone, as it once was
     kept = "not kept by any run" if pooled is None else "one line an image, seed and method"
     return "\n\n".join(
         filter(
             None,
             [
                 "## How every number can be computed again",
-                "\n".join(["```", *map(str, commands), "```"]),
+                "\n".join(["```", *study.record.commands, "```"]),
                 "- accuracies, differences, intervals and McNemar's tests: `outcomes.parquet` beside this file "
                 f"({kept}; right where a prediction equals `label`, `robust/...` is true or false)\n"
                 "- every run's counts, settings, status and cost: `results.csv`\n"
@@ -64,7 +63,7 @@ def reproduction(study: Study, pooled: Any) -> str:
     )
 
 
-def split_digests(study: Study, arms: Collection[str] | None = None) -> list[str]:
+def split_digests(study: StudyResults, arms: Collection[str] | None = None) -> list[str]:
     """Returns the digests of the splits into training and validation images of some arms' runs; None: of all."""
     runs = [run for run in study.runs if arms is None or run.arm in arms]
     return sorted({run.result.split_digest for run in runs if run.result is not None})
@@ -82,7 +81,7 @@ def _masked(run: StudyRun, label: str) -> list[str]:
     ]
 
 
-def _splits_apart(study: Study) -> list[str]:
+def _splits_apart(study: StudyResults) -> list[str]:
     """Returns a line where an arm and the one that it is compared with do not share their split."""
     groups: dict[str, list[str]] = {}
     for arm in study.arms:
@@ -94,7 +93,7 @@ def _splits_apart(study: Study) -> list[str]:
     return [f"{which} do not share one data split: their accuracies are not comparable."]
 
 
-def _images_apart(study: Study, pooled: Any) -> list[str]:
+def _images_apart(study: StudyResults, pooled: Any) -> list[str]:
     """Returns a line for every accuracy whose runs were judged on different images."""
     runs = [(arm.id, run.seed) for arm in study.arms for run in study.judged(arm.id)]
     lines = []
@@ -105,12 +104,12 @@ def _images_apart(study: Study, pooled: Any) -> list[str]:
     return lines
 
 
-def _judgement(study: Study) -> str:
+def _judgement(study: StudyResults) -> str:
     """Returns the name of the attacks that judged beside the runs' own."""
     return "APGD" if APGD in study.metrics and AUTOATTACK not in study.metrics else "AutoAttack"
 
 
-def _evaluation_files(study: Study) -> str:
+def _evaluation_files(study: StudyResults) -> str:
     files = [file for run in study.runs for file in run.evaluations]
     folder = next((file.parent.name for file in files), "evaluation")
     is_kept = any(file.name != "outcomes.parquet" for file in files)
@@ -128,7 +127,7 @@ def _versions() -> str:
     return ", ".join(found)
 
 
-def _evaluated_with(study: Study) -> str:
+def _evaluated_with(study: StudyResults) -> str:
     attack = APGD if _judgement(study) == "APGD" else AUTOATTACK
     found = [found[0].package_versions for run in study.runs if (found := run.evaluation_by(attack))]
     versions = {", ".join(f"{name} {one}" for name, one in sorted(versions.items())) for versions in found}

@@ -14,14 +14,14 @@ from distributed_autolora.reporting.statistics import wilson_interval
 from distributed_autolora.reporting.study.costs import cost_of
 from distributed_autolora.reporting.study.figures import accuracies_figure, cost_figure, search_figure
 from distributed_autolora.reporting.study.figures import similarity_figure as similarity
-from distributed_autolora.reporting.study.loading import Study, StudyRun, load_study
+from distributed_autolora.reporting.study.loading import StudyResults, StudyRun, load_study
 from distributed_autolora.reporting.study.outcomes import pooled_outcomes
 from distributed_autolora.reporting.study.text import report_text
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_FIGURES: dict[str, Callable[[Study], Figure | None]] = {
+_FIGURES: dict[str, Callable[[StudyResults], Figure | None]] = {
     "accuracies.png": accuracies_figure,
     "cost.png": cost_figure,
     "search.png": search_figure,
@@ -54,7 +54,7 @@ def write_report(study_folder: Path) -> Path:
     return report / "report.md"
 
 
-def results_csv(study: Study) -> str:
+def results_csv(study: StudyResults) -> str:
     """Returns one line a run, search and final; fractions in [0, 1]; a number that does not exist is empty."""
     records = [_record(study, run) for run in study.runs]
     columns = dict.fromkeys(key for record in records for key in record) or dict.fromkeys(["arm"])
@@ -65,7 +65,7 @@ def results_csv(study: Study) -> str:
     return text.getvalue()
 
 
-def _record(study: Study, run: StudyRun) -> dict[str, Any]:
+def _record(study: StudyResults, run: StudyRun) -> dict[str, Any]:
     cost = cost_of(run)
     record: dict[str, Any] = {
         "arm": run.arm,

@@ -5,21 +5,20 @@ from __future__ import annotations
 import statistics
 from typing import Any
 
-from distributed_autolora.records import series, value
+from distributed_autolora.records import ArmRecord, series, settings_text, value
 from distributed_autolora.reporting.format import compact, duration
 from distributed_autolora.reporting.markdown import NONE, counted, per_cent, table
 from distributed_autolora.reporting.study.costs import Cost, mean_final_cost, search_cost
 from distributed_autolora.reporting.study.format import error_text, number
-from distributed_autolora.reporting.study.loading import Arm, Study, StudyRun
-from distributed_autolora.studies import settings_text
+from distributed_autolora.reporting.study.loading import StudyResults, StudyRun
 
 _SIMILARITY = "gradient_similarity"
 
 
-def cost_table(study: Study) -> str:
+def cost_table(study: StudyResults) -> str:
     """Returns, for each arm, what its search, one final run, and both together cost."""
     rows = []
-    alone = next((arm for arm in (study["reference"], *study.references) if arm in study.references), None)
+    alone = next((arm for arm in (study.record.reference, *study.references) if arm in study.references), None)
     base = mean_final_cost(study, alone) if alone else None
     for arm in study.arms:
         search, final = search_cost(study, arm.id), mean_final_cost(study, arm.id)
@@ -36,7 +35,7 @@ def cost_table(study: Study) -> str:
     return table(["method", "", "worker time", "forward", "backward", times, "passes"], rows)
 
 
-def schedule_table(study: Study) -> str | None:
+def schedule_table(study: StudyResults) -> str | None:
     """Returns what the schedules did in every final run that has at least one epoch, None without any."""
     runs = [run for arm in study.arms for run in study.of(arm.id, "final") if run.history]
     rows = [[study.arm(run.arm).label, str(run.seed), *_schedule_cells(run.history)] for run in runs]
@@ -44,14 +43,14 @@ def schedule_table(study: Study) -> str | None:
     return table(header, rows) if rows else None
 
 
-def automatic_rules(study: Study) -> str:
+def automatic_rules(study: StudyResults) -> str:
     """Returns "rule `paired`" of the final runs with an automatic schedule, all of them if there are more; else ""."""
     rules = {run.automatic_rule(): None for run in study.runs if run.phase == "final" and run.history}
     named = [f"`{rule}`" for rule in rules if rule is not None]
     return f"{'rule' if len(named) == 1 else 'rules'} {', '.join(named)}" if named else ""
 
 
-def similarity_table(study: Study) -> str | None:
+def similarity_table(study: StudyResults) -> str | None:
     """Returns the gradient similarity of each arm at the first, the middle and the last epoch; None without any."""
     rows = []
     for run in (run for arm in study.arms for run in study.of(arm.id, "final")):
@@ -64,7 +63,7 @@ def similarity_table(study: Study) -> str | None:
     return table(["method", "seed", "first", "middle", "last"], rows) if rows else None
 
 
-def search_table(study: Study, arm: Arm) -> str:
+def search_table(study: StudyResults, arm: ArmRecord) -> str:
     """Returns every trial of an arm's search with its validation accuracy, or why it has none; "" without a trial."""
     chosen = [run.settings for run in study.of(arm.id, "final")]
     rows = []
@@ -76,7 +75,7 @@ def search_table(study: Study, arm: Arm) -> str:
     return table([*(key.split(".")[-1] for key in arm.grid), "validation, %", ""], rows) if rows else ""
 
 
-def search_sentence(study: Study, arm: Arm) -> str:
+def search_sentence(study: StudyResults, arm: ArmRecord) -> str:
     """Returns how many trials finished, the range of their accuracies, the best one, and whether it is at an edge."""
     trials = study.of(arm.id, "search")
     scores = {
@@ -101,7 +100,7 @@ def search_sentence(study: Study, arm: Arm) -> str:
     return f"{text}; best trial: {settings_text(chosen)}{first}{edge}."
 
 
-def missing(study: Study) -> list[str]:
+def missing(study: StudyResults) -> list[str]:
     """Returns one line for everything that a finished study would have and this one has not."""
     lines = []
     for run in study.runs:
@@ -120,15 +119,14 @@ def missing(study: Study) -> list[str]:
             pending = sum(run.status == "pending" and not run.history for run in runs)
             lines += [f"pending: {arm.label} {phase}, {pending} of {counted(len(runs), 'run')}"] if pending else []
         seeds = {run.seed for run in study.of(arm.id, "final")}
-        absent = [str(seed) for seed in study["seeds"] or [] if seed not in seeds]
+        absent = [str(seed) for seed in study.record.seeds if seed not in seeds]
         lines += [f"not started: {arm.label} final, seed {', '.join(absent)}"] if absent else []
     return lines
 
 
-def is_unfinished(study: Study) -> bool:
+def is_unfinished(study: StudyResults) -> bool:
     """Tells whether some final run has no accuracy yet, or some trial is still to end; failed trials do not count."""
-    seeds = study["seeds"] or sorted({run.seed for run in study.runs if run.phase == "final"})
-    judged = all({run.seed for run in study.judged(arm.id)} >= set(seeds) for arm in study.arms)
+    judged = all({run.seed for run in study.judged(arm.id)} >= set(study.record.seeds) for arm in study.arms)
     return any(run.status in ("pending", "running") for run in study.runs) or not judged
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from distributed_autolora.reporting.markdown import counted
 from distributed_autolora.reporting.statistics import holm, mcnemar_exact, smallest_significant_difference, t_test
-from distributed_autolora.reporting.study.loading import APGD, AUTOATTACK, NATURAL, Study
+from distributed_autolora.reporting.study.loading import APGD, AUTOATTACK, NATURAL, StudyResults
 from distributed_autolora.reporting.study.outcomes import only_one_right
 
 SIGNIFICANCE = 0.05
@@ -80,7 +80,7 @@ class McNemar:
     p: float
 
 
-def compare(study: Study) -> list[Comparison]:
+def compare(study: StudyResults) -> list[Comparison]:
     """Returns every cell (baseline x accuracy) on the seeds that both sides have, corrected over all of them."""
     cells = []
     for arm in study.arms:
@@ -126,7 +126,7 @@ def corrected(comparisons: Sequence[Comparison]) -> list[Comparison]:
     ]
 
 
-def mcnemar_tests(study: Study, pooled: Any) -> list[McNemar]:
+def mcnemar_tests(study: StudyResults, pooled: Any) -> list[McNemar]:
     """Returns the paired test of every baseline, accuracy and seed whose per-image outcomes both sides kept.
 
     Args:
@@ -146,13 +146,13 @@ def mcnemar_tests(study: Study, pooled: Any) -> list[McNemar]:
     return tests
 
 
-def decisive(study: Study, comparisons: Sequence[Comparison]) -> list[Comparison]:
+def decisive(study: StudyResults, comparisons: Sequence[Comparison]) -> list[Comparison]:
     """Returns, for each reference, the cells of the robust accuracy that most arms have, of equals the strongest."""
     by_reference = [[cell for cell in comparisons if cell.reference == reference] for reference in study.references]
     return [cell for mine in by_reference for cell in mine if cell.metric == _deciding_metric(study, mine)]
 
 
-def _deciding_metric(study: Study, cells: Sequence[Comparison]) -> str:
+def _deciding_metric(study: StudyResults, cells: Sequence[Comparison]) -> str:
     compared = {m: len({cell.baseline for cell in cells if cell.metric == m}) for m in study.metrics}
     strong = [m for m in (AUTOATTACK, APGD) if compared.get(m)]
     others = [m for m in compared if m not in (AUTOATTACK, APGD, NATURAL) and compared[m]]

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from distributed_autolora.records import ArmRecord
 from distributed_autolora.reporting.markdown import NONE, counted, p_value, per_cent, points, table
 from distributed_autolora.reporting.statistics import wilson_interval
 from distributed_autolora.reporting.study.format import mean_and_each, mean_and_spread, metric_label
@@ -15,8 +16,7 @@ from distributed_autolora.reporting.study.loading import (
     AUTOATTACK,
     NATURAL,
     ROBUST,
-    Arm,
-    Study,
+    StudyResults,
     StudyRun,
 )
 from distributed_autolora.reporting.study.outcomes import right
@@ -27,7 +27,7 @@ from distributed_autolora.studies.tables import AUTOLORA
 NOT_RUN = "not run"
 
 
-def results_table(study: Study, comparisons: Sequence[Comparison]) -> str:
+def results_table(study: StudyResults, comparisons: Sequence[Comparison]) -> str:
     """Returns the paper's table turned on its side: a row a method, and the reference's lead over each baseline."""
     ratios, gaps = branch_ratios(study), gap_column(study)
     rows = []
@@ -52,13 +52,13 @@ def results_table(study: Study, comparisons: Sequence[Comparison]) -> str:
     return table([*header, *(["gap on validation"] if gaps else [])], rows)
 
 
-def accuracies_text(study: Study, arm: str) -> str:
+def accuracies_text(study: StudyResults, arm: str) -> str:
     """Returns "natural 88.3 ± 0.4 (...), PGD-10 ..." of an arm; "" before it has a result."""
     known = [metric for metric in study.metrics if study.accuracies(arm, metric)]
     return ", ".join(f"{metric_label(metric)} {_cell(study, arm, metric)}" for metric in known)
 
 
-def tests_table(study: Study, comparisons: Sequence[Comparison]) -> str:
+def tests_table(study: StudyResults, comparisons: Sequence[Comparison]) -> str:
     """Returns every cell's unpaired tests with Holm's correction, and the paper's p-value where it has one."""
     from_paper = [_paper_p(study, cell) for cell in comparisons]
     has_paper = any(value != NONE for value in from_paper)
@@ -72,7 +72,7 @@ def tests_table(study: Study, comparisons: Sequence[Comparison]) -> str:
     return table([*header, *(["paper's p"] if has_paper else [])], rows)
 
 
-def intervals_table(study: Study) -> str:
+def intervals_table(study: StudyResults) -> str:
     """Returns every final run's accuracies with 95 % Wilson intervals."""
     rows = []
     for arm in study.arms:
@@ -85,7 +85,7 @@ def intervals_table(study: Study) -> str:
     return table(["method", "seed", *map(metric_label, study.metrics)], rows)
 
 
-def mcnemar_table(study: Study, tests: Sequence[McNemar]) -> str:
+def mcnemar_table(study: StudyResults, tests: Sequence[McNemar]) -> str:
     """Returns, for each baseline and seed, the images that only one of the two models judged rightly."""
     metrics = [metric for metric in study.metrics if any(test.metric == metric for test in tests)]
     found = {(test.baseline, test.seed, test.metric): test for test in tests}
@@ -100,7 +100,7 @@ def mcnemar_table(study: Study, tests: Sequence[McNemar]) -> str:
     return table(["against", "seed", *map(metric_label, metrics)], rows)
 
 
-def autoattack_note(study: Study) -> str:
+def autoattack_note(study: StudyResults) -> str:
     """Returns what "AutoAttack" means in this study, as its evaluations label it."""
     labels: dict[str, None] = {}
     images: set[int] = set()
@@ -118,7 +118,7 @@ def autoattack_note(study: Study) -> str:
     return text + (" **The runs were not all evaluated alike.**" if len(labels) > 1 or len(images) > 1 else "")
 
 
-def _column(study: Study, metric: str) -> str:
+def _column(study: StudyResults, metric: str) -> str:
     """Returns the head of a column: "APGD-CE + APGD-T on 250 of 1,000 images" where not all test images were judged."""
     runs = [run.counts for arm in study.arms for run in study.judged(arm.id) if metric in run.counts]
     images = {(counts[metric].total, counts[NATURAL].total) for counts in runs if NATURAL in counts}
@@ -127,17 +127,17 @@ def _column(study: Study, metric: str) -> str:
     return metric_label(metric) + (f" on {text} images" if some else "")
 
 
-def _cell(study: Study, arm: str, metric: str) -> str:
+def _cell(study: StudyResults, arm: str, metric: str) -> str:
     counts = study.accuracies(arm, metric)
     if not counts:
         return NOT_RUN if study.judged(arm) else NONE
     values = [part.accuracy for part in counts.values()]
-    planned = len(study["seeds"] or counts)
+    planned = len(study.record.seeds)
     short = f" [{len(values)} of {counted(planned, 'seed')}]" if len(values) < planned else ""
     return mean_and_spread(values) + short
 
 
-def _paper_row(study: Study, arm: Arm) -> list[str] | None:
+def _paper_row(study: StudyResults, arm: ArmRecord) -> list[str] | None:
     found = [_printed(study, arm.id, metric) for metric in study.metrics]
     numbers = {number for number, _ in filter(None, found)}
     if not numbers:
@@ -145,24 +145,24 @@ def _paper_row(study: Study, arm: Arm) -> list[str] | None:
     return [f"*paper, Table {', '.join(sorted(numbers))}*", *(value[1] if value else NONE for value in found)]
 
 
-def _paper_p(study: Study, cell: Comparison) -> str:
+def _paper_p(study: StudyResults, cell: Comparison) -> str:
     found = _printed(study, cell.baseline, f"p_value/{cell.metric}") if cell.reference == AUTOLORA else None
     return found[1] if found else NONE
 
 
-def _printed(study: Study, arm: str, metric: str) -> tuple[str, str] | None:
-    return printed(study["paper_tables"] or [], study["task"], study["backbone"], arm, metric)
+def _printed(study: StudyResults, arm: str, metric: str) -> tuple[str, str] | None:
+    return printed(study.record.paper_tables, study.record.task, study.record.backbone, arm, metric)
 
 
 def _with_holm(p: float | None, adjusted: float | None) -> str:
     return p_value(p) if p is None else f"{p_value(p)} ({p_value(adjusted)})"
 
 
-def _pair(study: Study, cell: Comparison) -> str:
+def _pair(study: StudyResults, cell: Comparison) -> str:
     return _pair_of(study, cell.baseline)
 
 
-def _pair_of(study: Study, baseline: str) -> str:
+def _pair_of(study: StudyResults, baseline: str) -> str:
     """The baseline alone where the study has one reference, else both."""
     arm = study.arm(baseline)
     return arm.label if len(study.references) == 1 else f"{study.arm(arm.reference or '').label} - {arm.label}"
@@ -173,7 +173,7 @@ def _interval(correct: int, total: int) -> str:
     return f"{per_cent(correct / total)} [{per_cent(low)}, {per_cent(high)}]"
 
 
-def gap_column(study: Study) -> dict[str, str]:
+def gap_column(study: StudyResults) -> dict[str, str]:
     """Returns {arm: "3.2 (2.8, 3.6)"}, the points that a stronger attack took on validation images.
 
     In the check nearest to the chosen epoch of each final run; empty where none was checked.
@@ -183,13 +183,13 @@ def gap_column(study: Study) -> dict[str, str]:
     return {name: mean_and_each(each) for name, each in gaps.items() if each}
 
 
-def branch_ratios(study: Study) -> dict[str, str]:
+def branch_ratios(study: StudyResults) -> dict[str, str]:
     """Returns {arm: "4.66% (4.87%)"} for a study of Table 3, empty for any other.
 
     First the branch over the feature extractor; in brackets as Table 3 counts it (branch, batch norms called "bn" and
     head over the whole classifier).
     """
-    if "3" not in (study["paper_tables"] or []):
+    if "3" not in study.record.paper_tables:
         return {}
     ratios = {}
     for arm in study.arms:
@@ -215,7 +215,7 @@ def _of_run(run: StudyRun) -> tuple[float, float]:
     return parameter_ratio(backbone, branch, head), table3_ratio(backbone, branch, head)
 
 
-def same_images_table(study: Study, pooled: Any) -> str | None:
+def same_images_table(study: StudyResults, pooled: Any) -> str | None:
     """Returns both accuracies of each arm on the images that the stronger attack judged, and the points between them.
 
     Args:

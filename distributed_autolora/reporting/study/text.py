@@ -10,7 +10,7 @@ from distributed_autolora.reporting.markdown import counted, p_value, per_cent, 
 from distributed_autolora.reporting.study import run_tables, tables
 from distributed_autolora.reporting.study.costs import total
 from distributed_autolora.reporting.study.format import metric_label
-from distributed_autolora.reporting.study.loading import Study
+from distributed_autolora.reporting.study.loading import StudyResults
 from distributed_autolora.reporting.study.provenance import reproduction, split_digests, warnings
 from distributed_autolora.reporting.study.statistics import Comparison, compare, decisive, mcnemar_tests
 from distributed_autolora.studies.hyperparameters import PAPER_TASK_NAMES
@@ -18,7 +18,7 @@ from distributed_autolora.studies.hyperparameters import PAPER_TASK_NAMES
 _NOTE_END = "The whole report, with its figures and `results.csv`, is in the folder `report` under Artifacts."
 
 
-def report_text(study: Study, pooled: Any, figures: Sequence[str]) -> str:
+def report_text(study: StudyResults, pooled: Any, figures: Sequence[str]) -> str:
     """Returns report.md.
 
     Args:
@@ -28,7 +28,7 @@ def report_text(study: Study, pooled: Any, figures: Sequence[str]) -> str:
     """
     comparisons, doubts = compare(study), warnings(study, pooled)
     sections = [
-        f"# {study['title'] or study['study']}",
+        f"# {study.record.title}",
         status(study),
         _bullets([_result(study, cell) for cell in decisive(study, comparisons)]),
         f"{counted(len(doubts), 'warning').capitalize()}: see [Warnings](#warnings)." if doubts else "",
@@ -46,14 +46,14 @@ def report_text(study: Study, pooled: Any, figures: Sequence[str]) -> str:
     return "\n\n".join(filter(None, sections)) + "\n"
 
 
-def mlflow_note(study: Study, length: int = 8000) -> str:
+def mlflow_note(study: StudyResults, length: int = 8000) -> str:
     """Returns the text of the study's MLflow page: status, results, every arm's accuracies; no tables, no figures.
 
     Args:
         study: the study so far.
         length: most characters; lines at the end are left out.
     """
-    lines = [f"# {study['title'] or study['study']}", status(study)]
+    lines = [f"# {study.record.title}", status(study)]
     lines += [f"- {_result(study, cell)}" for cell in decisive(study, compare(study))]
     arms = [f"- {arm.label}: {cells}" for arm in study.arms if (cells := tables.accuracies_text(study, arm.id))]
     lines += ["Test accuracy in per cent, mean ± standard deviation over seeds (each seed):", *arms] if arms else []
@@ -63,13 +63,13 @@ def mlflow_note(study: Study, length: int = 8000) -> str:
     return "\n\n".join([*lines, _NOTE_END]) + "\n"
 
 
-def status(study: Study) -> str:
+def status(study: StudyResults) -> str:
     """Returns how many runs of a study that is not finished are done, "" for a finished one."""
     done = sum(run.status in ("finished", "stopped_early") for run in study.runs)
     return f"Status: not finished, {done} of {len(study.runs)} runs done." if run_tables.is_unfinished(study) else ""
 
 
-def _result(study: Study, cell: Comparison) -> str:
+def _result(study: StudyResults, cell: Comparison) -> str:
     own, other = (per_cent(value) for value in (cell.reference_mean, cell.baseline_mean))
     adjusted = [p for p in (cell.student_holm, cell.welch_holm) if p is not None]
     test = f"{cell.remark}, p = {p_value(max(adjusted))}" if adjusted else cell.remark
@@ -79,13 +79,11 @@ def _result(study: Study, cell: Comparison) -> str:
     )
 
 
-def _setting(study: Study) -> str:
-    from_elsewhere = f" (images of {study['images']})" if study["images"] else ""
-    parts = [
-        f"Task {study['task']}{from_elsewhere}; backbone {study['backbone']}, pre-trained: {study['pretraining']}."
-    ]
-    if study["epsilon"] is not None:
-        parts.append(f"L-infinity perturbations of at most {pixel_fraction(study['epsilon'])} a pixel.")
+def _setting(study: StudyResults) -> str:
+    record = study.record
+    from_elsewhere = f" (images of {record.images})" if record.images else ""
+    parts = [f"Task {record.task}{from_elsewhere}; backbone {record.backbone}, pre-trained: {record.pretraining}."]
+    parts.append(f"L-infinity perturbations of at most {pixel_fraction(study.record.epsilon)} a pixel.")
     judged = [run.result for run in study.runs if run.phase == "final" and run.counts and run.result]
     if judged:
         sizes = dict.fromkeys((result.train_images, result.val_images) for result in judged)
@@ -93,7 +91,7 @@ def _setting(study: Study) -> str:
         parts.append(f"{judged[0].num_classes} classes; {trained} and {judged[0].test_images:,} test images.")
     shared = "All runs share" if len(split_digests(study)) < 2 else "Arms that are compared share"
     parts.append(
-        f"Arms: {'; '.join(arm.label for arm in study.arms)}. Seeds: {', '.join(map(str, study['seeds'] or []))}. "
+        f"Arms: {'; '.join(arm.label for arm in study.arms)}. Seeds: {', '.join(map(str, study.record.seeds))}. "
         f"{shared} one split into training and validation images; runs of one seed also share the order of the images, "
         "their augmentation, the random starts of the attack and the initial head. Each model is the epoch selected on "
         "validation images; it was tested once."
@@ -101,13 +99,15 @@ def _setting(study: Study) -> str:
     return " ".join(parts)
 
 
-def _accuracies(study: Study, pooled: Any, comparisons: Sequence[Comparison], figures: Sequence[str]) -> Iterable[str]:
+def _accuracies(
+    study: StudyResults, pooled: Any, comparisons: Sequence[Comparison], figures: Sequence[str]
+) -> Iterable[str]:
     yield tables.results_table(study, comparisons)
     note = "Per cent: mean ± standard deviation (n - 1) over seeds (each seed). "
     if comparisons:
         note += "Differences are in percentage points, over the seeds that both arms have. "
     note += tables.autoattack_note(study)
-    if study["task"] in PAPER_TASK_NAMES:
+    if study.record.task in PAPER_TASK_NAMES:
         note += " The paper selects checkpoints on test images, this study on validation images."
     if tables.gap_column(study):
         note += (
@@ -125,7 +125,7 @@ def _accuracies(study: Study, pooled: Any, comparisons: Sequence[Comparison], fi
         yield tables.intervals_table(study)
 
 
-def _tests(study: Study, pooled: Any, comparisons: Sequence[Comparison]) -> Iterable[str]:
+def _tests(study: StudyResults, pooled: Any, comparisons: Sequence[Comparison]) -> Iterable[str]:
     if not comparisons:
         return
     tested = sum(cell.student is not None for cell in comparisons)
@@ -144,7 +144,7 @@ def _tests(study: Study, pooled: Any, comparisons: Sequence[Comparison]) -> Iter
         yield tables.mcnemar_table(study, paired)
 
 
-def _cost(study: Study, figures: Sequence[str]) -> Iterable[str]:
+def _cost(study: StudyResults, figures: Sequence[str]) -> Iterable[str]:
     yield run_tables.cost_table(study)
     yield (
         "Training and validation, without the test; passes are images through the network. The whole study took "
@@ -153,7 +153,7 @@ def _cost(study: Study, figures: Sequence[str]) -> Iterable[str]:
     yield _picture("cost.png", "Accuracy against cost", figures)
 
 
-def _similarity(study: Study, figures: Sequence[str]) -> Iterable[str]:
+def _similarity(study: StudyResults, figures: Sequence[str]) -> Iterable[str]:
     found = run_tables.similarity_table(study)
     if found is not None:
         yield found
@@ -165,7 +165,7 @@ def _similarity(study: Study, figures: Sequence[str]) -> Iterable[str]:
         yield _picture("gradient_similarity.png", "Gradient similarity and robust validation accuracy", figures)
 
 
-def _schedules(study: Study) -> Iterable[str]:
+def _schedules(study: StudyResults) -> Iterable[str]:
     found = run_tables.schedule_table(study)
     if found is not None:
         yield found
@@ -174,10 +174,10 @@ def _schedules(study: Study) -> Iterable[str]:
         yield f"{named}*After epoch*: changes of the learning rate, in brackets the epoch whose weights were restored."
 
 
-def _search(study: Study, figures: Sequence[str]) -> Iterable[str]:
+def _search(study: StudyResults, figures: Sequence[str]) -> Iterable[str]:
     searched = [arm for arm in study.arms if arm.grid]
     if searched:
-        yield f"Seed {study['search_seed']}, {study['scheduler']}; selected by robust validation accuracy."
+        yield f"Seed {study.record.search_seed}, {study.record.scheduler}; selected by robust validation accuracy."
         yield _picture("search.png", "Validation accuracy of every trial", figures)
     for arm in searched:
         yield run_tables.search_sentence(study, arm)

@@ -55,7 +55,7 @@ def study_folder(folder: Path) -> Path:
 
 def entries(folder: Path) -> list[Entry]:
     file = study_folder(folder) / "runs.json"
-    return list(json.loads(file.read_text())) if file.is_file() else []
+    return list(json.loads(file.read_text())["runs"]) if file.is_file() else []
 
 
 def some_epochs(folder: Path, number: int) -> bool:

@@ -14,9 +14,8 @@ from distributed_autolora.data.parquet.reader import read_texts
 from distributed_autolora.errors import UserError
 from distributed_autolora.orchestration.evaluations.post_training import check_attacks
 from distributed_autolora.orchestration.studies.dry_run import dry_run
-from distributed_autolora.orchestration.studies.folder import StudyFolder, describe_study
+from distributed_autolora.orchestration.studies.folder import StudyFolder, study_record
 from distributed_autolora.orchestration.studies.plan import (
-    PlannedRun,
     batches,
     best_trial,
     plan_final,
@@ -26,6 +25,7 @@ from distributed_autolora.orchestration.studies.plan import (
 )
 from distributed_autolora.orchestration.studies.progress import StudyProgress
 from distributed_autolora.orchestration.studies.request import CompareFlags, StudyRequest, study_request
+from distributed_autolora.records import PlannedRun, RunStatus, StudyRecord, TrackedRun
 from distributed_autolora.studies import Arm, Study, with_settings
 from tests.reporting import runs
 from tests.training.tasks import write_task
@@ -60,6 +60,12 @@ def held(home: Path) -> StudyFolder:
     folder = StudyFolder(home / "studies" / "tiny")
     folder.acquire()
     return folder
+
+
+def record_of(folder: StudyFolder) -> StudyRecord:
+    record = folder.record()
+    assert record is not None
+    return record
 
 
 def test_a_search_has_every_point_of_the_grid_on_one_seed_and_the_finals_every_seed() -> None:
@@ -101,10 +107,9 @@ def test_runs_of_one_seed_share_split_order_and_noise_and_a_seed_is_no_new_split
 
 def test_the_best_trial_has_the_highest_validation_score_is_the_first_of_equals_and_finished() -> None:
     runs = plan_search(tiny_study(), 0)
-    for run in runs:
-        run.status = "finished"
+    runs = [replace(run, status="finished") for run in runs]
     assert best_trial(zip(runs, (0.3, 0.5, 0.5, 0.4), strict=True)) == runs[1].settings
-    runs[1].status, runs[2].status = "failed", "stopped_early"
+    runs[1:3] = [replace(runs[1], status="failed"), replace(runs[2], status="stopped_early")]
     assert best_trial(zip(runs, (0.3, 0.5, 0.5, 0.4), strict=True)) == runs[3].settings
     assert best_trial(zip(runs[1:3], (0.5, 0.5), strict=True)) is None
 
@@ -115,26 +120,25 @@ def test_a_continued_study_keeps_what_is_done_and_does_the_rest_again(tmp_path: 
     search = folder.runs[:4]
     for run, accuracy in zip(search[:3], (0.4, 0.6, 0.9), strict=True):
         pretend(folder, run, accuracy, finished=accuracy < 0.9)
-    for run, status in zip(folder.runs, ("running", "finished", "stopped_early", "failed", "running"), strict=False):
-        run.status = status  # type: ignore[assignment]
-    folder.save()
+    statuses: tuple[RunStatus, ...] = ("running", "finished", "stopped_early", "failed", "running")
+    for run, status in zip(list(folder.runs), statuses, strict=False):
+        folder.update(run, status=status)
 
     again = StudyFolder(folder.path)
     again.plan(tiny_study(), (0, 1))
     assert [run.status for run in again.runs[:5]] == ["finished", "finished", "stopped_early", "pending", "pending"]
     assert [run.run for run in again.runs[6:]] == [None, None], "no best trial before the failed trial was tried again"
 
-    again.runs[3].status, again.runs[3].error = "failed", "out of memory"
+    again.update(again.runs[3], status="failed", error="out of memory")
     final = again.plan_final(tiny_study(), (0, 1))
     assert [run.settings for run in final[2:]] == [search[1].settings] * 2
-    assert json.loads((folder.path / "runs.json").read_text())[3]["error"] == "out of memory"
+    assert json.loads((folder.path / "runs.json").read_text())["runs"][3]["error"] == "out of memory"
 
 
 def test_a_trial_that_diverged_is_not_tried_again_and_keeps_its_reason(tmp_path: Path) -> None:
     folder = held(tmp_path)
     folder.plan(tiny_study(), (0, 1))
-    folder.runs[0].status, folder.runs[0].error = "diverged", "the loss is no longer finite"
-    folder.save()
+    folder.update(folder.runs[0], status="diverged", error="the loss is no longer finite")
 
     again = StudyFolder(folder.path)
     again.plan(tiny_study(), (0, 1))
@@ -145,8 +149,8 @@ def test_a_trial_that_diverged_is_not_tried_again_and_keeps_its_reason(tmp_path:
 def test_an_arm_whose_trials_all_failed_has_failed_finals_and_no_number(tmp_path: Path) -> None:
     folder = held(tmp_path)
     folder.plan(tiny_study(), (0,))
-    for run in folder.runs:
-        run.status = "failed" if run.phase == "search" else run.status
+    for run in [run for run in folder.runs if run.phase == "search"]:
+        folder.update(run, status="failed")
     final = folder.plan_final(tiny_study(), (0,))
     assert [(run.status, run.run) for run in final] == [("pending", "final-autolora-seed0"), ("failed", None)]
     assert "no trial" in str(final[1].error)
@@ -178,39 +182,47 @@ def test_named_arms_are_the_ones_that_are_made_and_an_unknown_name_is_refused(tm
 
 def test_a_study_is_not_continued_as_another_one_but_takes_more_seeds(tmp_path: Path) -> None:
     folder = held(tmp_path)
-    folder.describe(describe_study(request(tmp_path)))
-    folder.describe(describe_study(request(tmp_path, seeds=(0, 1, 2))))
-    assert folder.description()["seeds"] == [0, 1, 2]
+    folder.describe(request(tmp_path))
+    folder.describe(request(tmp_path, seeds=(0, 1, 2)))
+    assert record_of(folder).seeds == (0, 1, 2)
     (folder.path / "runs" / "trial").mkdir(parents=True)
     with pytest.raises(UserError, match="begun with other scheduler: grid there, asha here"):
-        folder.describe(describe_study(request(tmp_path, scheduler="asha")))
+        folder.describe(request(tmp_path, scheduler="asha"))
     other = with_settings(ExperimentConfig(), {"optimization.epochs": 3})
     arms = (replace(tiny_study().arms[0], config=other), tiny_study().arms[1])
-    with pytest.raises(UserError, match="values in an arm's config"):
-        folder.describe(describe_study(request(tmp_path, study=tiny_study(arms=arms))))
+    with pytest.raises(UserError, match="values in the config of arm autolora"):
+        folder.describe(request(tmp_path, study=tiny_study(arms=arms)))
+
+
+def test_a_study_has_the_arms_that_were_asked_for_so_far_and_all_commands(tmp_path: Path) -> None:
+    folder = held(tmp_path)
+    for arms, known in ((("twins",), ["twins"]), (("autolora",), ["autolora", "twins"]), ((), ["autolora", "twins"])):
+        asked = request(tmp_path, arms=arms, command=f"compare --arms {' '.join(arms)}")
+        folder.describe(replace(asked, study=folder.asked(asked)))
+        assert [arm.id for arm in record_of(folder).arms] == known
+    assert len(record_of(folder).commands) == 3
 
 
 def test_a_study_that_was_refused_before_its_first_run_is_begun_anew_with_other_flags(tmp_path: Path) -> None:
     folder = held(tmp_path)
-    folder.describe({**describe_study(request(tmp_path)), "mlflow": {"run_id": "refused"}})
-    folder.describe(describe_study(request(tmp_path, scheduler="asha")))
-    assert folder.description()["scheduler"] == "asha"
-    assert "mlflow" not in folder.description()
+    folder.write(replace(study_record(request(tmp_path)), mlflow=TrackedRun("sqlite:///x", "refused")))
+    folder.describe(request(tmp_path, scheduler="asha"))
+    assert (record_of(folder).scheduler, record_of(folder).mlflow) == ("asha", None)
 
 
 def test_seeds_that_have_runs_are_not_left_out_of_the_report(tmp_path: Path) -> None:
     folder = held(tmp_path)
-    folder.describe(describe_study(request(tmp_path, seeds=(0, 1, 2))))
+    folder.describe(request(tmp_path, seeds=(0, 1, 2)))
     folder.plan(tiny_study(), (0, 1, 2))
     folder.save()
-    folder.describe(describe_study(request(tmp_path, seeds=(0, 1))))
-    folder.describe(describe_study(request(tmp_path, seeds=(0, 1, 2))))
+    folder.describe(request(tmp_path, seeds=(0, 1)))
+    folder.describe(request(tmp_path, seeds=(0, 1, 2)))
     last = next(run for run in folder.runs if run.phase == "final" and run.seed == 2)
     folder.folder(last).path.mkdir(parents=True)
     folder.folder(last).create(ExperimentConfig())
     with pytest.raises(UserError, match="give --seeds 3 or more, or another --name"):
-        folder.describe(describe_study(request(tmp_path, seeds=(0, 1))))
-    assert folder.description()["seeds"] == [0, 1, 2]
+        folder.describe(request(tmp_path, seeds=(0, 1)))
+    assert record_of(folder).seeds == (0, 1, 2)
 
 
 def test_an_attack_that_cannot_judge_the_final_runs_is_refused_before_the_first(tmp_path: Path) -> None:
@@ -234,8 +246,8 @@ def test_a_number_of_attacked_images_needs_an_attack_and_an_image(attacks: str, 
 def test_a_study_remembers_on_how_many_images_it_was_judged_last(tmp_path: Path) -> None:
     folder = held(tmp_path)
     for attacks, images, kept in (("apgd", 250, 250), ("pgd10", None, 250), ("autoattack", None, None)):
-        folder.describe(describe_study(request(tmp_path, attacks=attacks, attack_images=images)))
-        assert folder.description().get("attack_images") == kept
+        folder.describe(request(tmp_path, attacks=attacks, attack_images=images))
+        assert record_of(folder).attack_images == kept
 
 
 def test_images_from_elsewhere_are_named_where_they_are_not_the_tasks_own(tmp_path: Path) -> None:
@@ -244,7 +256,7 @@ def test_images_from_elsewhere_are_named_where_they_are_not_the_tasks_own(tmp_pa
     for task, said in (("fashion-mnist-5-9", name), (name, None)):
         config = with_settings(ExperimentConfig(), {"data.path": folder, "data.task": task})
         study = tiny_study(arms=(Arm(id="autolora", label="AutoLoRa", config=config),))
-        assert describe_study(request(tmp_path, study=study)).get("images") == said
+        assert study_record(request(tmp_path, study=study)).images == said
 
 
 def test_a_study_is_in_use_by_one_process_at_a_time(tmp_path: Path) -> None:
@@ -264,12 +276,10 @@ def test_progress_says_result_time_and_what_is_honestly_left() -> None:
     assert progress.seconds_left() is None
     progress.started(other)
     now[0] = 252.0
-    one.status = "finished"
-    progress.ended(one, [replace(runs.history(1)[0], best_robust_accuracy=0.784)])
+    progress.ended(replace(one, status="finished"), [replace(runs.history(1)[0], best_robust_accuracy=0.784)])
     # 14 runs of 252 s are left, 1 of them nearly done, 2 at a time: 13 * 252 / 2 = 1638 s.
     assert said == ["[ 7/21] search twins lr=0.1 gamma=1 seed 0: val PGD-10 78.4 % in 4:12; about 27 min left"]
-    other.status, other.error = "failed", "out of memory"
-    progress.ended(other, [])
+    progress.ended(replace(other, status="failed", error="out of memory"), [])
     assert said[1].startswith("[ 8/21] search twins lr=0.1 gamma=3 seed 0: FAILED (out of memory) in 4:12")
 
 

@@ -26,6 +26,7 @@ from distributed_autolora.records import (
     SanityCheck,
     evaluation_to_json,
 )
+from distributed_autolora.records.reader import FORMAT
 from distributed_autolora.training.methods.cost import total_cost
 from tests.reporting import runs
 from tests.reporting.evaluations import LABEL, evaluation
@@ -54,6 +55,7 @@ def study(folder: Path, *, seeds: int = 3, images: int = 400, autoattack: bool =
         "vanilla-rft": {"optimization.lr": LRS, "optimization.weight_decay": DECAYS},
     }
     description = {
+        "format": FORMAT,
         "study": "tuned_baselines",
         "task": "fashion-mnist-5-9",
         "title": "AutoLoRa against searched TWINS and vanilla RFT",
@@ -64,7 +66,7 @@ def study(folder: Path, *, seeds: int = 3, images: int = 400, autoattack: bool =
         "search_seed": 0,
         "scheduler": "grid",
         "epsilon": 0.1,
-        "command": "python jobs/compare.py --study tuned_baselines --task fashion-mnist-5-9",
+        "commands": ["python jobs/compare.py --study tuned_baselines --task fashion-mnist-5-9"],
         "reference": "autolora",
         "arms": [{"id": arm, "label": LABELS[arm], "grid": grid} for arm, grid in grids.items()],
     } | changes
@@ -83,12 +85,17 @@ def write(folder: Path, description: dict[str, Any], entries: list[dict[str, Any
     """Writes study.json and runs.json."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "study.json").write_text(json.dumps(description))
-    (folder / "runs.json").write_text(json.dumps(entries))
+    (folder / "runs.json").write_text(json.dumps({"format": FORMAT, "runs": entries}))
+
+
+def write_entries(folder: Path, entries: list[dict[str, Any]]) -> None:
+    """Writes runs.json."""
+    write(folder, json.loads((folder / "study.json").read_text()), entries)
 
 
 def entries_of(folder: Path) -> list[dict[str, Any]]:
     """Returns the content of runs.json."""
-    return list(json.loads((folder / "runs.json").read_text()))
+    return list(json.loads((folder / "runs.json").read_text())["runs"])
 
 
 def entry(arm: str, phase: str, seed: int, settings: dict[str, Any], run: str | None, **rest: Any) -> dict[str, Any]:

@@ -15,7 +15,7 @@ import pytest
 
 from distributed_autolora.orchestration.evaluations.folder import EvaluationFolder
 from distributed_autolora.records import AccuracyCount, AttackResult, evaluation_from_json
-from distributed_autolora.reporting.study.loading import Study, load_study
+from distributed_autolora.reporting.study.loading import StudyResults, load_study
 from distributed_autolora.reporting.study.outcomes import pooled_outcomes
 from distributed_autolora.reporting.study.provenance import reproduction, warnings
 from distributed_autolora.reporting.study.statistics import mcnemar_tests
@@ -61,11 +61,11 @@ def judged_runs(folder: Path) -> list[Path]:
     ]
 
 
-def counted(study: Study, metric: str) -> list[Any]:
+def counted(study: StudyResults, metric: str) -> list[Any]:
     return [study.accuracies(arm, metric) for arm in JUDGED]
 
 
-def paired(study: Study, metric: str) -> list[Any]:
+def paired(study: StudyResults, metric: str) -> list[Any]:
     return [test for test in mcnemar_tests(study, pooled_outcomes(study)) if test.metric == metric]
 
 

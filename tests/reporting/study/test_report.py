@@ -58,7 +58,7 @@ def cells(text: str, title: str) -> list[list[str]]:
 
 def change_runs(folder: Path, change: Any) -> None:
     entries = [new for entry in studies.entries_of(folder) if (new := change(entry)) is not None]
-    (folder / "runs.json").write_text(json.dumps(entries))
+    studies.write_entries(folder, entries)
 
 
 def test_every_accuracy_can_be_counted_again_from_the_pooled_outcomes(finished: Path, text: str) -> None:
@@ -223,12 +223,14 @@ def test_a_search_says_which_trial_is_the_best_and_where_in_the_grid(tmp_path: P
     assert "5 of six trials finished" in search_sentence(study, arm)
 
 
-@pytest.mark.parametrize("break_it", ["missing", "corrupt", "stranger"])
+@pytest.mark.parametrize("break_it", ["missing", "corrupt", "stranger", "0.1"])
 def test_a_folder_that_is_no_study_is_refused_in_one_line(tmp_path: Path, break_it: str) -> None:
     if break_it != "missing":
-        studies.write(tmp_path, {"study": "x", "arms": []}, [studies.entry("Other", "final", 0, {}, None)])
+        studies.write_entries(studies.study(tmp_path, seeds=1), [studies.entry("other", "final", 0, {}, None)])
     if break_it == "corrupt":
         (tmp_path / "runs.json").write_text("{")
-    with pytest.raises(UserError, match=r"study\.json|cannot be read|no arm") as refusal:
+    if break_it == "0.1":
+        (tmp_path / "study.json").write_text('{"study": "tuned_baselines", "arms": [{"name": "TWINS"}]}')
+    with pytest.raises(UserError, match=r"study\.json|cannot be read|no arm|version 0\.1") as refusal:
         write_report(tmp_path)
     assert "\n" not in str(refusal.value)

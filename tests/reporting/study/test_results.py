@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from distributed_autolora.reporting.study.loading import APGD, AUTOATTACK, NATURAL, Study, StudyRun, load_study
+from distributed_autolora.reporting.study.loading import APGD, AUTOATTACK, NATURAL, StudyResults, StudyRun, load_study
 from distributed_autolora.reporting.study.statistics import Comparison, compare, corrected, decisive
 from distributed_autolora.reporting.study.text import mlflow_note, status
 from tests.reporting.study import studies
@@ -19,7 +19,7 @@ OTHERS = ("twins", "vanilla-rft")
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Study:
+def finished(tmp_path_factory: pytest.TempPathFactory) -> StudyResults:
     """A finished study of which every evaluated run has APGD beside AutoAttack."""
     study = load_study(studies.study(tmp_path_factory.mktemp("home") / "study"))
     return replace(study, runs=tuple(map(evaluated_by_apgd, study.runs)))
@@ -43,7 +43,7 @@ def cell(baseline: str, own: Sequence[float], other: Sequence[float], metric: st
     return Comparison("autolora", baseline, metric, tuple(own), tuple(other), needed=0.1, student=p, welch=p)
 
 
-def test_of_attacks_that_equally_many_arms_have_the_strongest_decides(finished: Study) -> None:
+def test_of_attacks_that_equally_many_arms_have_the_strongest_decides(finished: StudyResults) -> None:
     def metric_of(*parts: list[Comparison]) -> set[str]:
         return {found.metric for found in decisive(finished, [cell for part in parts for cell in part])}
 
@@ -86,16 +86,16 @@ def test_the_remark_is_that_of_the_tests(p: float) -> None:
     assert replace(tested, student=None, reference_values=(0.5,)).remark == "no test: one seed"
 
 
-def test_only_an_unfinished_study_has_a_status(tmp_path: Path, finished: Study) -> None:
+def test_only_an_unfinished_study_has_a_status(tmp_path: Path, finished: StudyResults) -> None:
     assert status(finished) == ""
     folder = studies.study(tmp_path, autoattack=False)
     entries = studies.entries_of(folder)
     entries[-1]["status"] = "failed"
-    (folder / "runs.json").write_text(json.dumps(entries))
+    studies.write_entries(folder, entries)
     assert f"31 of {len(entries)} runs" in status(load_study(folder))
 
 
-def test_the_mlflow_page_has_every_arms_accuracies_and_only_so_much_text(finished: Study) -> None:
+def test_the_mlflow_page_has_every_arms_accuracies_and_only_so_much_text(finished: StudyResults) -> None:
     text = mlflow_note(finished)
     for arm in finished.arms:
         natural = [100 * counts.accuracy for counts in finished.accuracies(arm.id, NATURAL).values()]
