@@ -1,4 +1,4 @@
-"""What a reader needs to doubt a study's numbers, and to compute them again."""
+"""Warnings about a study's numbers, and how to reproduce them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _PACKAGES = ("distributed-autolora", "torch", "torchvision", "ray", "mlflow", "s
 
 
 def warnings(study: StudyResults, pooled: Any) -> list[str]:
-    """Returns one line for every reason to doubt a number of the report."""
+    """Returns one line for every warning about a number of the report."""
     checks: dict[str, list[str]] = {}
     for run in study.runs:
         for check in (check for evaluation in run.evaluations.values() for check in evaluation.sanity):
@@ -41,21 +41,21 @@ def warnings(study: StudyResults, pooled: Any) -> list[str]:
 
 
 def reproduction(study: StudyResults, pooled: Any) -> str:
-    """Returns the section that says where every number comes from."""
+    """Returns the section that says how every number can be reproduced."""
     digests = split_digests(study)
     kept = "not kept by any run" if pooled is None else "one line an image, seed and method"
     return "\n\n".join(
         filter(
             None,
             [
-                "## How every number can be computed again",
+                "## How to reproduce",
                 "\n".join(["```", *study.record.commands, "```"]),
                 "- accuracies, differences, intervals and McNemar's tests: `outcomes.parquet` beside this file "
                 f"({kept}; right where a prediction equals `label`, `robust/...` is true or false)\n"
                 "- every run's counts, settings, status and cost: `results.csv`\n"
                 "- validation accuracies, schedules, seconds and passes by epoch: `../runs/RUN/history.json`\n"
                 "- the config of a run, to train it again: `../runs/RUN/config.yaml`\n"
-                f"- {_judgement(study)}: {_evaluation_files(study)}",
+                f"- {_attacks(study)}: {_evaluation_files(study)}",
                 f"Data split (SHA-256): {', '.join(f'`{digest}`' for digest in digests) or 'no run has one yet'}. "
                 f"Written with {_versions()}.{_evaluated_with(study)}",
             ],
@@ -76,7 +76,7 @@ def _masked(run: StudyRun, label: str) -> list[str]:
         return []
     epochs = listed([str(epoch) for epoch in found.warned_epochs])
     return [
-        f"{label}, seed {run.seed}: the run's own attack promised too much in epoch {epochs}, and gradients may be "
+        f"{label}, seed {run.seed}: the run's own attack overstates robustness in epoch {epochs}; gradients may be "
         f"masked (largest gap on validation {per_cent(found.largest_gap)} %, epoch {found.largest_gap_epoch})."
     ]
 
@@ -94,18 +94,18 @@ def _splits_apart(study: StudyResults) -> list[str]:
 
 
 def _images_apart(study: StudyResults, pooled: Any) -> list[str]:
-    """Returns a line for every accuracy whose runs were judged on different images."""
+    """Returns a line for every accuracy whose runs were evaluated on different images."""
     runs = [(arm.id, run.seed) for arm in study.arms for run in study.judged(arm.id)]
     lines = []
     for metric in study.metrics:
         found = [judged for arm, seed in runs if (judged := right(pooled, arm, seed, metric)) is not None]
         if len({frozenset(rows) for rows, _ in found}) > 1:
-            lines.append(f"The runs were not judged on the same images ({metric_label(metric)}): do not compare these.")
+            lines.append(f"The runs were not evaluated on the same images ({metric_label(metric)}).")
     return lines
 
 
-def _judgement(study: StudyResults) -> str:
-    """Returns the name of the attacks that judged beside the runs' own."""
+def _attacks(study: StudyResults) -> str:
+    """Returns the name of the attacks that evaluated the models beside the runs' own."""
     return "APGD" if APGD in study.metrics and AUTOATTACK not in study.metrics else "AutoAttack"
 
 
@@ -128,7 +128,7 @@ def _versions() -> str:
 
 
 def _evaluated_with(study: StudyResults) -> str:
-    attack = APGD if _judgement(study) == "APGD" else AUTOATTACK
+    attack = APGD if _attacks(study) == "APGD" else AUTOATTACK
     found = [found[0].package_versions for run in study.runs if (found := run.evaluation_by(attack))]
     versions = {", ".join(f"{name} {one}" for name, one in sorted(versions.items())) for versions in found}
-    return f" {_judgement(study)} ran with {'; '.join(sorted(versions))}." if versions else ""
+    return f" {_attacks(study)} ran with {'; '.join(sorted(versions))}." if versions else ""

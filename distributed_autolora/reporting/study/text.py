@@ -64,9 +64,12 @@ def mlflow_note(study: StudyResults, length: int = 8000) -> str:
 
 
 def status(study: StudyResults) -> str:
-    """Returns how many runs of a study that is not finished are done, "" for a finished one."""
+    """Returns whether the study is finished: how many of its runs are done, of how many arms and seeds."""
     done = sum(run.status in ("finished", "stopped_early") for run in study.runs)
-    return f"Status: not finished, {done} of {len(study.runs)} runs done." if run_tables.is_unfinished(study) else ""
+    if run_tables.is_unfinished(study):
+        return f"Status: not finished, {done} of {len(study.runs)} runs done."
+    arms, seeds = counted(len(study.arms), "arm"), counted(len(study.record.seeds), "seed")
+    return f"Status: finished, {done} of {len(study.runs)} runs done, {arms}, {seeds}."
 
 
 def _result(study: StudyResults, cell: Comparison) -> str:
@@ -74,7 +77,7 @@ def _result(study: StudyResults, cell: Comparison) -> str:
     adjusted = [p for p in (cell.student_holm, cell.welch_holm) if p is not None]
     test = f"{cell.remark}, p = {p_value(max(adjusted))}" if adjusted else cell.remark
     return (
-        f"{study.arm(cell.reference).label} {own} %, {study.arm(cell.baseline).label} {other} % "
+        f"*{study.arm(cell.reference).label}* {own} % against *{study.arm(cell.baseline).label}* {other} % "
         f"{metric_label(cell.metric)} accuracy: {points(cell.difference)} points over {cell.seeds} ({test})."
     )
 
@@ -87,7 +90,7 @@ def _setting(study: StudyResults) -> str:
     judged = [run.result for run in study.runs if run.phase == "final" and run.counts and run.result]
     if judged:
         sizes = dict.fromkeys((result.train_images, result.val_images) for result in judged)
-        trained = " or ".join(f"{train:,} training and {val:,} validation" for train, val in sizes)
+        trained = " or ".join(f"{train:,} training, {val:,} validation" for train, val in sizes)
         parts.append(f"{judged[0].num_classes} classes; {trained} and {judged[0].test_images:,} test images.")
     shared = "All runs share" if len(split_digests(study)) < 2 else "Arms that are compared share"
     parts.append(

@@ -115,7 +115,7 @@ def test_the_gap_in_the_check_nearest_to_the_chosen_epoch_is_a_column(text: str)
 def test_arms_of_several_sizes_are_told_apart_and_a_split_of_its_own_is_no_fault(text: str) -> None:
     setting = section(text, "What was compared")
     assert "Task fashion-mnist-5-9 (images of fashion-mnist-5-9-other);" in setting
-    trained = [part.split()[-1] for part in setting.split(" training and ")[:-1]]
+    trained = [part.split()[-1] for part in setting.split(" training, ")[:-1]]
     assert int(trained[1].replace(",", "")) == 2 * int(trained[0].replace(",", ""))
     assert "Arms that are compared share one split" in setting
     assert "do not share one data split" not in text

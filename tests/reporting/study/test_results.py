@@ -86,8 +86,8 @@ def test_the_remark_is_that_of_the_tests(p: float) -> None:
     assert replace(tested, student=None, reference_values=(0.5,)).remark == "no test: one seed"
 
 
-def test_only_an_unfinished_study_has_a_status(tmp_path: Path, finished: StudyResults) -> None:
-    assert status(finished) == ""
+def test_a_failed_final_run_leaves_a_study_unfinished(tmp_path: Path, finished: StudyResults) -> None:
+    assert status(finished).startswith("Status: finished")
     folder = studies.study(tmp_path, autoattack=False)
     entries = studies.entries_of(folder)
     entries[-1]["status"] = "failed"
