@@ -80,14 +80,13 @@ def run_parts(
     """Runs the parts in order, each on the images that were robust to those before it, all of these in one batch.
 
     Call it inside `guard.preserve_state`: pyautoattack seeds the global random numbers, stops tracers and does
-    not call `model.eval()`.
+    not call `model.eval()`. The result depends on n, the batch size.
 
     Args:
         model: logits of images in [0, 1], in eval mode.
         x: [n, C, H, W] float32 images on the model's device; y: [n] int64 labels, there too.
         parts: names from `attacks.AUTOATTACK_PARTS`, such as `attacks.parts_for` gives.
         num_classes: outputs of the model.
-        seed: of every part; the result also depends on n, the batch size.
     """
     with torch.no_grad():
         robust = model(x).argmax(1) == y

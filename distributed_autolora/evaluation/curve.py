@@ -39,16 +39,12 @@ def robustness_curve(
     curve never rises. At 0 it is the natural accuracy. Like any PGD result it is an upper bound.
 
     Args:
-        model, x, y: as in `chunks.evaluate_chunk`.
+        model, x, y: as in `chunks.evaluate_chunk`; `seed` is the chunk's own.
         threat_model: gives the norm; its own epsilon does not matter here.
-        epsilons: radii, in any order; 0 is always added.
-        seed: of the random starts; the chunk's own.
-        num_steps: gradient steps from each start.
-        random_starts: besides the clean start, not negative.
+        epsilons: radii, not negative, in any order; 0 is always added.
 
     Raises:
-        ValueError: for images that are not float32 [n, C, H, W], or a negative epsilon.
-        UserError: for images outside [0, 1], or a model that cannot be evaluated.
+        ValueError: as `evaluate_chunk`; so UserError.
     """
     radii = sorted({0.0, *epsilons})
     balls = {radius: ThreatModel(threat_model.norm, radius, threat_model.bounds) for radius in radii}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from scipy.stats import binom, binomtest
+
 MASKING_LIMIT = 0.02
 """Largest acceptable gradient-masking gap; two strong attacks differ by less on ordinary models."""
 _CONFIDENCE = 0.95
@@ -16,8 +18,6 @@ def least_share(broken: int, total: int) -> float:
         broken: images that are robust to the weaker attack only, from 0 to `total`.
         total: images that were attacked, at least 1.
     """
-    from scipy.stats import binomtest
-
     interval = binomtest(broken, total, alternative="greater").proportion_ci(_CONFIDENCE, method="exact")
     return float(interval.low)
 
@@ -32,7 +32,5 @@ def overstates(broken: int, total: int) -> bool:
 
 def warns_from(total: int) -> int:
     """Returns the smallest number of broken images of `total` for which `overstates` is true."""
-    from scipy.stats import binom
-
     # That the bound is above the limit means that at the limit so many or more are seen in less than 5 % of the cases.
     return int(binom.isf(1 - _CONFIDENCE, total, MASKING_LIMIT)) + 1

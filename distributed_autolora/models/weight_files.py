@@ -14,6 +14,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
+import pyarrow.fs
 import safetensors.torch
 import torch
 from safetensors import SafetensorError
@@ -110,8 +111,6 @@ def _name(where: str) -> str:
 def _read(where: str) -> bytes:
     try:
         if "://" in where:
-            import pyarrow.fs
-
             filesystem, path = pyarrow.fs.FileSystem.from_uri(where)
             with filesystem.open_input_file(path) as file:
                 return bytes(file.read())

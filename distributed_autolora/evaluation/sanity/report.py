@@ -16,7 +16,6 @@ from distributed_autolora.evaluation.guard import prepared
 from distributed_autolora.evaluation.sanity import model as of_model
 from distributed_autolora.evaluation.sanity import search as of_search
 from distributed_autolora.evaluation.sanity.rules import Subject
-from distributed_autolora.evaluation.sanity.stronger_attack import stronger
 from distributed_autolora.records import AccuracyCount, SanityCheck
 
 SQUARE_QUERIES = 500
@@ -37,20 +36,15 @@ def check_sanity(
     """Runs every check; it costs about 400 gradients and `square_queries` forwards an image.
 
     Args:
-        model: logits of images in [0, 1]; left as it was.
-        x: [n, C, H, W] float32 images in [0, 1]; 100 to 200 test images are enough, 1 is the least.
-        y: [n] labels.
-        threat_model: the one that the model was evaluated under.
-        accuracies: what was measured on the whole test set, for the order of attacks; keys such as
-            "natural_accuracy" and "robust_accuracy/autoattack".
+        model, x, y: as in `chunks.evaluate_chunk`; 100 to 200 test images are enough, 1 is the least.
+        threat_model: of the evaluation.
+        accuracies: of the whole test set, by their logged names, for the order of attacks.
         seed: of random starts, noise and Square.
         step_size: length of a PGD step; None: epsilon / 4.
-        square_queries: budget of the Square attack, which runs on all images here.
         batch_size: images per forward, for memory only.
 
     Raises:
-        ValueError: for no images, or images that are not float32 [n, C, H, W].
-        UserError: for images outside [0, 1], or a model that cannot be evaluated.
+        ValueError: for no images, else as `evaluate_chunk`; so UserError.
     """
     if not len(x):
         raise ValueError("sanity checks need at least one image")
@@ -71,5 +65,5 @@ def check_sanity(
             of_search.order(evidence, accuracies or {}),
             of_search.large_epsilon(subject),
             of_search.square(evidence),
-            stronger(subject, evidence),
+            of_search.stronger(subject, evidence),
         )

@@ -15,8 +15,7 @@ from distributed_autolora.core.threat_model import ThreatModel
 from distributed_autolora.evaluation.sanity.model import batch_independence, inputs, zero_gradients
 from distributed_autolora.evaluation.sanity.report import check_sanity
 from distributed_autolora.evaluation.sanity.rules import Subject, slack, status_of, worst
-from distributed_autolora.evaluation.sanity.search import gather, order, random_start, restarts
-from distributed_autolora.evaluation.sanity.stronger_attack import stronger
+from distributed_autolora.evaluation.sanity.search import gather, order, random_start, restarts, stronger
 from distributed_autolora.evaluation.trajectories import start_noise, trajectory
 from distributed_autolora.records import AccuracyCount, SanityCheck
 from tests.evaluation.models import (
