@@ -17,14 +17,14 @@ from distributed_autolora.orchestration.cluster import connection
 from distributed_autolora.orchestration.evaluations.export import export
 from distributed_autolora.orchestration.evaluations.folder import OUTCOMES_FILE, RESULT_FILE, joined
 from distributed_autolora.orchestration.evaluations.plan import Plan, make_plan
-from distributed_autolora.orchestration.evaluations.progress import chunk_progress
 from distributed_autolora.orchestration.evaluations.request import EvaluationRequest
 from distributed_autolora.orchestration.evaluations.result import counts_of, describe
 from distributed_autolora.orchestration.evaluations.tracking import track, tracked_run
 from distributed_autolora.orchestration.evaluations.worker_pool import Call, WorkerPool
 from distributed_autolora.orchestration.runs.folder import RunFolder
+from distributed_autolora.progress import ProgressBar
 from distributed_autolora.records import AccuracyCount, Curve, CurvePoint, Evaluation, SanityCheck
-from distributed_autolora.reporting.evaluation import evaluation_table
+from distributed_autolora.reporting.evaluation import chunk_line, evaluation_table
 
 _SANITY_IMAGES = 128
 
@@ -130,13 +130,18 @@ def _evaluate_chunks(
     found: dict[int, tuple[Columns, float]] = {}
     if not missing:
         return found
-    with chunk_progress(in_all, in_all - len(missing)) as say:
-        calls = [Call(f"Chunk {chunk.index}", "chunk", (chunk,)) for chunk in missing]
-        for call, (columns, seconds) in pool.run(calls):
+    before, start = in_all - len(missing), time.monotonic()
+    with ProgressBar("chunk", in_all, before) as bar:
+        for call, (columns, seconds) in pool.run(
+            [Call(f"Chunk {chunk.index}", "chunk", (chunk,)) for chunk in missing]
+        ):
             (chunk,) = call.arguments
             plan.folder.write_chunk(chunk, columns, seconds)
             found[chunk.index] = columns, seconds
-            say(chunk.index, counts_of(columns), seconds)
+            done = before + len(found)
+            left = (time.monotonic() - start) / len(found) * (in_all - done)
+            print_line(chunk_line(done, in_all, chunk.index, counts_of(columns), seconds, left))
+            bar.update(done)
     return found
 
 
