@@ -65,9 +65,7 @@ def _sanity(checks: tuple[SanityCheck, ...]) -> list[str]:
 
 def _heading(evaluation: Evaluation) -> list[str]:
     images, available = evaluation.test_images, evaluation.test_images_available
-    which = (
-        f"a subset of {images:,} of {available:,} test images" if evaluation.is_subset else f"{images:,} test images"
-    )
+    which = f"a subset of {images:,} of {available:,}" if evaluation.is_subset else f"{images:,}"
     task = f" of {evaluation.task}" if evaluation.task else ""
     text = f"{evaluation.model} on {which} test images{task}; perturbations of at most "
     return textwrap.wrap(f"{text}{pixel_fraction(evaluation.epsilon)} a pixel (L-infinity)", WIDTH)

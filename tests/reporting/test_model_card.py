@@ -114,6 +114,9 @@ def test_the_table_fits_80_columns_and_says_what_autoattack_was() -> None:
     assert LABEL in table
     assert "84.1 %" in table
     assert "PASS  steps" in table
+    assert table.startswith("demo-1 on 1,000 test images of fashion-mnist-5-9;")
+    subset = evaluation_table(evaluation(test_images_available=2000))
+    assert subset.startswith("demo-1 on a subset of 1,000 of 2,000 test images of fashion-mnist-5-9;")
 
 
 def test_the_line_of_a_chunk_fits_80_columns() -> None:
