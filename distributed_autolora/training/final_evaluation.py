@@ -58,8 +58,24 @@ def evaluate_finally(
         history: one record an epoch.
         weights: file of the pre-trained weights.
     """
+    summary = _summary(config, data, history)
+    if not config.evaluation.test_split:
+        return FinalEvaluation(summary)
+    linear_head = None
+    if config.evaluation.linear_head and weights is not None:
+        linear_head = _accuracies(_predictions(config, data, _linear_head(config, data, model, weights), attack))
+    predictions = _predictions(config, data, model, attack)
+    test = _accuracies(predictions)
+    summary = replace(summary, test=test, test_images=data.num_test, linear_head=linear_head)
+    names = ("row", "label", "natural_prediction", f"{summary.attack}_prediction")
+    outcomes = {name: column.numpy() for name, column in zip(names, predictions.unbind(1), strict=True)}
+    return FinalEvaluation(summary, _samples(data, model, attack), outcomes)
+
+
+def _summary(config: ExperimentConfig, data: TaskData, history: Sequence[EpochRecord]) -> RunSummary:
+    """Returns sizes and validation accuracies; the test split stays closed."""
     best = history[history[-1].best_epoch - 1]
-    summary = RunSummary(
+    return RunSummary(
         stopped_epoch=len(history),
         best_epoch=best.epoch,
         class_names=tuple(data.table.class_names),
@@ -75,17 +91,6 @@ def evaluate_finally(
         test=None,
         linear_head=None,
     )
-    if not config.evaluation.test_split:
-        return FinalEvaluation(summary)
-    linear_head = None
-    if config.evaluation.linear_head and weights is not None:
-        linear_head = _accuracies(_predictions(config, data, _linear_head(config, data, model, weights), attack))
-    predictions = _predictions(config, data, model, attack)
-    test = _accuracies(predictions)
-    summary = replace(summary, test=test, test_images=data.num_test, linear_head=linear_head)
-    names = ("row", "label", "natural_prediction", f"{best.attack}_prediction")
-    outcomes = {name: column.numpy() for name, column in zip(names, predictions.unbind(1), strict=True)}
-    return FinalEvaluation(summary, _samples(data, model, attack), outcomes)
 
 
 def _linear_head(config: ExperimentConfig, data: TaskData, like: Classifier, weights: str) -> Classifier:

@@ -62,12 +62,10 @@ def train_run(
             _check(config, inputs, checked)
         else:
             config, folder = found
-            _acquire(folder, stack)  # a run that another process holds is refused at once
-            folder.history()  # so is one of version 0.1
+            _acquire(folder, stack)
         _connect(config, None if found is None else _known_tracking(folder).get("uri"))
         if found is None:
-            config, folder = _new_run(config)
-            _acquire(folder, stack)
+            config, folder = _new_run(config, stack)
         if folder.is_finished():
             return _show_finished(folder)
         name, config = run_name(config), with_name(config, folder)
@@ -77,8 +75,10 @@ def train_run(
 
 
 def _acquire(folder: RunFolder, stack: ExitStack) -> None:
+    """Refuses a run that another process holds, and one of version 0.1."""
     folder.acquire()
     stack.callback(folder.release)
+    folder.history()
 
 
 def _check(config: ExperimentConfig, inputs: Inputs, checked: bool) -> None:
@@ -103,13 +103,15 @@ def _connect(config: ExperimentConfig, tracking_uri: str | None) -> None:
     store.result()
 
 
-def _new_run(config: ExperimentConfig) -> tuple[ExperimentConfig, RunFolder]:
-    """Chooses the precision for the hardware, and the folder."""
+def _new_run(config: ExperimentConfig, stack: ExitStack) -> tuple[ExperimentConfig, RunFolder]:
+    """Chooses the precision for the hardware, and acquires the folder."""
     from distributed_autolora.orchestration.cluster.connection import hardware_precision
 
     if is_precision_open(config):
         config = with_precision(config, hardware_precision(config))
-    return config, next_run(output_home(config.run), run_name(config))
+    folder = next_run(output_home(config.run), run_name(config))
+    _acquire(folder, stack)
+    return config, folder
 
 
 def _show_finished(folder: RunFolder) -> FinishedRun:
