@@ -33,12 +33,10 @@ def export_model(model: PortableModel, folder: Path, batches: Iterable[Tensor]) 
         folder: existing folder that gets "model.safetensors" and "model.pt2".
         batches: images in [0, 1], at least one batch of at least one image; the test images.
 
-    Returns:
-        The largest absolute difference of a logit by file name.
+    Returns the largest absolute difference of a logit by file name.
 
     Raises:
-        RunFailedError: when a reloaded model computes something else.
-        StorageError: when a file cannot be written.
+        RunFailedError: when a reloaded model computes something else, or a file cannot be written.
     """
     images = iter(batches)
     first = next(images)

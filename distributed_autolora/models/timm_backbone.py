@@ -24,14 +24,8 @@ def timm_backbone(
 ) -> tuple[nn.Module, str, int | None]:
     """Builds a timm network without dropout and stochastic depth; nothing is downloaded.
 
-    Args:
-        name: as in `timm_names`.
-        num_classes: outputs of the head.
-        channels: of the images.
-        size: side of the images, for networks that are built for one size; None: the published one.
-
-    Returns:
-        The network, the name of its head in it, and the one size that it takes (None: any).
+    Returns the network, the name of its head in it, and the one size of images that it takes (None: any): `size` if
+    that is given, else the published one.
 
     Raises:
         UserError: for an unknown name, or a network without exactly one linear head.

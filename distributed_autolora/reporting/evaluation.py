@@ -19,12 +19,10 @@ def chunk_line(
     """Returns a finished chunk in one line.
 
     Args:
-        number: chunks that are finished, this one included.
-        in_all: chunks of the evaluation.
+        number: chunks that are finished, this one included, of `in_all`.
         index: of the chunk.
         counts: its accuracies by their logged names.
-        seconds: that it took.
-        seconds_left: expected time to the last chunk.
+        seconds: that it took; `seconds_left`: expected until the last chunk.
     """
     shares = [
         f"{name.removeprefix('robust_accuracy/').removesuffix('_accuracy')} {100 * count.accuracy:.1f} %"

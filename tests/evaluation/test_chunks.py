@@ -282,7 +282,7 @@ class Unconnected(nn.Module):
         return F.one_hot((4 * x).long().flatten(1).sum(1) % NUM_CLASSES, NUM_CLASSES).float()
 
 
-def test_what_cannot_be_judged_is_refused_in_one_line() -> None:
+def test_what_cannot_be_evaluated_is_refused_in_one_line() -> None:
     model, (x, y) = robust_model(), shipped_images(4)
     broken = robust_model()
     with torch.no_grad():

@@ -25,13 +25,7 @@ def counts_of(columns: Columns) -> dict[str, AccuracyCount]:
 
 
 def describe(plan: Plan, outcomes: Columns, *, chunk_seconds: float) -> Evaluation:
-    """Returns the record of an evaluation without curve and sanity checks.
-
-    Args:
-        plan: the evaluation.
-        outcomes: columns over all evaluated images.
-        chunk_seconds: sum over all chunks.
-    """
+    """Returns the record of an evaluation, without curve and sanity checks, from the columns over all images."""
     task, request, table, counts = plan.task, plan.request, plan.table, counts_of(outcomes)
     labels = {
         attack.name: label(attack, len(table.class_names), threat_model=task.threat_model, step_size=task.step_size)

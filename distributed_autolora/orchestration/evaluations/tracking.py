@@ -61,11 +61,7 @@ def tracked_run(plan: Plan) -> Iterator[TrackedRun]:
 
 
 def track(plan: Plan, evaluation: Evaluation, files: list[Path], tracked: TrackedRun) -> None:
-    """Logs metrics, tags and files of an evaluation, and registers the model if that was asked for.
-
-    Raises:
-        UserError: when the model cannot be registered.
-    """
+    """Logs metrics, tags and files of an evaluation, and registers the model if that was asked for."""
     metrics, tags = _metrics(plan, evaluation), _tags(plan, evaluation)
     try:
         mlflow_tracking.log_evaluation(tracked.uri, tracked.run_id, metrics=metrics, tags=tags, files=files)

@@ -1,4 +1,4 @@
-"""However many workers judge, and whatever is lost on the way, every image has the outcome of a plain evaluation."""
+"""Every image has the outcome of a plain evaluation, whatever the number of workers, and also if some are lost."""
 
 from __future__ import annotations
 
