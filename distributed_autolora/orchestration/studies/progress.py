@@ -1,4 +1,4 @@
-"""What a person sees while a study goes on: one line for each run that ends."""
+"""The progress of a study: one line for each run that ends."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from distributed_autolora.reporting.format import attack_label, duration, left_t
 
 
 class StudyProgress:
-    """Counts runs, takes their times, and says a line for each that ends.
+    """Counts runs, takes their times, and prints a line for each that ends.
 
     Args:
         in_all: runs of the study.
@@ -39,7 +39,7 @@ class StudyProgress:
         self._started[str(run.run)] = self._clock()
 
     def ended(self, run: PlannedRun, history: Sequence[EpochRecord]) -> None:
-        """Says what became of a run.
+        """Prints how a run ended.
 
         Args:
             run: with its new status.

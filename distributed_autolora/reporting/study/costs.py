@@ -10,51 +10,38 @@ from distributed_autolora.reporting.study.loading import StudyResults, StudyRun
 
 @dataclass(frozen=True)
 class Cost:
-    """Training and validation; the judgement on the test split is not in it. None: not recorded."""
+    """Training and validation; the test is not in it."""
 
-    worker_seconds: float
-    forward_passes: int | None
-    backward_passes: int | None
+    worker_seconds: float = 0.0
+    forward_passes: int = 0
+    backward_passes: int = 0
 
     @property
-    def passes(self) -> int | None:
+    def passes(self) -> int:
         """Forward and backward image passes together."""
-        known = self.forward_passes is not None and self.backward_passes is not None
-        return (self.forward_passes or 0) + (self.backward_passes or 0) if known else None
+        return self.forward_passes + self.backward_passes
 
     def __add__(self, other: Cost) -> Cost:
         return Cost(
             self.worker_seconds + other.worker_seconds,
-            _sum([self.forward_passes, other.forward_passes]),
-            _sum([self.backward_passes, other.backward_passes]),
+            self.forward_passes + other.forward_passes,
+            self.backward_passes + other.backward_passes,
         )
-
-    def over(self, runs: int) -> Cost:
-        """Returns the mean of a sum over `runs` runs."""
-        forward, backward = (
-            None if count is None else round(count / runs) for count in (self.forward_passes, self.backward_passes)
-        )
-        return Cost(self.worker_seconds / runs, forward, backward)
-
-
-NOTHING = Cost(0.0, 0, 0)
 
 
 def cost_of(run: StudyRun) -> Cost:
-    """Returns the cost of a run: from its result, or of the epochs it finished, as far as they were recorded."""
+    """Returns the cost of a run: from its result, or of the epochs it finished."""
     if run.result is not None:
-        told = run.result.cost
-        return Cost(told.worker_seconds, told.forward_passes, told.backward_passes)
-    seconds = sum(record["seconds/epoch"] * record.get("num_workers", 1) for record in run.history)
-    forward, backward = (
-        _sum([record.get(f"passes/{way}") for record in run.history]) for way in ("forward", "backward")
+        cost = run.result.cost
+        return Cost(cost.worker_seconds, cost.forward_passes, cost.backward_passes)
+    return sum(
+        (Cost(e.epoch_seconds * e.num_workers, e.passes.forward, e.passes.backward) for e in run.history), Cost()
     )
-    return Cost(seconds, forward, backward)
 
 
 def total(runs: Iterable[StudyRun]) -> Cost:
-    """Returns the cost of several runs together; that of no run is nothing."""
-    return sum((cost_of(run) for run in runs), NOTHING)
+    """Returns the cost of several runs together."""
+    return sum((cost_of(run) for run in runs), Cost())
 
 
 def search_cost(study: StudyResults, arm: str) -> Cost:
@@ -65,9 +52,7 @@ def search_cost(study: StudyResults, arm: str) -> Cost:
 def mean_final_cost(study: StudyResults, arm: str) -> Cost | None:
     """Returns the mean cost of an arm's finished final runs, None where there is none."""
     runs = study.judged(arm)
-    return total(runs).over(len(runs)) if runs else None
-
-
-def _sum(counts: list[int | None]) -> int | None:
-    known = [count for count in counts if count is not None]
-    return sum(known) if len(known) == len(counts) else None
+    if not runs:
+        return None
+    cost, count = total(runs), len(runs)
+    return Cost(cost.worker_seconds / count, round(cost.forward_passes / count), round(cost.backward_passes / count))

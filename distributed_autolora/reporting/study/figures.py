@@ -102,7 +102,7 @@ def search_figure(study: StudyResults) -> Figure | None:
 def similarity_figure(study: StudyResults) -> Figure | None:
     """Returns gradient similarity and robust validation accuracy by epoch; None where it was not measured."""
     measured = {
-        arm.id: [run for run in study.of(arm.id, "final") if "gradient_similarity" in (run.history or [{}])[-1]]
+        arm.id: [run for run in study.of(arm.id, "final") if run.history and run.history[-1].gradient_similarity]
         for arm in study.arms
     }
     attack = next((run.attack for runs in measured.values() for run in runs if run.attack), None)
@@ -228,7 +228,7 @@ def _draw_by_epoch(
 
     for index, (name, runs) in enumerate(measured.items()):
         colour = _COLOURS[index % len(_COLOURS)]
-        lines = [scale * np.array(series(run.history, key)) for run in runs]
+        lines = [scale * np.array(series([record.metrics() for record in run.history], key)) for run in runs]
         for line in lines:
             axes.plot(np.arange(1, len(line) + 1), line, color=colour, linewidth=0.8, alpha=0.5)
         if lines:

@@ -34,7 +34,6 @@ ROBUST = "robust_accuracy/"
 AUTOATTACK = ROBUST + "autoattack"
 APGD = ROBUST + "apgd"
 """The first two attacks of AutoAttack."""
-_BEST_VALIDATION = "best_val/" + ROBUST
 
 
 @dataclass(frozen=True)
@@ -49,7 +48,7 @@ class StudyRun:
     status: str
     error: str | None
     folder: Path | None
-    history: list[dict[str, Any]] = field(default_factory=list)
+    history: list[EpochRecord] = field(default_factory=list)
     result: RunResult | None = None
     masking: MaskingSummary | None = None
     """What the checks by a stronger attack found; None without a check."""
@@ -72,15 +71,12 @@ class StudyRun:
     @property
     def validation_accuracy(self) -> float | None:
         """Best robust validation accuracy so far: what a search selects by. None for a failed run."""
-        if self.status == "failed" or not self.history:
-            return None
-        return next((float(v) for key, v in self.history[-1].items() if key.startswith(_BEST_VALIDATION)), None)
+        return self.history[-1].best_robust_accuracy if self.history and self.status != "failed" else None
 
     @property
     def attack(self) -> str | None:
         """Name of the validation attack, such as "pgd10"."""
-        keys = self.history[-1] if self.history else ()
-        return next((key.removeprefix(_BEST_VALIDATION) for key in keys if key.startswith(_BEST_VALIDATION)), None)
+        return self.history[-1].attack if self.history else None
 
     def config(self) -> dict[str, Any]:
         """Returns the run's effective config as nested dicts; empty where it has none."""
@@ -179,7 +175,7 @@ def _run(folder: Path, planned: PlannedRun, attack_images: int | None) -> StudyR
         status="failed" if planned.status == "diverged" else planned.status,
         error=planned.error,
         folder=home,
-        history=[record.metrics() for record in records],
+        history=records,
         result=result,
         masking=(result and result.masking) or masking_summary(records),
         evaluations=_evaluations(home, attack_images) if home else {},

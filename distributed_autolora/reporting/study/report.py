@@ -76,7 +76,7 @@ def _record(study: StudyResults, run: StudyRun) -> dict[str, Any]:
         "status": run.status,
         "error": run.error,
         "epochs": len(run.history),
-        "best_epoch": run.history[-1].get("best_epoch") if run.history else None,
+        "best_epoch": run.history[-1].best_epoch if run.history else None,
         "best_val/robust_accuracy": run.validation_accuracy,
         "worker_seconds": cost.worker_seconds,
         "forward_passes": cost.forward_passes,

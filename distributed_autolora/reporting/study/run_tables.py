@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import statistics
-from typing import Any
 
-from distributed_autolora.records import ArmRecord, series, settings_text, value
+from distributed_autolora.records import ArmRecord, EpochRecord, settings_text
 from distributed_autolora.reporting.format import compact, duration
 from distributed_autolora.reporting.markdown import NONE, counted, per_cent, table
 from distributed_autolora.reporting.study.costs import Cost, mean_final_cost, search_cost
 from distributed_autolora.reporting.study.format import error_text, number
 from distributed_autolora.reporting.study.loading import StudyResults, StudyRun
-
-_SIMILARITY = "gradient_similarity"
 
 
 def cost_table(study: StudyResults) -> str:
@@ -54,8 +51,7 @@ def similarity_table(study: StudyResults) -> str | None:
     """Returns the gradient similarity of each arm at the first, the middle and the last epoch; None without any."""
     rows = []
     for run in (run for arm in study.arms for run in study.of(arm.id, "final")):
-        values = [(record["epoch"], value(record, _SIMILARITY)) for record in run.history]
-        known = [(epoch, similarity) for epoch, similarity in values if similarity is not None]
+        known = [(record.epoch, found.by_image) for record in run.history if (found := record.gradient_similarity)]
         if known:
             picked = (known[0], known[len(known) // 2], known[-1])
             cells = [f"{similarity:.3f} (epoch {epoch})" for epoch, similarity in picked]
@@ -139,46 +135,42 @@ def _trial_note(run: StudyRun) -> str:
 
 
 def _cost_cells(cost: Cost, base: Cost | None) -> list[str]:
-    time, passes = NONE, NONE
-    if base is not None and base.worker_seconds > 0:
-        time = f"{cost.worker_seconds / base.worker_seconds:.1f}"
-    if base is not None and base.passes and cost.passes is not None:
-        passes = f"{cost.passes / base.passes:.1f}"
+    time = f"{cost.worker_seconds / base.worker_seconds:.1f}" if base and base.worker_seconds else NONE
+    passes = f"{cost.passes / base.passes:.1f}" if base and base.passes else NONE
     return [duration(cost.worker_seconds), _count(cost.forward_passes), _count(cost.backward_passes), time, passes]
 
 
-def _count(passes: int | None) -> str:
-    return "not recorded" if passes is None else f"{passes:,}" if passes < 10**6 else f"{passes / 1e6:,.2f} M"
+def _count(passes: int) -> str:
+    return f"{passes:,}" if passes < 10**6 else f"{passes / 1e6:,.2f} M"
 
 
-def _schedule_cells(history: list[dict[str, Any]]) -> list[str]:
-    rates = series(history, "lr")
+def _schedule_cells(history: list[EpochRecord]) -> list[str]:
+    rates = [record.lr for record in history]
     changed = f" to {compact(rates[-1])}, mean {compact(statistics.fmean(rates))}" if len(set(rates)) > 1 else ""
+    first, last = history[0], history[-1]
     return [
         str(len(history)),
-        str(history[-1].get("best_epoch", NONE)),
+        str(last.best_epoch),
         compact(rates[0]) + changed,
         _events(history) or NONE,
-        _from_to(history, "natural_weight"),
-        _from_to(history, "kl_weight"),
+        _from_to(first.natural_weight, last.natural_weight),
+        _from_to(first.kl_weight, last.kl_weight),
     ]
 
 
-def _events(history: list[dict[str, Any]]) -> str:
+def _events(history: list[EpochRecord]) -> str:
     """Returns "halved 9 (back to 7), 13; x 0.1 17": what was done after which epoch."""
     done: dict[str, list[str]] = {}
-    for record in history[:-1] if not history[-1].get("stopped") else history:
-        lr, after = value(record, "lr"), value(record, "next_lr")
-        back = f" (back to {record['restored_epoch']})" if record.get("restored") else ""
-        if record.get("halved"):
-            done.setdefault("halved", []).append(f"{record['epoch']}{back}")
-        elif lr and after is not None and after < lr:
-            done.setdefault(f"x {after / lr:.2g}", []).append(f"{record['epoch']}{back}")
-        if record.get("stopped"):
-            done.setdefault("stopped", []).append(str(record["epoch"]))
+    for record in history if history[-1].stopped else history[:-1]:
+        back = f" (back to {record.restored_epoch})" if record.restored else ""
+        if record.halved:
+            done.setdefault("halved", []).append(f"{record.epoch}{back}")
+        elif record.next_lr < record.lr:
+            done.setdefault(f"x {record.next_lr / record.lr:.2g}", []).append(f"{record.epoch}{back}")
+        if record.stopped:
+            done.setdefault("stopped", []).append(str(record.epoch))
     return "; ".join(f"{what} {', '.join(epochs)}" for what, epochs in done.items())
 
 
-def _from_to(history: list[dict[str, Any]], key: str) -> str:
-    first, last = value(history[0], key), value(history[-1], key)
+def _from_to(first: float | None, last: float | None) -> str:
     return NONE if first is None or last is None else f"{first:.2f} to {last:.2f}"
