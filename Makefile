@@ -32,7 +32,7 @@ test-long: $(INSTALLED)  ## run the long tests, and the numerical ones without n
 mutants: $(INSTALLED)  ## put 60 small faults into the code, one at a time: does a test notice? about 15 minutes on two cores
 	@$(BIN)/python -m tests.mutants
 
-chaos: $(INSTALLED)  ## kill runs at random, 50 times, and compare with undisturbed ones; about half an hour on two cores
+chaos: $(INSTALLED)  ## fault injection: kill runs at random, 50 times, and compare the weights; about half an hour on two cores
 	@$(BIN)/python -m tests.chaos --output chaos
 
 check: $(INSTALLED)  ## check style, types and layers

@@ -1,9 +1,9 @@
-"""Kills a run at random, and checks that it ends as if nothing had happened.
+"""Fault injection: kills runs at random, and compares their results with those of uninterrupted runs.
 
     python -m tests.chaos --kills 50 --seed 0 --output docs/results/chaos
 
-Victims and moments are drawn from the seed and the round; what a kill hits depends on the machine's speed as well. The
-same command goes on after the rounds that the output folder holds.
+Victims and moments are drawn from the seed and the round; the effect of a kill also depends on the machine's speed. The
+same command resumes after the rounds in the output folder.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pathlib import Path
 import tyro
 
 from tests.chaos.report import write_report
-from tests.chaos.rounds import Chaos, Place, Round
+from tests.chaos.rounds import FaultInjection, Place, Round
 from tests.training.tasks import small_config, write_task
 
 _ROUNDS: tuple[tuple[Place, int], ...] = (
@@ -47,7 +47,7 @@ class Flags:
 
 
 def main() -> None:
-    """Runs rounds until there were enough kills; ends with 1 when something was lost or changed."""
+    """Runs rounds until there were enough kills; ends with status 1 if anything was lost or changed."""
     flags = tyro.cli(Flags, description=__doc__)
     identity = {key: value for key, value in asdict(flags).items() if key not in ("kills", "output")}
     rounds = _rounds_so_far(flags.output, identity)
@@ -55,11 +55,11 @@ def main() -> None:
         config = small_config(write_task(Path(folder) / "task", train=300), epochs=flags.epochs, global_batch_size=32)
         scaling = replace(config.scaling, check_finite_every=1, max_failures=1000, collective_timeout_s=15.0)
         schedule = replace(config.schedule, rule="paired", interval=4)
-        chaos = Chaos(replace(config, scaling=scaling, schedule=schedule), Path(folder))
+        chaos = FaultInjection(replace(config, scaling=scaling, schedule=schedule), Path(folder))
         while sum(len(one.kills) for one in rounds) < flags.kills:
             place, num_workers = _ROUNDS[len(rounds) % len(_ROUNDS)]
             chance = random.Random(f"{flags.seed} {len(rounds)}")
-            one = chaos.fight(place, num_workers, flags.kills_a_run, f"r{len(rounds)}", chance)
+            one = chaos.run(place, num_workers, flags.kills_a_run, f"r{len(rounds)}", chance)
             rounds.append(one)
             victims = ", ".join(f"{kill['victim']} ({kill['moment']})" for kill in one.kills)
             changed = [f"{verdict['what']} ({verdict['seen']})" for verdict in one.verdicts if not verdict["is_equal"]]

@@ -1,4 +1,4 @@
-"""When to kill: after a while, or at the worst time."""
+"""Moments of kills: after some time, or at a critical point."""
 
 from __future__ import annotations
 

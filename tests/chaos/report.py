@@ -1,4 +1,4 @@
-"""The record of a chaos test, for people."""
+"""The report of a fault injection."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ def write_report(rounds: Sequence[Round], folder: Path, flags: str, seconds: flo
     victims, moments = Counter(kill["victim"] for kill in kills), Counter(kill["moment"] for kill in kills)
     versions = ", ".join(f"{name} {version(name)}" for name in ("ray", "torch", "mlflow-skinny"))
     parts = [
-        "# Chaos test",
+        "# Fault injection",
         f"    python -m tests.chaos {flags}",
         f"{len(kills)} kills in {len(rounds)} runs; {changed} runs ended with something lost or changed. "
         f"{seconds / 60:.0f} minutes, {versions}, Python {platform.python_version()}.",
-        "Each run is compared with one of as many workers that nothing disturbed: final weights and last checkpoint "
-        "bit for bit, history and test result but for times and rates, files of the run's folder, metrics in MLflow "
-        "(each step once, one run, FINISHED), and no process left.",
+        "Each run is compared with an uninterrupted one with the same number of workers: final weights and last "
+        "checkpoint bit for bit, history and test result except times and rates, files of the run's folder, metrics in "
+        "MLflow (each step once, one run, FINISHED), and no process left.",
         table(["killed", "times"], [[victim, str(count)] for victim, count in victims.most_common()]),
         table(["moment", "times"], [[moment, str(count)] for moment, count in moments.most_common()]),
         table(

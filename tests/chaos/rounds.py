@@ -1,4 +1,4 @@
-"""One run that is killed again and again, and started again with the same command."""
+"""One run that is killed repeatedly, and restarted with the same command."""
 
 from __future__ import annotations
 
@@ -62,8 +62,8 @@ class Round:
         return all(verdict["is_equal"] for verdict in self.verdicts)
 
 
-class Chaos:
-    """Runs a config once undisturbed and any number of times under fire.
+class FaultInjection:
+    """Runs a config once without faults and any number of times with faults.
 
     Args:
         config: the run, without a name.
@@ -73,44 +73,46 @@ class Chaos:
     def __init__(self, config: ExperimentConfig, folder: Path) -> None:
         self._config, self._folder = config, folder
 
-    def undisturbed(self, num_workers: int) -> Path:
+    def uninterrupted(self, num_workers: int) -> Path:
         """Returns the home of an uninterrupted run; it is made once."""
-        home = self._folder / f"undisturbed-{num_workers}"
+        home = self._folder / f"plain-{num_workers}"
         if not (run_folder(home) / "result.json").exists():
-            battle = _Battle(self._config, home, "three nodes" if num_workers > 2 else "one machine", num_workers, 1e9)
+            faulty = _FaultyRun(
+                self._config, home, "three nodes" if num_workers > 2 else "one machine", num_workers, 1e9
+            )
             try:
-                if not battle.supervise():
-                    raise RuntimeError(f"{home}: the undisturbed run did not end")
+                if not faulty.supervise():
+                    raise RuntimeError(f"{home}: the uninterrupted run did not end")
             finally:
-                battle.close()
+                faulty.close()
         return home
 
-    def fight(self, place: Place, num_workers: int, most_kills: int, name: str, chance: random.Random) -> Round:
-        """Runs once under fire and compares with the undisturbed run; `chance` draws victims and moments."""
-        expected = self.undisturbed(num_workers)
+    def run(self, place: Place, num_workers: int, most_kills: int, name: str, chance: random.Random) -> Round:
+        """Runs once with faults and compares with the uninterrupted run; `chance` draws victims and moments."""
+        expected = self.uninterrupted(num_workers)
         every_s = chance.choice((0.0, 1.0))
-        battle = _Battle(self._config, self._folder / name, place, num_workers, every_s)
+        faulty = _FaultyRun(self._config, self._folder / name, place, num_workers, every_s)
         began = time.monotonic()
         try:
-            has_ended = battle.supervise(chance, most_kills)
-            verdicts = [battle.orphans(), battle.unregistered()] if has_ended else []
+            has_ended = faulty.supervise(chance, most_kills)
+            verdicts = [faulty.orphans(), faulty.unregistered()] if has_ended else []
         finally:
-            battle.close()
+            faulty.close()
         if has_ended:
-            verdicts = [*compare(expected, battle.home), *verdicts, battle.restarts()]
+            verdicts = [*compare(expected, faulty.home), *verdicts, faulty.restarts()]
         verdicts.append(Verdict("the run ends", has_ended, f"looked for {_LONGEST_S:.0f} s"))
         return Round(
             place,
             num_workers,
             time.monotonic() - began,
-            [asdict(kill) for kill in battle.kills],
-            len(battle.statuses),
-            battle.statuses,
+            [asdict(kill) for kill in faulty.kills],
+            len(faulty.statuses),
+            faulty.statuses,
             [verdict._asdict() for verdict in verdicts],
         )
 
 
-class _Battle:
+class _FaultyRun:
     """A run's driver, what it needs around it, and what kills them."""
 
     def __init__(self, config: ExperimentConfig, home: Path, place: Place, num_workers: int, every_s: float) -> None:
@@ -151,14 +153,14 @@ class _Battle:
                 return True
 
     def orphans(self) -> Verdict:
-        """Looks for processes that outlive the run; a cluster's own go on."""
+        """Looks for processes that outlive the run, except those of the cluster."""
         deadline = time.monotonic() + _ENDS_S
         while (left := self._left()) and time.monotonic() < deadline:
             time.sleep(0.2)
         return Verdict("no process is left", not left, ", ".join(title.decode()[:40] for title in left) or "none")
 
     def unregistered(self) -> Verdict:
-        """Looks for checkpoints that were written and never heard of."""
+        """Looks for checkpoints on disk that are not in Ray Train's index."""
         run = run_folder(self.home)
         extra = sorted({folder.name for folder in (run / "train").glob("checkpoint_*/")} ^ registered(run))
         return Verdict("checkpoints are those on Ray Train's list", not extra, ", ".join(extra) or "none besides")

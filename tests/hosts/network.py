@@ -30,7 +30,7 @@ class Host:
     """One network namespace.
 
     Attributes:
-        name: for people.
+        name: for messages.
         namespace: unique on this machine.
         address: IPv4 address, known to the other hosts only.
         port: the switch's end of the cable.
@@ -98,7 +98,7 @@ class Network:
         """Pulls the host's cable at the switch: its address and routes stay, and packets vanish."""
         _ip("-n", self._switch, "link", "set", host.port, "down")
 
-    def mend(self, host: Host) -> None:
+    def restore(self, host: Host) -> None:
         """Puts the cable back."""
         _ip("-n", self._switch, "link", "set", host.port, "up")
 

@@ -41,7 +41,7 @@ class Raylets:
         hosts: where the head is, and programs that use the cluster; and where the other raylet is.
         folder: for the hosts' temporary files.
         head_settings: more environment variables of the head.
-        note: is told what happens to the raylet on the second host.
+        note: called with every event of the raylet on the second host.
 
     Raises:
         UserError: when the folder's path is too long for the sockets in it; on entering, when the head does not start.

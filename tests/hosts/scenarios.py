@@ -142,11 +142,11 @@ def _start_driver(config: Path, home: Path, host: Host, raylets: Raylets) -> sub
 
 
 class _Cable:
-    """Cuts the second host's link in the middle of an epoch, once, and mends it when its time is over."""
+    """Cuts the second host's link in the middle of an epoch, once, and restores it after its time."""
 
     def __init__(self, network: Network, cut_s: float, watch: RunWatch) -> None:
         self._network, self._cut_s, self._watch = network, cut_s, watch
-        self._due = [network.cut, network.mend] if cut_s else []
+        self._due = [network.cut, network.restore] if cut_s else []
         self._at: float | None = None
 
     def act(self) -> None:
@@ -163,7 +163,7 @@ class _Cable:
 
 
 def _follow(driver: subprocess.Popen[bytes], cable: _Cable, watch: RunWatch) -> int | None:
-    """Waits for the driver's end, and cuts and mends the link meanwhile; returns its status."""
+    """Waits for the driver's end, and cuts and restores the link meanwhile; returns its status."""
     try:
         while driver.poll() is None:
             watch.look()

@@ -22,7 +22,7 @@ _LOGGED = (
         re.compile(r"\[FailurePolicy\] (\w+)\s+Source: (.+?)\n\s*Error count: (.+?)\nError: (.+)", re.S),
         "Ray Train decides {}; source: {}; error {}: {}",
     ),
-    (re.compile(r"(Epoch \d+ goes on after step \d+)"), "workers: {}"),
+    (re.compile(r"(Epoch \d+ resumes after step \d+)"), "workers: {}"),
     (re.compile(r"death message = (health check failed.*?) node_id"), "the head takes the node for dead: {}"),
     (re.compile(r"(Exiting because this node manager has mistakenly been marked as dead by the GCS)"), "raylet: {}"),
 )
