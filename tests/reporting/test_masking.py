@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import time
 from dataclasses import replace
 from fractions import Fraction
 from math import comb
@@ -143,7 +142,6 @@ def test_a_running_program_warns_once_for_a_checked_epoch(tmp_path: Path, capsys
     history = runs.history(4)
     history[3] = runs.checked(history[3], 9)
     with epoch_lines(folder, small_config("task", epochs=4)):
-        time.sleep(1.0)  # what is there before it begins to read is not said again
         folder.write_history(history)
     captured = capsys.readouterr()
     assert captured.out.count("gap 14.1 %") == 1

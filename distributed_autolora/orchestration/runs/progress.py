@@ -27,9 +27,9 @@ def epoch_lines(
     folder: RunFolder, config: ExperimentConfig, print_one: Callable[[str], None] = print_line
 ) -> Iterator[None]:
     """Prints one line for each epoch that the run's history gains while the block runs."""
-    done = threading.Event()
+    done, before = threading.Event(), len(folder.history())
     with ThreadPoolExecutor(1) as background:
-        following = background.submit(_follow, folder, config, print_one, done)
+        following = background.submit(_follow, folder, config, before, print_one, done)
         try:
             yield
         finally:
@@ -50,10 +50,13 @@ def seconds_left(history: Sequence[EpochRecord], before: int, epochs: int) -> fl
 
 
 def _follow(
-    folder: RunFolder, config: ExperimentConfig, print_one: Callable[[str], None], done: threading.Event
+    folder: RunFolder,
+    config: ExperimentConfig,
+    before: int,
+    print_one: Callable[[str], None],
+    done: threading.Event,
 ) -> None:
     try:
-        before = len(folder.history())
         with ProgressBar("epoch", config.optimization.epochs, before, "workers start") as bar:
             _print_epochs(folder, config, before, print_one, done, bar)
     except UserError as error:  # the run itself does not depend on it
