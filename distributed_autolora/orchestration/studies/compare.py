@@ -1,4 +1,4 @@
-"""A study from plan to report: searched, selected, repeated on every seed, judged, reported; continued where it was."""
+"""A study from plan to report: search, final runs, evaluations; an interrupted one is continued."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ class StudyRunner:
         self._request, self._folder = request, folder
         self._study = request.study
         self._progress: StudyProgress | None = None
-        self._not_judged: list[str] = []
+        self._not_evaluated: list[str] = []
 
     def make(self) -> Path:
         """Makes what is missing, in order: search, final runs, more attacks, report."""
@@ -90,7 +90,7 @@ class StudyRunner:
                 with study_cluster(self._study.arms[0].config.scaling) as at_a_time:
                     self._work(at_a_time)
             report = self._report()
-            status = "FAILED" if self._failed() or self._not_judged else "FINISHED"
+            status = "FAILED" if self._failed() or self._not_evaluated else "FINISHED"
         except KeyboardInterrupt:
             status = "KILLED"
             raise
@@ -207,9 +207,9 @@ class StudyRunner:
         }
 
     def _attack(self, runs: Sequence[PlannedRun], at_a_time: int) -> None:
-        """Judges the final runs by more attacks, one run after another on all of the study's workers.
+        """Evaluates the final runs by more attacks, one run after another on all of the study's workers.
 
-        One that cannot be judged does not keep the others from it, nor the report from being written.
+        A run that cannot be evaluated does not stop the others or the report.
         """
         if self._request.attacks == OWN_ATTACK:
             return
@@ -224,7 +224,7 @@ class StudyRunner:
                     images=self._request.attack_images,
                 )
             except UserError as error:
-                self._not_judged.append(f"{run.label} ({error})")
+                self._not_evaluated.append(f"{run.label} ({error})")
 
     def _report(self) -> Path:
         report = write_report(self._folder.path)
@@ -236,7 +236,7 @@ class StudyRunner:
         return report
 
     def _close_cut_off(self) -> None:
-        """Marks runs that were still going on as to be continued, and ends their MLflow runs."""
+        """Marks interrupted runs as pending, and ends their MLflow runs."""
         for run in self._folder.runs:
             if run.status == "running":
                 self._close(self._folder.update(run, status="pending"), "KILLED")
@@ -260,10 +260,10 @@ class StudyRunner:
                 f"{len(failed)} of {len(self._folder.runs)} runs failed, the first is {failed[0].label} "
                 f"({failed[0].error}). {report} says which; the same command tries them again."
             )
-        if self._not_judged:
+        if self._not_evaluated:
             raise RunFailedError(
-                f"{len(self._not_judged)} final runs were not judged by {self._request.attacks}, the first is "
-                f"{self._not_judged[0]}. The same command goes on with them."
+                f"{len(self._not_evaluated)} final runs were not evaluated by {self._request.attacks}, the first is "
+                f"{self._not_evaluated[0]}. The same command evaluates them."
             )
 
 
