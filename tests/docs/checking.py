@@ -102,7 +102,7 @@ def _check_python(arguments: tuple[str, ...], is_whole: bool, home: Path) -> Non
 def _check_flags(parser: Parser, arguments: Sequence[str], is_whole: bool, home: Path) -> None:
     said = io.StringIO()
     try:
-        with contextlib.redirect_stderr(said), contextlib.redirect_stdout(said):
+        with contextlib.redirect_stderr(said):
             flags = parser(arguments)
     except SystemExit as end:
         if end.code:

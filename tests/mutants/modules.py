@@ -29,7 +29,7 @@ TESTS: dict[str, tuple[str, ...]] = {
         f"{_CORE}/test_refusals.py",
     ),
     "core/threat_model.py": (f"{_CORE}/test_threat_model.py", f"{_CORE}/test_refusals.py", f"{_CORE}/test_attacks.py"),
-    "core/twins.py": (f"{_CORE}/test_twins.py", f"{_CORE}/test_refusals.py"),
+    "core/twins.py": (*(f"{_CORE}/test_{name}.py" for name in ("twins", "refusals", "objectives")),),
     "core/weight_average.py": (f"{_CORE}/test_weight_average.py",),
     "core/fast_attack/attack_network.py": (f"{_FAST}/test_attack_network.py", f"{_FAST}/test_fusion.py"),
     "core/fast_attack/cuda_graphs.py": (f"{_FAST}/test_cuda_graphs.py",),

@@ -140,6 +140,7 @@ def test_each_size_has_the_released_rule_as_its_reference_and_the_images_that_it
         data, schedule, labels = arm.config.data, arm.config.schedule, arm.config.method.soft_labels
         held_out = validation_size(data.train_images or 0, data.val_fraction, data.val_images_min)
         where = f"{data.train_images:,} of which {held_out} validate"
+        assert data.train_images in (4 * held_out, 20 * held_out), "a quarter, or 5 %"
         rule = schedule.rule if schedule.name == "automatic" else "step decay"
         assert arm.label == ", ".join([rule, *(["detached"] if labels == "detached" else []), where])
         assert arm.reference == f"released-{data.train_images}-{held_out}"
