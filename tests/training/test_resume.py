@@ -127,19 +127,20 @@ def test_two_workers_resume_within_an_epoch_bit_for_bit(tmp_path: Path) -> None:
         assert_same(one, other)
 
 
-def stop_with_two(task: str, folder: str) -> None:
-    assert run(task, Path(folder), (0, 2), epochs=2, checkpoint_every_s=0.0, dtype=torch.float64) is None
+def part_of_run(task: str, folder: str, stop: Position | None) -> list[float]:
+    """Returns the mean loss of each epoch; none of a run that is stopped."""
+    result = run(task, Path(folder), stop, epochs=2, checkpoint_every_s=0.0, dtype=torch.float64)
+    return [record["train/loss/total"] for record in result[1]] if result else []
 
 
-def test_another_number_of_workers_goes_on_within_an_epoch(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("before", "after"), [(2, 1), (1, 2)])
+def test_another_number_of_workers_resumes_within_an_epoch(tmp_path: Path, before: int, after: int) -> None:
     """Rounding differs from then on; the rows of both parts are in the epoch's mean losses once."""
     task = write_task(tmp_path / "task", train=140)
-    run_workers(stop_with_two, 2, task, str(tmp_path / "run"))
-    resumed, alone = (run(task, tmp_path / name, epochs=2, dtype=torch.float64) for name in ("run", "alone"))
-    assert resumed is not None
-    assert alone is not None
-    loss = "train/loss/total"
-    assert [record[loss] for record in resumed[1]] == pytest.approx([record[loss] for record in alone[1]], rel=1e-9)
+    alone = part_of_run(task, str(tmp_path / "alone"), None)
+    assert run_workers(part_of_run, before, task, str(tmp_path / "run"), (0, 2)) == [[]] * before
+    for losses in run_workers(part_of_run, after, task, str(tmp_path / "run"), None):
+        assert losses == pytest.approx(alone, rel=1e-9)
 
 
 def test_time_and_notice_decide_when_a_checkpoint_is_written_within_an_epoch(tmp_path: Path) -> None:
