@@ -32,15 +32,10 @@ def summed_loss(logits: Tensor, y: Tensor, loss: str = "cross_entropy") -> Tenso
     """Returns what an attack maximises: the sum over rows, which keeps the gradient of a row independent of the others.
 
     "margin" is the largest other logit minus the label's (Carlini and Wagner, 2017, without a floor). Its gradient does
-    not fade however sure the network is, where that of the cross-entropy rounds to zero.
-
-    Args:
-        logits: [n, classes], at least 2 classes.
-        y: [n] labels.
-        loss: one of `LOSSES`.
+    not fade however sure the network is, where that of the cross-entropy rounds to zero. There are at least 2 classes.
 
     Raises:
-        ValueError: for another loss.
+        ValueError: for a loss that is not in `LOSSES`.
     """
     _check_loss(loss)
     if loss == "cross_entropy":
@@ -73,14 +68,10 @@ def pgd(
 
     Args:
         model: logits of images; attacked in eval mode, its own modes are kept.
-        x: [n, C, H, W] images inside the threat model's bounds.
-        y: [n] labels.
-        threat_model: where to search.
-        num_steps: gradient steps, not negative.
+        x: inside the threat model's bounds.
         step_size: length of a step, in the units of the images.
         random_start: start uniformly inside the threat model instead of at `x`.
-        noise: [n, C, H, W] values in [0, 1) for the random start; None: drawn from torch's generator.
-        loss: what to maximise, one of `LOSSES`.
+        noise: shaped like `x`, in [0, 1), for the random start; None: drawn from torch's generator.
 
     Raises:
         ValueError: for a negative number or length of steps, noise of another shape, or an unknown loss.

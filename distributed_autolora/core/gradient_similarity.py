@@ -29,9 +29,6 @@ def gradient_similarity(objective: nn.Module, x: Tensor, x_adv: Tensor, y: Tenso
 
     Args:
         objective: `VanillaRFT` (Eq. 3) or `Twins` (Eq. 4); its soft labels are those of its KL part.
-        x: [n, C, H, W] natural images; n may be 0.
-        x_adv: their adversarial variants.
-        y: [n] labels.
         head: name of the classification layer inside the objective's backbone.
 
     Raises:
@@ -72,7 +69,6 @@ def batch_gradient_similarity(objective: nn.Module, x: Tensor, x_adv: Tensor, y:
 
 
 def _paths(objective: nn.Module) -> list[tuple[float, Callable[[Tensor], Tensor]]]:
-    """Returns the weight and the logits of every path that adds its losses."""
     if isinstance(objective, Twins):
         return [(1.0, objective.backbone), (objective.twins_gamma, objective.frozen_logits)]
     if isinstance(objective, VanillaRFT):

@@ -18,17 +18,12 @@ _SHIFTS = (30, 27, 31)
 
 
 def keyed_uniform(seed: int, stream: str, epoch: int, rows: Tensor, shape: tuple[int, ...] = ()) -> Tensor:
-    """Draws uniform numbers for rows; a row's numbers do not depend on which other rows are in the call.
+    """Draws float32 [n, *shape] in [0, 1), multiples of 2^-24; a row's numbers do not depend on the other rows.
 
     Args:
-        seed: seed of the run.
         stream: one of `STREAMS`.
         epoch: epoch that the numbers are for; 0 where there is none.
         rows: int64 [n], stable row positions, on the device that the numbers are wanted on.
-        shape: shape of the numbers of one row.
-
-    Returns:
-        float32 [n, *shape] in [0, 1), multiples of 2^-24.
 
     Raises:
         ValueError: for an unknown stream, or rows that are not an int64 vector.
@@ -61,7 +56,6 @@ def keyed_order(seed: int, stream: str, epoch: int, rows: Tensor) -> Tensor:
 
 
 def _key(seed: int, stream: str, epoch: int) -> int:
-    """Returns one 64-bit word for (seed, stream, epoch), each of them mixed in by a full round."""
     if stream not in STREAMS:
         raise ValueError(f'unknown random stream "{stream}"; known: {", ".join(STREAMS)}')
     key = 0
@@ -86,7 +80,7 @@ def _finalise(words: Tensor) -> Tensor:
 
 
 def _finalise_word(word: int) -> int:
-    """Is `_finalise` for one Python integer."""
+    """`_finalise` for one Python integer."""
     word &= _WORD
     for shift, multiplier in zip(_SHIFTS, (*_MULTIPLIERS, 1), strict=True):
         word = ((word ^ (word >> shift)) * multiplier) & _WORD

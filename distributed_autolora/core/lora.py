@@ -39,7 +39,7 @@ def is_parameter_of(name: str, layer: str) -> bool:
 
 
 def _parameters_of(backbone: nn.Module, layer: str) -> set[str]:
-    """Returns the names, as the backbone lists them, of a layer's parameters: those that it shares have another's."""
+    # By the names that the backbone lists them under: shared ones may have another layer's.
     own = {id(parameter) for parameter in backbone.get_submodule(layer).parameters()}
     return {name for name, parameter in backbone.named_parameters() if id(parameter) in own}
 
@@ -56,11 +56,9 @@ class LowRankBranch(nn.Module):
     W + reshape(B A) / r. A linear layer has k = 1.
 
     Args:
-        backbone: the classifier, head included.
         lora_rank: r, at least 1.
         lora_scope: "all", or "last_block": the last block of each stage without its downsampling, which
             is what the released code trains.
-        head: name of the classification layer.
 
     Raises:
         ValueError: for a rank below 1, an unknown scope, a head that does not exist, or no target.
@@ -85,13 +83,10 @@ class LowRankBranch(nn.Module):
         return {name: (self.a[dotless(name)], self.b[dotless(name)]) for name in self._targets}
 
     def natural_parameters(self, backbone: nn.Module) -> dict[str, Tensor]:
-        """Returns every backbone parameter as the natural branch sees it.
+        """Returns every parameter of the backbone that the branch was made for, as the natural branch sees it.
 
         Targeted weights carry the low-rank update; everything but the head and the factors is
         detached, so that the natural objective never moves the feature extractor.
-
-        Args:
-            backbone: the network that the branch was made for.
         """
         shared = _parameters_of(backbone, self.head)
         parameters = {
@@ -166,9 +161,6 @@ class BranchStatistics(nn.Module):
 
     Natural images then move these, and adversarial images alone move the backbone's. The affine parameters stay
     shared.
-
-    Args:
-        backbone: the classifier.
 
     Raises:
         ValueError: for a backbone without batch-norm statistics.

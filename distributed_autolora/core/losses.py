@@ -30,10 +30,9 @@ def soft_label_kl(
     """Returns the KL divergence of each row from natural to adversarial class probabilities, [n].
 
     Args:
-        natural_logits: [n, classes], the soft labels.
-        adversarial_logits: [n, classes].
+        natural_logits: the soft labels.
         soft_labels: "joint" (as released: the gradient reaches both) or "detached".
-        teacher_logits: [n, classes], the soft labels in place of `natural_logits`, never trained; None: no teacher.
+        teacher_logits: the soft labels in place of `natural_logits`, never trained; None: no teacher.
     """
     if teacher_logits is not None:
         natural_logits = float32_logits(teacher_logits).detach()
@@ -45,10 +44,10 @@ def soft_label_kl(
 
 
 def check_soft_labels(soft_labels: str) -> str:
-    """Returns `soft_labels` if it is one of `SOFT_LABELS`.
+    """Returns `soft_labels`.
 
     Raises:
-        ValueError: when it is not.
+        ValueError: when it is not one of `SOFT_LABELS`.
     """
     if soft_labels not in SOFT_LABELS:
         raise ValueError(f'soft_labels is "{soft_labels}": it must be one of {SOFT_LABELS}')

@@ -21,12 +21,7 @@ BRANCH_BATCH_NORMS = ("shared", "own")
 
 
 class VanillaRFT(nn.Module):
-    """Vanilla robust fine-tuning: CE on natural images plus beta times KL (Eq. 1).
-
-    Args:
-        backbone: any classifier with its head.
-        trades_beta: weight of the KL part.
-        soft_labels: "joint" or "detached".
+    """Vanilla robust fine-tuning: CE on natural images plus `trades_beta` times KL (Eq. 1).
 
     Raises:
         ValueError: for unknown soft labels.
@@ -50,11 +45,8 @@ class VanillaRFT(nn.Module):
         """Returns the parts "natural" and "kl".
 
         Args:
-            x: [n, C, H, W] natural images.
-            x_adv: their adversarial variants.
-            y: [n] labels.
             denominator: what sums over rows are divided by; None: n.
-            teacher_logits: [n, classes] of the natural images, in place of the soft labels in KL; None: none.
+            teacher_logits: of the natural images, in place of the soft labels in KL; None: none.
         """
         divisor = len(y) if denominator is None else denominator
         adversarial = float32_logits(self.backbone(x_adv))
@@ -75,10 +67,7 @@ class AutoLoRa(nn.Module):
     guided by the branch's soft labels.
 
     Args:
-        backbone: any classifier with its head; its parameters are the feature extractor's and head's.
-        branch: the low-rank branch made for this backbone.
         weights: lambda1 and lambda2; may be set anew every epoch.
-        soft_labels: "joint" or "detached".
         branch_batch_norm: "shared": natural and adversarial images move the same running statistics; "own": natural
             images move statistics of the branch's own, which its logits are computed with in eval mode.
 
@@ -105,7 +94,7 @@ class AutoLoRa(nn.Module):
         self.statistics = BranchStatistics(backbone) if branch_batch_norm == "own" else None
 
     def natural_logits(self, x: Tensor) -> Tensor:
-        """Returns the [n, classes] logits of the low-rank branch for [n, C, H, W] images."""
+        """Returns the logits of the low-rank branch."""
         state = self.branch.natural_parameters(self.backbone)
         if self.statistics is not None:
             state |= self.statistics.by_name()

@@ -29,12 +29,7 @@ def exceeds(first: Tensor, second: Tensor, standard_errors: float = 1.0) -> bool
     """Tells whether the mean of `first` is more than `standard_errors` of the difference above that of `second`.
 
     With d = first - second this is sum(d) > 0 and sum(d)^2 > standard_errors^2 sum(d^2): the variance is that of no
-    difference. For right (1) and wrong (0) it is McNemar's statistic.
-
-    Args:
-        first: int64 [n], the score of each image.
-        second: int64 [n], the scores of the same images in another epoch.
-        standard_errors: at least 0.
+    difference. For right (1) and wrong (0) it is McNemar's statistic. Both hold an int64 score of each image, [n].
     """
     difference = first - second
     total = int(difference.sum())
@@ -42,11 +37,7 @@ def exceeds(first: Tensor, second: Tensor, standard_errors: float = 1.0) -> bool
 
 
 class PairedComparison:
-    """Decides on progress, and which state to keep, from the outcomes of the same images under the same attack.
-
-    Args:
-        interval: epochs of a window, between two decisions.
-    """
+    """Decides on progress, and which state to keep, from the outcomes of the same images under the same attack."""
 
     def __init__(self, interval: int) -> None:
         self.interval = interval

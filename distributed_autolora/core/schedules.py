@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 
 from torch import Tensor
@@ -25,13 +25,7 @@ class LossWeights:
 
     @classmethod
     def from_natural_accuracy(cls, accuracy: float, alpha: float = 1.0, kl_weight_max: float = 6.0) -> LossWeights:
-        """Weighs the losses by the accuracy of the low-rank branch on the training images (Eq. 6 and 7).
-
-        Args:
-            accuracy: natural-branch accuracy in [0, 1].
-            alpha: sharpening exponent.
-            kl_weight_max: lambda2 at accuracy 1.
-        """
+        """Weighs the losses by the accuracy of the low-rank branch on the training images, in [0, 1] (Eq. 6 and 7)."""
         sharpened = accuracy**alpha
         return cls(natural_weight=1 - sharpened, kl_weight=kl_weight_max * sharpened)
 
@@ -56,21 +50,15 @@ class RobustAccuracyHalving:
     A decision falls after epoch interval + 1, 2 interval + 1, ... It halves when fewer than 3/4 of the
     last `interval` changes were strict increases (condition 1), or else when the window brought no new best
     (condition 2). Condition 2 never holds at the first decision; under "apgd" it also needs that the
-    previous decision did not halve, which the released code intends and does not do.
+    previous decision did not halve, which the released code intends and does not do. Training stops below `min_lr`.
 
     Rule "paired", which is not the paper's, is for few validation images (`PairedComparison`). It halves after epoch
     interval, 2 interval, ... if the second half of the window does not exceed the first, keeps the newest state that is
     as good as the best, and restores it only if it is credibly better. If states are checked by a stronger attack, only
     checked ones are kept, and images that it breaks count as failures.
 
-    Args:
-        initial_lr: learning rate of the first epoch.
-        interval: epochs between decisions.
-        rule: "released", "apgd" or "paired".
-        min_lr: training stops once the learning rate is below this.
-
     Raises:
-        ValueError: for an unknown rule.
+        ValueError: for a rule that is not in `RULES`.
     """
 
     def __init__(
@@ -97,7 +85,6 @@ class RobustAccuracyHalving:
         """Takes the validation results of an epoch and decides about the next one.
 
         Args:
-            robust_accuracy: robust validation accuracy.
             outcomes: bool [n], whether each validation image was robust to the attack; needed by rule "paired".
             check: the result of a stronger attack on some of them; only used by rule "paired".
 
@@ -145,19 +132,14 @@ class RobustAccuracyHalving:
         return self._halved_at_decision
 
 
+@dataclass
 class StepDecay:
-    """The baselines' schedule: the learning rate times 0.1 at 50 % and at 83 % of the epochs.
+    """The baselines' schedule: the learning rate times 0.1 at 50 % and at 83 % of the epochs."""
 
-    Args:
-        initial_lr: learning rate of the first epoch.
-        epochs: length of the run.
-    """
-
-    def __init__(self, initial_lr: float, epochs: int) -> None:
-        self.initial_lr = initial_lr
-        self.epochs = epochs
-        self.history: list[float] = []
-        self.best = -1.0
+    initial_lr: float
+    epochs: int
+    history: list[float] = field(default_factory=list, init=False)
+    best: float = field(default=-1.0, init=False)
 
     def step(
         self,

@@ -12,10 +12,7 @@ from torch import Tensor
 class ThreatModel:
     """The L-infinity ball of radius `epsilon` around an image, cut with the range of valid images.
 
-    Args:
-        norm: "linf".
-        epsilon: radius, in the units of the images; not negative.
-        bounds: least and largest valid pixel value.
+    Epsilon and the bounds, the least and largest valid pixel value, are in the units of the images.
 
     Raises:
         ValueError: for another norm, a negative or non-finite epsilon, or empty bounds.
@@ -34,12 +31,7 @@ class ThreatModel:
             raise ValueError(f"bounds are {self.bounds}: the first must be below the second")
 
     def start(self, x: Tensor, noise: Tensor | None) -> Tensor:
-        """Returns a point of the threat model: `x` inside the bounds, or for noise in [0, 1) the matching uniform draw.
-
-        Args:
-            x: [n, ...] images inside the bounds.
-            noise: shaped like `x`, or None.
-        """
+        """Returns a point around `x`: itself inside the bounds, or for noise in [0, 1) the matching uniform draw."""
         if noise is None:
             return x.clamp(*self.bounds)
         return (x + self.epsilon * (2 * noise.to(x.dtype) - 1)).clamp_(*self.bounds)

@@ -38,13 +38,7 @@ class Twins(nn.Module):
     that the backbone had when this was built, and has a trainable affine of its own. The first half
     of the global batch takes the frozen path, the rest the adaptive one. CE is a mean over a half; KL
     is a sum over a half divided by all rows, as released, so that its effective weight is half of
-    `trades_beta`.
-
-    Args:
-        backbone: any classifier with its head and batch norm, with its pre-trained weights.
-        twins_gamma: weight of the frozen path.
-        trades_beta: weight of the KL parts.
-        soft_labels: "joint" or "detached".
+    `trades_beta`. `twins_gamma` is the weight of the frozen path.
 
     Raises:
         ValueError: for unknown soft labels, or a backbone without batch-norm statistics.
@@ -76,7 +70,7 @@ class Twins(nn.Module):
         }
 
     def frozen_logits(self, x: Tensor) -> Tensor:
-        """Returns the [n, classes] logits of the frozen path for [n, C, H, W] images, in train and eval mode."""
+        """Returns the logits of the frozen path, in train and eval mode."""
         with eval_mode(self.backbone, _BatchNorm):
             return float32_logits(functional_call(self.backbone, self.frozen_state(), (x,)))
 
@@ -97,13 +91,10 @@ class Twins(nn.Module):
         collectives, and every parameter takes part in the step.
 
         Args:
-            x: [n, C, H, W] natural images.
-            x_adv: their adversarial variants.
-            y: [n] labels.
             denominator: rows of the global batch over the number of workers; None: n.
             frozen_rows: how many of the first rows are in the first half of the global batch; None: n // 2.
             global_rows: rows of the global batch, at least 1; None: n, for one process.
-            teacher_logits: [n, classes] of the natural images, in place of both paths' soft labels; None: none.
+            teacher_logits: of the natural images, in place of both paths' soft labels; None: none.
 
         Raises:
             ValueError: for frozen rows outside [0, n], or a denominator other than n without `global_rows`.
@@ -155,11 +146,6 @@ def _halves(n: int, divisor: float, frozen_rows: int | None, global_rows: int | 
 
 
 def _batch_norms(backbone: nn.Module) -> dict[str, _BatchNorm]:
-    """Returns the batch norms by name.
-
-    Raises:
-        ValueError: when there is none, or one without running statistics.
-    """
     found = {name: module for name, module in backbone.named_modules() if isinstance(module, _BatchNorm)}
     if not found:
         raise ValueError(

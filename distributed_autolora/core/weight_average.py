@@ -17,7 +17,6 @@ class WeightAverage(nn.Module):
     are copied. The copy is not trained, and stays in eval mode.
 
     Args:
-        network: what is averaged; it is only read.
         memory: number of updates after which a value's share has fallen to 1 / e, above 0.
 
     Raises:
@@ -51,7 +50,7 @@ class WeightAverage(nn.Module):
 
     @torch.no_grad()
     def forward(self, x: Tensor) -> Tensor:
-        """Returns the [n, classes] logits of the averaged network for [n, C, H, W] images, without gradient."""
+        """Returns the logits of the averaged network, without gradient."""
         logits: Tensor = self.network(x)
         return logits
 

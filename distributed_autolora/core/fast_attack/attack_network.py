@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import operator
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -21,20 +22,15 @@ from distributed_autolora.core.fast_attack.fusion import fuse, has_hooks
 _UNTRACEABLE = (fx.proxy.TraceError, TypeError, RuntimeError, NameError, AttributeError)
 
 
+def _recorded(operation: Callable[[Any, Any], Any]) -> Callable[[fx.Proxy, object], fx.Proxy]:
+    return lambda value, other: value.tracer.create_proxy("call_function", operation, (value, other), {})
+
+
 class _Value(fx.Proxy):
     """A traced value; torch.fx alone would trace `a += b` as `a = a + b`, which other readers of `a` do not see."""
 
-    def __iadd__(self, other: object) -> fx.Proxy:
-        return self.tracer.create_proxy("call_function", operator.iadd, (self, other), {})
-
-    def __isub__(self, other: object) -> fx.Proxy:
-        return self.tracer.create_proxy("call_function", operator.isub, (self, other), {})
-
-    def __imul__(self, other: object) -> fx.Proxy:
-        return self.tracer.create_proxy("call_function", operator.imul, (self, other), {})
-
-    def __itruediv__(self, other: object) -> fx.Proxy:
-        return self.tracer.create_proxy("call_function", operator.itruediv, (self, other), {})
+    __iadd__, __isub__ = _recorded(operator.iadd), _recorded(operator.isub)
+    __imul__, __itruediv__ = _recorded(operator.imul), _recorded(operator.itruediv)
 
 
 class LayerTracer(fx.Tracer):
@@ -90,8 +86,7 @@ class AttackNetwork(nn.Module):
     was compiled or captured over it stays valid. Call `refresh` after every change of the model.
 
     Args:
-        model: logits of [n, C, H, W] float32 images.
-        precision: float32 or bfloat16; logits are float32 either way. float64 models stay float64.
+        precision: float32 or bfloat16; images and logits are float32 either way. float64 models stay float64.
     """
 
     def __init__(self, model: nn.Module, precision: torch.dtype = torch.float32) -> None:
@@ -115,10 +110,9 @@ class AttackNetwork(nn.Module):
 
     @torch.no_grad()
     def refresh(self, source: nn.Module | None = None) -> None:
-        """Copies the current weights of a model, batch norm folded, into the attack network in place.
+        """Copies the current weights into the attack network in place, batch norm folded; None: of its own model.
 
-        Args:
-            source: of the same structure and names as the model that this was made for; None: that one.
+        Another model must have the structure and names of the one that this was made for.
         """
         model = self._source[0] if source is None else source
         weights = dict(model.named_parameters()) | dict(model.named_buffers())
@@ -134,7 +128,7 @@ class AttackNetwork(nn.Module):
                 layer.refresh()
 
     def forward(self, x: Tensor) -> Tensor:
-        """Returns [n, classes] logits of [n, C, H, W] images."""
+        """Returns the logits."""
         x = x.to(dtype=self._dtype, memory_format=torch.channels_last)
         logits: Tensor = self.network(x)
         return logits.to(self._input_dtype)

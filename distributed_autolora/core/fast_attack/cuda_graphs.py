@@ -39,15 +39,10 @@ class Agreement:
 
 
 def agreement(eager: Tensor, again: Tensor, replayed: Tensor) -> Agreement:
-    """Compares the replay of an attack with two eager attacks on the same images.
+    """Compares the replay of an attack with two eager attacks, `eager` and `again`, on the same images, at least one.
 
     If the eager attack repeats itself bit for bit, the replay must do so too. Otherwise a paired sign-flip test
     compares how far each image is from `eager` in the replay and in `again`; it needs more than 16 images to refuse.
-
-    Args:
-        eager: [n, C, H, W] adversarial images, n at least 1.
-        again: by the same attack, run a second time.
-        replayed: by its replay.
     """
     distances, expected = ((other - eager).abs().flatten(1).mean(1).double() for other in (replayed, again))
     if torch.equal(eager, again):
@@ -82,14 +77,7 @@ class CudaGraphAttack:
         return bool(self._graphs)
 
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor, *, noise: Tensor | None = None) -> Tensor:
-        """Returns the attack's result in memory of its own.
-
-        Args:
-            model: the network to attack.
-            x: [n, C, H, W] images.
-            y: [n] labels.
-            noise: shaped like `x`, or None.
-        """
+        """Returns the attack's result in memory of its own."""
         inputs = (x, y) if noise is None else (x, y, noise)
         key = tuple((tuple(tensor.shape), tensor.dtype) for tensor in inputs)
         if graph := self._graphs.get(key) if model is self._network else None:
@@ -139,9 +127,6 @@ class CudaGraphs:
 
     They share one memory pool and stream, so they need the memory of the largest only: replay one at a time, and copy
     a result out of the pool before the next replay. Nothing else can use the pool's memory between replays.
-
-    Args:
-        device: a CUDA device.
     """
 
     def __init__(self, device: torch.device) -> None:

@@ -16,13 +16,10 @@ _kernel = torch.ops.mkldnn._convolution_pointwise
 
 
 class FusedConvolution(nn.Module):
-    """A frozen convolution, the addition of a residual behind it if there is one, and a ReLU.
+    """A frozen 2-d convolution with a bias and zero padding, the addition of a residual if there is one, and a ReLU.
 
     Its weight and bias keep the convolution's names; `refresh` must follow every change of them. It cannot be
     copied or pickled: oneDNN's packed weights have no storage of PyTorch's.
-
-    Args:
-        convolution: of two dimensions, with a bias and padding by zeros.
     """
 
     def __init__(self, convolution: nn.Conv2d) -> None:
