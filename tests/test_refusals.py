@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
 import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TextIO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -203,6 +206,14 @@ def test_a_step_size_above_epsilon_and_few_validation_images_are_warned_about(tm
 def _finetune(arguments: list[str]) -> None:
     flags = parse_training_flags("", "demo", arguments)
     train_run(flags.experiment, fresh=flags.fresh)
+
+
+@pytest.mark.parametrize(
+    "stream", [io.StringIO(), *(io.TextIOWrapper(io.BytesIO(), name) for name in ("ascii", "utf-8"))]
+)
+def test_a_refusal_does_not_depend_on_what_standard_output_can_show(stream: TextIO) -> None:
+    with contextlib.redirect_stdout(stream), pytest.raises(UserError, match=r"--lr, 3\..*--optimization\.lr"):
+        parse_training_flags("", "demo", ["--lr", "3"])
 
 
 def test_a_program_ends_with_one_line_and_status_2(tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -91,13 +90,14 @@ def test_one_step_from_the_clean_image_is_fgsm(seed: int, epsilon: float) -> Non
 
 
 @pytest.mark.parametrize("epsilon", [0.02, 0.1])
-def test_more_steps_do_not_lower_the_loss_on_average(epsilon: float) -> None:
+def test_more_steps_raise_the_mean_loss(epsilon: float) -> None:
+    """No law for one image, whose last steps may go back and forth; here every gain is above 1 %, far from rounding."""
     network, (x, y) = learned_network(), images(256, seed=1000)
     losses = []
     for num_steps in (0, 1, 2, 5, 10, 20):
         x_adv = pgd(network, x, y, epsilon, num_steps=num_steps, random_start=False)
         losses.append(float(F.cross_entropy(network(x_adv), y).detach()))
-    assert all(after >= before - 1e-3 for before, after in pairwise(losses)), losses
+    assert losses == sorted(losses)
     assert losses[-1] > 2 * losses[0], losses
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 GIB = 1 << 30
-_MEMORY_SHARE = 0.8
+MEMORY_SHARE = 0.8
 """Above this share of the free memory, what the estimate leaves out may be too much."""
 _SLOW_MS = 1000.0
 
@@ -168,7 +168,7 @@ def check_memory(places: Sequence[Place], nodes: Mapping[str, NodeFacts], device
         f"fullest is {where}: about {_size(needed)} for {_count(workers, 'worker')}, {_size(free)} free (the estimate "
         "leaves out workspaces, fragmentation and the page cache)"
     )
-    if share <= _MEMORY_SHARE:
+    if share <= MEMORY_SHARE:
         return Finding("PASS", "memory", figure)
     advice = (
         "more workers make each one's share of a batch smaller; or lower --optimization.global-batch-size (which "

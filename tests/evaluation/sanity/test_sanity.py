@@ -18,6 +18,7 @@ from distributed_autolora.evaluation.sanity.rules import Subject, slack, status_
 from distributed_autolora.evaluation.sanity.search import gather, order, random_start, restarts, stronger
 from distributed_autolora.evaluation.trajectories import start_noise, trajectory
 from distributed_autolora.records import AccuracyCount, SanityCheck
+from tests.core.comparing import assert_near
 from tests.evaluation.models import (
     THREAT_MODEL,
     Change,
@@ -186,21 +187,13 @@ def test_the_way_of_pgd_passes_through_the_end_of_every_shorter_pgd(start: int |
     noise = None if start is None else start_noise(x, 5, start)
     way = trajectory(noise, model, x, y, ball=THREAT_MODEL, num_steps=6, step_size=0.02)
     for num_steps in (0, 1, 6):
-        x_adv = pgd(
-            model,
-            x,
-            y,
-            threat_model=THREAT_MODEL,
-            num_steps=num_steps,
-            step_size=0.02,
-            random_start=noise is not None,
-            noise=noise,
-        )
+        search = {"num_steps": num_steps, "step_size": 0.02, "random_start": noise is not None, "noise": noise}
+        x_adv = pgd(model, x, y, threat_model=THREAT_MODEL, **search)  # type: ignore[arg-type]
         with torch.no_grad():
             logits = model(x_adv)
         assert way.correct[:, num_steps].tolist() == (logits.argmax(1) == y).tolist()
         loss = nn.functional.cross_entropy(logits, y, reduction="none")
-        torch.testing.assert_close(way.loss[:, num_steps], loss, rtol=1e-4, atol=1e-5)
+        assert_near(way.loss[:, num_steps], loss)
 
 
 def test_the_report_is_plain_data_and_leaves_no_trace() -> None:

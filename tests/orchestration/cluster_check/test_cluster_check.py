@@ -221,7 +221,8 @@ def test_a_moving_average_is_counted_in_memory_twice_and_in_each_of_three_checkp
     assert more.gradients == plain.gradients
 
 
-def test_the_measured_peak_of_a_step_lies_near_the_estimate() -> None:
+def test_the_measured_peak_of_a_step_is_within_the_reserve_that_the_check_asks_for() -> None:
+    # A warning comes when less than a fifth of the memory would be left: an estimate may be wrong by that.
     # docs/results/performance-two-cores/memory.json: ResNet-18, 224 pixels, 8 images, AutoLoRa in bfloat16: 448.9 MiB.
     config = recipe("cub")
     config = replace(
@@ -230,7 +231,8 @@ def test_the_measured_peak_of_a_step_lies_near_the_estimate() -> None:
         evaluation=replace(config.evaluation, batch_size_per_worker=8),
         compute=ComputeConfig(attack_precision="bfloat16", train_precision="bfloat16"),
     )
-    assert estimate(config, None).on_device(use_gpu=False) / (1 << 20) == pytest.approx(448.9, rel=0.25)
+    share = estimate(config, None).on_device(use_gpu=False) / (1 << 20) / 448.9
+    assert findings.MEMORY_SHARE < share < 1 / findings.MEMORY_SHARE
 
 
 def test_on_a_gpu_the_pool_of_the_attack_s_cuda_graph_is_counted_beside_the_step() -> None:
