@@ -35,7 +35,7 @@ from distributed_autolora.core.threat_model import ThreatModel
 from distributed_autolora.data.catalog import embedded_backbone, embedded_folder
 from distributed_autolora.evaluation.attacks import parse
 from distributed_autolora.evaluation.chunks import evaluate_chunk
-from distributed_autolora.files.atomic_write import atomic_write
+from distributed_autolora.files import atomic_write
 from distributed_autolora.hardware import available_cpus
 from distributed_autolora.training.loop import fit
 from distributed_autolora.training.methods.registry import fresh_classifier

@@ -8,23 +8,24 @@ import os
 import re
 import signal
 import sys
+import tempfile
+import time
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from types import FrameType
+from types import FrameType, TracebackType
 from typing import Annotated, NoReturn, TypeVar
 
 import tyro
 from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
-from distributed_autolora.config import ExperimentConfig
-from distributed_autolora.config.reading import fraction
+from distributed_autolora.config import ExperimentConfig, RunConfig, output_home
+from distributed_autolora.config.experiment import fraction, read_config
 from distributed_autolora.config.recipes import RECIPES_IN_WORDS, recipe
-from distributed_autolora.config.yaml_files import read_config
 from distributed_autolora.console import be_quiet
-from distributed_autolora.crash_report import report_crash, stack_trace
-from distributed_autolora.errors import RunFailedError, UserError, refuse_secret
+from distributed_autolora.errors import RunFailedError, UserError, first_line, masked, refuse_secret
 
 Flags = TypeVar("Flags")
 
@@ -56,18 +57,12 @@ class TrainingFlags:
 def parse_training_flags(
     description: str, default_recipe: str, arguments: Sequence[str] | None = None
 ) -> TrainingFlags:
-    """Reads the command line of a program that trains.
+    """Reads the command line of a program that trains; `arguments` None: this process's.
 
     A recipe or a YAML file gives every value that no flag names.
 
-    Args:
-        description: what the program does, for --help.
-        default_recipe: the recipe used without --recipe and --config.
-        arguments: the command line; None: this process's.
-
     Raises:
-        UserError: for an unknown flag, a value that cannot be read, an unknown recipe,
-            or an unusable file.
+        UserError: for an unknown flag, a value that cannot be read, an unknown recipe, or an unusable file.
         SystemExit: for --help.
     """
     words = _words(arguments)
@@ -86,12 +81,7 @@ def parse_training_flags(
 
 
 def parse_flags(kind: type[Flags], description: str, arguments: Sequence[str] | None = None) -> Flags:
-    """Reads the command line of a program whose flags are the fields of a flat dataclass.
-
-    Args:
-        kind: the dataclass; its docstrings are the help texts.
-        description: what the program does, for --help.
-        arguments: the command line; None: this process's.
+    """Reads the command line of a program whose flags are the fields of a flat dataclass, with its docstrings as help.
 
     Raises:
         UserError: for an unknown flag, a missing one, or a value that cannot be read.
@@ -122,11 +112,8 @@ def run_program(main: Callable[[], None], *, when_interrupted: str = CONTINUES) 
     """Runs a program and ends the process: 0 done, 1 failed, 2 refused input, 130 interrupted.
 
     An error is one line on stderr, with its stack trace under --debug only; an unexpected one leaves a crash report.
-    The flags of all programs are handled here, and removed from the command line.
-
-    Args:
-        main: the program.
-        when_interrupted: what to tell the user after Ctrl-C, SIGTERM or a closed terminal.
+    The flags of all programs are handled here, and removed from the command line. `when_interrupted` is printed after
+    Ctrl-C, SIGTERM or a closed terminal.
     """
     for number in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) is not signal.SIG_IGN:  # as SIGHUP is under nohup
@@ -137,13 +124,13 @@ def run_program(main: Callable[[], None], *, when_interrupted: str = CONTINUES) 
     if "--quiet" in _given:
         be_quiet()
     is_debug = "--debug" in _given
-    sys.excepthook = partial(report_crash, is_debug)
+    sys.excepthook = partial(_report_crash, is_debug)
     try:
         main()
         message, status = "", DONE
     except UserError as error:
         status = FAILED if isinstance(error, RunFailedError) else REFUSED
-        message = f"{stack_trace(error) if is_debug else ''}error: {error}"
+        message = f"{_stack_trace(error) if is_debug else ''}error: {error}"
     except BrokenPipeError:
         message, status = "error: the reader of this program's output has closed it.", FAILED
     except KeyboardInterrupt:
@@ -159,6 +146,32 @@ def run_program(main: Callable[[], None], *, when_interrupted: str = CONTINUES) 
 
 def _interrupt(_signal: int, _frame: FrameType | None) -> NoReturn:
     raise KeyboardInterrupt
+
+
+def _report_crash(
+    is_debug: bool, _kind: type[BaseException], error: BaseException, _traceback: TracebackType | None
+) -> None:
+    """Reports an unexpected error in one line on stderr, with its stack trace in a file; prints it for --debug."""
+    trace = _stack_trace(error)
+    line = f"error: this is a bug ({type(error).__name__}: {masked(first_line(error))})"
+    kept = _keep_trace(trace)
+    where = f"; a crash report is in {kept}: please report it. --debug prints the stack trace." if kept else "."
+    print(f"{trace if is_debug or kept is None else ''}{line}{where}", file=sys.stderr, flush=True)
+
+
+def _stack_trace(error: BaseException) -> str:
+    return masked("".join(traceback.format_exception(error)))
+
+
+def _keep_trace(trace: str) -> Path | None:
+    """Writes a stack trace below the output folder, or else where temporary files are; None: nowhere."""
+    for folder in (output_home(RunConfig()) / "errors", Path(tempfile.gettempdir())):
+        path = folder / f"error-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}.txt"
+        with contextlib.suppress(OSError):
+            folder.mkdir(parents=True, exist_ok=True)
+            path.write_text(f"{' '.join(masked(word) for word in sys.argv)}\n\n{trace}")
+            return path
+    return None
 
 
 @contextlib.contextmanager
@@ -180,7 +193,6 @@ def _refusals_in_one_line() -> Iterator[None]:
 
 @_NUMBERS.primitive_rule
 def _number(flag: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[float] | None:
-    """Reads 8/255 wherever a flag takes a float."""
     if flag.type is not float:
         return None
     return PrimitiveConstructorSpec(
@@ -193,7 +205,6 @@ def _number(flag: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[float] | None:
 
 
 def _words(arguments: Sequence[str] | None) -> list[str]:
-    """Returns the words of a command line; none may hold a password or token."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     for before, word in zip(["", *words], words, strict=False):
         flag, equals, _ = word.partition("=")

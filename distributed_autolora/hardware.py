@@ -14,7 +14,7 @@ _LIMITS_WITHOUT_BFLOAT16 = {"SSE41", "AVX", "AVX2", "AVX2_VNNI", "AVX512_CORE", 
 
 
 def cpu_precision() -> Literal["bfloat16", "float32"]:
-    """Returns the format that this machine's CPU computes natively: "bfloat16" or "float32".
+    """Returns the format that this machine's CPU computes natively.
 
     Convolutions and matrix products are oneDNN's, so its limit ONEDNN_MAX_CPU_ISA counts; PyTorch's own
     ATEN_CPU_CAPABILITY does not.
@@ -42,7 +42,7 @@ def dtype_of(precision: str) -> torch.dtype:
 
 
 def gpu_precision() -> Literal["bfloat16", "float32"]:
-    """Returns the format that this process's GPU computes natively: "bfloat16" or "float32"."""
+    """Returns the format that this process's GPU computes natively."""
     import torch
 
     return "bfloat16" if torch.cuda.is_available() and torch.cuda.get_device_capability()[0] >= 8 else "float32"
@@ -57,8 +57,7 @@ def available_cpus() -> int:
 def cpu_quota(cgroup: Path = Path("/sys/fs/cgroup")) -> int | None:
     """Returns the container's limit in CPUs, rounded up; None: there is none.
 
-    Args:
-        cgroup: folder of the control group, of version 2 (cpu.max) or 1 (cpu/cpu.cfs_quota_us).
+    The folder is that of the control group, of version 2 (cpu.max) or 1 (cpu/cpu.cfs_quota_us).
     """
     try:
         if (cgroup / "cpu.max").exists():

@@ -33,7 +33,6 @@ LEVELS = {
     "training": 5,
     "reporting": 6,
     "orchestration": 7,
-    "crash_report": 7,
     "cli": 8,
     "jobs": 9,
 }

@@ -1,19 +1,22 @@
-"""The frozen description of an experiment: what runs, on what, and how it is evaluated."""
+"""The frozen description of an experiment, its YAML file, and the strict reading of both."""
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
 import json
+import math
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
+import yaml
+
 from distributed_autolora.config import sections
-from distributed_autolora.config.reading import check_ranges, from_mapping
 from distributed_autolora.config.sections import AttackConfig, RunConfig, ranged
-from distributed_autolora.errors import UserError
+from distributed_autolora.errors import UserError, refuse_secret
+from distributed_autolora.records.reader import StrictReader
 
 NOT_IN_DIGEST = ("recipe", "scaling", "run", "data.path", "data.task", "model.weights", "model.allow_pickle")
 """Values and sections that determine no number: workers, places, names and URIs."""
@@ -51,7 +54,7 @@ class ExperimentConfig:
         Raises:
             UserError: for an unknown key (names the nearest known one) or a value of the wrong type.
         """
-        return from_mapping(cls, values)  # type: ignore[no-any-return]
+        return StrictReader("Config", advice=" --help lists all.", read_number=fraction).read(cls, values)  # type: ignore[no-any-return]
 
     def digest(self) -> str:
         """Returns the SHA-256 of all that determines the numbers, apart from the seed."""
@@ -84,7 +87,7 @@ class ExperimentConfig:
         Raises:
             UserError: naming the first field that is out of range.
         """
-        check_ranges(self)
+        _check_ranges(self)
         if len(self.model.mean) != len(self.model.std) or min(self.model.std) <= 0:
             raise UserError("model.mean and model.std need one entry a channel each, and every std above 0.")
         if self.model.allow_pickle and self.model.weights_digest is None:
@@ -107,3 +110,52 @@ def output_home(config: RunConfig) -> Path:
     """Returns the absolute folder that every run is kept under."""
     home = config.output or os.environ.get("DISTRIBUTED_AUTOLORA_HOME") or "~/distributed_autolora"
     return Path(home).expanduser().absolute()
+
+
+def config_text(config: ExperimentConfig) -> str:
+    """Returns the YAML that `read_config` and --config take, one line for each value."""
+    return str(yaml.safe_dump(config.to_dict(), sort_keys=False, width=math.inf, allow_unicode=True))
+
+
+def read_config(path: Path) -> ExperimentConfig:
+    """Reads a YAML config.
+
+    Raises:
+        UserError: for a missing file, broken YAML, an unknown key or a wrong type.
+    """
+    try:
+        values = yaml.safe_load(path.expanduser().read_text())
+    except OSError as error:
+        raise UserError(f"Config: {path} cannot be read ({error.strerror}). Check the path.") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"Config: {path} is not YAML ({' '.join(str(error).split())}). Correct it.") from None
+    return ExperimentConfig.from_dict(values or {})
+
+
+def fraction(text: str) -> float:
+    """Reads "0.1" or "8/255".
+
+    Raises:
+        ValueError: for anything else.
+    """
+    numerator, slash, denominator = text.partition("/")
+    try:
+        return float(numerator) / float(denominator) if slash else float(numerator)
+    except (ValueError, ZeroDivisionError):
+        raise ValueError(f"{text} is not a number such as 0.1 or 8/255") from None
+
+
+def _check_ranges(config: Any, where: str = "") -> None:
+    for item in dataclasses.fields(config):
+        name, value = f"{where}{item.name}", getattr(config, item.name)
+        if dataclasses.is_dataclass(value):
+            _check_ranges(value, f"{name}.")
+        elif isinstance(value, str):
+            refuse_secret(name, value)
+        for number in value if isinstance(value, tuple) else [value]:
+            if isinstance(number, float) and not math.isfinite(number):
+                raise UserError(f"{name} is {number}: give a finite number.")
+        low, high = item.metadata.get("range", (-math.inf, math.inf))
+        if isinstance(value, int | float) and not low <= value <= high:
+            bound = f"at least {low}" if math.isinf(high) else f"from {low} to {high}"
+            raise UserError(f"{name} is {value}: it must be {bound}.")

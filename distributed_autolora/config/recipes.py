@@ -20,8 +20,8 @@ from distributed_autolora.config import (
     ScheduleConfig,
     ThreatModelConfig,
 )
-from distributed_autolora.config.reading import nearest
 from distributed_autolora.errors import UserError
+from distributed_autolora.records.reader import nearest
 
 FASHION_MNIST_MEAN = (0.2860,)
 FASHION_MNIST_STD = (0.3530,)
@@ -137,12 +137,7 @@ def paper(task: str, backbone: str = "resnet18", method: str = "autolora") -> Ex
 
     CIFAR is perturbed at 32 x 32 pixels and up-sampled to 224 inside the model; the other tasks are cropped to 224.
     AutoLoRa moves its learning rate by the robust validation accuracy, the other methods at fixed epochs. The training
-    step is the paper's, in float32.
-
-    Args:
-        task: a key of `PAPER_HYPERPARAMETERS`; DTD-57 is "dtd" with its real 47 classes, DOG-120 is "dogs".
-        backbone: one of `PAPER_BACKBONES`.
-        method: one of `PAPER_METHODS`.
+    step is the paper's, in float32. DTD-57 is "dtd" with its real 47 classes, DOG-120 is "dogs".
     """
     values = PAPER_HYPERPARAMETERS[task][method]
     small = task in _LOW_RESOLUTION

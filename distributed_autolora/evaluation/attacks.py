@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from distributed_autolora.config.reading import nearest
 from distributed_autolora.core.threat_model import ThreatModel
 from distributed_autolora.errors import UserError
 from distributed_autolora.records import pgd_name
+from distributed_autolora.records.reader import nearest
 
 AUTOATTACK_PARTS = ("apgd-ce", "apgd-t", "fab-t", "square")
 """The attacks of standard AutoAttack, in its order (Croce and Hein, 2020)."""

@@ -9,12 +9,12 @@ import torchvision
 from torch import Tensor, nn
 
 from distributed_autolora.config import IMAGENET_MEAN, IMAGENET_STD
-from distributed_autolora.config.reading import nearest
 from distributed_autolora.core.attacks import eval_mode
 from distributed_autolora.errors import UserError
 from distributed_autolora.models.small_resnet import SmallResNet
 from distributed_autolora.models.timm_backbone import PREFIX, timm_backbone, timm_names
 from distributed_autolora.models.weights import load_backbone
+from distributed_autolora.records.reader import nearest
 
 _HEAD = "fc"
 _TORCHVISION_RESNETS = (

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from distributed_autolora.core.lora import LowRankBranch
 from distributed_autolora.errors import RunFailedError
-from distributed_autolora.files.atomic_write import atomic_write, writing
+from distributed_autolora.files import atomic_write, writing
 from distributed_autolora.models.portable import PortableModel, read_model
 from distributed_autolora.models.weights import save_weights
 

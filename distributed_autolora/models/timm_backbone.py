@@ -6,8 +6,8 @@ from typing import Any
 
 from torch import nn
 
-from distributed_autolora.config.reading import nearest
 from distributed_autolora.errors import UserError
+from distributed_autolora.records.reader import nearest
 
 PREFIX = "timm/"
 

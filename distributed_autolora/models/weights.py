@@ -10,7 +10,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from distributed_autolora.errors import UserError
-from distributed_autolora.files.atomic_write import atomic_write
+from distributed_autolora.files import atomic_write
 from distributed_autolora.models.checkpoint_formats import Checkpoint, checkpoint_of
 from distributed_autolora.models.weight_files import TENSORS_OR_TRUST, open_weights
 

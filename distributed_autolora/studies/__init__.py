@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 
 from distributed_autolora.config import ExperimentConfig
-from distributed_autolora.config.reading import nearest
 from distributed_autolora.config.recipes import PAPER_HYPERPARAMETERS, recipe
 from distributed_autolora.errors import UserError
+from distributed_autolora.records.reader import nearest
 from distributed_autolora.studies.definition import Arm, Study, with_settings
 from distributed_autolora.studies.hyperparameters import hyperparameters_page
 from distributed_autolora.studies.tables import EMBEDDED_TASK, PAPER_STUDIES

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from distributed_autolora.config import ExperimentConfig
-from distributed_autolora.config.yaml_files import config_text
+from distributed_autolora.config.experiment import config_text
 from distributed_autolora.orchestration.runs.folder import RunFolder
 from tests.chaos.moments import plan, registered, wait_for
 from tests.chaos.nodes import Nodes

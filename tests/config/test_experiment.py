@@ -9,8 +9,8 @@ import pytest
 
 from distributed_autolora.cli import parse_training_flags
 from distributed_autolora.config import ExperimentConfig
+from distributed_autolora.config.experiment import config_text, read_config
 from distributed_autolora.config.recipes import RECIPES, recipe
-from distributed_autolora.config.yaml_files import config_text, read_config
 from distributed_autolora.errors import UserError
 
 PAPER = ("cifar10", "cifar100", "dtd", "dogs", "cub", "caltech256")

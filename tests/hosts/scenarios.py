@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from distributed_autolora.config.yaml_files import config_text
+from distributed_autolora.config.experiment import config_text
 from distributed_autolora.orchestration.cluster.processes import uninterrupted
 from tests.hosts.network import Host, Network
 from tests.hosts.raylets import FAST_HEALTH_CHECKS, ROOT, Raylets

@@ -14,10 +14,10 @@ import pytest
 import torch
 from matplotlib.figure import Figure
 
-from distributed_autolora.config.yaml_files import config_text, read_config
+from distributed_autolora.config.experiment import config_text, read_config
 from distributed_autolora.errors import RunFailedError, UserError
 from distributed_autolora.evaluation.chunks import Chunk
-from distributed_autolora.files.json_files import write_json
+from distributed_autolora.files import write_json
 from distributed_autolora.models import read_weights, save_weights
 from distributed_autolora.models.export import export_model, export_program
 from distributed_autolora.models.portable import NetworkDescription, PortableModel

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from distributed_autolora.config.yaml_files import config_text
+from distributed_autolora.config.experiment import config_text
 from distributed_autolora.models import build, save_weights
 from tests.orchestration.cluster.test_local_cluster import listening
 from tests.orchestration.mlflow_tracking.tracking_server import TrackingServer

@@ -10,7 +10,7 @@ import pytest
 
 from distributed_autolora.cli import parse_training_flags
 from distributed_autolora.errors import UserError, masked
-from distributed_autolora.files.json_files import write_text
+from distributed_autolora.files import write_text
 from distributed_autolora.orchestration.mlflow_tracking import connect
 from tests.security.watching import SECRET, flags_of
 from tests.training.tasks import small_config

@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Iterable
 from pathlib import Path
 
-from distributed_autolora.files.json_files import write_json, write_text
+from distributed_autolora.files import write_json, write_text
 from distributed_autolora.models.export import export_model
 from distributed_autolora.orchestration.evaluations.plan import Plan
 from distributed_autolora.records import Evaluation

@@ -13,9 +13,7 @@ import pyarrow.parquet as pq
 
 from distributed_autolora.errors import UserError
 from distributed_autolora.evaluation.chunks import Chunk, Columns
-from distributed_autolora.files.atomic_write import atomic_write, writing
-from distributed_autolora.files.folder_lock import acquire_folder
-from distributed_autolora.files.json_files import read_json, write_json
+from distributed_autolora.files import acquire_folder, atomic_write, read_json, write_json, writing
 from distributed_autolora.orchestration.runs.folder import check_writable
 from distributed_autolora.records import Evaluation, evaluation_from_json, evaluation_to_json
 

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from distributed_autolora.config import IMAGENET_MEAN, IMAGENET_STD, ExperimentConfig
-from distributed_autolora.config.reading import nearest
 from distributed_autolora.errors import UserError
 from distributed_autolora.models.checkpoint_formats import Checkpoint
 from distributed_autolora.models.portable import NetworkDescription, PortableModel, read_model
@@ -16,6 +15,7 @@ from distributed_autolora.models.weights import read_checkpoint, read_weights
 from distributed_autolora.orchestration.evaluations.request import EvaluationRequest
 from distributed_autolora.orchestration.mlflow_tracking import default_tracking_uri, download_weights
 from distributed_autolora.orchestration.runs.folder import RunFolder
+from distributed_autolora.records.reader import nearest
 
 _MLFLOW = re.compile(r"(models|runs):/")
 _NETWORK_FLAGS = ("backbone", "num_classes", "mean", "std", "input_size")

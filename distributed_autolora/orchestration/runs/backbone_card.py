@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from distributed_autolora.config import ExperimentConfig
-from distributed_autolora.files.json_files import write_text
+from distributed_autolora.files import write_text
 from distributed_autolora.orchestration.runs.folder import RunFolder
 from distributed_autolora.records import AccuracyCount, RunResult
 from distributed_autolora.reporting.statistics import wilson_interval

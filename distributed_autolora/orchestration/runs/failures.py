@@ -13,7 +13,7 @@ from ray.exceptions import RayActorError
 from ray.train import ControllerError, TrainingFailedError, UserCallback
 
 from distributed_autolora.errors import RunFailedError, StorageError, UserError, first_line
-from distributed_autolora.files.json_files import write_text
+from distributed_autolora.files import write_text
 from distributed_autolora.orchestration.runs.folder import RunFolder
 
 _TRACEBACK = "error.txt"

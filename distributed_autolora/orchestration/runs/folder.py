@@ -10,10 +10,9 @@ from pathlib import Path
 from typing import IO, Any
 
 from distributed_autolora.config import ExperimentConfig
-from distributed_autolora.config.yaml_files import config_text, read_config
+from distributed_autolora.config.experiment import config_text, read_config
 from distributed_autolora.errors import UserError
-from distributed_autolora.files.folder_lock import acquire_folder
-from distributed_autolora.files.json_files import read_json, write_json, write_text
+from distributed_autolora.files import acquire_folder, read_json, write_json, write_text
 from distributed_autolora.records import (
     EpochRecord,
     RunResult,

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from distributed_autolora.errors import kind_of
-from distributed_autolora.files.json_files import write_json
+from distributed_autolora.files import write_json
 from distributed_autolora.orchestration.runs.folder import RunFolder
 from distributed_autolora.training.checkpoint_integrity import broken_part, read_values
 

@@ -14,8 +14,8 @@ import pyarrow.parquet as pq
 import torch
 
 from distributed_autolora.config import ExperimentConfig
-from distributed_autolora.config.yaml_files import config_text
-from distributed_autolora.files.atomic_write import atomic_write
+from distributed_autolora.config.experiment import config_text
+from distributed_autolora.files import atomic_write
 from distributed_autolora.models import Classifier, read_weights, save_weights
 from distributed_autolora.models.portable import NetworkDescription, PortableModel
 from distributed_autolora.orchestration import mlflow_tracking

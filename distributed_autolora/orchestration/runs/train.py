@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from distributed_autolora.config import ExperimentConfig, output_home
 from distributed_autolora.console import print_line
-from distributed_autolora.files.json_files import write_json
+from distributed_autolora.files import write_json
 from distributed_autolora.orchestration.cluster.processes import uninterrupted
 from distributed_autolora.orchestration.runs.folder import RunFolder, check_writable
 from distributed_autolora.orchestration.runs.names import (

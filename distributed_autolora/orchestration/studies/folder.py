@@ -11,8 +11,7 @@ from typing import IO, Any
 from distributed_autolora.config import DataConfig
 from distributed_autolora.data.parquet.reader import read_texts
 from distributed_autolora.errors import UserError
-from distributed_autolora.files.folder_lock import acquire_folder
-from distributed_autolora.files.json_files import read_json, write_json
+from distributed_autolora.files import acquire_folder, read_json, write_json
 from distributed_autolora.orchestration.runs.folder import RunFolder, check_writable
 from distributed_autolora.orchestration.runs.preflight import EMBEDDED
 from distributed_autolora.orchestration.studies.plan import best_trial, plan_final, plan_search, validation_score

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Literal
 
 from distributed_autolora.config import ExperimentConfig, RunConfig, output_home
-from distributed_autolora.config.reading import nearest
-from distributed_autolora.config.yaml_files import read_config
+from distributed_autolora.config.experiment import read_config
 from distributed_autolora.errors import UserError
+from distributed_autolora.records.reader import nearest
 from distributed_autolora.studies import CUSTOM_TASK, Study, base_config, study
 
 OWN_ATTACK = "pgd10"

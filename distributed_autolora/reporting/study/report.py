@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from distributed_autolora.files.atomic_write import atomic_write, writing
+from distributed_autolora.files import atomic_write, writing
 from distributed_autolora.reporting.statistics import wilson_interval
 from distributed_autolora.reporting.study.costs import cost_of
 from distributed_autolora.reporting.study.figures import accuracies_figure, cost_figure, search_figure

@@ -10,13 +10,13 @@ import torch
 from torch import nn
 
 from distributed_autolora.config import ExperimentConfig
-from distributed_autolora.config.reading import nearest
 from distributed_autolora.core.lora import LowRankBranch
 from distributed_autolora.core.objectives import AutoLoRa, VanillaRFT
 from distributed_autolora.core.schedules import LossWeights, RobustAccuracyHalving, StepDecay
 from distributed_autolora.core.twins import Twins
 from distributed_autolora.errors import UserError
 from distributed_autolora.models import Classifier, build
+from distributed_autolora.records.reader import nearest
 from distributed_autolora.training.methods.weight_averaging import has_teacher
 
 Schedule = RobustAccuracyHalving | StepDecay

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from distributed_autolora.config.yaml_files import config_text
+from distributed_autolora.config.experiment import config_text
 from distributed_autolora.models import read_weights
 from tests.chaos.nodes import Nodes
 from tests.orchestration.runs.test_survival import epochs_of, wait_for

@@ -19,7 +19,7 @@ from mlflow.entities import Run
 from torch import Tensor
 
 from distributed_autolora.config import ExperimentConfig
-from distributed_autolora.config.yaml_files import config_text
+from distributed_autolora.config.experiment import config_text
 from distributed_autolora.models import read_weights
 from distributed_autolora.orchestration.runs.folder import RunFolder
 from distributed_autolora.records import EpochRecord

@@ -1,1 +1,0 @@
-"""Atomic writes, JSON files and locks."""
