@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import copy
-import inspect
 import statistics
 import sys
 import tempfile
@@ -23,7 +22,6 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch.nn.parallel import DistributedDataParallel
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
@@ -35,6 +33,7 @@ from benchmarks.timing import interleaved, ratio, write
 from distributed_autolora.core.fast_attack.attack_network import AttackNetwork
 from distributed_autolora.core.fast_attack.cuda_graphs import CudaGraphAttack, agreement
 from distributed_autolora.core.fast_attack.tf32 import tf32_off
+from distributed_autolora.training.distributed.collectives import wrapped_in_ddp
 
 _PEAK_FLOPS = (("H100 PCIe", 756e12), ("H100", 989e12), ("H200", 989e12), ("A100", 312e12))
 """Dense bfloat16 operations a second by data sheet; the first name that is part of the device's counts."""
@@ -156,11 +155,7 @@ def _data_parallel(work: Work, rounds: int) -> dict[str, Any]:
     inside = Trained(copy.deepcopy(work.fast.model), fused=on_gpu)
     inside.objective.load_state_dict(bare.objective.state_dict())
     with _group_of_one(work.device):
-        # The option's name depends on the version of torch.
-        names = ("forward_sync_buffers", "broadcast_buffers")
-        option = next(name for name in names if name in inspect.signature(DistributedDataParallel).parameters)
-        devices = [work.device] if on_gpu else None
-        inside.wrapped = DistributedDataParallel(inside.objective, device_ids=devices, **{option: False})  # type: ignore[arg-type]
+        inside.wrapped = wrapped_in_ddp(inside.objective, work.device)
         calls = {
             "bare": lambda: bare.step(work.x, work.noise, work.y, bfloat16=True),
             "wrapped": lambda: inside.step(work.x, work.noise, work.y, bfloat16=True),

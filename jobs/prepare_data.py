@@ -6,7 +6,7 @@ import shlex
 
 from distributed_autolora.cli import parse_by, run_program
 from distributed_autolora.console import print_line
-from distributed_autolora.data.preparation.flags import Check, prepare, read_flags
+from distributed_autolora.data.preparation.flags import Check, read_flags
 
 
 def main() -> None:
@@ -15,6 +15,8 @@ def main() -> None:
     if isinstance(flags, Check):
         check(flags.folder)
         return
+    from distributed_autolora.data.preparation.prepare import prepare
+
     prepared = prepare(flags)
     print(prepared.table())
     weights = f"python jobs/finetune.py --recipe {flags.recipe} --model.weights WEIGHTS --data.path"

@@ -28,8 +28,8 @@ def test_the_shipped_task_has_2500_and_1000_balanced_images(train: ImageTable, t
     assert test.labels.bincount().tolist() == [200] * 5
     check_same_classes(train, test)
     assert train.class_names == ("Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
-    assert train.task == "fashion-mnist-5-9"
-    assert train.licence.startswith("MIT")
+    assert train.card["task"] == "fashion-mnist-5-9"
+    assert train.card["licence"].startswith("MIT")
 
 
 def test_no_shipped_image_is_in_both_splits(train: ImageTable, test: ImageTable) -> None:

@@ -15,6 +15,7 @@ import pytest
 import torch
 
 from distributed_autolora.data.preparation.cub_and_dogs import dogs
+from distributed_autolora.data.preparation.flags import Cifar10, Dogs
 from distributed_autolora.data.preparation.torchvision_datasets import cifar
 from distributed_autolora.errors import UserError
 from distributed_autolora.orchestration.runs.folder import RunFolder
@@ -126,7 +127,7 @@ def test_pickles_among_the_sources_of_a_task_are_not_executed(tmp_path: Path, ma
             archive.addfile(member, io.BytesIO(_pickled(mark)))
     (stanford / "images.tar").write_bytes((stanford / "lists.tar").read_bytes())
     with pytest.raises(UserError, match="their MD5 differs"):
-        cifar(tmp_path / "cifar", task="cifar10", protocol="clean", unverified=False)
+        cifar(Cifar10(source=tmp_path / "cifar", output=""))
     with pytest.raises(UserError, match="cannot be read"):
-        dogs(stanford, protocol="clean")
+        dogs(Dogs(source=stanford, output=""))
     assert not mark.exists()

@@ -51,30 +51,15 @@ class ImageTable:
         return len(self.labels)
 
     @property
-    def task(self) -> str:
-        """Name of the task, "" where its files do not say."""
-        return str(self.texts.get("task", ""))
-
-    @property
-    def licence(self) -> str:
-        """Terms that the images may be used under, "" where its files do not say."""
-        return str(self.texts.get("licence", ""))
-
-    @property
-    def provenance(self) -> str:
-        """Where the images came from and how they were chosen, "" where its files do not say."""
-        return str(self.texts.get("provenance", ""))
-
-    @property
     def protocol(self) -> str:
         """ "released" for splits that repeat those of the released code with their faults, otherwise "clean"."""
         return protocol_of(self.texts)
 
     @property
     def card(self) -> dict[str, Any]:
-        """What is known about the task: JSON values, at least task, protocol, classes, licence and provenance."""
-        known = {"task": self.task, "protocol": self.protocol, "classes": len(self.class_names)}
-        known |= {"licence": self.licence, "provenance": self.provenance}
+        """JSON values: at least task, licence and provenance ("" where its files do not say), protocol and classes."""
+        known: dict[str, Any] = {key: str(self.texts.get(key, "")) for key in ("task", "licence", "provenance")}
+        known |= {"protocol": self.protocol, "classes": len(self.class_names)}
         stated = self.texts.get("card")
         return known | (stated if isinstance(stated, dict) else {})
 
@@ -122,13 +107,7 @@ def fingerprint(encoded: bytes) -> int:
 
 
 def row_groups(folder: str, split: str) -> Iterator[RowGroup]:
-    """Reads the row groups of all files `<split>*.parquet` of a folder, in the order of their names.
-
-    Holds one row group in memory.
-
-    Args:
-        folder: local path or URI of a pyarrow filesystem.
-        split: "train" or "test".
+    """Reads the row groups of all files `<split>*.parquet` of a folder or URI one by one, in the order of their names.
 
     Raises:
         UserError: for a missing folder or file, a damaged file, missing columns or class names, labels that
@@ -144,11 +123,7 @@ def row_groups(folder: str, split: str) -> Iterator[RowGroup]:
 
 
 def read_images(folder: str, split: str) -> ImageTable:
-    """Reads all files `<split>*.parquet` of a folder into memory, in the order of their names.
-
-    Args:
-        folder: local path or URI of a pyarrow filesystem.
-        split: "train" or "test".
+    """Reads all files `<split>*.parquet` of a folder or URI into memory, in the order of their names.
 
     Raises:
         UserError: see `row_groups`.

@@ -6,27 +6,20 @@ import csv
 from pathlib import Path
 
 from distributed_autolora.data.parquet.locations import one_line
+from distributed_autolora.data.preparation.flags import ImageList
 from distributed_autolora.data.preparation.source import SPLITS, SourceRow, SourceTask, file_row, held_out
 from distributed_autolora.errors import UserError
 
-Line = dict[str, str]
 
-
-def image_list(source: Path, *, test_fraction: float, seed: int, task: str | None, licence: str) -> SourceTask:
+def image_list(flags: ImageList) -> SourceTask:
     """Reads a CSV file with the columns path and label, and possibly split ("train" or "test").
 
     Paths are relative to the file's folder. Classes are the labels in ascending order, as numbers if all are.
 
-    Args:
-        source: the file.
-        test_fraction: share of each class to hold out for testing where there is no column split, in (0, 1).
-        seed: seed of that choice.
-        task: name of the task; None: the file's.
-        licence: terms that the images may be used under.
-
     Raises:
         UserError: for a file or lines that cannot be used; says which line.
     """
+    source = flags.source
     lines = _lines(source)
     labels = {line["label"] for line in lines}
     names = sorted(labels)
@@ -41,17 +34,16 @@ def image_list(source: Path, *, test_fraction: float, seed: int, task: str | Non
         if absent:
             raise UserError(f'{source} has no {absent[0]} image: its column "split" needs train and test.')
     else:
-        _, test, how = held_out(numbers, test_fraction, seed)
+        _, test, how = held_out(numbers, flags.test_fraction, flags.seed)
         is_test = set(test)
         splits = ["test" if position in is_test else "train" for position in range(len(lines))]
     rows: dict[str, list[SourceRow]] = {split: [] for split in SPLITS}
     for line, number, split in zip(lines, numbers, splits, strict=True):
         rows[split].append(file_row(source.parent / line["path"], number, line["path"]))
-    provenance = f'list "{source.name}", {how}'
-    return SourceTask(task or source.stem, names, rows, licence, provenance)
+    return SourceTask(flags.task or source.stem, names, rows, flags.licence, f'list "{source.name}", {how}')
 
 
-def _lines(source: Path) -> list[Line]:
+def _lines(source: Path) -> list[dict[str, str]]:
     """Returns the checked lines below the header."""
     try:
         with source.open(newline="", encoding="utf-8-sig") as file:

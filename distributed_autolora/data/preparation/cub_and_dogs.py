@@ -11,22 +11,20 @@ from pathlib import Path
 import numpy as np
 
 from distributed_autolora.data.parquet.locations import one_line
-from distributed_autolora.data.preparation.source import Protocol, SourceRow, SourceTask, count_notes, file_row
+from distributed_autolora.data.preparation.flags import Cub, Dogs
+from distributed_autolora.data.preparation.source import SourceRow, SourceTask, count_notes, file_row
 from distributed_autolora.errors import UserError
 
 _AGAIN = "Unpack the archive again."
 
 
-def dogs(source: Path, *, protocol: Protocol) -> SourceTask:
-    """Reads Stanford Dogs (Khosla et al., 2011) with its official split.
-
-    Args:
-        source: folder with Images/ or images.tar, and train_list.mat and test_list.mat or lists.tar.
-        protocol: "clean" or "released"; the images are the same.
+def dogs(flags: Dogs) -> SourceTask:
+    """Reads Stanford Dogs (Khosla et al., 2011) with its official split, which both protocols share.
 
     Raises:
         UserError: for missing or damaged files, and lists that contradict each other.
     """
+    source = flags.source
     row_of = _dog_rows(source)
     lists = {split: _mat_list(source, f"{split}_list.mat") for split in ("train", "test")}
     folders: dict[int, str] = {}
@@ -45,7 +43,7 @@ def dogs(source: Path, *, protocol: Protocol) -> SourceTask:
         provenance="Stanford Dogs (Khosla et al., 2011, vision.stanford.edu/aditya86/ImageNetDogs), official split",
         overlaps=("every image is from ImageNet: a pre-training set of ImageNet may contain the test images",),
         notes=count_notes(rows, {"train": 12_000, "test": 8_580}),
-        protocol=protocol,
+        protocol=flags.protocol,
     )
 
 
@@ -58,11 +56,9 @@ def _dog_rows(source: Path) -> Callable[[str, int], SourceRow]:
     if not archive.is_file():
         raise UserError(f"{source} has no Images/ and no images.tar: give the folder of Stanford Dogs.")
     members = _members(archive)
-
-    def row(file: str, label: int) -> SourceRow:
-        return SourceRow(partial(_from_archive, archive, members, f"Images/{file}"), label, file, f"{archive}, {file}")
-
-    return row
+    return lambda file, label: SourceRow(
+        partial(_from_archive, archive, members, f"Images/{file}"), label, file, f"{archive}, {file}"
+    )
 
 
 def _from_archive(archive: Path, members: dict[str, tuple[int, int]], name: str) -> bytes:
@@ -78,10 +74,9 @@ def _members(archive: Path) -> dict[str, tuple[int, int]]:
     """Returns start and size of every file in an uncompressed archive."""
     try:
         with tarfile.open(archive, "r:") as opened:
-            found = {member.name.removeprefix("./"): (member.offset_data, member.size) for member in opened}
+            return {member.name.removeprefix("./"): (member.offset_data, member.size) for member in opened}
     except (OSError, tarfile.TarError) as error:
         raise UserError(f"{archive} cannot be read: {one_line(error)}. Fetch it again.") from error
-    return found
 
 
 def _mat_list(source: Path, name: str) -> list[tuple[str, int]]:
@@ -104,18 +99,14 @@ def _mat_list(source: Path, name: str) -> list[tuple[str, int]]:
         raise UserError(f"{source}/{name} cannot be read: {one_line(error)}. Fetch the lists again.") from error
 
 
-def cub(source: Path, *, protocol: Protocol) -> SourceTask:
-    """Reads Caltech-UCSD Birds 200-2011 (Wah et al., 2011) with its official split.
-
-    Args:
-        source: folder with images.txt and so on, or the one above it.
-        protocol: "clean" or "released"; the images are the same.
+def cub(flags: Cub) -> SourceTask:
+    """Reads Caltech-UCSD Birds 200-2011 (Wah et al., 2011) with its official split, which both protocols share.
 
     Raises:
         UserError: for missing or damaged lists.
     """
-    inner = source / "CUB_200_2011"
-    folder = inner if inner.is_dir() else source
+    inner = flags.source / "CUB_200_2011"
+    folder = inner if inner.is_dir() else flags.source
     files, labels, is_train, names = (
         _numbered(folder / name)
         for name in ("images.txt", "image_class_labels.txt", "train_test_split.txt", "classes.txt")
@@ -144,7 +135,7 @@ def cub(source: Path, *, protocol: Protocol) -> SourceTask:
         "https://www.vision.caltech.edu/datasets/cub_200_2011), official split",
         overlaps=("some images are also in ImageNet, as its page says: a pre-training set may contain test images",),
         notes=count_notes(rows, {"train": 5_994, "test": 5_794}),
-        protocol=protocol,
+        protocol=flags.protocol,
     )
 
 

@@ -7,7 +7,7 @@ import io
 import math
 import struct
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -25,8 +25,6 @@ from distributed_autolora.errors import UserError
 FASHION_MNIST_CLASSES = tuple(FashionMNIST.classes)
 FASHION_MNIST_LICENCE = "MIT, Copyright (c) 2017 Zalando SE, https://tech.zalando.com"
 
-_FASHION_MNIST_FILES = {"train": "train", "test": "t10k"}
-
 
 def fashion_mnist(
     source: Path,
@@ -35,7 +33,7 @@ def fashion_mnist(
     classes: Sequence[int],
     limit: int | None,
     seed: int,
-    left_out: Callable[[NDArray[np.uint8]], bool] | None = None,
+    left_out: frozenset[bytes] | None = None,
 ) -> list[SourceRow]:
     """Reads Fashion-MNIST (Xiao, Rasul and Vollgraf, 2017) from its IDX files.
 
@@ -43,37 +41,40 @@ def fashion_mnist(
         source: folder with train-images-idx3-ubyte and so on, gzipped or not; torchvision's download folder too.
         split: "train" or "test".
         classes: official labels to keep; they become 0, 1, ... in this order.
-        limit: take a stratified subset of this many images; None: all.
-        seed: seed of the subset.
-        left_out: tells of the uint8 pixels [28, 28] of an image whether it is left out; None: none is.
+        limit: size of a stratified subset, which `seed` decides; None: all images.
+        left_out: pixels [28, 28] of images to leave out, as bytes; None: none.
 
     Returns:
-        PNG rows in the order of the file; a row id is the split and the index in the official file.
+        PNG rows in the order of the file, with the split and the index in the official file as row ids.
 
     Raises:
         UserError: for a missing or damaged file, or a limit above the number of images.
     """
-    prefix = _FASHION_MNIST_FILES[split]
-    images = _read_idx(source, f"{prefix}-images-idx3-ubyte", dimensions=3)
-    official = torch.from_numpy(_read_idx(source, f"{prefix}-labels-idx1-ubyte", dimensions=1)).long()
-    if len(images) != len(official):
-        raise UserError(f"{source} has {len(images)} {split} images but {len(official)} labels: fetch the files again.")
+    images, official = _read_split(source, split)
     indices = torch.isin(official, torch.tensor(list(classes))).nonzero().flatten()
     if left_out is not None:
-        indices = indices[[not left_out(images[index]) for index in indices.tolist()]]
+        indices = indices[[images[index].tobytes() not in left_out for index in indices.tolist()]]
+    if limit is not None and not 1 <= limit <= len(indices):
+        raise UserError(
+            f"{limit} {split} images were asked for: {source} has 1 to {len(indices)} of these classes"
+            f"{'' if left_out is None else ' that are not left out'}: ask for so many."
+        )
     if limit is not None:
-        if not 1 <= limit <= len(indices):
-            raise UserError(
-                f"{limit} {split} images were asked for: {source} has 1 to {len(indices)} of these classes"
-                f"{'' if left_out is None else ' that are not left out'}: ask for so many."
-            )
         indices = indices[stratified_subset(official[indices], limit, seed)]
-    new_label = {label: position for position, label in enumerate(classes)}
-    row_ids = [f"{split}/{index:05d}" for index in indices.tolist()]
+    chosen = [(index, f"{split}/{index:05d}") for index in indices.tolist()]
     return [
-        SourceRow(partial(png, images[index]), new_label[int(official[index])], row_id, f"{source}, {row_id}")
-        for index, row_id in zip(indices.tolist(), row_ids, strict=True)
+        SourceRow(partial(png, images[index]), classes.index(int(official[index])), row_id, f"{source}, {row_id}")
+        for index, row_id in chosen
     ]
+
+
+def _read_split(source: Path, split: str) -> tuple[NDArray[np.uint8], torch.Tensor]:
+    prefix = {"train": "train", "test": "t10k"}[split]
+    images = _read_idx(source, f"{prefix}-images-idx3-ubyte", dimensions=3)
+    labels = torch.from_numpy(_read_idx(source, f"{prefix}-labels-idx1-ubyte", dimensions=1)).long()
+    if len(images) != len(labels):
+        raise UserError(f"{source} has {len(images)} {split} images but {len(labels)} labels: fetch the files again.")
+    return images, labels
 
 
 def _read_idx(source: Path, name: str, dimensions: int) -> NDArray[np.uint8]:

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import tyro
-
-if TYPE_CHECKING:
-    from distributed_autolora.data.preparation.prepare import Prepared
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,19 +152,3 @@ Source = (
 def read_flags(description: str, arguments: Sequence[str] | None = None) -> Source:
     """Reads a command line; None: this process's."""
     return tyro.cli(Source, description=description, args=arguments, config=(tyro.conf.FlagCreatePairsOff,))
-
-
-def prepare(flags: Published | FashionMnist | Folder | ImageList) -> Prepared:
-    """Writes the task that the flags ask for.
-
-    Raises:
-        UserError: for a source or an output that cannot be used.
-    """
-    from distributed_autolora.data.preparation import prepare as kinds
-
-    values = asdict(flags)
-    if isinstance(flags, Published):
-        return kinds.prepare_published(flags.recipe, **values)
-    if isinstance(flags, FashionMnist):
-        return kinds.prepare_fashion_mnist(**values)
-    return kinds.prepare_own(kinds.image_folder if isinstance(flags, Folder) else kinds.image_list, **values)

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NoReturn
 
+from distributed_autolora.data.preparation.flags import Folder
 from distributed_autolora.data.preparation.source import SPLITS, SourceTask, file_row, held_out
 from distributed_autolora.errors import UserError
 
@@ -23,23 +24,17 @@ _SPLIT_WORDS = {*SPLITS, "training", "testing", "val", "valid", "validation", "d
 _MAX_SHOWN = 5
 
 
-def image_folder(source: Path, *, test_fraction: float, seed: int, task: str | None, licence: str) -> SourceTask:
+def image_folder(flags: Folder) -> SourceTask:
     """Reads a folder with one folder of images a class, or with train/ and test/ that each have those.
 
     The row id is the path below the folder. Hidden files are ignored; files without an image's ending are counted in
     the notes.
 
-    Args:
-        source: the folder.
-        test_fraction: share of each class to hold out for testing if there is no test/, in (0, 1).
-        seed: seed of that choice.
-        task: name of the task; None: the folder's.
-        licence: terms that the images may be used under.
-
     Raises:
         UserError: for a missing folder, fewer than two classes, a class without images, train/ and test/ with
             different classes.
     """
+    source = flags.source
     if not source.is_dir():
         raise UserError(f"{source} is not a folder: give a folder that has one folder of images a class.")
     folders = _visible_folders(source)
@@ -56,16 +51,16 @@ def image_folder(source: Path, *, test_fraction: float, seed: int, task: str | N
         )
     else:
         every, skipped = _labelled_files(source, folders)
-        train, test, how = held_out([label for _, label in every], test_fraction, seed)
+        train, test, how = held_out([label for _, label in every], flags.test_fraction, flags.seed)
         files = {"train": [every[position] for position in train], "test": [every[position] for position in test]}
     return SourceTask(
-        task=task or source.name,
+        task=flags.task or source.name,
         class_names=folders,
         rows={
             split: [file_row(path, label, path.relative_to(source).as_posix()) for path, label in own]
             for split, own in files.items()
         },
-        licence=licence,
+        licence=flags.licence,
         provenance=f'folder "{source.name}", {how}',
         notes=_notes(skipped, other, folders, files["test"]),
     )
@@ -84,8 +79,7 @@ def _classes_of_both(source: Path) -> list[str]:
 def _notes(
     skipped: Counter[str], other: list[str], class_names: Sequence[str], test: list[tuple[Path, int]]
 ) -> tuple[str, ...]:
-    present = {label for _, label in test}
-    untested = [name for label, name in enumerate(class_names) if label not in present]
+    untested = [name for label, name in enumerate(class_names) if label not in {number for _, number in test}]
     endings = ", ".join(f"{count} {ending}" for ending, count in skipped.most_common(_MAX_SHOWN))
     endings += ", ..." if len(skipped) > _MAX_SHOWN else ""
     notes = [f"not used, because of their endings: {skipped.total()} files ({endings})"] if skipped else []

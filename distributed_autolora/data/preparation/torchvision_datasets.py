@@ -15,16 +15,9 @@ from torchvision.datasets import CIFAR10, CIFAR100, DTD, Caltech256
 from torchvision.datasets.utils import check_integrity
 
 from distributed_autolora.data.parquet.locations import one_line
+from distributed_autolora.data.preparation import flags as published
 from distributed_autolora.data.preparation.fashion_mnist import png
-from distributed_autolora.data.preparation.source import (
-    SPLITS,
-    Protocol,
-    SourceRow,
-    SourceTask,
-    count_notes,
-    file_row,
-    held_out,
-)
+from distributed_autolora.data.preparation.source import SPLITS, SourceRow, SourceTask, count_notes, file_row, held_out
 from distributed_autolora.errors import UserError
 
 RELEASED_OUTPUTS = 57
@@ -36,42 +29,29 @@ _CIFAR_NEAR_COPIES = {
 }
 
 # Torchvision's readers raise these for damaged files, and pickle for unverified ones.
-_UNREADABLE: tuple[type[Exception], ...] = (
-    RuntimeError,
-    OSError,
-    EOFError,
-    LookupError,
-    ValueError,
-    TypeError,
-    AttributeError,
-    ImportError,
-)
-_UNREADABLE += (pickle.UnpicklingError,)
+_UNREADABLE: tuple[type[Exception], ...] = (RuntimeError, OSError, EOFError, LookupError, ValueError, TypeError)
+_UNREADABLE += (AttributeError, ImportError, pickle.UnpicklingError)
 
 
-def cifar(source: Path, *, task: str, protocol: Protocol, unverified: bool = False) -> SourceTask:
+def cifar(flags: published.Cifar10) -> SourceTask:
     """Reads CIFAR-10 or CIFAR-100 (Krizhevsky, 2009) from its Python version; pixels become PNG files.
 
     The files are pickles, which may run any code when they are read: others than the published ones are refused.
-
-    Args:
-        source: folder with cifar-10-batches-py or cifar-100-python, or that folder.
-        task: "cifar10" or "cifar100".
-        protocol: "clean" or "released"; the images are the same.
-        unverified: also read files that are not the published ones.
+    The images of both protocols are the same.
 
     Raises:
         UserError: for missing, damaged or other files.
     """
+    task, unverified = flags.recipe, flags.unverified
     kind = _CIFAR[task]
-    root = source.parent if source.name == kind.base_folder else source
+    root = flags.source.parent if flags.source.name == kind.base_folder else flags.source
     folder = root / kind.base_folder
-    published = {**dict([*kind.train_list, *kind.test_list]), kind.meta["filename"]: kind.meta["md5"]}
-    missing = [name for name in published if not (folder / name).is_file()]
+    checksums = {**dict([*kind.train_list, *kind.test_list]), kind.meta["filename"]: kind.meta["md5"]}
+    missing = [name for name in checksums if not (folder / name).is_file()]
     if missing:
         raise UserError(f"{folder} has no {', '.join(missing)}: unpack {kind.filename} into {root}.")
     if not unverified:
-        _check_published(folder, published, kind.filename)
+        _check_published(folder, checksums, kind.filename)
     with _readable(folder, f"unpack {kind.filename} into {root} again"):
         kind = _without_checksums(kind) if unverified else kind
         splits = {split: kind(str(root), train=split == "train") for split in SPLITS}
@@ -85,12 +65,12 @@ def cifar(source: Path, *, task: str, protocol: Protocol, unverified: bool = Fal
         + ("in files that were not verified" if unverified else "official splits"),
         overlaps=("a labelled subset of 80 Million Tiny Images", _CIFAR_NEAR_COPIES[task]),
         notes=(*count_notes(rows, {"train": 50_000, "test": 10_000}), *(["files were not verified"] * unverified)),
-        protocol=protocol,
+        protocol=flags.protocol,
     )
 
 
-def _check_published(folder: Path, published: dict[str, str], archive: str) -> None:
-    others = [name for name, md5 in published.items() if not check_integrity(folder / name, md5)]
+def _check_published(folder: Path, checksums: dict[str, str], archive: str) -> None:
+    others = [name for name, md5 in checksums.items() if not check_integrity(folder / name, md5)]
     if others:
         raise UserError(
             f"{folder}: {', '.join(others)} are not the published files (their MD5 differs), and opening them could "
@@ -110,17 +90,15 @@ def _without_checksums(kind: Any) -> Any:
     return type(kind.__name__, (kind,), {**lists, "meta": {**kind.meta, "md5": None}})
 
 
-def dtd(source: Path, *, protocol: Protocol) -> SourceTask:
+def dtd(flags: published.Dtd) -> SourceTask:
     """Reads the Describable Textures Dataset (Cimpoi et al., 2014): partition 1, train and val together for training.
 
-    Args:
-        source: folder with dtd/labels and dtd/images, or that folder.
-        protocol: "released" names the 57 outputs of the authors' code, ten of which no image belongs to.
+    The protocol "released" names the 57 outputs of the authors' code, ten of which no image belongs to.
 
     Raises:
         UserError: for missing files or lists.
     """
-    data = _first(source, ("dtd/dtd", "dtd", "."), "labels", "unpack dtd-r1.0.1.tar.gz into it")
+    data = _first(flags.source, ("dtd/dtd", "dtd", "."), "labels", "unpack dtd-r1.0.1.tar.gz into it")
     with _readable(data, "unpack dtd-r1.0.1.tar.gz again"), _linked("dtd/dtd", data) as root:
         # With this loader an item is the path of an image and its label; labels of parts of a list may differ.
         parts = {name: DTD(root, split=name, partition=1, loader=Path) for name in ("train", "val", "test")}
@@ -134,7 +112,8 @@ def dtd(source: Path, *, protocol: Protocol) -> SourceTask:
         ]
         for split, parts_of_split in (("train", ("train", "val")), ("test", ("test",)))
     }
-    unused = [f"(unused {number})" for number in range(len(names), RELEASED_OUTPUTS)] if protocol == "released" else []
+    outputs = RELEASED_OUTPUTS if flags.protocol == "released" else 0
+    unused = [f"(unused {number})" for number in range(len(names), outputs)]
     return SourceTask(
         task="dtd",
         class_names=[*names, *unused],
@@ -146,55 +125,32 @@ def dtd(source: Path, *, protocol: Protocol) -> SourceTask:
             *count_notes(rows, {"train": 3760, "test": 1880}),
             *([f"as released: {len(unused)} outputs of the classifier belong to no class"] if unused else []),
         ),
-        protocol=protocol,
+        protocol=flags.protocol,
     )
 
 
-def caltech256(
-    source: Path,
-    *,
-    protocol: Protocol,
-    test_fraction: float = 0.12,
-    train_per_class: int = 150,
-    clutter: bool = True,
-    seed: int = 0,
-) -> SourceTask:
+def caltech256(flags: published.Caltech256) -> SourceTask:
     """Reads Caltech-256 (Griffin, Holub and Perona, 2007), which has no official split.
 
-    "clean" holds out a stratified share of every class. "released" takes `train_per_class` consecutive images from
-    the first of each class on, beyond its end where it has fewer: small classes have no test image, and images
-    of the next class are repeated.
-
-    Args:
-        source: folder with 256_ObjectCategories, or that folder.
-        protocol: "clean" or "released".
-        test_fraction: share of each class held out under "clean", in (0, 1).
-        train_per_class: images per class under "released" (authors' code: 150; Liu et al.: 60).
-        clutter: keep the class of pictures of nothing in particular; "released" always does.
-        seed: seed of the held-out share.
+    "clean" holds out a stratified share of every class. "released" takes `train_per_class` consecutive images (authors'
+    code: 150; Liu et al.: 60) from the first of each class on, beyond its end where it has fewer: small classes have no
+    test image, and images of the next class are repeated.
 
     Raises:
         UserError: for missing files, or a class without a test image under "clean".
     """
     name = "256_ObjectCategories"
-    data = _first(source, (f"caltech256/{name}", name, "."), "001.*", "unpack 256_ObjectCategories.tar into it")
+    data = _first(flags.source, (f"caltech256/{name}", name, "."), "001.*", "unpack 256_ObjectCategories.tar into it")
     with _readable(data, "unpack 256_ObjectCategories.tar again"), _linked(f"caltech256/{name}", data) as root:
         images = Caltech256(root)
-    without = protocol == "clean" and not clutter and images.categories[-1].endswith(".clutter")
+    without = flags.protocol == "clean" and not flags.clutter and images.categories[-1].endswith(".clutter")
     kept = len(images.categories) - without
     files = [
         (Path(images.categories[label], f"{label + 1:03d}_{number:04d}.jpg"), label)
         for label, number in zip(images.y, images.index, strict=True)
         if label < kept
     ]
-    labels = [label for _, label in files]
-    if protocol == "released":
-        train, test = consecutive_split(torch.tensor(labels), train_per_class)
-        how = f"as released: {train_per_class} consecutive images from the start of each class, with repetitions"
-    else:
-        train, test, how = held_out(labels, test_fraction, seed)
-        if len({labels[position] for position in test}) < kept:
-            raise UserError(f"A test fraction of {test_fraction} leaves a class without a test image: give more.")
+    train, test, how = _caltech_split([label for _, label in files], kept, flags)
     rows = {split: _caltech_rows(data, files, chosen) for split, chosen in (("train", train), ("test", test))}
     return SourceTask(
         task="caltech256",
@@ -204,8 +160,21 @@ def caltech256(
         provenance=f"Caltech-256 (Griffin, Holub and Perona, 2007, data.caltech.edu/records/nyy15-4j048); {how}",
         overlaps=("collected from web search, as ImageNet was: the pre-training set may contain some of the images",),
         notes=("there is no official split: numbers are comparable only between runs on these very files",),
-        protocol=protocol,
+        protocol=flags.protocol,
     )
+
+
+def _caltech_split(
+    labels: list[int], num_classes: int, flags: published.Caltech256
+) -> tuple[list[int], list[int], str]:
+    if flags.protocol == "released":
+        per_class = flags.train_per_class
+        how = f"as released: {per_class} consecutive images from the start of each class, with repetitions"
+        return *consecutive_split(torch.tensor(labels), per_class), how
+    train, test, how = held_out(labels, flags.test_fraction, flags.seed)
+    if len({labels[position] for position in test}) < num_classes:
+        raise UserError(f"A test fraction of {flags.test_fraction} leaves a class without a test image: give more.")
+    return train, test, how
 
 
 def consecutive_split(labels: torch.Tensor, per_class: int) -> tuple[list[int], list[int]]:

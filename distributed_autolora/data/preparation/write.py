@@ -26,7 +26,6 @@ class WrittenSplit:
     split: str
     images: int = 0
     image_bytes: int = 0
-    """Bytes of the encoded images."""
     labels: set[int] = field(default_factory=set)
 
     @property
@@ -35,7 +34,7 @@ class WrittenSplit:
         return len(self.labels)
 
     def add(self, rows: list[ImageRow]) -> None:
-        """Counts rows."""
+        """Counts rows as written."""
         self.images += len(rows)
         self.image_bytes += sum(len(row.image) for row in rows)
         self.labels.update(row.label for row in rows)
@@ -46,7 +45,7 @@ class Prepared:
     """A written task, for the report."""
 
     output: str
-    """The folder or URI; a local path is absolute."""
+    """The folder, absolute, or the URI."""
     splits: tuple[WrittenSplit, ...]
     card: dict[str, Any]
     """Facts about the task; kept in its files."""
@@ -64,12 +63,6 @@ def write_task(output: str, source: SourceTask, *, overwrite: bool, shard_bytes:
     """Writes both splits and a task card atomically; images keep their bytes.
 
     Training images that are also test images, byte for byte, are left out unless the protocol is "released".
-
-    Args:
-        output: folder or URI to write to.
-        source: what to write.
-        overwrite: replace Parquet files that are there.
-        shard_bytes: begin another file after this many bytes of images.
 
     Raises:
         UserError: naming all images that cannot be decoded; for an output that cannot be written or is in use.
@@ -89,9 +82,9 @@ def write_task(output: str, source: SourceTask, *, overwrite: bool, shard_bytes:
                 failures += failed
                 if split == "test":
                     seen.update(fingerprint(row.image) for row in group)
-                is_copy = [split == "train" and clean and fingerprint(row.image) in seen for row in group]
-                left_out += [row.row_id for row, copy in zip(group, is_copy, strict=True) if copy]
-                kept = [row for row, copy in zip(group, is_copy, strict=True) if not copy]
+                copies = seen if split == "train" and clean else ()
+                left_out += [row.row_id for row in group if fingerprint(row.image) in copies]
+                kept = [row for row in group if fingerprint(row.image) not in copies]
                 if kept and not failures:
                     writers[split].write(kept)
                     written[split].add(kept)

@@ -74,7 +74,7 @@ def _facts(plan: Plan, differences: dict[str, float]) -> ModelFacts:
         pretrained=config is None or config.model.weights is not None,
         method=None if config is None else config.method.name,
         training=None if run is None else run.result(),
-        data_licence=plan.table.licence,
-        data_provenance=plan.table.provenance,
+        data_licence=plan.table.card["licence"],
+        data_provenance=plan.table.card["provenance"],
         export_differences=differences,
     )

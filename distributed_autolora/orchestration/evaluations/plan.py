@@ -138,7 +138,7 @@ def package_versions() -> dict[str, str]:
 
 def task_name(table: ImageTable) -> str:
     """Returns the name of a table's task, with its protocol unless that is "clean"."""
-    return with_protocol(table.task, table.protocol)
+    return with_protocol(table.card["task"], table.protocol)
 
 
 def _data(request: EvaluationRequest, config: ExperimentConfig | None) -> tuple[str, str]:
@@ -223,5 +223,5 @@ def _output(request: EvaluationRequest, found: FoundModel, table: ImageTable, va
         return Path(request.output).expanduser().absolute()
     if found.run is not None:
         return found.run.path / f"evaluation{variant}"
-    suffix = f"-on-{task_name(table)}" if table.task else ""
+    suffix = f"-on-{task_name(table)}" if table.card["task"] else ""
     return request.home() / "evaluations" / f"{found.name}-{found.model.digest()[:8]}{suffix}{variant}"

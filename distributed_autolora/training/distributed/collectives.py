@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import socket
 from typing import Any
 
@@ -66,11 +67,16 @@ def assert_agreement(what: str, values: list[float], device: torch.device) -> No
 
 def data_parallel(module: nn.Module, device: torch.device) -> nn.Module:
     """Wraps `module` so that one backward averages its gradients over the workers."""
-    if world_size() == 1:
-        return module
-    return DistributedDataParallel(
-        module, device_ids=[device] if device.type == "cuda" else None, forward_sync_buffers=False
-    )
+    return module if world_size() == 1 else wrapped_in_ddp(module, device)
+
+
+def wrapped_in_ddp(module: nn.Module, device: torch.device) -> nn.Module:
+    """Wraps `module` in DistributedDataParallel, which then averages gradients and leaves buffers alone."""
+    # torch 2.11 has no forward_sync_buffers.
+    names = ("forward_sync_buffers", "broadcast_buffers")
+    option = next(name for name in names if name in inspect.signature(DistributedDataParallel).parameters)
+    devices = [device] if device.type == "cuda" else None
+    return DistributedDataParallel(module, device_ids=devices, **{option: False})  # type: ignore[arg-type]
 
 
 def settle_reduction_layout(wrapped: nn.Module, *inputs: Tensor) -> None:

@@ -23,7 +23,7 @@ def test_bytes_labels_ids_and_metadata_come_back_as_they_were(tmp_path: Path) ->
     assert table.labels.tolist() == [0, 1, 0, 1, 0, 1]
     assert table.row_ids == tuple(row.row_id for row in ROWS)
     assert table.class_names == ("Kätzchen", 'a "dog"')
-    assert (table.task, table.licence, table.provenance) == ("pets", "CC0", "drawn")
+    assert [table.card[key] for key in ("task", "licence", "provenance")] == ["pets", "CC0", "drawn"]
     assert len(table) == 6
 
 

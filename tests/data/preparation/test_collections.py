@@ -15,15 +15,22 @@ from distributed_autolora.data.catalog import labelled_task
 from distributed_autolora.data.dataset_check import examine_task
 from distributed_autolora.data.decoding import decode_image
 from distributed_autolora.data.parquet.reader import read_images
-from distributed_autolora.data.preparation.flags import Check, prepare, read_flags
-from distributed_autolora.data.preparation.prepare import Prepared, image_list, prepare_own, prepare_published
+from distributed_autolora.data.preparation import flags as kinds
+from distributed_autolora.data.preparation.cub_and_dogs import cub
+from distributed_autolora.data.preparation.flags import Check, ImageList, read_flags
+from distributed_autolora.data.preparation.prepare import prepare
 from distributed_autolora.data.preparation.torchvision_datasets import consecutive_split
+from distributed_autolora.data.preparation.write import Prepared, write_task
 from distributed_autolora.errors import UserError
 from tests.data.preparation import archives
 
+KINDS: dict[str, type[kinds.Published]] = {
+    kind.recipe: kind for kind in (kinds.Cifar10, kinds.Cifar100, kinds.Dtd, kinds.Dogs, kinds.Cub, kinds.Caltech256)
+}
+
 
 def prepared(task: str, folder: Path, **options: object) -> Prepared:
-    return prepare_published(task, source=folder / "in", output=str(folder / "out"), **options)  # type: ignore[arg-type]
+    return prepare(KINDS[task](source=folder / "in", output=str(folder / "out"), **options))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(("task", "classes", "train"), [("cifar10", 10, 100), ("cifar100", 100, 20)])
@@ -84,7 +91,7 @@ def test_released_dtd_has_57_outputs_and_is_labelled(tmp_path: Path) -> None:
     table = read_images(str(tmp_path / "out"), "train")
     assert len(table.class_names) == 57
     assert (table.protocol, table.card["protocol"]) == ("released", "released")
-    assert table.task == "dtd-released"
+    assert table.card["task"] == "dtd-released"
     assert labelled_task("dtd", str(tmp_path / "out")) == "dtd-released"
     assert labelled_task("dtd-released", str(tmp_path / "out")) == "dtd-released"
     warnings = examine_task(str(tmp_path / "out")).usable().warnings
@@ -153,11 +160,9 @@ def test_the_released_rule_gives_the_published_numbers_of_images() -> None:
 
 
 def test_large_tasks_are_cut_into_numbered_files_with_the_whole_card(tmp_path: Path) -> None:
-    from distributed_autolora.data.preparation.cub_and_dogs import cub
-    from distributed_autolora.data.preparation.write import write_task
-
     archives.cub(tmp_path / "in", per_class=200)
-    write_task(str(tmp_path / "out"), cub(tmp_path / "in", protocol="clean"), overwrite=False, shard_bytes=2**16)
+    source = cub(kinds.Cub(source=tmp_path / "in", output=""))
+    write_task(str(tmp_path / "out"), source, overwrite=False, shard_bytes=2**16)
     names = sorted(path.name for path in (tmp_path / "out").iterdir())
     assert names == ["test.parquet", "train-00000-of-00002.parquet", "train-00001-of-00002.parquet"]
     card = json.loads(pq.read_metadata(tmp_path / "out" / names[2]).metadata[b"card"])
@@ -171,13 +176,13 @@ def test_a_list_names_images_labels_and_splits(tmp_path: Path) -> None:
         archives.jpeg(tmp_path, f"images/{number}.jpg", number)
         lines.append(f"images/{number}.jpg,{10 - number % 2},{'test' if number > 5 else 'train'}")
     (tmp_path / "list.csv").write_text("\n".join(lines))
-    make = {"test_fraction": 0.25, "task": None, "licence": "CC0", "seed": 0, "overwrite": True}
-    prepare_own(image_list, source=tmp_path / "list.csv", output=str(tmp_path / "out"), **make)  # type: ignore[arg-type]
+    flags = ImageList(source=tmp_path / "list.csv", output=str(tmp_path / "out"), test_fraction=0.25, overwrite=True)
+    prepare(flags)
     table = read_images(str(tmp_path / "out"), "train")
-    assert (table.task, table.class_names) == ("list", ("9", "10"))
+    assert (table.card["task"], table.class_names) == ("list", ("9", "10"))
     assert table.labels.tolist() == [1, 0, 1, 0, 1, 0]
     (tmp_path / "list.csv").write_text("\n".join(line.rpartition(",")[0].replace(",9", ", 9 ") for line in lines))
-    prepare_own(image_list, source=tmp_path / "list.csv", output=str(tmp_path / "out"), **make)  # type: ignore[arg-type]
+    prepare(flags)
     assert read_images(str(tmp_path / "out"), "test").labels.tolist() == [0, 1]
 
 
@@ -199,16 +204,7 @@ def test_lists_that_cannot_be_used_are_refused_with_the_line(case: str, tmp_path
     text, message = LISTS[case]
     (tmp_path / "list.csv").write_text(text)
     with pytest.raises(UserError, match=message) as caught:
-        prepare_own(
-            image_list,
-            source=tmp_path / "list.csv",
-            output=str(tmp_path / "out"),
-            test_fraction=0.2,
-            task=None,
-            licence="",
-            seed=0,
-            overwrite=False,
-        )
+        prepare(ImageList(source=tmp_path / "list.csv", output=str(tmp_path / "out")))
     assert "\n" not in str(caught.value)
 
 

@@ -13,7 +13,8 @@ from distributed_autolora.config.recipes import recipe
 from distributed_autolora.data.dataset_check import examine_task
 from distributed_autolora.data.dataset_check_report import report_text
 from distributed_autolora.data.parquet.reader import read_texts
-from distributed_autolora.data.preparation.flags import Check, prepare, read_flags
+from distributed_autolora.data.preparation.flags import Check, read_flags
+from distributed_autolora.data.preparation.prepare import prepare
 from distributed_autolora.training.loop import fit
 from distributed_autolora.training.reporter import NoReports
 from distributed_autolora.training.task_data import TaskData

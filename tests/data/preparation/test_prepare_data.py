@@ -12,7 +12,9 @@ import torch
 from distributed_autolora.data.catalog import embedded_folder
 from distributed_autolora.data.images import ImageSource
 from distributed_autolora.data.parquet.reader import check_same_classes, read_images
-from distributed_autolora.data.preparation.prepare import Prepared, image_folder, prepare_fashion_mnist, prepare_own
+from distributed_autolora.data.preparation.flags import FashionMnist, Folder
+from distributed_autolora.data.preparation.prepare import prepare
+from distributed_autolora.data.preparation.write import Prepared
 from distributed_autolora.errors import UserError
 from tests.data.preparation.test_sources import IMAGES, LABELS, add, idx, write_idx
 
@@ -32,28 +34,12 @@ def pets(tmp_path: Path) -> Path:
 
 
 def folder(source: Path, output: Path | str, *, overwrite: bool = False) -> Prepared:
-    return prepare_own(
-        image_folder,
-        source=source,
-        output=str(output),
-        test_fraction=0.2,
-        task=None,
-        licence="not stated",
-        seed=0,
-        overwrite=overwrite,
-    )
+    return prepare(Folder(source=source, output=str(output), overwrite=overwrite))
 
 
 def mnist(source: Path, output: Path, classes: str, images: int | None = None, *, other: bool = False) -> Prepared:
-    return prepare_fashion_mnist(
-        source=source,
-        output=str(output),
-        classes=classes,
-        train_images=images,
-        test_images=None,
-        seed=0,
-        overwrite=False,
-        without_shipped=other,
+    return prepare(
+        FashionMnist(source=source, output=str(output), classes=classes, train_images=images, without_shipped=other)
     )
 
 
@@ -71,8 +57,8 @@ def test_ones_own_folder_becomes_a_task_that_trains(pets: Path, tmp_path: Path) 
     assert done.stdout.rstrip().endswith(f"--data.path '{output}'")
     train, test = read_images(str(output), "train"), read_images(str(output), "test")
     check_same_classes(train, test)
-    assert (train.task, train.licence, train.class_names) == ("my pets", "CC0", ("cats", "dogs"))
-    assert str(tmp_path) not in train.provenance
+    assert (train.card["task"], train.card["licence"], train.class_names) == ("my pets", "CC0", ("cats", "dogs"))
+    assert str(tmp_path) not in train.card["provenance"]
     assert train.encoded(0) == (pets / train.row_ids[0]).read_bytes()
     images = ImageSource(train, channels=3, image_size=32, resized=True)
     assert images.training_images(torch.arange(16), seed=0, epoch=0).shape == (16, 3, 32, 32)
@@ -129,9 +115,9 @@ def test_classes_of_fashion_mnist_are_written_with_their_names(tmp_path: Path) -
         ("test", 30, 5),
     ]
     table = read_images(str(tmp_path / "out"), "train")
-    assert table.task == "fashion-mnist-5-9"
+    assert table.card["task"] == "fashion-mnist-5-9"
     assert table.class_names == ("Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
-    assert "10 images of the training file, all images of the test file" in table.provenance
+    assert "10 images of the training file, all images of the test file" in table.card["provenance"]
     mnist(tmp_path / "idx", tmp_path / "out2", "8,1")
     assert read_images(str(tmp_path / "out2"), "train").class_names == ("Bag", "Trouser")
 
@@ -153,8 +139,8 @@ def test_shipped_images_are_left_out_by_their_pixels_before_the_subset_is_drawn(
     assert len(read_images(str(tmp_path / "all"), "test")) == 40
     table = read_images(str(tmp_path / "out"), "test")
     assert [int(row_id.rpartition("/")[2]) for row_id in table.row_ids] == [n for n in range(10, 70) if n % 10 >= 5]
-    assert table.task == "fashion-mnist-5-9-other"
-    assert "without the images that are shipped" in table.provenance
+    assert table.card["task"] == "fashion-mnist-5-9-other"
+    assert "without the images that are shipped" in table.card["provenance"]
     with pytest.raises(UserError, match=r"41 train .* 1 to 40 of these classes that are not left out"):
         mnist(tmp_path / "idx", tmp_path / "out2", "5-9", images=41, other=True)
 

@@ -9,6 +9,7 @@ import pytest
 
 from distributed_autolora.data.decoding import decode_image
 from distributed_autolora.data.preparation.fashion_mnist import FASHION_MNIST_CLASSES, fashion_mnist
+from distributed_autolora.data.preparation.flags import Folder
 from distributed_autolora.data.preparation.image_folder import image_folder
 from distributed_autolora.data.preparation.source import SourceTask
 from distributed_autolora.errors import UserError
@@ -96,7 +97,7 @@ def add(folder: Path, *names: str) -> Path:
 
 
 def read(folder: Path, test_fraction: float, seed: int) -> SourceTask:
-    return image_folder(folder, test_fraction=test_fraction, seed=seed, task=None, licence="none")
+    return image_folder(Folder(source=folder, output="", test_fraction=test_fraction, seed=seed))
 
 
 def test_a_folder_a_class_is_split_into_train_and_test(tmp_path: Path) -> None:
