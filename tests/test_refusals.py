@@ -12,8 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 import torch
 
@@ -25,10 +23,10 @@ from distributed_autolora.orchestration.runs.folder import RunFolder
 from distributed_autolora.orchestration.runs.names import run_name, with_precision
 from distributed_autolora.orchestration.runs.preflight import check_inputs, find_inputs
 from distributed_autolora.orchestration.runs.train import train_run
+from tests.security.watching import flags_of, replace_value
 from tests.training.tasks import write_task
 
 ROOT = Path(__file__).parents[1]
-SMALL = ["--recipe", "demo", "--data.task", "halves", "--model.weights", "None", "--data.train-images", "None"]
 
 
 @dataclass(frozen=True)
@@ -39,7 +37,7 @@ class Place:
 
     def task(self) -> list[str]:
         """Flags of a sound run on a small task."""
-        return [*SMALL, "--data.path", write_task(self.folder / "task", train=130)]
+        return flags_of(write_task(self.folder / "task", train=130))
 
     def file(self, name: str, content: bytes) -> str:
         path = self.folder / name
@@ -51,13 +49,7 @@ class Place:
 def _change_row_7(place: Place, column: str, value: object) -> list[str]:
     """Returns flags of a run whose training row 7 holds `value`."""
     flags = place.task()
-    path = place.folder / "task" / "train.parquet"
-    table = pq.read_table(path)
-    values = table[column].to_pylist()
-    values[7] = value
-    index = table.schema.get_field_index(column)
-    metadata = {key: text for key, text in pq.read_metadata(path).metadata.items() if key != b"ARROW:schema"}
-    pq.write_table(table.set_column(index, column, pa.array(values)).replace_schema_metadata(metadata), path)
+    replace_value(place.folder / "task" / "train.parquet", 7, column, value)
     return flags
 
 
@@ -89,32 +81,26 @@ def _other_architecture(state: dict[str, torch.Tensor]) -> None:
     state["layer4.0.conv1.weight"] = state.pop("layer1.0.conv1.weight")
 
 
-def _existing_run(place: Place) -> list[str]:
-    flags = [*place.task(), "--run.name", "mine"]
-    config, _ = find_inputs(parse_training_flags("", "demo", flags).experiment)
-    folder = RunFolder(output_home(config.run) / "runs" / run_name(config))
-    folder.path.mkdir(parents=True)
-    folder.create(with_precision(config, "float32"))
-    return [*flags, "--optimization.lr", "0.02"]
-
-
 def _run_in_use(place: Place) -> list[str]:
     flags = [*place.task(), "--run.name", "mine"]
     config, _ = find_inputs(parse_training_flags("", "demo", flags).experiment)
-    folder = RunFolder(output_home(config.run) / "runs" / "mine")
+    folder = RunFolder(output_home(config.run) / "runs" / run_name(config))
     folder.acquire()
     folder.create(with_precision(config, "float32"))
     HELD.append(folder)
     return flags
 
 
+def _existing_run(place: Place) -> list[str]:
+    flags = _run_in_use(place)
+    HELD.pop().release()
+    return [*flags, "--optimization.lr", "0.02"]
+
+
 HELD: list[RunFolder] = []
 
 CASES: dict[str, tuple[Callable[[Place], list[str]], list[str]]] = {
-    "a wrong flag": (
-        lambda p: ["--optimisation.lr", "1"],
-        ["--optimisation.lr", "meant: --optimization.lr"],
-    ),
+    "a wrong flag": (lambda p: ["--optimisation.lr", "1"], ["--optimisation.lr", "meant: --optimization.lr"]),
     "an unknown recipe": (lambda p: ["--recipe", "dem"], ['"dem"', 'mean "demo"']),
     "an unknown key": (
         lambda p: ["--config", p.file("c.yaml", b"optimization: {learning_rat: 1}")],
@@ -124,7 +110,7 @@ CASES: dict[str, tuple[Callable[[Place], list[str]], list[str]]] = {
     "a file that is not YAML": (lambda p: ["--config", p.file("c.yaml", b"a: [")], ["c.yaml", "not YAML"]),
     "a config that is missing": (lambda p: ["--config", "nowhere.yaml"], ["nowhere.yaml"]),
     "a recipe and a config": (lambda p: ["--recipe", "demo", "--config", "x"], ["not both"]),
-    "a missing folder": (lambda p: [*SMALL, "--data.path", "/nowhere"], ["/nowhere"]),
+    "a missing folder": (lambda p: flags_of("/nowhere"), ["/nowhere"]),
     "a missing Parquet file": (_missing_parquet, ["test*.parquet", "prepare_data"]),
     "a corrupt Parquet file": (_truncated_parquet, ["train.parquet", "cannot be read"]),
     "a label out of range": (lambda p: _change_row_7(p, "label", 3), ["row 7", "label 3"]),

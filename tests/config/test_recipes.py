@@ -68,6 +68,9 @@ def test_a_recipe_has_the_appendix_s_hyperparameters(task: str, backbone: str, m
     assert config.method.trades_beta == 6
     assert config.threat_model.epsilon == 8 / 255
     assert (config.train_attack.num_steps, config.train_attack.step_size) == (10, 2 / 255)
+    assert (config.train_attack.random_start, config.eval_attack.random_start) == (True, False)
+    assert (config.method.lora_rank, config.method.sharpening, config.method.kl_weight_max) == (8, 1.0, 6.0)
+    assert (config.data.val_fraction, config.data.val_images_min) == (0.05, 0)
     seen = (config.model.input_size, config.data.image_size, config.data.augmentation)
     assert seen == ((224, None, "crop_flip") if task.startswith("cifar") else (None, 224, "resized_crop_flip"))
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -13,13 +13,20 @@ from distributed_autolora.core.schedules import LossWeights
 from tests.reference.networks import Case
 from tests.reference.slow_objectives import Factors
 
+Rows = tuple[Tensor, Tensor, Tensor]
+"""x, x_adv, y."""
 WEIGHTS = LossWeights(natural_weight=0.3, kl_weight=4.2)
 SLOW_WEIGHTS: dict[str, Any] = {"lora_rank": 3, "natural_weight": 0.3, "kl_weight": 4.2}
 
 
-def gradients(module: nn.Module) -> dict[str, Tensor]:
-    """Returns every parameter's gradient, zeros where there is none."""
-    return {name: gradient(value) for name, value in module.named_parameters()}
+def values(tensors: Iterable[tuple[str, Tensor]]) -> dict[str, Tensor]:
+    """Returns tensors by name, without their graph."""
+    return {name: tensor.detach() for name, tensor in tensors}
+
+
+def gradients(tensors: Iterable[tuple[str, Tensor]]) -> dict[str, Tensor]:
+    """Returns the gradient of every leaf by name, zeros where there is none."""
+    return {name: gradient(tensor) for name, tensor in tensors}
 
 
 def gradient(value: Tensor) -> Tensor:
@@ -48,6 +55,31 @@ def assert_same(actual: Mapping[str, Tensor], expected: Mapping[str, Tensor]) ->
     assert actual.keys() == expected.keys()
     for name, value in expected.items():
         assert_tight(actual[name], value, name)
+
+
+def assert_shards_add_up(parameters: Iterable[nn.Parameter], whole: Tensor, shards: Sequence[Tensor]) -> None:
+    """Compares the sum of the shards' losses, and of their gradients, to those of the batch."""
+    parameters = list(parameters)
+    assert_tight(sum(shards), whole)
+    for one, *others in zip(*(torch.autograd.grad(loss, parameters) for loss in (whole, *shards)), strict=True):
+        assert_tight(sum(others), one)
+
+
+def take_both_ways(
+    objective: nn.Module, slow_parameters: list[Tensor], batches: Iterable[Rows], slow_step: Callable[..., object]
+) -> None:
+    """Trains an objective, and an oracle's parameters by the gradients of `slow_step(x, x_adv, y)`, with momentum."""
+    fast, slow = (
+        torch.optim.SGD(parameters, lr=0.01, momentum=0.9, weight_decay=1e-4)
+        for parameters in (list(objective.parameters()), slow_parameters)
+    )
+    for rows in batches:
+        fast.zero_grad()
+        objective(*rows).total.backward()
+        fast.step()
+        slow.zero_grad()
+        slow_step(*rows)
+        slow.step()
 
 
 def branch_with_effect(case: Case, network: nn.Module, *, lora_rank: int = 3, lora_scope: str = "all") -> LowRankBranch:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -12,11 +14,13 @@ from tests.core.comparing import (
     SLOW_WEIGHTS,
     WEIGHTS,
     assert_same,
+    assert_shards_add_up,
     assert_tight,
     branch_with_effect,
     copied_factors,
-    gradient,
     gradients,
+    take_both_ways,
+    values,
 )
 from tests.reference.networks import BASIC, BOTTLENECK, CASES, GROUPED, RESNEXT, Case, batch, build
 from tests.reference.slow_objectives import SlowResult, SlowState, slow_autolora, slow_vanilla
@@ -26,8 +30,8 @@ SCOPED = [(case, "all") for case in CASES] + [(case, "last_block") for case in (
 
 def assert_same_step(terms: LossTerms, network: nn.Module, expected: SlowResult) -> None:
     assert_tight(terms.total.detach(), expected.total)
-    assert_same({name: part.detach() for name, part in terms.parts.items()}, expected.parts)
-    assert_same(gradients(network), expected.gradients)
+    assert_same(values(terms.parts.items()), expected.parts)
+    assert_same(gradients(network.named_parameters()), expected.gradients)
     assert_same(dict(network.named_buffers()), expected.buffers)
 
 
@@ -49,13 +53,10 @@ def test_an_autolora_step_is_the_slow_step(case: Case, scope: str, soft_labels: 
         state, case.slow_forward, x, x_adv, y, head=case.head, soft_labels=soft_labels, **SLOW_WEIGHTS
     )
     assert_same_step(terms, network, expected)
-    for name, (a, b) in branch.factors().items():
-        expected_a, expected_b = expected.factor_gradients[name]
-        assert_same(
-            {f"{name} A": gradient(a), f"{name} B": gradient(b)}, {f"{name} A": expected_a, f"{name} B": expected_b}
-        )
-        assert gradient(a).norm() > 0, f"{name}: the comparison would be of zeros"
-        assert gradient(b).norm() > 0, f"{name}: the comparison would be of zeros"
+    for name, pair in branch.factors().items():
+        found = gradients(zip("AB", pair, strict=True))
+        assert_same(found, dict(zip("AB", expected.factor_gradients[name], strict=True)))
+        assert all(value.norm() > 0 for value in found.values()), f"{name}: the comparison would be of zeros"
 
 
 @pytest.mark.parametrize("soft_labels", ["joint", "detached"])
@@ -77,21 +78,9 @@ def test_several_autolora_steps_with_momentum_stay_on_the_slow_trajectory() -> N
     state = SlowState.of(network, copied_factors(branch))
     objective = AutoLoRa(network, branch, weights=WEIGHTS)
     slow_parameters = [*state.parameters.values(), *(factor for pair in state.factors.values() for factor in pair)]
-    fast, slow = (
-        torch.optim.SGD(parameters, lr=0.01, momentum=0.9, weight_decay=1e-4)
-        for parameters in (list(objective.parameters()), slow_parameters)
-    )
-    for step in range(3):
-        x, x_adv, y = batch(5, seed=step)
-        fast.zero_grad()
-        objective(x, x_adv, y).total.backward()
-        fast.step()
-        slow.zero_grad()
-        slow_autolora(state, case.slow_forward, x, x_adv, y, head="fc", soft_labels="joint", **SLOW_WEIGHTS)
-        slow.step()
-    assert_same(
-        {n: p.detach() for n, p in network.named_parameters()}, {n: p.detach() for n, p in state.parameters.items()}
-    )
+    slow_step = partial(slow_autolora, state, case.slow_forward, head="fc", soft_labels="joint", **SLOW_WEIGHTS)
+    take_both_ways(objective, slow_parameters, (batch(5, seed=step) for step in range(3)), slow_step)
+    assert_same(values(network.named_parameters()), values(state.parameters.items()))
     assert_same(dict(network.named_buffers()), state.buffers)
 
 
@@ -119,15 +108,9 @@ def test_losses_of_shards_over_the_global_count_add_up_to_the_loss_of_the_batch(
     """Batch norm in eval mode, so that rows do not meet; one shard has no row at all."""
     network, (x, x_adv, y) = build(BASIC).eval(), batch(7)
     objective = make_objective(kind, BASIC, network)
-    parameters = list(objective.parameters())
-    whole = objective(x, x_adv, y).total
-    whole_gradients = torch.autograd.grad(whole, parameters)
-
     shards = [slice(0, 3), slice(3, 3), slice(3, 7)]
     losses = [objective(x[rows], x_adv[rows], y[rows], denominator=7.0).total for rows in shards]
-    assert_tight(sum(losses), whole)
-    for one, *others in zip(whole_gradients, *(torch.autograd.grad(loss, parameters) for loss in losses), strict=True):
-        assert_tight(sum(others), one)
+    assert_shards_add_up(objective.parameters(), objective(x, x_adv, y).total, losses)
 
 
 def test_loss_weights_can_be_set_between_epochs() -> None:
@@ -185,4 +168,4 @@ def test_the_loss_stays_finite_for_confident_logits() -> None:
     terms = AutoLoRa(network, branch_with_effect(GROUPED, network).float(), weights=WEIGHTS)(x, x_adv, y)
     terms.total.backward()
     assert terms.total.isfinite()
-    assert all(value.isfinite().all() for value in gradients(network).values())
+    assert all(value.isfinite().all() for value in gradients(network.named_parameters()).values())

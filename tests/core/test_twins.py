@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 import torch
 from torch import Tensor, nn
 
 from distributed_autolora.core.objectives import LossTerms, VanillaRFT
 from distributed_autolora.core.twins import Twins
-from tests.core.comparing import assert_near, assert_same, assert_tight, gradient
+from tests.core.comparing import (
+    Rows,
+    assert_near,
+    assert_same,
+    assert_shards_add_up,
+    assert_tight,
+    gradient,
+    gradients,
+    take_both_ways,
+    values,
+)
 from tests.reference.networks import BASIC, BOTTLENECK, GROUPED, Case, batch, build, randomised
 from tests.reference.slow_twins import SlowTwinsState, slow_twins
-
-Rows = tuple[Tensor, Tensor, Tensor]
 
 
 def far_apart(rows: int, seed: int = 0) -> Rows:
@@ -39,14 +49,6 @@ def make_twins(
 
 def slow_state(twins: Twins) -> SlowTwinsState:
     return SlowTwinsState.of(twins.backbone, twins.frozen_state())
-
-
-def values(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {name: tensor.detach() for name, tensor in tensors.items()}
-
-
-def gradients_of(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {name: gradient(tensor) for name, tensor in tensors.items()}
 
 
 def frozen_affine(twins: Twins) -> dict[str, Tensor]:
@@ -82,11 +84,11 @@ def test_a_twins_step_is_the_step_of_two_networks(case: Case, rows: int, gamma: 
     expected = slow_twins(
         state, case.slow_forward, x, x_adv, y, twins_gamma=gamma, trades_beta=2.5, soft_labels=soft_labels
     )
-    assert_same(values(terms.parts), expected)
+    assert_same(values(terms.parts.items()), expected)
     assert_tight(terms.total.detach(), sum(expected.values()))
     assert expected["kl"] > 1e-4, "the comparison would be of zeros"
-    assert_same(gradients_of(dict(twins.backbone.named_parameters())), gradients_of(state.adaptive))
-    assert_same(gradients_of(frozen_affine(twins)), gradients_of(state.frozen_affine()))
+    assert_same(gradients(twins.backbone.named_parameters()), gradients(state.adaptive.items()))
+    assert_same(gradients(frozen_affine(twins).items()), gradients(state.frozen_affine().items()))
     assert_same(dict(twins.backbone.named_buffers()), state.adaptive_buffers)
     assert all(torch.equal(value, statistics[name]) for name, value in frozen_statistics(twins).items())
     if rows > 1:
@@ -97,20 +99,12 @@ def test_several_steps_with_momentum_stay_on_the_trajectory_of_two_networks() ->
     twins = make_twins(BASIC, gamma=0.4)
     state = slow_state(twins)
     slow_parameters = [*state.adaptive.values(), *state.frozen_affine().values()]
-    fast, slow = (
-        torch.optim.SGD(parameters, lr=0.01, momentum=0.9, weight_decay=1e-4)
-        for parameters in (list(twins.parameters()), slow_parameters)
-    )
-    for step, rows in enumerate((6, 5, 3)):
-        x, x_adv, y = far_apart(rows, seed=step)
-        fast.zero_grad()
-        twins(x, x_adv, y).total.backward()
-        fast.step()
-        slow.zero_grad()
-        slow_twins(state, BASIC.slow_forward, x, x_adv, y, twins_gamma=0.4, trades_beta=6.0, soft_labels="joint")
-        slow.step()
-    assert_same(values(dict(twins.backbone.named_parameters())), values(state.adaptive))
-    assert_same(values(frozen_affine(twins)), values(state.frozen_affine()))
+    weights = {"twins_gamma": 0.4, "trades_beta": 6.0}
+    slow_step = partial(slow_twins, state, BASIC.slow_forward, soft_labels="joint", **weights)
+    batches = (far_apart(rows, seed=step) for step, rows in enumerate((6, 5, 3)))
+    take_both_ways(twins, slow_parameters, batches, slow_step)
+    assert_same(values(twins.backbone.named_parameters()), values(state.adaptive.items()))
+    assert_same(values(frozen_affine(twins).items()), values(state.frozen_affine().items()))
     assert_same(dict(twins.backbone.named_buffers()), state.adaptive_buffers)
 
 
@@ -121,9 +115,7 @@ def test_with_gamma_zero_twins_is_vanilla_rft_on_the_second_half_with_half_the_b
     terms.total.backward()
     expected.total.backward()
     assert_tight(terms.total, expected.total)
-    assert_same(
-        gradients_of(dict(twins.backbone.named_parameters())), gradients_of(dict(alone.backbone.named_parameters()))
-    )
+    assert_same(gradients(twins.backbone.named_parameters()), gradients(alone.backbone.named_parameters()))
     assert all(not gradient(value).any() for value in frozen_affine(twins).values())
 
 
@@ -158,8 +150,6 @@ def test_losses_of_shards_add_up_to_the_loss_of_the_batch(shards: tuple[tuple[in
     twins = make_twins(BASIC).eval()
     n = sum(frozen + adaptive for frozen, adaptive in shards)
     x, x_adv, y = far_apart(n)
-    parameters = list(twins.parameters())
-    whole = twins(x, x_adv, y).total
     frozen_at, adaptive_at, losses = 0, n // 2, []
     for frozen, adaptive in shards:
         rows = [*range(frozen_at, frozen_at + frozen), *range(adaptive_at, adaptive_at + adaptive)]
@@ -167,17 +157,13 @@ def test_losses_of_shards_add_up_to_the_loss_of_the_batch(shards: tuple[tuple[in
         terms = twins(x[rows], x_adv[rows], y[rows], denominator=n / len(shards), frozen_rows=frozen, global_rows=n)
         losses.append(terms.total / len(shards))
     assert (frozen_at, adaptive_at) == (n // 2, n)
-    assert_tight(sum(losses), whole)
-    for one, *others in zip(
-        torch.autograd.grad(whole, parameters), *(torch.autograd.grad(loss, parameters) for loss in losses), strict=True
-    ):
-        assert_tight(sum(others), one)
+    assert_shards_add_up(twins.parameters(), twins(x, x_adv, y).total, losses)
 
 
 def test_the_state_holds_both_paths_whole() -> None:
     trained, other, rows = make_twins(BASIC), make_twins(BASIC, seed=9), far_apart(6)
     other.load_state_dict(trained.state_dict())
-    assert_same(values(other(*rows).parts), values(trained(*rows).parts))
+    assert_same(values(other(*rows).parts.items()), values(trained(*rows).parts.items()))
     assert_same(dict(other.named_buffers()), dict(trained.named_buffers()))
     own = [value for value in trained.parameters() if value.requires_grad]
     assert len(own) == len(list(trained.backbone.parameters())) + len(frozen_affine(trained))

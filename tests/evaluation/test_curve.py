@@ -28,14 +28,7 @@ def test_the_curve_falls_from_the_natural_accuracy_and_chunks_add() -> None:
     assert {count.total for count in curve.values()} == {60}
     halves = [
         robustness_curve(
-            model,
-            x[rows],
-            y[rows],
-            threat_model=THREAT_MODEL,
-            epsilons=epsilons,
-            seed=3,
-            num_steps=5,
-            random_starts=0,
+            model, x[rows], y[rows], threat_model=THREAT_MODEL, epsilons=epsilons, seed=3, num_steps=5, random_starts=0
         )
         for rows in (slice(0, 30), slice(30, 60), slice(0, 0))
     ]

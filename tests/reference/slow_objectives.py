@@ -90,14 +90,7 @@ def slow_autolora(
 
 
 def slow_vanilla(
-    state: SlowState,
-    forward: Forward,
-    x: Tensor,
-    x_adv: Tensor,
-    y: Tensor,
-    *,
-    trades_beta: float,
-    soft_labels: str,
+    state: SlowState, forward: Forward, x: Tensor, x_adv: Tensor, y: Tensor, *, trades_beta: float, soft_labels: str
 ) -> SlowResult:
     """Computes one step of TRADES on a given adversarial batch, the adversarial forward first."""
     adversarial_logits = forward(SlowPass(state.parameters, state.buffers), x_adv)

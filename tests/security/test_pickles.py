@@ -9,8 +9,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 import torch
 
@@ -21,7 +19,7 @@ from distributed_autolora.errors import UserError
 from distributed_autolora.orchestration.runs.folder import RunFolder
 from distributed_autolora.training.checkpoint import TrainingState
 from tests.models.checkpoints import Payload
-from tests.security.watching import flags_of, look_at_inputs
+from tests.security.watching import flags_of, look_at_inputs, replace_value
 from tests.training.tasks import write_task
 
 
@@ -83,25 +81,13 @@ def _parquet_file(mark: Path, task: Path) -> None:
 
 
 def _parquet_image(mark: Path, task: Path) -> None:
-    table = pq.read_table(task / "train.parquet")
-    images = table["image"].to_pylist()
-    images[7] = _pickled(mark)
-    index = table.schema.get_field_index("image")
-    kept = {key: text for key, text in pq.read_metadata(task / "train.parquet").metadata.items() if key[:5] != b"ARROW"}
-    changed = table.set_column(index, "image", pa.array(images)).replace_schema_metadata(kept)
-    pq.write_table(changed, task / "train.parquet")
+    replace_value(task / "train.parquet", 7, "image", _pickled(mark))
 
 
 def _numpy_image(mark: Path, task: Path) -> None:
     file = io.BytesIO()
     np.save(file, np.array([Payload(mark)], dtype=object), allow_pickle=True)
-    table = pq.read_table(task / "train.parquet")
-    images = [file.getvalue(), *table["image"].to_pylist()[1:]]
-    index = table.schema.get_field_index("image")
-    kept = {key: text for key, text in pq.read_metadata(task / "train.parquet").metadata.items() if key[:5] != b"ARROW"}
-    pq.write_table(
-        table.set_column(index, "image", pa.array(images)).replace_schema_metadata(kept), task / "train.parquet"
-    )
+    replace_value(task / "train.parquet", 0, "image", file.getvalue())
 
 
 @pytest.mark.parametrize("poison", [_parquet_file, _parquet_image, _numpy_image])

@@ -6,6 +6,9 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
+
 from distributed_autolora.cli import parse_training_flags
 from distributed_autolora.orchestration.runs.preflight import check_inputs, find_inputs
 
@@ -33,6 +36,16 @@ def wait_for(condition: Callable[[], bool], what: str, seconds: float = 200) -> 
     while not condition():
         assert time.monotonic() < deadline, f"{what} did not happen within {seconds} s"
         time.sleep(0.05)
+
+
+def replace_value(file: Path, row: int, column: str, value: object) -> None:
+    """Puts another value into a Parquet file of a task, without the schema that Arrow adds for itself."""
+    table = pq.read_table(file)
+    values = table[column].to_pylist()
+    values[row] = value
+    kept = {key: text for key, text in pq.read_metadata(file).metadata.items() if key != b"ARROW:schema"}
+    index = table.schema.get_field_index(column)
+    pq.write_table(table.set_column(index, column, pa.array(values)).replace_schema_metadata(kept), file)
 
 
 def flags_of(task: str, *more: str) -> list[str]:

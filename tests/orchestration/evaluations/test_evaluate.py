@@ -31,6 +31,7 @@ from distributed_autolora.orchestration.evaluations.worker import EvaluationTask
 from distributed_autolora.orchestration.evaluations.worker_pool import Call, WorkerPool, gpu_index
 from distributed_autolora.records import AccuracyCount, CurvePoint
 from tests.orchestration.evaluations.shared import TEST_IMAGES, Material, outcomes, result, write_material
+from tests.security.watching import descendants
 from tests.training.tasks import write_task
 
 ROOT = Path(__file__).parents[3]
@@ -58,16 +59,7 @@ def evaluated(material: Material) -> Path:
 
 def busy_workers() -> list[int]:
     """Returns the ids of this process's workers that are evaluating something."""
-    parents = {}
-    for status in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            parents[int(status.parent.name)] = int(status.read_text().rpartition(")")[2].split()[1])
-        except OSError:
-            continue
-    below = {os.getpid()}
-    while more := {child for child, parent in parents.items() if parent in below} - below:
-        below |= more
-    titles = {pid: Path(f"/proc/{pid}/cmdline") for pid in below}
+    titles = {pid: Path(f"/proc/{pid}/cmdline") for pid in descendants(os.getpid())}
     return [
         pid for pid, file in titles.items() if file.exists() and file.read_bytes().startswith(b"ray::run_evaluator")
     ]

@@ -143,8 +143,7 @@ def test_flags_are_read_with_fractions() -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
-    [(["--model", "m", "--epsilom", "1"], "--epsilon"), ([], "--model"), (["--model"], "model")],
+    ("arguments", "said"), [(["--model", "m", "--epsilom", "1"], "--epsilon"), ([], "--model"), (["--model"], "model")]
 )
 def test_bad_flags_are_refused_in_one_line(arguments: list[str], said: str) -> None:
     with pytest.raises(UserError, match=said) as refusal:
