@@ -101,20 +101,14 @@ def test_more_steps_raise_the_mean_loss(epsilon: float) -> None:
     assert losses[-1] > 2 * losses[0], losses
 
 
-def test_the_same_noise_gives_the_same_result_and_other_noise_another() -> None:
-    x, _, y = batch(3)
-    results = [pgd(build(GROUPED), x, y, noise=noise_like(x, seed)) for seed in (1, 1, 2)]
-    assert torch.equal(results[0], results[1])
-    assert not torch.equal(results[0], results[2])
-
-
-def test_without_noise_a_random_start_comes_from_torch_s_generator() -> None:
+@pytest.mark.parametrize("given_noise", [True, False])
+def test_a_random_start_is_that_of_the_noise_or_else_of_torch_s_generator(given_noise: bool) -> None:
     x, _, y = batch(3)
     results = []
     for seed in (1, 1, 2):
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            results.append(pgd(build(GROUPED), x, y))
+            torch.manual_seed(0 if given_noise else seed)
+            results.append(pgd(build(GROUPED), x, y, noise=noise_like(x, seed) if given_noise else None))
     assert torch.equal(results[0], results[1])
     assert not torch.equal(results[0], results[2])
 
@@ -190,13 +184,13 @@ def test_a_batch_without_rows_is_attacked_to_a_batch_without_rows() -> None:
 
 def test_eval_mode_restores_every_flag_even_after_an_error() -> None:
     network = partly_frozen_network()
-    before = {name: module.training for name, module in network.named_modules()}
+    before = picture(network)
     with attacks.eval_mode(network):
         assert not any(module.training for module in network.modules())
-    assert {name: module.training for name, module in network.named_modules()} == before
+    assert picture(network) == before
     with pytest.raises(RuntimeError, match="inside"), attacks.eval_mode(network):
         raise RuntimeError("inside")
-    assert {name: module.training for name, module in network.named_modules()} == before
+    assert picture(network) == before
 
 
 def test_the_input_gradient_points_where_the_loss_of_each_row_rises() -> None:

@@ -99,8 +99,7 @@ def test_several_steps_with_momentum_stay_on_the_trajectory_of_two_networks() ->
     twins = make_twins(BASIC, gamma=0.4)
     state = slow_state(twins)
     slow_parameters = [*state.adaptive.values(), *state.frozen_affine().values()]
-    weights = {"twins_gamma": 0.4, "trades_beta": 6.0}
-    slow_step = partial(slow_twins, state, BASIC.slow_forward, soft_labels="joint", **weights)
+    slow_step = partial(slow_twins, state, BASIC.slow_forward, twins_gamma=0.4, trades_beta=6.0, soft_labels="joint")
     batches = (far_apart(rows, seed=step) for step, rows in enumerate((6, 5, 3)))
     take_both_ways(twins, slow_parameters, batches, slow_step)
     assert_same(values(twins.backbone.named_parameters()), values(state.adaptive.items()))

@@ -45,43 +45,30 @@ def test_a_robust_imagenet_checkpoint_gives_its_backbone_and_a_fresh_head(tmp_pa
     assert classifier.head.weight.shape[0] == 7
 
 
-def _plain(state: State) -> object:
-    return state
-
-
-def _data_parallel(state: State) -> object:
-    return {f"module.{name}": value for name, value in state.items()}
-
-
 def _robustbench(state: State) -> object:
     wrapped = {f"model.{name}": value for name, value in state.items()}
     normaliser = {"normalize.mean": column(IMAGENET[0]), "normalize.std": column(IMAGENET[1])}
     return {"state_dict": {**normaliser, **wrapped}, "best": np.float64(61.0), "args": argparse.Namespace(lr=0.1)}
 
 
-def _mu_sigma(state: State) -> object:
-    return {"mu": column(IMAGENET[0])[None], "sigma": column(IMAGENET[1])[None], **state}
+LAYOUTS: dict[str, Callable[[State], object]] = {
+    "plain": lambda state: state,
+    "data parallel": lambda state: {f"module.{name}": value for name, value in state.items()},
+    "RobustBench": _robustbench,
+    "mu and sigma": lambda state: {"mu": column(IMAGENET[0])[None], "sigma": column(IMAGENET[1])[None], **state},
+    "sequential": lambda state: (
+        {"0.mean": column(IMAGENET[0]), "0.std": column(IMAGENET[1])}
+        | {f"1.{name}": value for name, value in state.items()}
+    ),
+    "compiled": lambda state: {"model": {f"_orig_mod.module.{name}": value for name, value in state.items()}},
+    "without counters": lambda state: {n: value for n, value in state.items() if "num_batches_tracked" not in n},
+}
 
 
-def _sequential(state: State) -> object:
-    return {"0.mean": column(IMAGENET[0]), "0.std": column(IMAGENET[1])} | {f"1.{n}": v for n, v in state.items()}
-
-
-def _compiled(state: State) -> object:
-    return {"model": {f"_orig_mod.module.{name}": value for name, value in state.items()}}
-
-
-def _without_counters(state: State) -> object:
-    return {name: value for name, value in state.items() if "num_batches_tracked" not in name}
-
-
-LAYOUTS = (_plain, _data_parallel, _robustbench, _mu_sigma, _sequential, _compiled, _without_counters)
-
-
-@pytest.mark.parametrize("layout", LAYOUTS)
-def test_every_layout_gives_the_backbone_and_the_head(tmp_path: Path, layout: Callable[[State], object]) -> None:
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_every_layout_gives_the_backbone_and_the_head(tmp_path: Path, name: str) -> None:
     source, network = small(), small()
-    torch.save(layout(source.state_dict()), tmp_path / "w.pt")
+    torch.save(LAYOUTS[name](source.state_dict()), tmp_path / "w.pt")
     load_backbone(network, tmp_path / "w.pt", head="fc", mean=IMAGENET[0], std=IMAGENET[1])
     assert_backbone_is(network, source)
     assert torch.equal(read_checkpoint(tmp_path / "w.pt").state["fc.weight"], source.state_dict()["fc.weight"])

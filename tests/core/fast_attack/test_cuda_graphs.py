@@ -174,21 +174,17 @@ def keeps_what_it_saw(run: Run) -> Run:
     return lambda: seen
 
 
-def does_nothing(run: Run) -> Run:
-    return lambda: torch.zeros_like(run())
+WRONG_CAPTURES: dict[str, Capture] = {
+    "keeps what it saw": keeps_what_it_saw,
+    "does nothing": lambda run: lambda: torch.zeros_like(run()),
+    "is no number": lambda run: lambda: run() * torch.nan,
+    "goes the other way": lambda run: lambda: 1 - run(),
+}
 
 
-def is_no_number(run: Run) -> Run:
-    return lambda: run() * torch.nan
-
-
-def goes_the_other_way(run: Run) -> Run:
-    return lambda: 1 - run()
-
-
-@pytest.mark.parametrize("capture", [keeps_what_it_saw, does_nothing, is_no_number, goes_the_other_way])
-def test_a_capture_that_returns_something_else_is_replaced_by_the_eager_attack(capture: Capture) -> None:
-    network, wrong = AttackNetwork(learned_network()), Counted(capture)
+@pytest.mark.parametrize("name", WRONG_CAPTURES)
+def test_a_capture_that_returns_something_else_is_replaced_by_the_eager_attack(name: str) -> None:
+    network, wrong = AttackNetwork(learned_network()), Counted(WRONG_CAPTURES[name])
     replayed, (x, y, noise) = CudaGraphAttack(attack, network, wrong), batch(8, seed=1)
     with pytest.warns(RuntimeWarning, match="pixels of the replay differ"):
         x_adv = replayed(network, x, y, noise=noise)
@@ -213,24 +209,13 @@ def same(network: nn.Module, x: Tensor, y: Tensor, noise: Tensor) -> Tensor:
     return attack(network, x, y, noise=noise, num_steps=10)
 
 
-def other_noise(network: nn.Module, x: Tensor, y: Tensor, noise: Tensor) -> Tensor:
-    return same(network, x, y, noise.roll(1, 0))
-
-
-def other_labels(network: nn.Module, x: Tensor, y: Tensor, noise: Tensor) -> Tensor:
-    return same(network, x, y.roll(1, 0), noise)
-
-
-def half_the_steps(network: nn.Module, x: Tensor, y: Tensor, noise: Tensor) -> Tensor:
-    return attack(network, x, y, noise=noise, num_steps=5)
-
-
-def no_step(network: nn.Module, x: Tensor, y: Tensor, noise: Tensor) -> Tensor:
-    return attack(network, x, y, noise=noise, num_steps=0)
-
-
-def no_number(network: nn.Module, x: Tensor, y: Tensor, noise: Tensor) -> Tensor:
-    return same(network, x, y, noise) * torch.nan
+WRONG_REPLAYS: dict[str, Callable[[nn.Module, Tensor, Tensor, Tensor], Tensor]] = {
+    "other noise": lambda network, x, y, noise: same(network, x, y, noise.roll(1, 0)),
+    "other labels": lambda network, x, y, noise: same(network, x, y.roll(1, 0), noise),
+    "half the steps": lambda network, x, y, noise: attack(network, x, y, noise=noise, num_steps=5),
+    "no step": lambda network, x, y, noise: attack(network, x, y, noise=noise, num_steps=0),
+    "no number": lambda network, x, y, noise: same(network, x, y, noise) * torch.nan,
+}
 
 
 def test_a_replay_may_differ_from_an_eager_attack_as_much_as_two_eager_attacks_do() -> None:
@@ -241,15 +226,13 @@ def test_a_replay_may_differ_from_an_eager_attack_as_much_as_two_eager_attacks_d
     assert (capture.captures, capture.replays, replayed.is_replaying) == (1, 2, True)
 
 
-@pytest.mark.parametrize("wrong", [other_noise, other_labels, half_the_steps, no_step, no_number])
+@pytest.mark.parametrize("name", WRONG_REPLAYS)
 @pytest.mark.parametrize("kind", ["varying", "float32", "bfloat16"])
-def test_a_wrong_replay_is_refused_whether_or_not_the_eager_attack_repeats_itself(
-    kind: str, wrong: Callable[..., Tensor]
-) -> None:
+def test_a_wrong_replay_is_refused_whether_or_not_the_eager_attack_repeats_itself(kind: str, name: str) -> None:
     network = Varying() if kind == "varying" else AttackNetwork(learned_network(), getattr(torch, kind))
     x, y, noise = batch(64, seed=1)
     eager, again, right = (same(network, x, y, noise) for _ in range(3))
-    result = agreement(eager, again, wrong(network, x, y, noise))
+    result = agreement(eager, again, WRONG_REPLAYS[name](network, x, y, noise))
     assert (result.eager_distance > 0) == (kind == "varying")
     assert not result.replay_distance <= result.eager_distance
     assert not result.holds

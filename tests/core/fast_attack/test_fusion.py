@@ -34,10 +34,6 @@ class Odd(nn.Module):
         return self.way(self, x - 0.5).mean((2, 3))
 
 
-def by_keyword(net: Odd, x: Tensor) -> Tensor:
-    return F.relu(net.first(input=x))
-
-
 def added_to_itself(net: Odd, x: Tensor) -> Tensor:
     out = net.first(x)
     return F.relu(out + out)
@@ -64,31 +60,19 @@ def its_residual_changed_by_a_positional_flag(net: Odd, x: Tensor) -> Tensor:
     return F.relu(out) + other
 
 
-def with_an_unregistered_constant(net: Odd, x: Tensor) -> Tensor:
-    return F.relu(net.first(x - net.unregistered.to(x)))
-
-
-def with_a_registered_constant(net: Odd, x: Tensor) -> Tensor:
-    return F.relu(net.first(x - net.constant))
-
-
-def without_a_relu(net: Odd, x: Tensor) -> Tensor:
-    return torch.tanh(net.first(x))
+WAYS: dict[str, Forward] = {
+    "by keyword": lambda net, x: F.relu(net.first(input=x)),
+    "added to itself": added_to_itself,
+    "added into a value that is read later": added_into_a_value_that_is_read_later,
+    "its residual changed before the relu": its_residual_changed_before_the_relu,
+    "its residual changed by a positional flag": its_residual_changed_by_a_positional_flag,
+    "with an unregistered constant": lambda net, x: F.relu(net.first(x - net.unregistered.to(x))),
+    "without a relu": lambda net, x: torch.tanh(net.first(x)),
+}
 
 
 def plain(net: Odd, x: Tensor) -> Tensor:
     return F.relu(net.first(x))
-
-
-WAYS = (
-    by_keyword,
-    added_to_itself,
-    added_into_a_value_that_is_read_later,
-    its_residual_changed_before_the_relu,
-    its_residual_changed_by_a_positional_flag,
-    with_an_unregistered_constant,
-    without_a_relu,
-)
 
 
 def odd(way: Forward) -> Odd:
@@ -107,17 +91,17 @@ def fused_layers(network: nn.Module) -> int:
     return sum(isinstance(layer, FusedConvolution) for layer in network.modules())
 
 
-@pytest.mark.parametrize("way", WAYS, ids=lambda way: way.__name__)
-def test_a_convolution_that_cannot_be_fused_stays_and_the_network_with_it(way: Forward) -> None:
-    model = odd(way)
+@pytest.mark.parametrize("name", WAYS)
+def test_a_convolution_that_cannot_be_fused_stays_and_the_network_with_it(name: str) -> None:
+    model = odd(WAYS[name])
     network = fuse(model, LayerTracer().trace(model))
     assert network is model
     assert fused_layers(network) == 0
-    assert_same_function(AttackNetwork(odd(way)), odd(way))
+    assert_same_function(AttackNetwork(odd(WAYS[name])), odd(WAYS[name]))
 
 
 def test_a_constant_that_is_refreshed_by_its_name_does_not_keep_a_convolution_from_being_fused() -> None:
-    model = odd(with_a_registered_constant)
+    model = odd(lambda net, x: F.relu(net.first(x - net.constant)))
     network = AttackNetwork(model)
     assert fused_layers(network) == 1
     model.constant.fill_(-0.2)
