@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -16,17 +16,16 @@ from distributed_autolora.orchestration.cluster.processes import uninterrupted
 from distributed_autolora.orchestration.evaluations.evaluate import evaluate_run
 from distributed_autolora.orchestration.evaluations.post_training import check_attacks
 from distributed_autolora.orchestration.runs.names import with_precision
-from distributed_autolora.orchestration.runs.preflight import check_inputs, find_inputs
+from distributed_autolora.orchestration.runs.preflight import find_inputs
 from distributed_autolora.orchestration.studies.cluster import study_cluster
 from distributed_autolora.orchestration.studies.folder import DONE, StudyFolder
-from distributed_autolora.orchestration.studies.plan import batches, run_config
+from distributed_autolora.orchestration.studies.plan import batches, checked_study, run_config
 from distributed_autolora.orchestration.studies.progress import StudyProgress
 from distributed_autolora.orchestration.studies.request import OWN_ATTACK, StudyRequest
-from distributed_autolora.records import PlannedRun, StudyRecord, TrackedRun
+from distributed_autolora.records import PlannedRun, RunStatus, StudyRecord, TrackedRun
 from distributed_autolora.reporting.study.loading import load_study
 from distributed_autolora.reporting.study.report import write_report
 from distributed_autolora.reporting.study.text import mlflow_note
-from distributed_autolora.studies import Study
 
 
 def compare(request: StudyRequest) -> Path:
@@ -37,72 +36,54 @@ def compare(request: StudyRequest) -> Path:
         RunFailedError: when runs failed; the others were made, and the report is written.
     """
     folder = StudyFolder(request.folder)
-    request = replace(request, study=_checked(request, folder.asked(request)))
+    study = folder.asked(request)
+    check_attacks(request.attacks, find_inputs(study.arms[0].config)[1].data_folder, request.attack_images)
+    request = replace(request, study=checked_study(study))
     folder.acquire()
     try:
         folder.describe(request)
-        return StudyRunner(request, folder).make()
+        return _StudyRunner(request, folder).make()
     finally:
         folder.release()
 
 
-def _checked(request: StudyRequest, study: Study) -> Study:
-    """Looks at the data and weights of every arm, and returns the study with their digests filled in."""
-    arms = []
-    seen: set[object] = set()
-    check_attacks(request.attacks, find_inputs(study.arms[0].config)[1].data_folder, request.attack_images)
-    for arm in study.arms:
-        config, inputs = find_inputs(arm.config)
-        if config.model.weights is None:
-            raise UserError("A study compares ways of fine-tuning a pre-trained network: give its file with --weights.")
-        key = (config.data, config.model, config.method.name)
-        for warning in check_inputs(config, inputs) if key not in seen else ():
-            if warning not in seen:
-                print(f"warning: {warning}", file=sys.stderr)
-            seen.add(warning)
-        seen.add(key)
-        arms.append(replace(arm, config=config))
-    return replace(study, arms=tuple(arms))
+@dataclass
+class _StudyRunner:
+    """One attempt at a study, by the process that holds its folder."""
 
-
-class StudyRunner:
-    """One attempt at a study, by the process that holds its folder.
-
-    Args:
-        request: what was asked for, with checked inputs.
-        folder: the study's folder, held.
-    """
-
-    def __init__(self, request: StudyRequest, folder: StudyFolder) -> None:
-        self._request, self._folder = request, folder
-        self._study = request.study
-        self._progress: StudyProgress | None = None
-        self._not_evaluated: list[str] = []
+    request: StudyRequest
+    """With checked inputs."""
+    folder: StudyFolder
+    mlflow: dict[str, str] = field(init=False)
+    """Tracking URI and id of the study's own MLflow run."""
+    at_a_time: int = field(init=False)
+    progress: StudyProgress = field(init=False)
+    not_evaluated: list[str] = field(default_factory=list)
 
     def make(self) -> Path:
         """Makes what is missing, in order: search, final runs, more attacks, report."""
-        self._folder.plan(self._study, self._request.seeds)
-        self._folder.save()
-        self._mlflow = self._open_tracking()
+        self.folder.plan(self.request.study, self.request.seeds)
+        self.folder.save()
+        self._open_tracking()
         status: Literal["FINISHED", "FAILED", "KILLED"] = "FAILED"
         try:
-            if self._missing() or self._request.attacks != OWN_ATTACK:
-                with study_cluster(self._study.arms[0].config.scaling) as at_a_time:
-                    self._work(at_a_time)
+            if self._missing() or self.request.attacks != OWN_ATTACK:
+                with study_cluster(self.request.study.arms[0].config.scaling) as self.at_a_time:
+                    self._work()
             report = self._report()
-            status = "FAILED" if self._failed() or self._not_evaluated else "FINISHED"
+            status = "FAILED" if self._failed() or self.not_evaluated else "FINISHED"
         except KeyboardInterrupt:
             status = "KILLED"
             raise
         finally:
             with uninterrupted():
                 self._close_cut_off()
-                mlflow_tracking.finish_run(**self._mlflow, status=status)
+                mlflow_tracking.finish_run(**self.mlflow, status=status)
         self._raise_failures(report)
         return report
 
     def _record(self) -> StudyRecord:
-        record = self._folder.record()
+        record = self.folder.record()
         assert record is not None, "study.json is written before the runs"
         return record
 
@@ -110,126 +91,114 @@ class StudyRunner:
         return [run for run in self._wanted() if run.status not in DONE]
 
     def _wanted(self) -> list[PlannedRun]:
-        return [run for run in self._folder.runs if self._request.wants(run.arm)]
+        return [run for run in self.folder.runs if self.request.wants(run.arm)]
 
-    def _open_tracking(self) -> dict[str, str]:
+    def _open_tracking(self) -> None:
         """Opens the study's own MLflow run, the parent of all others, and remembers it in the study's folder."""
         record = self._record()
-        default = mlflow_tracking.default_tracking_uri(self._request.home)
-        uri = record.mlflow.uri if record.mlflow else self._request.mlflow_uri or default
+        default = mlflow_tracking.default_tracking_uri(self.request.home)
+        uri = record.mlflow.uri if record.mlflow else self.request.mlflow_uri or default
+        parameters = ("study", "task", "backbone", "epsilon", "seeds", "scheduler")
         run_id = mlflow_tracking.open_run(
             uri=uri,
             experiment=RunConfig().mlflow_experiment,
-            run_name=self._folder.name,
-            params={
-                "study": record.study,
-                "task": record.task,
-                "backbone": record.backbone,
-                "epsilon": record.epsilon,
-                "seeds": list(record.seeds),
-                "scheduler": record.scheduler,
-            },
-            tags={"study": self._study.name, "task": record.task, "phase": "study"},
+            run_name=self.folder.name,
+            params={name: getattr(record, name) for name in parameters} | {"seeds": list(record.seeds)},
+            tags={"study": record.study, "task": record.task, "phase": "study"},
             run_id=record.mlflow.run_id if record.mlflow else None,
-            home=self._request.home,
+            home=self.request.home,
         )
-        self._folder.write(replace(record, mlflow=TrackedRun(uri, run_id)))
-        return {"uri": uri, "run_id": run_id}
+        self.folder.write(replace(record, mlflow=TrackedRun(uri, run_id)))
+        self.mlflow = {"uri": uri, "run_id": run_id}
 
-    def _work(self, at_a_time: int) -> None:
+    def _work(self) -> None:
         """Makes all missing runs on the connected cluster."""
-        missing = self._missing()
         in_all = len(self._wanted())
+        done = in_all - len(self._missing())
         print_line(
-            f'Study "{self._folder.name}": {in_all - len(missing)} of {in_all} runs are done, {at_a_time} at a time, '
-            f"in {self._folder.path}"
+            f'Study "{self.folder.name}": {done} of {in_all} runs are done, {self.at_a_time} at a time, '
+            f"in {self.folder.path}"
         )
-        self._progress = StudyProgress(in_all, in_all - len(missing), at_a_time)
+        self.progress = StudyProgress(in_all, done, self.at_a_time)
         self._fix_precision()
         search = [run for run in self._wanted() if run.phase == "search"]
-        self._run(search, at_a_time, early_stopping=self._request.scheduler == "asha")
-        planned = self._folder.plan_final(self._study, self._request.seeds)
-        final = [run for run in planned if run.run and self._request.wants(run.arm)]
-        for batch in batches(final, by_seed=self._request.attacks != OWN_ATTACK):
-            self._run(batch, at_a_time, early_stopping=False)
+        self._run(search, early_stopping=self.request.scheduler == "asha")
+        planned = self.folder.plan_final(self.request.study, self.request.seeds)
+        final = [run for run in planned if run.run and self.request.wants(run.arm)]
+        for batch in batches(final, by_seed=self.request.attacks != OWN_ATTACK):
+            self._run(batch, early_stopping=False)
             names = {run.run for run in batch}
-            finished = [run for run in self._folder.runs if run.run in names and run.status == "finished"]
-            self._attack(finished, at_a_time)
+            self._attack([run for run in self.folder.runs if run.run in names and run.status == "finished"])
 
     def _fix_precision(self) -> None:
         """Chooses the number format once for the whole study."""
         from distributed_autolora.orchestration.cluster.connection import hardware_precision
 
-        record = self._record()
-        precision = record.precision or hardware_precision(self._study.arms[0].config)
-        self._folder.write(replace(record, precision=precision))
-        arms = [replace(arm, config=with_precision(arm.config, precision)) for arm in self._study.arms]
-        self._study = replace(self._study, arms=tuple(arms))
+        record, study = self._record(), self.request.study
+        precision = record.precision or hardware_precision(study.arms[0].config)
+        self.folder.write(replace(record, precision=precision))
+        arms = [replace(arm, config=with_precision(arm.config, precision)) for arm in study.arms]
+        self.request = replace(self.request, study=replace(study, arms=tuple(arms)))
 
-    def _run(self, runs: Sequence[PlannedRun], at_a_time: int, *, early_stopping: bool) -> None:
+    def _run(self, runs: Sequence[PlannedRun], *, early_stopping: bool) -> None:
         """Makes those runs of a phase that are pending."""
-        from distributed_autolora.orchestration.studies.tune_trials import Outcome, Trial, run_trials
+        from distributed_autolora.orchestration.studies.tune_trials import run_trials
 
         by_name = {str(run.run): run for run in runs if run.status == "pending"}
 
         def on_start(name: str) -> None:
-            by_name[name] = self._folder.update(by_name[name], status="running")
-            if self._progress is not None:
-                self._progress.started(by_name[name])
+            by_name[name] = self.folder.update(by_name[name], status="running")
+            self.progress.started(by_name[name])
 
-        def on_end(name: str, outcome: Outcome) -> None:
-            run = by_name[name] = self._folder.update(by_name[name], status=outcome.status, error=outcome.error)
-            if outcome.status != "finished":
-                self._close(run, "KILLED" if outcome.status == "stopped_early" else "FAILED")
-            if self._progress is not None:
-                self._progress.ended(run, self._folder.folder(run).history())
+        def on_end(name: str, status: RunStatus, error: str | None) -> None:
+            run = by_name[name] = self.folder.update(by_name[name], status=status, error=error)
+            if status != "finished":
+                self._close(run, "KILLED" if status == "stopped_early" else "FAILED")
+            self.progress.ended(run, self.folder.folder(run).history())
 
         run_trials(
-            {name: Trial(self._config(run), self._tags(run)) for name, run in by_name.items()},
-            at_a_time=at_a_time,
+            {name: self._trial(run) for name, run in by_name.items()},
+            at_a_time=self.at_a_time,
             early_stopping=early_stopping,
-            folder=self._folder.path / "tune",
+            folder=self.folder.path / "tune",
             on_start=on_start,
             on_end=on_end,
         )
 
-    def _config(self, run: PlannedRun) -> ExperimentConfig:
-        return run_config(self._study.arm(run.arm), run, output=str(self._folder.path), mlflow_uri=self._mlflow["uri"])
-
-    def _tags(self, run: PlannedRun) -> dict[str, str]:
-        return {
-            "study": self._study.name,
+    def _trial(self, run: PlannedRun) -> tuple[ExperimentConfig, dict[str, str]]:
+        """Returns the config of a run, and the tags of its MLflow run."""
+        arm = self.request.study.arm(run.arm)
+        tags = {
+            "study": self.request.study.name,
             "arm": run.arm,
             "phase": run.phase,
-            mlflow_tracking.PARENT: self._mlflow["run_id"],
+            mlflow_tracking.PARENT: self.mlflow["run_id"],
             # The program that trains a study's runs is Ray's, which tells a reader nothing.
             "mlflow.source.name": "jobs/compare.py",
         }
+        return run_config(arm, run, output=str(self.folder.path), mlflow_uri=self.mlflow["uri"]), tags
 
-    def _attack(self, runs: Sequence[PlannedRun], at_a_time: int) -> None:
-        """Evaluates the final runs by more attacks, one run after another on all of the study's workers.
-
-        A run that cannot be evaluated does not stop the others or the report.
-        """
-        if self._request.attacks == OWN_ATTACK:
+    def _attack(self, runs: Sequence[PlannedRun]) -> None:
+        """Evaluates final runs by more attacks, one after another on all workers; one that fails stops no other."""
+        if self.request.attacks == OWN_ATTACK:
             return
-        scaling = self._study.arms[0].config.scaling
+        scaling = self.request.study.arms[0].config.scaling
         for run in runs:
             try:
                 evaluate_run(
-                    self._folder.folder(run),
-                    attacks=self._request.attacks,
-                    num_workers=at_a_time * scaling.num_workers,
+                    self.folder.folder(run),
+                    attacks=self.request.attacks,
+                    num_workers=self.at_a_time * scaling.num_workers,
                     use_gpu=scaling.use_gpu,
-                    images=self._request.attack_images,
+                    images=self.request.attack_images,
                 )
             except UserError as error:
-                self._not_evaluated.append(f"{run.label} ({error})")
+                self.not_evaluated.append(f"{run.label} ({error})")
 
     def _report(self) -> Path:
-        report = write_report(self._folder.path)
+        report = write_report(self.folder.path)
         try:
-            mlflow_tracking.log_study(**self._mlflow, report=report, note=mlflow_note(load_study(self._folder.path)))
+            mlflow_tracking.log_study(**self.mlflow, report=report, note=mlflow_note(load_study(self.folder.path)))
         except mlflow_tracking.TrackingError as error:
             print(f"warning: {error} {report.parent} holds the report.", file=sys.stderr)
         print(f"\nReport: {report}", flush=True)
@@ -237,33 +206,33 @@ class StudyRunner:
 
     def _close_cut_off(self) -> None:
         """Marks interrupted runs as pending, and ends their MLflow runs."""
-        for run in self._folder.runs:
+        for run in self.folder.runs:
             if run.status == "running":
-                self._close(self._folder.update(run, status="pending"), "KILLED")
-        self._folder.save()
+                self._close(self.folder.update(run, status="pending"), "KILLED")
+        self.folder.save()
 
     def _close(self, run: PlannedRun, status: Literal["FAILED", "KILLED"]) -> None:
         """Ends the MLflow run of a run whose process may be gone."""
-        folder = self._folder.folder(run)
+        folder = self.folder.folder(run)
         if folder.exists() and "mlflow" in folder.read("run.json"):
             mlflow_tracking.finish_run(**folder.read("run.json")["mlflow"], status=status)
 
     def _failed(self) -> list[PlannedRun]:
-        """Returns the runs that a number is missing for; a trial of a search may diverge, and only loses."""
-        ended = [run for run in self._folder.runs if run.status in ("failed", "diverged")]
-        return [run for run in ended if run.status == "failed" or run.phase == "final"]
+        """Returns the runs that a number is missing for; a trial of a search may diverge."""
+        without_number = {("search", "failed"), ("final", "failed"), ("final", "diverged")}
+        return [run for run in self.folder.runs if (run.phase, run.status) in without_number]
 
     def _raise_failures(self, report: Path) -> None:
         failed = self._failed()
         if failed:
             raise RunFailedError(
-                f"{len(failed)} of {len(self._folder.runs)} runs failed, the first is {failed[0].label} "
+                f"{len(failed)} of {len(self.folder.runs)} runs failed, the first is {failed[0].label} "
                 f"({failed[0].error}). {report} says which; the same command tries them again."
             )
-        if self._not_evaluated:
+        if self.not_evaluated:
             raise RunFailedError(
-                f"{len(self._not_evaluated)} final runs were not evaluated by {self._request.attacks}, the first is "
-                f"{self._not_evaluated[0]}. The same command evaluates them."
+                f"{len(self.not_evaluated)} final runs were not evaluated by {self.request.attacks}, the first is "
+                f"{self.not_evaluated[0]}. The same command evaluates them."
             )
 
 

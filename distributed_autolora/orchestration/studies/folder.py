@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO, Any
 
-from distributed_autolora.config import DataConfig
-from distributed_autolora.data.parquet.reader import read_texts
 from distributed_autolora.errors import UserError
 from distributed_autolora.files import acquire_folder, read_json, write_json
 from distributed_autolora.orchestration.runs.folder import RunFolder, check_writable
-from distributed_autolora.orchestration.runs.preflight import EMBEDDED
-from distributed_autolora.orchestration.studies.plan import best_trial, plan_final, plan_search, validation_score
+from distributed_autolora.orchestration.studies.plan import best_trial, plan_final, plan_search, study_record
 from distributed_autolora.orchestration.studies.request import OWN_ATTACK, StudyRequest
 from distributed_autolora.records import (
-    ArmRecord,
     PlannedRun,
     Settings,
     StudyRecord,
@@ -34,21 +29,15 @@ _SAME = ("study", "task", "epsilon", "search_seed", "scheduler")
 """What a continued study must have as it was begun, beside its arms; seeds and arms may be added."""
 
 
+@dataclass
 class StudyFolder:
-    """One study on disk.
+    """One study on disk."""
 
-    Args:
-        path: absolute folder.
-
-    Attributes:
-        path: the folder.
-        runs: all runs of the study so far planned, in their order.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.runs: list[PlannedRun] = []
-        self._lock: IO[str] | None = None
+    path: Path
+    """Absolute."""
+    runs: list[PlannedRun] = field(default_factory=list)
+    """Those that are planned so far, in their order."""
+    _lock: IO[str] | None = None
 
     @property
     def name(self) -> str:
@@ -107,8 +96,9 @@ class StudyFolder:
             raise UserError(
                 f'Study "{self.name}" was begun with other {other}. Give another --name, or the same flags.'
             )
-        dropped = [seed for seed in before.seeds if seed not in record.seeds]
-        if any(run.phase == "final" and run.seed in dropped for run in self._begun()):
+        dropped = set(before.seeds) - set(record.seeds)
+        final = [run for run in self._saved_runs() if run.phase == "final" and run.seed in dropped]
+        if any(run.run and self.folder(run).exists() for run in final):
             raise UserError(
                 f'Study "{self.name}" has runs on {len(before.seeds)} seeds, and its report includes all: give '
                 f"--seeds {len(before.seeds)} or more, or another --name."
@@ -118,22 +108,13 @@ class StudyFolder:
         kept = replace(record, precision=before.precision, mlflow=before.mlflow)
         self.write(replace(kept, commands=commands, attack_images=images))
 
-    def _begun(self) -> list[PlannedRun]:
-        """Returns the runs of runs.json that have a folder."""
-        return [run for run in self._saved_runs() if run.run and self.folder(run).exists()]
-
     def plan(self, study: Study, seeds: Sequence[int]) -> None:
         """Plans all runs anew, and gives them the status that they have on disk; writes nothing.
 
         Failed and interrupted runs are pending again, diverged ones are not. While a search is not complete, the final
-        runs of its arm have no settings and no name.
-
-        Args:
-            study: the study.
-            seeds: seeds of the final runs; the search uses the first.
+        runs of its arm have no settings and no name. The search uses the first seed.
         """
-        search = self._known(plan_search(study, seeds[0]))
-        self.runs = search
+        self.runs = search = self._known(plan_search(study, seeds[0]))
         incomplete = {run.arm for run in search if run.status not in DONE}
         best = {arm: settings for arm, settings in self.best_settings(study).items() if arm not in incomplete}
         self.runs = [*search, *self._known(plan_final(study, seeds, best))]
@@ -154,16 +135,14 @@ class StudyFolder:
 
     def _known(self, runs: list[PlannedRun]) -> list[PlannedRun]:
         """Returns the runs with the status that they have on disk."""
-        saved = {run.run: run for run in self._saved_runs()}
+        ended = {run.run: run for run in self._saved_runs() if run.status in ("diverged", "stopped_early")}
         known = []
         for run in runs:
-            before = saved.get(run.run)
             if run.run is not None and self.folder(run).is_finished():
                 known.append(replace(run, status="finished"))
-            elif before is not None and before.status in ("diverged", "stopped_early"):
-                known.append(replace(run, status=before.status, error=before.error))
             else:
-                known.append(run)
+                before = ended.get(run.run, run)
+                known.append(replace(run, status=before.status, error=before.error))
         return known
 
     def save(self) -> None:
@@ -183,13 +162,12 @@ class StudyFolder:
 
     def best_settings(self, study: Study) -> dict[str, Settings]:
         """Returns the settings of the best trial of every searched arm that has one."""
-        found = {}
-        for arm in study.arms:
-            runs = [run for run in self.runs if (run.arm, run.phase) == (arm.id, "search")]
-            best = best_trial([(run, validation_score(self.folder(run).history())) for run in runs])
-            if best is not None:
-                found[arm.id] = best
-        return found
+        trials: dict[str, list[tuple[PlannedRun, float | None]]] = {arm.id: [] for arm in study.arms}
+        for run in self.runs:
+            if run.phase == "search":
+                history = self.folder(run).history()
+                trials[run.arm].append((run, history[-1].best_robust_accuracy if history else None))
+        return {arm: best for arm, runs in trials.items() if (best := best_trial(runs)) is not None}
 
     def _saved_runs(self) -> list[PlannedRun]:
         values = self._read("runs.json")
@@ -202,38 +180,6 @@ class StudyFolder:
             return read_json(file) if file.is_file() else None
         except (OSError, ValueError) as error:
             raise UserError(f"{file} cannot be read ({error}). Restore the file, or give another --name.") from None
-
-
-def study_record(request: StudyRequest) -> StudyRecord:
-    """Returns what study.json holds of a new study."""
-    study = request.study
-    first = study.arms[0].config
-    return StudyRecord(
-        study=study.name,
-        title=study.title,
-        task=first.data.task,
-        images=_own_images(first.data),
-        paper_tables=study.paper_tables,
-        backbone=first.model.backbone,
-        pretraining=_pretraining(study),
-        epsilon=first.threat_model.epsilon,
-        seeds=request.seeds,
-        search_seed=request.seeds[0],
-        scheduler=request.scheduler,
-        reference=study.reference,
-        arms=tuple(
-            ArmRecord(
-                id=arm.id,
-                label=arm.label,
-                grid=dict(arm.grid),
-                reference=arm.reference,
-                config_digest=hashlib.sha256(arm.config.digest().encode()).hexdigest()[:16],
-            )
-            for arm in study.arms
-        ),
-        attack_images=None if request.attacks == OWN_ATTACK else request.attack_images,
-        commands=(request.command,) if request.command else (),
-    )
 
 
 def _difference(before: StudyRecord, record: StudyRecord) -> str | None:
@@ -249,16 +195,3 @@ def _difference(before: StudyRecord, record: StudyRecord) -> str | None:
         if now.config_digest != arm.config_digest:
             return f"values in the config of arm {arm.id}"
     return None
-
-
-def _own_images(data: DataConfig) -> str | None:
-    """Returns the name in the files of images from elsewhere, where that is not the task's name."""
-    name = None if data.path is None else str(read_texts(data.path, "train").get("task", ""))
-    return name if name not in ("", data.task) else None
-
-
-def _pretraining(study: Study) -> str:
-    weights = {arm.config.model.weights for arm in study.arms}
-    if len(weights) > 1:
-        return "by arm"
-    return "the shipped backbone" if weights == {EMBEDDED} else str(weights.pop())

@@ -1,17 +1,45 @@
-"""Which runs a study consists of, their names, and which trial of a search is the best."""
+"""What a study consists of: its record, its runs and their names, and which trial of a search is the best."""
 
 from __future__ import annotations
 
+import hashlib
 import re
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import groupby
 
-from distributed_autolora.config import ExperimentConfig
-from distributed_autolora.records import EpochRecord, Phase, PlannedRun, Settings, settings_text
+from distributed_autolora.config import DataConfig, ExperimentConfig
+from distributed_autolora.data.parquet.reader import read_texts
+from distributed_autolora.errors import UserError
+from distributed_autolora.orchestration.runs.preflight import EMBEDDED, check_inputs, find_inputs
+from distributed_autolora.orchestration.studies.request import OWN_ATTACK, StudyRequest
+from distributed_autolora.records import ArmRecord, Phase, PlannedRun, Settings, StudyRecord, settings_text
 from distributed_autolora.studies import Arm, Study, with_settings
 
 _LONGEST_NAME = 90
+
+
+def checked_study(study: Study) -> Study:
+    """Checks the data and weights of every arm, and returns the study with their digests filled in.
+
+    Raises:
+        UserError: for images or weights that do not fit.
+    """
+    arms = []
+    seen: set[object] = set()
+    for arm in study.arms:
+        config, inputs = find_inputs(arm.config)
+        if config.model.weights is None:
+            raise UserError("A study compares ways of fine-tuning a pre-trained network: give its file with --weights.")
+        key = (config.data, config.model, config.method.name)
+        for warning in check_inputs(config, inputs) if key not in seen else ():
+            if warning not in seen:
+                print(f"warning: {warning}", file=sys.stderr)
+            seen.add(warning)
+        seen.add(key)
+        arms.append(replace(arm, config=config))
+    return replace(study, arms=tuple(arms))
 
 
 def plan_search(study: Study, seed: int) -> list[PlannedRun]:
@@ -20,21 +48,14 @@ def plan_search(study: Study, seed: int) -> list[PlannedRun]:
 
 
 def plan_final(study: Study, seeds: Sequence[int], best: Mapping[str, Settings]) -> list[PlannedRun]:
-    """Returns one run for each arm and seed: with the settings of the best trial, where it is searched.
-
-    Args:
-        study: the study.
-        seeds: seeds of the final runs.
-        best: settings of the best trial by arm; the final runs of a searched arm that is not in it have no name yet.
-    """
-    runs = []
-    for arm in study.arms:
-        for seed in seeds:
-            if arm.grid and arm.id not in best:
-                runs.append(PlannedRun(arm.id, "final", seed, {}, None))
-            else:
-                runs.append(planned(arm.id, "final", seed, best.get(arm.id, {})))
-    return runs
+    """Returns one run for each arm and seed; those of a searched arm without a best trial so far have no name."""
+    return [
+        PlannedRun(arm.id, "final", seed, {}, None)
+        if arm.grid and arm.id not in best
+        else planned(arm.id, "final", seed, best.get(arm.id, {}))
+        for arm in study.arms
+        for seed in seeds
+    ]
 
 
 def planned(arm: str, phase: Phase, seed: int, settings: Settings) -> PlannedRun:
@@ -45,25 +66,13 @@ def planned(arm: str, phase: Phase, seed: int, settings: Settings) -> PlannedRun
 
 
 def batches(runs: Iterable[PlannedRun], *, by_seed: bool) -> list[list[PlannedRun]]:
-    """Returns runs in the order of their seeds: all at once, or each seed for itself.
-
-    Args:
-        runs: final runs.
-        by_seed: runs of a seed are evaluated before those of the next are made, so that every arm has a number early.
-    """
+    """Returns runs in the order of their seeds: all at once, or each seed for itself, so that early numbers compare."""
     ordered = sorted(runs, key=lambda run: run.seed)
     return [list(group) for _, group in groupby(ordered, key=lambda run: run.seed)] if by_seed else [ordered]
 
 
 def run_config(arm: Arm, run: PlannedRun, *, output: str, mlflow_uri: str | None) -> ExperimentConfig:
-    """Returns the config of one run: a search never opens the test split, a final run reads it once.
-
-    Args:
-        arm: the run's arm.
-        run: the run; it has a name.
-        output: folder of the study.
-        mlflow_uri: where it is tracked.
-    """
+    """Returns the config of a run that has a name: a search never opens the test split, a final run reads it once."""
     config = with_settings(arm.config, run.settings)
     return replace(
         config,
@@ -73,16 +82,52 @@ def run_config(arm: Arm, run: PlannedRun, *, output: str, mlflow_uri: str | None
     )
 
 
-def validation_score(history: Sequence[EpochRecord]) -> float | None:
-    """Returns the best robust validation accuracy of a run, which a search selects by; None without an epoch."""
-    return history[-1].best_robust_accuracy if history else None
-
-
 def best_trial(trials: Iterable[tuple[PlannedRun, float | None]]) -> Settings | None:
-    """Returns the settings of the finished trial with the highest validation score (of equals the first), if any.
-
-    Args:
-        trials: of one arm, in grid order, with their scores.
-    """
+    """Returns the settings of the finished trial with the highest validation score (of equals the first), if any."""
     finished = [(run, score) for run, score in trials if run.status == "finished" and score is not None]
     return max(finished, key=lambda pair: pair[1])[0].settings if finished else None
+
+
+def study_record(request: StudyRequest) -> StudyRecord:
+    """Returns what study.json holds of a new study."""
+    study = request.study
+    first = study.arms[0].config
+    return StudyRecord(
+        study=study.name,
+        title=study.title,
+        task=first.data.task,
+        images=_own_images(first.data),
+        paper_tables=study.paper_tables,
+        backbone=first.model.backbone,
+        pretraining=_pretraining(study),
+        epsilon=first.threat_model.epsilon,
+        seeds=request.seeds,
+        search_seed=request.seeds[0],
+        scheduler=request.scheduler,
+        reference=study.reference,
+        arms=tuple(
+            ArmRecord(
+                id=arm.id,
+                label=arm.label,
+                grid=dict(arm.grid),
+                reference=arm.reference,
+                config_digest=hashlib.sha256(arm.config.digest().encode()).hexdigest()[:16],
+            )
+            for arm in study.arms
+        ),
+        attack_images=None if request.attacks == OWN_ATTACK else request.attack_images,
+        commands=(request.command,) if request.command else (),
+    )
+
+
+def _own_images(data: DataConfig) -> str | None:
+    """Returns the name in the files of images from elsewhere, where that is not the task's name."""
+    name = None if data.path is None else str(read_texts(data.path, "train").get("task", ""))
+    return name if name not in ("", data.task) else None
+
+
+def _pretraining(study: Study) -> str:
+    weights = {arm.config.model.weights for arm in study.arms}
+    if len(weights) > 1:
+        return "by arm"
+    return "the shipped backbone" if weights == {EMBEDDED} else str(weights.pop())

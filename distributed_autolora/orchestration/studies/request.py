@@ -14,7 +14,7 @@ from distributed_autolora.records.reader import nearest
 from distributed_autolora.studies import CUSTOM_TASK, Study, base_config, study
 
 OWN_ATTACK = "pgd10"
-"""Stands for the attack that every run judges itself with."""
+"""Represents the attack that every run is evaluated by."""
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
@@ -47,9 +47,9 @@ class CompareFlags:
     use_gpu: bool = False
     """One GPU for each worker; the recipes of the paper's tasks want it anyway: without GPUs take --config."""
     attacks: str = OWN_ATTACK
-    """pgd10: the accuracies that each run has; else also judge the final runs by these, such as autoattack."""
+    """pgd10: the accuracies that each run has; else also evaluate the final runs by these, such as autoattack."""
     attack_images: int | None = None
-    """Judge by --attacks on a stratified subset of this many test images, the same for all runs; None: on all."""
+    """Evaluate by --attacks on a stratified subset of this many test images, the same for all runs; None: on all."""
     name: str | None = None
     """Name of the study's folder; None: study, task, and the backbone where one is given."""
     output: str | None = None
@@ -81,9 +81,9 @@ class StudyRequest:
     mlflow_uri: str | None = None
     attacks: str = OWN_ATTACK
     attack_images: int | None = None
-    """Of the test images, how many `attacks` judge on; None: all."""
+    """Number of test images for `attacks`; None: all."""
     command: str = ""
-    """What a person typed, for the report."""
+    """As it was typed, for the report."""
 
     @property
     def folder(self) -> Path:
@@ -96,11 +96,7 @@ class StudyRequest:
 
 
 def study_request(flags: CompareFlags, command: str) -> StudyRequest:
-    """Returns the request that a command line makes.
-
-    Args:
-        flags: the command line.
-        command: the same, as it was typed.
+    """Returns the request of a command line; `command` is the same as it was typed.
 
     Raises:
         UserError: for an unknown study, task or arm, or a number out of range.

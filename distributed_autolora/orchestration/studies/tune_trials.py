@@ -10,9 +10,9 @@ import logging
 import os
 import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from ray import tune
 from ray.tune.integration.ray_train import TuneReportCallback
@@ -23,6 +23,8 @@ from distributed_autolora.errors import TrainingDivergedError, UserError
 from distributed_autolora.orchestration.runs.train import train_run
 from distributed_autolora.records import RunStatus
 
+Trial = tuple[ExperimentConfig, dict[str, str]]
+"""Config of a run, and the tags of its MLflow run."""
 _SCORE, _EPOCH, _OUTCOME, _ERROR = "best_robust_accuracy", "epoch", "outcome", "error"
 _REDUCTION = 3
 _LONGEST_WAIT_S = 8 * 3600.0
@@ -36,21 +38,6 @@ _TUNE_SETTINGS = {
     "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
     "RAY_AIR_NEW_OUTPUT": "0",
 }
-
-
-class Trial(NamedTuple):
-    """One run to make."""
-
-    config: ExperimentConfig
-    tags: Mapping[str, str]
-    """Of its MLflow run."""
-
-
-class Outcome(NamedTuple):
-    """How a trial ended."""
-
-    status: RunStatus
-    error: str | None
 
 
 class ScoreReport(TuneReportCallback):  # type: ignore[misc]
@@ -74,7 +61,7 @@ def run_trials(
     early_stopping: bool,
     folder: Path,
     on_start: Callable[[str], None],
-    on_end: Callable[[str, Outcome], None],
+    on_end: Callable[[str, RunStatus, str | None], None],
 ) -> None:
     """Makes all runs on the connected cluster; one that fails does not end the others.
 
@@ -84,7 +71,7 @@ def run_trials(
         early_stopping: stop runs that are worse than others after as many epochs (ASHA).
         folder: absolute; for Tune's own files, deleted at the end.
         on_start: takes the name of a run whose driver starts.
-        on_end: takes the name of a run and how it ended.
+        on_end: takes the name of a run, its status, and its error if any.
 
     Raises:
         KeyboardInterrupt: on Ctrl-C; the caller stops the cluster or leaves it, and with it the trials.
@@ -94,13 +81,9 @@ def run_trials(
     os.environ.update(_TUNE_SETTINGS)
     logging.getLogger("ray.tune").setLevel(logging.ERROR)
     shutil.rmtree(folder, ignore_errors=True)
-    payload = {
-        name: {"config": trial.config.to_dict(), "tags": dict(trial.tags), "reports": early_stopping}
-        for name, trial in trials.items()
-    }
-    epochs = max(trial.config.optimization.epochs for trial in trials.values())
-    tuner = tune.Tuner(
-        tune.with_resources(tune.with_parameters(_trial, payload=payload), _DRIVER),
+    epochs = max(config.optimization.epochs for config, _ in trials.values())
+    tune.Tuner(
+        tune.with_resources(tune.with_parameters(_trial, trials=dict(trials), reports=early_stopping), _DRIVER),
         param_space={"run": tune.grid_search(list(trials))},
         tune_config=tune.TuneConfig(
             max_concurrent_trials=at_a_time,
@@ -108,17 +91,20 @@ def run_trials(
             # A stopped trial leaves its process in the middle of its work.
             reuse_actors=not early_stopping,
         ),
-        run_config=tune.RunConfig(
-            name=folder.name,
-            storage_path=str(folder.parent),
-            verbose=0,
-            # A driver that is lost is started once more, and its run resumes from its checkpoint.
-            failure_config=tune.FailureConfig(max_failures=1),
-            callbacks=[_Observer(on_start, on_end)],
-        ),
-    )
-    tuner.fit()
+        run_config=_run_config(folder, _Observer(on_start, on_end)),
+    ).fit()
     shutil.rmtree(folder, ignore_errors=True)
+
+
+def _run_config(folder: Path, observer: tune.Callback) -> tune.RunConfig:
+    return tune.RunConfig(
+        name=folder.name,
+        storage_path=str(folder.parent),
+        verbose=0,
+        # A driver that is lost is started once more, and its run resumes from its checkpoint.
+        failure_config=tune.FailureConfig(max_failures=1),
+        callbacks=[observer],
+    )
 
 
 def _scheduler(epochs: int) -> TrialScheduler:
@@ -133,15 +119,14 @@ def _scheduler(epochs: int) -> TrialScheduler:
     )
 
 
-def _trial(point: dict[str, Any], payload: dict[str, dict[str, Any]]) -> dict[str, Any]:
+def _trial(point: dict[str, Any], trials: dict[str, Trial], *, reports: bool) -> dict[str, Any]:
     """Makes one run; a user's mistake is an outcome, anything else an error of the trial."""
-    job = payload[point["run"]]
+    config, tags = trials[point["run"]]
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    config = ExperimentConfig.from_dict(job["config"])
     # One run fitted when the study began. Where nodes were lost since, a trial waits for the others to end.
     config = replace(config, scaling=replace(config.scaling, wait_for_resources_s=_LONGEST_WAIT_S))
     try:
-        train_run(config, checked=True, tags=job["tags"], callbacks=[ScoreReport()] if job["reports"] else [])
+        train_run(config, checked=True, tags=tags, callbacks=[ScoreReport()] if reports else [])
     except TrainingDivergedError as error:
         return {_OUTCOME: "diverged", _ERROR: str(error)}
     except UserError as error:
@@ -149,24 +134,24 @@ def _trial(point: dict[str, Any], payload: dict[str, dict[str, Any]]) -> dict[st
     return {_OUTCOME: "finished", _ERROR: None}
 
 
+@dataclass(eq=False)
 class _Observer(tune.Callback):  # type: ignore[misc]
     """Calls back when trials start and end."""
 
-    def __init__(self, on_start: Callable[[str], None], on_end: Callable[[str, Outcome], None]) -> None:
-        self._on_start, self._on_end = on_start, on_end
+    on_start: Callable[[str], None]
+    on_end: Callable[[str, RunStatus, str | None], None]
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Reports that a driver was started."""
-        self._on_start(trial.config["run"])
+        self.on_start(trial.config["run"])
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Reports what a trial returned; one that returned nothing was stopped by the scheduler."""
         result = trial.last_result or {}
-        outcome = Outcome(result.get(_OUTCOME, "stopped_early"), result.get(_ERROR))
-        self._on_end(trial.config["run"], outcome)
+        self.on_end(trial.config["run"], result.get(_OUTCOME, "stopped_early"), result.get(_ERROR))
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Reports that a trial's driver was lost twice, or raised an unexpected error."""
         error = trial.get_error()
         lines = str(error).strip().splitlines() or [type(error).__name__]
-        self._on_end(trial.config["run"], Outcome("failed", lines[-1].strip()))
+        self.on_end(trial.config["run"], "failed", lines[-1].strip())

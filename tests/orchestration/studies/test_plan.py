@@ -14,7 +14,7 @@ from distributed_autolora.data.parquet.reader import read_texts
 from distributed_autolora.errors import UserError
 from distributed_autolora.orchestration.evaluations.post_training import check_attacks
 from distributed_autolora.orchestration.studies.dry_run import dry_run
-from distributed_autolora.orchestration.studies.folder import StudyFolder, study_record
+from distributed_autolora.orchestration.studies.folder import StudyFolder
 from distributed_autolora.orchestration.studies.plan import (
     batches,
     best_trial,
@@ -22,6 +22,7 @@ from distributed_autolora.orchestration.studies.plan import (
     plan_search,
     planned,
     run_config,
+    study_record,
 )
 from distributed_autolora.orchestration.studies.progress import StudyProgress
 from distributed_autolora.orchestration.studies.request import CompareFlags, StudyRequest, study_request
