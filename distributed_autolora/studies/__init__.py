@@ -41,14 +41,7 @@ def base_config(
     weights: str | None = None,
     data: str | None = None,
 ) -> ExperimentConfig:
-    """Returns what all arms of a study on a task share.
-
-    Args:
-        task: one of `TASKS`.
-        recipe_config: every other value; None: the task's recipe.
-        backbone: network; None: the task's own.
-        weights: pre-trained weights; None: the task's own, if any.
-        data: folder of the images; None: the shipped ones, where there are any.
+    """Returns what all arms of a study on a task share; what is None is the task's own, if any.
 
     Raises:
         UserError: for an unknown task.

@@ -28,11 +28,8 @@ GRID: dict[str, tuple[float, ...]] = {
 """Values of the appendix and of the released scripts; the authors' own grid is not published."""
 
 _EMBEDDED_LRS = (3e-2, 1e-2, 3e-3)
-_LORA_RANKS = (2, 4, 8, 16)
-_SHARPENINGS = (0.2, 0.5, 0.8, 1.0, 2.0, 3.0, 5.0)
 _PRETRAINING = (("0", "0"), ("1.0", "1/255"), ("2.0", "2/255"), ("4.0", "4/255"), ("8.0", "8/255"))
 _EMBEDDED_PRETRAINING = (("0", "0"), ("0.05", "0.05"), ("0.1", "0.1"))
-_SIMILARITY_IMAGES = 256
 
 
 def tuned_baselines(base: ExperimentConfig) -> Study:
@@ -46,33 +43,24 @@ def custom(base: ExperimentConfig) -> Study:
 
 
 def _searched(base: ExperimentConfig, name: str, title: str, paper_tables: tuple[str, ...]) -> Study:
-    lr, weight_decay, gamma = (
-        {key: GRID[key]} for key in ("optimization.lr", "optimization.weight_decay", "method.twins_gamma")
-    )
-    twins = {**lr, **weight_decay, **gamma}
+    twins = vanilla = GRID
     if base.data.task == EMBEDDED_TASK:  # few steps need larger ones; small enough for an hour on two cores
-        lr = {"optimization.lr": _EMBEDDED_LRS}
-        twins = {**lr, "method.twins_gamma": (1.0, 3.0)}
+        vanilla = GRID | {"optimization.lr": _EMBEDDED_LRS}
+        twins = {"optimization.lr": _EMBEDDED_LRS, "method.twins_gamma": (1.0, 3.0)}
+    vanilla = {key: values for key, values in vanilla.items() if key != "method.twins_gamma"}
     arms = (
         arm(AUTOLORA, autolora(base)),
         arm(TWINS, baseline(base, "twins"), grid=twins),
-        arm(VANILLA, baseline(base, "vanilla"), grid={**lr, **weight_decay}),
+        arm(VANILLA, baseline(base, "vanilla"), grid=vanilla),
     )
     return Study(name=name, title=title, paper_tables=paper_tables, arms=arms, reference=AUTOLORA)
 
 
 def lora_rank(base: ExperimentConfig) -> Study:
     """Table 3: the rank of the low-rank branch."""
-    arms = [
-        arm(AUTOLORA, with_settings(autolora(base), {"method.lora_rank": rank}), f"rank-{rank}") for rank in _LORA_RANKS
-    ]
-    return Study(
-        name="lora_rank",
-        title="AutoLoRa: rank of the low-rank branch",
-        paper_tables=("3",),
-        arms=tuple(arms),
-        reference=f"{AUTOLORA}-rank-8",
-    )
+    arms = _swept(base, "method.lora_rank", {f"rank-{rank}": rank for rank in (2, 4, 8, 16)})
+    title, reference = "AutoLoRa: rank of the low-rank branch", f"{AUTOLORA}-rank-8"
+    return Study(name="lora_rank", title=title, paper_tables=("3",), arms=arms, reference=reference)
 
 
 def pretraining_epsilon(base: ExperimentConfig) -> Study:
@@ -83,7 +71,8 @@ def pretraining_epsilon(base: ExperimentConfig) -> Study:
     """
     embedded = base.data.task == EMBEDDED_TASK
     budgets = _EMBEDDED_PRETRAINING if embedded else _PRETRAINING
-    if EPSILON_FIELD not in (base.model.weights or ""):
+    weights = base.model.weights or ""
+    if EPSILON_FIELD not in weights:
         files = ", ".join(number for number, _ in budgets)
         raise UserError(
             f"pretraining_epsilon compares backbones by their pre-training budget: give --weights with {EPSILON_FIELD} "
@@ -94,7 +83,7 @@ def pretraining_epsilon(base: ExperimentConfig) -> Study:
     arms = [
         arm(
             method,
-            with_settings(config, {"model.weights": _weights(base, number)}),
+            with_settings(config, {"model.weights": weights.replace(EPSILON_FIELD, number)}),
             budget.replace("/", "-"),
             budget,
             reference=f"{AUTOLORA}-{budget.replace('/', '-')}",
@@ -109,10 +98,6 @@ def pretraining_epsilon(base: ExperimentConfig) -> Study:
         arms=tuple(arms),
         reference=f"{AUTOLORA}-{'0.1' if embedded else '4-255'}",
     )
-
-
-def _weights(base: ExperimentConfig, number: str) -> str:
-    return str(base.model.weights).replace(EPSILON_FIELD, number)
 
 
 def automatic_lr(base: ExperimentConfig) -> Study:
@@ -146,22 +131,22 @@ def _automatic(config: ExperimentConfig) -> ExperimentConfig:
 
 def sharpening(base: ExperimentConfig) -> Study:
     """Table 6: the exponent of the natural-branch accuracy in the loss weights."""
-    arms = [
-        arm(AUTOLORA, with_settings(autolora(base), {"method.sharpening": value}), f"sharpening-{value:g}")
-        for value in _SHARPENINGS
-    ]
-    return Study(
-        name="sharpening",
-        title="AutoLoRa: sharpening of the loss weights",
-        paper_tables=("6",),
-        arms=tuple(arms),
-        reference=f"{AUTOLORA}-sharpening-1",
+    values = {f"sharpening-{value:g}": value for value in (0.2, 0.5, 0.8, 1.0, 2.0, 3.0, 5.0)}
+    arms = _swept(base, "method.sharpening", values)
+    title, reference = "AutoLoRa: sharpening of the loss weights", f"{AUTOLORA}-sharpening-1"
+    return Study(name="sharpening", title=title, paper_tables=("6",), arms=arms, reference=reference)
+
+
+def _swept(base: ExperimentConfig, key: str, values: Mapping[str, float]) -> tuple[Arm, ...]:
+    """Returns an arm of AutoLoRa for each value of a setting, named by its variant."""
+    return tuple(
+        arm(AUTOLORA, with_settings(autolora(base), {key: value}), variant) for variant, value in values.items()
     )
 
 
 def gradient_similarity(base: ExperimentConfig) -> Study:
     """Figures 1a, 1b and 2: how alike the natural and the adversarial gradient of the baselines are."""
-    measured = {"evaluation.gradient_similarity_images": _SIMILARITY_IMAGES}
+    measured = {"evaluation.gradient_similarity_images": 256}
     return Study(
         name="gradient_similarity",
         title="Similarity of the natural and the adversarial gradient",

@@ -74,15 +74,9 @@ def untuned_sizes(base: ExperimentConfig) -> Study:
     for images, validation in _SIZES:
         config = with_settings(autolora(base), _images(images, validation))
         size, where = f"{images}-{validation}", f"{images:,} of which {validation} validate"
-        arms += [
-            Arm(
-                id=f"{_id(on) or 'released'}-{size}",
-                label=f"{on or 'released'}, {where}",
-                config=_switched(config, on),
-                reference=f"released-{size}",
-            )
-            for on in _BY_SIZE
-        ]
+        for on in _BY_SIZE:
+            name, label = f"{_id(on) or 'released'}-{size}", f"{on or 'released'}, {where}"
+            arms.append(Arm(id=name, label=label, config=_switched(config, on), reference=f"released-{size}"))
     return Study(
         name="untuned_sizes",
         title="Untuned robust fine-tuning by the number of images",

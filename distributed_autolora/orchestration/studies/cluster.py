@@ -18,9 +18,6 @@ def study_cluster(scaling: ScalingConfig) -> Iterator[int]:
     Ray Tune frees what a stopped trial held by asking the cluster's job server, which a Ray that this process alone
     starts does not have; and it asks the right one only where RAY_ADDRESS names it, in every process.
 
-    Args:
-        scaling: of one run.
-
     Raises:
         UserError: when not even one run fits, or the cluster does not answer.
     """

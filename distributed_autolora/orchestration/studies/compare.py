@@ -112,7 +112,6 @@ class _StudyRunner:
         self.mlflow = {"uri": uri, "run_id": run_id}
 
     def _work(self) -> None:
-        """Makes all missing runs on the connected cluster."""
         in_all = len(self._wanted())
         done = in_all - len(self._missing())
         print_line(
@@ -131,7 +130,6 @@ class _StudyRunner:
             self._attack([run for run in self.folder.runs if run.run in names and run.status == "finished"])
 
     def _fix_precision(self) -> None:
-        """Chooses the number format once for the whole study."""
         from distributed_autolora.orchestration.cluster.connection import hardware_precision
 
         record, study = self._record(), self.request.study
@@ -141,7 +139,6 @@ class _StudyRunner:
         self.request = replace(self.request, study=replace(study, arms=tuple(arms)))
 
     def _run(self, runs: Sequence[PlannedRun], *, early_stopping: bool) -> None:
-        """Makes those runs of a phase that are pending."""
         from distributed_autolora.orchestration.studies.tune_trials import run_trials
 
         by_name = {str(run.run): run for run in runs if run.status == "pending"}
@@ -166,7 +163,6 @@ class _StudyRunner:
         )
 
     def _trial(self, run: PlannedRun) -> tuple[ExperimentConfig, dict[str, str]]:
-        """Returns the config of a run, and the tags of its MLflow run."""
         arm = self.request.study.arm(run.arm)
         tags = {
             "study": self.request.study.name,

@@ -134,7 +134,6 @@ class StudyFolder:
         return final
 
     def _known(self, runs: list[PlannedRun]) -> list[PlannedRun]:
-        """Returns the runs with the status that they have on disk."""
         ended = {run.run: run for run in self._saved_runs() if run.status in ("diverged", "stopped_early")}
         known = []
         for run in runs:

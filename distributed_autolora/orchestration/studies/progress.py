@@ -24,7 +24,7 @@ class StudyProgress:
     _durations: list[float] = field(default_factory=list)
 
     def started(self, run: PlannedRun) -> None:
-        """Takes the time at which a run was started."""
+        """Takes the time at which a run starts."""
         self._started[str(run.run)] = self.clock()
 
     def ended(self, run: PlannedRun, history: Sequence[EpochRecord]) -> None:

@@ -114,28 +114,21 @@ def study_request(flags: CompareFlags, command: str) -> StudyRequest:
 
         parse(flags.attacks)
     asked = study(flags.study, _base(flags))
-    _check_arms(asked, flags.arms)
+    names = [arm.id for arm in asked.arms]
+    for arm in flags.arms:
+        if arm not in names:
+            raise UserError(
+                f'--arms: study "{asked.name}" has no arm "{arm}".{nearest(arm, names)} Its arms: {", ".join(names)}.'
+            )
+    same = ("arms", "scheduler", "mlflow_uri", "attacks", "attack_images")
     return StudyRequest(
         study=asked,
         name=study_name(flags),
         home=output_home(RunConfig(output=flags.output)),
         seeds=tuple(range(flags.seeds)),
-        arms=flags.arms,
-        scheduler=flags.scheduler,
-        mlflow_uri=flags.mlflow_uri,
-        attacks=flags.attacks,
-        attack_images=flags.attack_images,
         command=command,
+        **{name: getattr(flags, name) for name in same},
     )
-
-
-def _check_arms(asked: Study, arms: tuple[str, ...]) -> None:
-    names = [arm.id for arm in asked.arms]
-    for arm in arms:
-        if arm not in names:
-            raise UserError(
-                f'--arms: study "{asked.name}" has no arm "{arm}".{nearest(arm, names)} Its arms: {", ".join(names)}.'
-            )
 
 
 def study_name(flags: CompareFlags) -> str:
@@ -152,7 +145,6 @@ def study_name(flags: CompareFlags) -> str:
 
 
 def _task(flags: CompareFlags) -> str:
-    """Returns the task: one's own data in the study for them, unless another is named."""
     default = CompareFlags().task
     return CUSTOM_TASK if (flags.study, flags.task) == ("custom", default) else flags.task
 

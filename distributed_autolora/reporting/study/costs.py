@@ -31,12 +31,10 @@ class Cost:
 
 def cost_of(run: StudyRun) -> Cost:
     """Returns the cost of a run: from its result, or of the epochs it finished."""
-    if run.result is not None:
-        cost = run.result.cost
-        return Cost(cost.worker_seconds, cost.forward_passes, cost.backward_passes)
-    return sum(
-        (Cost(e.epoch_seconds * e.num_workers, e.passes.forward, e.passes.backward) for e in run.history), Cost()
-    )
+    if run.result is None:
+        epochs = ((e.epoch_seconds * e.num_workers, e.passes.forward, e.passes.backward) for e in run.history)
+        return sum((Cost(*epoch) for epoch in epochs), Cost())
+    return Cost(run.result.cost.worker_seconds, run.result.cost.forward_passes, run.result.cost.backward_passes)
 
 
 def total(runs: Iterable[StudyRun]) -> Cost:
@@ -51,7 +49,7 @@ def search_cost(study: StudyResults, arm: str) -> Cost:
 
 def mean_final_cost(study: StudyResults, arm: str) -> Cost | None:
     """Returns the mean cost of an arm's finished final runs, None where there is none."""
-    runs = study.judged(arm)
+    runs = study.evaluated(arm)
     if not runs:
         return None
     cost, count = total(runs), len(runs)

@@ -32,13 +32,11 @@ def accuracies_figure(study: StudyResults) -> Figure | None:
         return None
     figure = _figure(1.5 + 4.0 * len(metrics), 1.9 + 0.55 * len(study.arms))
     figure.suptitle("Test accuracy of every seed; bars: 95 % intervals, lines: means", fontsize=12)
-    for place, (axes, metric) in enumerate(
-        zip(figure.subplots(1, len(metrics), squeeze=False)[0], metrics, strict=True)
-    ):
+    panels = figure.subplots(1, len(metrics), squeeze=False)[0]
+    for axes, metric in zip(panels, metrics, strict=True):
         for height, arm in enumerate(study.arms):
             _draw_seeds(axes, study, arm, metric, height)
-        labels = [arm.label for arm in study.arms] if place == 0 else [""] * len(study.arms)
-        axes.set_yticks(range(len(study.arms)), labels)
+        axes.set_yticks(range(len(study.arms)), [arm.label if axes is panels[0] else "" for arm in study.arms])
         axes.set_ylim(len(study.arms) - 0.5, -0.5)
         axes.set_xlabel(f"{metric_label(metric)} accuracy (%)")
         axes.grid(True, axis="x", alpha=0.25)
@@ -46,7 +44,7 @@ def accuracies_figure(study: StudyResults) -> Figure | None:
 
 
 def cost_figure(study: StudyResults) -> Figure | None:
-    """Returns robust test accuracy against cost, search included; None without a judged run.
+    """Returns robust test accuracy against cost, search included; None without an evaluated run.
 
     A hollow mark is one final run alone, the filled one includes the search; small dots are the seeds.
     """
@@ -55,11 +53,11 @@ def cost_figure(study: StudyResults) -> Figure | None:
         return None
     figure = _figure(12, 4.6 + 0.06 * len(study.arms))
     figure.suptitle("Robust accuracy against cost: hollow: one final run alone; filled: with its search", fontsize=12)
-    panels = (
-        ("worker_seconds", "worker-seconds (log scale)"),
-        ("passes", "forward and backward image passes (log scale)"),
-    )
-    for axes, (measure, label) in zip(figure.subplots(1, 2), panels, strict=True):
+    measures = {
+        "worker_seconds": "worker-seconds (log scale)",
+        "passes": "forward and backward image passes (log scale)",
+    }
+    for axes, (measure, label) in zip(figure.subplots(1, 2), measures.items(), strict=True):
         for index, arm in enumerate(study.arms):
             _draw_cost(axes, study, arm, robust, measure, index)
         _log_axis(axes)
@@ -95,7 +93,7 @@ def search_figure(study: StudyResults) -> Figure | None:
             axes.set_ylabel(f"best {attack_label(attack)} validation accuracy (%)")
         axes.margins(x=0.15, y=0.12)
         axes.grid(True, axis="y", alpha=0.25)
-        _legend_below(axes)
+        axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.12), ncols=2, frameon=False, fontsize=9)
     return figure
 
 
@@ -127,18 +125,17 @@ def _figure(width: float, height: float) -> Figure:
     return Figure(figsize=(max(8.0, width), height), dpi=100, layout="constrained")
 
 
+def _style(index: int) -> dict[str, Any]:
+    return {"color": _COLOURS[index % len(_COLOURS)]}
+
+
 def _log_axis(axes: Axes) -> None:
-    """Few ticks, in plain figures."""
     from matplotlib.ticker import EngFormatter, LogLocator, NullLocator
 
     axes.set_xscale("log")
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.xaxis.set_major_formatter(EngFormatter())
     axes.xaxis.set_minor_locator(NullLocator())
-
-
-def _legend_below(axes: Axes) -> None:
-    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.12), ncols=2, frameon=False, fontsize=9)
 
 
 def _shared_legend(figure: Figure) -> None:
@@ -150,25 +147,23 @@ def _shared_legend(figure: Figure) -> None:
 
 def _draw_seeds(axes: Axes, study: StudyResults, arm: ArmRecord, metric: str, height: int) -> None:
     counts = list(study.accuracies(arm.id, metric).values())
-    colour = _COLOURS[height % len(_COLOURS)]
+    style = _style(height)
     if not counts:
         axes.text(0.5, height, "not run", transform=axes.get_yaxis_transform(), ha="center", va="center", fontsize=9)
         return
     at = height + (np.arange(len(counts)) - (len(counts) - 1) / 2) * 0.18
     values = np.array([100 * part.accuracy for part in counts])
     ends = 100 * np.array([wilson_interval(part.correct, part.total) for part in counts]).T
-    axes.errorbar(values, at, xerr=np.abs(ends - values), fmt="o", color=colour, capsize=2, markersize=5, linewidth=1)
-    axes.plot([values.mean()] * 2, [height - 0.38, height + 0.38], color=colour, linewidth=2)
+    axes.errorbar(values, at, xerr=np.abs(ends - values), fmt="o", capsize=2, markersize=5, linewidth=1, **style)
+    axes.plot([values.mean()] * 2, [height - 0.38, height + 0.38], linewidth=2, **style)
 
 
 def _draw_cost(axes: Axes, study: StudyResults, arm: ArmRecord, metric: str, measure: str, index: int) -> None:
     final, search = mean_final_cost(study, arm.id), search_cost(study, arm.id)
     values = [100 * part.accuracy for part in study.accuracies(arm.id, metric).values()]
-    alone = None if final is None else getattr(final, measure)
-    together = None if final is None else getattr(final + search, measure)
-    if not alone or not together or not values:
+    if final is None or not values or not (alone := getattr(final, measure)):
         return
-    style: dict[str, Any] = {"color": _COLOURS[index % len(_COLOURS)]}
+    style, together = _style(index), getattr(final + search, measure)
     mean, marker = statistics.fmean(values), _MARKERS[(index + index // len(_COLOURS)) % len(_MARKERS)]
     axes.plot([alone, together], [mean, mean], "-", linewidth=1, alpha=0.6, **style)
     axes.plot(alone, mean, marker, fillstyle="none", markersize=10, **style)
@@ -187,18 +182,14 @@ def _draw_search(axes: Axes, study: StudyResults, arm: ArmRecord) -> None:
     for index, (values, runs) in enumerate(combinations.items()):
         shift = (index - (len(combinations) - 1) / 2) * 0.6 / max(1, len(combinations))
         label = ", ".join(f"{key.split('.')[-1]} {number(v)}" for key, v in zip(others, values, strict=True))
-        style: dict[str, Any] = {"color": _COLOURS[index % len(_COLOURS)]}
-        marker = _MARKERS[index % len(_MARKERS)]
+        style, marker = _style(index), _MARKERS[index % len(_MARKERS)]
         axes.plot([], [], marker, label=label or arm.label, **style)
         for run in runs:
-            _draw_trial(
-                axes,
-                run,
-                ticks.get(run.settings.get(first, math.nan), 0) + shift,
-                marker,
-                style,
-                run.settings in chosen,
-            )
+            at = ticks.get(run.settings.get(first, math.nan), 0) + shift
+            _draw_trial(axes, run, at, marker, style)
+            if run.settings in chosen and run.validation_accuracy is not None:
+                best = 100 * run.validation_accuracy
+                axes.plot(at, best, "o", fillstyle="none", color="black", markersize=14, gid="chosen")
     axes.set_xticks(list(ticks.values()), [number(value) for value in ticks])
     for place in list(ticks.values())[1:]:
         axes.axvline(place - 0.5, color="black", linewidth=0.8, alpha=0.25)
@@ -209,16 +200,13 @@ def _draw_search(axes: Axes, study: StudyResults, arm: ArmRecord) -> None:
         axes.axhline(100 * own[0].validation_accuracy, linestyle="--", color="black", linewidth=1, label=label)
 
 
-def _draw_trial(axes: Axes, run: StudyRun, at: float, marker: str, style: dict[str, Any], chosen: bool) -> None:
+def _draw_trial(axes: Axes, run: StudyRun, at: float, marker: str, style: dict[str, Any]) -> None:
     if run.status == "failed":
         axes.plot(at, 0.03, "x", transform=axes.get_xaxis_transform(), markersize=9, gid="failed", **style)
         axes.annotate("failed", (at, 0.05), xycoords=axes.get_xaxis_transform(), rotation=90, fontsize=8, ha="center")
     elif run.validation_accuracy is not None:
         fill = "none" if run.status != "finished" else "full"
-        accuracy = 100 * run.validation_accuracy
-        axes.plot(at, accuracy, marker, fillstyle=fill, markersize=7, gid=run.status, **style)
-        if chosen:
-            axes.plot(at, accuracy, "o", fillstyle="none", color="black", markersize=14, gid="chosen")
+        axes.plot(at, 100 * run.validation_accuracy, marker, fillstyle=fill, markersize=7, gid=run.status, **style)
 
 
 def _draw_by_epoch(
@@ -227,16 +215,14 @@ def _draw_by_epoch(
     from matplotlib.ticker import MaxNLocator
 
     for index, (name, runs) in enumerate(measured.items()):
-        colour = _COLOURS[index % len(_COLOURS)]
         lines = [scale * np.array(series([record.metrics() for record in run.history], key)) for run in runs]
         for line in lines:
-            axes.plot(np.arange(1, len(line) + 1), line, color=colour, linewidth=0.8, alpha=0.5)
+            axes.plot(np.arange(1, len(line) + 1), line, linewidth=0.8, alpha=0.5, **_style(index))
         if lines:
             shortest = min(map(len, lines))
             mean = np.mean([line[:shortest] for line in lines], axis=0)
-            axes.plot(
-                np.arange(1, shortest + 1), mean, color=colour, linewidth=2.2, label=study.arm(name).label, gid=name
-            )
+            label = study.arm(name).label
+            axes.plot(np.arange(1, shortest + 1), mean, linewidth=2.2, label=label, gid=name, **_style(index))
     axes.set_xlabel("epoch")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     axes.grid(True, alpha=0.25)

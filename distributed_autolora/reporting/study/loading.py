@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,6 @@ from distributed_autolora.records import (
     MaskingSummary,
     PlannedRun,
     RunResult,
-    Settings,
     StudyRecord,
     evaluation_from_json,
     history_from_json,
@@ -37,17 +37,10 @@ APGD = ROBUST + "apgd"
 
 
 @dataclass(frozen=True)
-class StudyRun:
-    """One run of a study and all that its folder holds so far."""
+class StudyRun(PlannedRun):
+    """A planned run and all that its folder holds so far; "failed" includes diverged."""
 
-    arm: str
-    phase: str
-    seed: int
-    settings: Settings
-    name: str | None
-    status: str
-    error: str | None
-    folder: Path | None
+    folder: Path | None = None
     history: list[EpochRecord] = field(default_factory=list)
     result: RunResult | None = None
     masking: MaskingSummary | None = None
@@ -108,19 +101,19 @@ class StudyResults:
         """Returns the runs of an arm in one phase ("search" or "final"), by seed."""
         return sorted((run for run in self.runs if (run.arm, run.phase) == (arm, phase)), key=lambda run: run.seed)
 
-    def judged(self, arm: str) -> list[StudyRun]:
+    def evaluated(self, arm: str) -> list[StudyRun]:
         """Returns the finished final runs of an arm that have test accuracies, by seed."""
         return [run for run in self.of(arm, "final") if run.counts]
 
     def accuracies(self, arm: str, metric: str) -> dict[int, AccuracyCount]:
         """Returns {seed: counts} of one test accuracy of an arm, only for seeds that have it."""
-        return {run.seed: run.counts[metric] for run in self.judged(arm) if metric in run.counts}
+        return {run.seed: run.counts[metric] for run in self.evaluated(arm) if metric in run.counts}
 
     @property
     def metrics(self) -> list[str]:
         """Test accuracies in the order of the paper: natural, the runs' attack, AutoAttack, then any other.
 
-        Where none was judged by AutoAttack but by its first two attacks, these stand in its place.
+        Where none was evaluated by AutoAttack but by its first two attacks, these are in its place.
         """
         found = {name: None for run in self.runs if run.phase == "final" for name in run.counts}
         attack = next((run.attack for run in self.runs if run.attack), "pgd10")
@@ -140,12 +133,10 @@ def load_study(folder: Path) -> StudyResults:
     Raises:
         UserError: when study.json is missing, a file is no JSON, or a run belongs to no arm.
     """
-    values = _read(folder / "study.json")
-    if values is None:
+    record = _parsed(folder / "study.json", study_from_json)
+    if record is None:
         raise UserError(f"{folder} has no study.json: give the folder of a study, such as HOME/studies/NAME.")
-    record = study_from_json(values, str(folder / "study.json"))
-    saved = _read(folder / "runs.json")
-    planned = [] if saved is None else runs_from_json(saved, str(folder / "runs.json"))
+    planned = _parsed(folder / "runs.json", runs_from_json) or []
     ids = {arm.id for arm in record.arms}
     strangers = sorted({run.arm for run in planned} - ids)
     if strangers:
@@ -165,37 +156,21 @@ def _reference(arm: ArmRecord, record: StudyRecord, ids: set[str]) -> str | None
 
 def _run(folder: Path, planned: PlannedRun, attack_images: int | None) -> StudyRun:
     home = folder / "runs" / planned.run if planned.run else None
-    records, result = _records(home), _result(home)
-    return StudyRun(
-        arm=planned.arm,
-        phase=planned.phase,
-        seed=planned.seed,
-        settings=planned.settings,
-        name=planned.run,
-        status="failed" if planned.status == "diverged" else planned.status,
-        error=planned.error,
-        folder=home,
-        history=records,
-        result=result,
-        masking=(result and result.masking) or masking_summary(records),
-        evaluations=_evaluations(home, attack_images) if home else {},
-    )
-
-
-def _records(home: Path | None) -> list[EpochRecord]:
-    file = home and home / "history.json"
-    return [] if file is None or (values := _read(file)) is None else history_from_json(values, str(file))
-
-
-def _result(home: Path | None) -> RunResult | None:
-    file = home and home / "result.json"
-    return None if file is None or (values := _read(file)) is None else result_from_json(values, str(file))
-
-
-def _evaluations(home: Path, attack_images: int | None) -> dict[Path, Evaluation]:
-    """Returns a run's evaluations by their files of outcomes: on as many images as the study asked for, then on all."""
+    known = vars(planned) | ({"status": "failed"} if planned.status == "diverged" else {})
+    if home is None:
+        return StudyRun(**known)
+    history: list[EpochRecord] = _parsed(home / "history.json", history_from_json) or []
+    result: RunResult | None = _parsed(home / "result.json", result_from_json)
+    # On as many images as the study asked for, then on all.
     subset = [] if attack_images is None else [home / f"evaluation-{attack_images}-images"]
-    return {file: found for folder in (*subset, home / "evaluation") for file, found in _in_folder(folder)}
+    return StudyRun(
+        **known,
+        folder=home,
+        history=history,
+        result=result,
+        masking=(result and result.masking) or masking_summary(history),
+        evaluations={file: found for part in (*subset, home / "evaluation") for file, found in _in_folder(part)},
+    )
 
 
 def _in_folder(folder: Path) -> list[tuple[Path, Evaluation]]:
@@ -205,7 +180,7 @@ def _in_folder(folder: Path) -> list[tuple[Path, Evaluation]]:
     """
     kept = sorted(folder.glob("evaluation-*.json"), key=lambda file: file.stat().st_mtime, reverse=True)
     files = [file for file in (folder / "evaluation.json", *kept) if file.is_file()]
-    read = [(file, evaluation_from_json(_read(file), str(file))) for file in files]
+    read = [(file, _parsed(file, evaluation_from_json)) for file in files]
     counting: list[tuple[Path, Evaluation]] = []
     known: set[str] = set()
     for file, evaluation in read:
@@ -217,17 +192,18 @@ def _in_folder(folder: Path) -> list[tuple[Path, Evaluation]]:
 
 
 def _question(evaluation: Evaluation) -> tuple[object, ...]:
-    """Returns what evaluations have in common whose accuracies can be compared; the seed chooses a subset."""
+    """What comparable evaluations have in common; the seed chooses a subset."""
     seed = evaluation.seed if evaluation.is_subset else None
     images = evaluation.data_digest, evaluation.test_images, evaluation.image_size, seed
     return evaluation.model_digest, evaluation.norm, evaluation.epsilon, *images
 
 
-def _read(file: Path) -> Any:
-    """Returns the content of a JSON file, None where there is none."""
+def _parsed(file: Path, parse: Callable[[Any, str], Any]) -> Any:
+    """Returns the parsed content of a JSON file, None where there is none."""
     try:
-        return json.loads(file.read_text())
+        values = json.loads(file.read_text())
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:
         raise UserError(f"{file} cannot be read ({error}). Restore it, or run that part of the study again.") from None
+    return parse(values, str(file))

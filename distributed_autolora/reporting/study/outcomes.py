@@ -17,19 +17,20 @@ _FILE = "outcomes.parquet"
 
 
 def pooled_outcomes(study: StudyResults) -> Any:
-    """Returns one Arrow table of all judged final runs, None where no run kept its outcomes.
+    """Returns one Arrow table of all evaluated final runs, None where no run kept its outcomes.
 
     Columns: arm, seed, run, then those of a run's outcomes.parquet (row, row_id, label, <attack>_prediction) and of
     its evaluations (robust/<attack>, broken_by), null for images or runs that were not evaluated.
     """
     import pyarrow as pa
 
-    tables = [_of_run(run) for arm in study.arms for run in study.judged(arm.id) if (_folder(run) / _FILE).is_file()]
+    runs = [(run, run.folder / _FILE) for arm in study.arms for run in study.evaluated(arm.id) if run.folder]
+    tables = [_of_run(run, own) for run, own in runs if own.is_file()]
     return pa.concat_tables(tables, promote_options="default") if tables else None
 
 
 def right(pooled: Any, arm: str, seed: int, metric: str) -> tuple[NDArray[np.str_], NDArray[np.bool_]] | None:
-    """Returns (row ids, judged rightly) of one run's images for one accuracy, None where they were not kept."""
+    """Returns (row ids, correct) of one run's images for one accuracy, None where they were not kept."""
     import pyarrow.compute as pc
 
     if pooled is None:
@@ -38,44 +39,31 @@ def right(pooled: Any, arm: str, seed: int, metric: str) -> tuple[NDArray[np.str
     name = NATURAL.removesuffix("_accuracy") if metric == NATURAL else metric.removeprefix(ROBUST)
     prediction, robust = f"{name}_prediction", f"robust/{name}"
     if prediction in mine.column_names and mine[prediction].null_count < len(mine):
-        judged = pc.equal(mine[prediction], mine["label"])
+        correct = pc.equal(mine[prediction], mine["label"])
     elif robust in mine.column_names and mine[robust].null_count < len(mine):
-        judged = mine[robust]
+        correct = mine[robust]
     else:
         return None
-    known = pc.is_valid(judged)
-    return mine["row_id"].filter(known).to_numpy(), judged.filter(known).to_numpy().astype(bool)
-
-
-def recounted(pooled: Any, arm: str, seed: int, metric: str) -> AccuracyCount | None:
-    """Returns an accuracy counted from the outcomes alone, None where they were not kept."""
-    found = right(pooled, arm, seed, metric)
-    return None if found is None else AccuracyCount(int(found[1].sum()), len(found[1]))
+    known = pc.is_valid(correct)
+    return mine["row_id"].filter(known).to_numpy(), correct.filter(known).to_numpy().astype(bool)
 
 
 def disagreements(study: StudyResults, pooled: Any) -> list[str]:
     """Returns one line for every accuracy of a result that its own outcomes do not give."""
     lines = []
     for arm in study.arms:
-        for run in study.judged(arm.id):
+        for run in study.evaluated(arm.id):
             for metric, counts in run.counts.items():
-                again = recounted(pooled, arm.id, run.seed, metric)
-                if again is not None and again != counts:
-                    told = f"{counts.correct} of {counts.total}, its outcomes {again.correct} of {again.total}"
-                    lines.append(f"{arm.label}, seed {run.seed}, {metric}: the result says {told}")
+                found = right(pooled, arm.id, run.seed, metric)
+                again = counts if found is None else AccuracyCount(int(found[1].sum()), len(found[1]))
+                if again != counts:
+                    both = f"{counts.correct} of {counts.total}, its outcomes {again.correct} of {again.total}"
+                    lines.append(f"{arm.label}, seed {run.seed}, {metric}: the result says {both}")
     return lines
 
 
 def only_one_right(pooled: Any, first: str, second: str, seed: int, metric: str) -> tuple[int, int] | None:
-    """Returns (images that only `first` judges rightly, that only `second` does); None where images are not the same.
-
-    Args:
-        pooled: what `pooled_outcomes` returned.
-        first: name of an arm.
-        second: name of another.
-        seed: of both runs.
-        metric: name of the accuracy.
-    """
+    """Returns (images that only arm `first` classifies correctly, that only `second` does); None: other images."""
     one, other = right(pooled, first, seed, metric), right(pooled, second, seed, metric)
     if one is None or other is None or sorted(one[0]) != sorted(other[0]) or len(set(one[0])) != len(one[0]):
         return None
@@ -83,16 +71,11 @@ def only_one_right(pooled: Any, first: str, second: str, seed: int, metric: str)
     return int((a & ~b).sum()), int((~a & b).sum())
 
 
-def _folder(run: StudyRun) -> Path:
-    assert run.folder is not None, "a judged run has a folder"
-    return run.folder
-
-
-def _of_run(run: StudyRun) -> Any:
+def _of_run(run: StudyRun, file: Path) -> Any:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    own = pq.read_table(_folder(run) / _FILE)
+    own = pq.read_table(file)
     for evaluated in filter(Path.is_file, run.evaluations):
         extra = pq.read_table(evaluated)
         places = dict(zip(extra["row_id"].to_pylist(), range(len(extra)), strict=True))
@@ -100,7 +83,7 @@ def _of_run(run: StudyRun) -> Any:
         for name in extra.column_names:
             if (name.startswith("robust/") or name == "broken_by") and name not in own.column_names:
                 own = own.append_column(name, extra[name].take(indices))
-    tags: dict[str, list[Any]] = {"arm": [run.arm], "seed": [run.seed], "run": [run.name or ""]}
-    for place, (name, value) in enumerate(tags.items()):
-        own = own.add_column(place, name, pa.array(value * len(own)))
+    tags: tuple[tuple[str, Any], ...] = (("arm", run.arm), ("seed", run.seed), ("run", run.run or ""))
+    for place, (name, value) in enumerate(tags):
+        own = own.add_column(place, name, pa.array([value] * len(own)))
     return own

@@ -17,18 +17,11 @@ _PACKAGES = ("distributed-autolora", "torch", "torchvision", "ray", "mlflow", "s
 
 def warnings(study: StudyResults, pooled: Any) -> list[str]:
     """Returns one line for every warning about a number of the report."""
-    checks: dict[str, list[str]] = {}
-    for run in study.runs:
-        for check in (check for evaluation in run.evaluations.values() for check in evaluation.sanity):
-            if check.status != "PASS":
-                detail = f"{study.arm(run.arm).label}, seed {run.seed} ({check.detail})"
-                checks.setdefault(f"{check.status}: {check.name}", []).append(detail)
-    lines = [f"{check}: {'; '.join(details)}" for check, details in checks.items()]
-    lines += disagreements(study, pooled)
+    lines = [*_sanity(study), *disagreements(study, pooled)]
     lines += [text for arm in study.arms for run in study.of(arm.id, "final") for text in _masked(run, arm.label)]
     for arm in study.arms:
         failed = sum(run.status == "failed" for run in study.of(arm.id, "search"))
-        if failed and study.judged(arm.id):
+        if failed and study.evaluated(arm.id):
             trials = f"{counted(failed, 'trial')} of the search for {arm.label} failed"
             lines.append(f"{trials[0].upper()}{trials[1:]}: its settings were chosen among the others.")
     lines += _splits_apart(study) + _images_apart(study, pooled)
@@ -44,22 +37,17 @@ def reproduction(study: StudyResults, pooled: Any) -> str:
     """Returns the section that says how every number can be reproduced."""
     digests = split_digests(study)
     kept = "not kept by any run" if pooled is None else "one line an image, seed and method"
-    return "\n\n".join(
-        filter(
-            None,
-            [
-                "## How to reproduce",
-                "\n".join(["```", *study.record.commands, "```"]),
-                "- accuracies, differences, intervals and McNemar's tests: `outcomes.parquet` beside this file "
-                f"({kept}; right where a prediction equals `label`, `robust/...` is true or false)\n"
-                "- every run's counts, settings, status and cost: `results.csv`\n"
-                "- validation accuracies, schedules, seconds and passes by epoch: `../runs/RUN/history.json`\n"
-                "- the config of a run, to train it again: `../runs/RUN/config.yaml`\n"
-                f"- {_attacks(study)}: {_evaluation_files(study)}",
-                f"Data split (SHA-256): {', '.join(f'`{digest}`' for digest in digests) or 'no run has one yet'}. "
-                f"Written with {_versions()}.{_evaluated_with(study)}",
-            ],
-        )
+    commands = "\n".join(["```", *study.record.commands, "```"])
+    return (
+        f"## How to reproduce\n\n{commands}\n\n"
+        "- accuracies, differences, intervals and McNemar's tests: `outcomes.parquet` beside this file "
+        f"({kept}; right where a prediction equals `label`, `robust/...` is true or false)\n"
+        "- every run's counts, settings, status and cost: `results.csv`\n"
+        "- validation accuracies, schedules, seconds and passes by epoch: `../runs/RUN/history.json`\n"
+        "- the config of a run, to train it again: `../runs/RUN/config.yaml`\n"
+        f"- {_attacks(study)}: {_evaluation_files(study)}\n\n"
+        f"Data split (SHA-256): {', '.join(f'`{digest}`' for digest in digests) or 'no run has one yet'}. "
+        f"Written with {_versions()}.{_evaluated_with(study)}"
     )
 
 
@@ -69,8 +57,17 @@ def split_digests(study: StudyResults, arms: Collection[str] | None = None) -> l
     return sorted({run.result.split_digest for run in runs if run.result is not None})
 
 
+def _sanity(study: StudyResults) -> list[str]:
+    checks: dict[str, list[str]] = {}
+    for run in study.runs:
+        for check in (check for evaluation in run.evaluations.values() for check in evaluation.sanity):
+            if check.status != "PASS":
+                detail = f"{study.arm(run.arm).label}, seed {run.seed} ({check.detail})"
+                checks.setdefault(f"{check.status}: {check.name}", []).append(detail)
+    return [f"{check}: {'; '.join(details)}" for check, details in checks.items()]
+
+
 def _masked(run: StudyRun, label: str) -> list[str]:
-    """Returns a line where a run's checks by a stronger attack warned, none elsewhere."""
     found = run.masking
     if found is None or not found.warned_epochs:
         return []
@@ -94,18 +91,16 @@ def _splits_apart(study: StudyResults) -> list[str]:
 
 
 def _images_apart(study: StudyResults, pooled: Any) -> list[str]:
-    """Returns a line for every accuracy whose runs were evaluated on different images."""
-    runs = [(arm.id, run.seed) for arm in study.arms for run in study.judged(arm.id)]
+    runs = [(arm.id, run.seed) for arm in study.arms for run in study.evaluated(arm.id)]
     lines = []
     for metric in study.metrics:
-        found = [judged for arm, seed in runs if (judged := right(pooled, arm, seed, metric)) is not None]
+        found = filter(None, (right(pooled, arm, seed, metric) for arm, seed in runs))
         if len({frozenset(rows) for rows, _ in found}) > 1:
             lines.append(f"The runs were not evaluated on the same images ({metric_label(metric)}).")
     return lines
 
 
 def _attacks(study: StudyResults) -> str:
-    """Returns the name of the attacks that evaluated the models beside the runs' own."""
     return "APGD" if APGD in study.metrics and AUTOATTACK not in study.metrics else "AutoAttack"
 
 
@@ -118,13 +113,8 @@ def _evaluation_files(study: StudyResults) -> str:
 
 
 def _versions() -> str:
-    found = []
-    for package in _PACKAGES:
-        try:
-            found.append(f"{package} {importlib.metadata.version(package)}")
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return ", ".join(found)
+    found = {package: next(iter(importlib.metadata.distributions(name=package)), None) for package in _PACKAGES}
+    return ", ".join(f"{package} {known.version}" for package, known in found.items() if known)
 
 
 def _evaluated_with(study: StudyResults) -> str:

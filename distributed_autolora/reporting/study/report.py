@@ -32,11 +32,8 @@ _FIGURES: dict[str, Callable[[StudyResults], Figure | None]] = {
 def write_report(study_folder: Path) -> Path:
     """Writes STUDY/report/ from whatever the study has so far, and returns the path of its report.md.
 
-    Beside report.md: results.csv (one line a run), outcomes.parquet (every judged final run's per-image outcomes) and
+    Beside report.md: results.csv (one line a run), outcomes.parquet (one line an image of each evaluated final run) and
     the figures that there are numbers for. Files of an earlier report that no longer apply are removed.
-
-    Args:
-        study_folder: HOME/studies/NAME, finished or not.
 
     Raises:
         UserError: when the folder holds no study, or one of its files is corrupt.
@@ -72,7 +69,7 @@ def _record(study: StudyResults, run: StudyRun) -> dict[str, Any]:
         "phase": run.phase,
         "seed": run.seed,
         "settings": json.dumps(run.settings),
-        "run": run.name,
+        "run": run.run,
         "status": run.status,
         "error": run.error,
         "epochs": len(run.history),

@@ -19,13 +19,13 @@ def cost_table(study: StudyResults) -> str:
     base = mean_final_cost(study, alone) if alone else None
     for arm in study.arms:
         search, final = search_cost(study, arm.id), mean_final_cost(study, arm.id)
-        trials, judged = study.of(arm.id, "search"), study.judged(arm.id)
+        trials, finished = study.of(arm.id, "search"), study.evaluated(arm.id)
         if trials:
             begun = sum(bool(run.history) for run in trials)
             of = "" if begun == len(trials) else f"{begun} of "
             rows.append([arm.label, f"search, {of}{counted(len(trials), 'trial')}", *_cost_cells(search, base)])
         if final:
-            rows.append([arm.label, f"one final run, mean of {len(judged)}", *_cost_cells(final, base)])
+            rows.append([arm.label, f"one final run, mean of {len(finished)}", *_cost_cells(final, base)])
         if trials and final:
             rows.append([arm.label, "**search and one final run**", *_cost_cells(search + final, base)])
     times = f"times {study.arm(alone).label}: time" if alone else "times: time"
@@ -122,8 +122,8 @@ def missing(study: StudyResults) -> list[str]:
 
 def is_unfinished(study: StudyResults) -> bool:
     """Tells whether some final run has no accuracy yet, or some trial is still to end; failed trials do not count."""
-    judged = all({run.seed for run in study.judged(arm.id)} >= set(study.record.seeds) for arm in study.arms)
-    return any(run.status in ("pending", "running") for run in study.runs) or not judged
+    complete = all({run.seed for run in study.evaluated(arm.id)} >= set(study.record.seeds) for arm in study.arms)
+    return any(run.status in ("pending", "running") for run in study.runs) or not complete
 
 
 def _trial_note(run: StudyRun) -> str:

@@ -89,61 +89,40 @@ def compare(study: StudyResults) -> list[Comparison]:
             mine, theirs = (study.accuracies(name, metric) for name in (reference, arm.id))
             seeds = [seed for seed in mine if seed in theirs]
             if seeds:
-                values = ([mine[seed].accuracy for seed in seeds], [theirs[seed].accuracy for seed in seeds])
-                cells.append(_cell(reference, arm.id, metric, *values))
+                own, other = (tuple(part[seed].accuracy for seed in seeds) for part in (mine, theirs))
+                student, welch = (t_test(own, other, equal_variances=equal) for equal in (True, False))
+                cells.append(Comparison(reference, arm.id, metric, own, other, None, student, welch))
     strictest = SIGNIFICANCE / max(1, sum(cell.student is not None for cell in cells))
     return corrected(
         [
             replace(
-                cell,
-                needed=smallest_significant_difference(cell.reference_values, cell.baseline_values, strictest),
+                cell, needed=smallest_significant_difference(cell.reference_values, cell.baseline_values, strictest)
             )
             for cell in cells
         ]
     )
 
 
-def _cell(reference: str, baseline: str, metric: str, mine: list[float], theirs: list[float]) -> Comparison:
-    return Comparison(
-        reference,
-        baseline,
-        metric,
-        tuple(mine),
-        tuple(theirs),
-        needed=None,
-        student=t_test(mine, theirs, equal_variances=True),
-        welch=t_test(mine, theirs, equal_variances=False),
-    )
-
-
 def corrected(comparisons: Sequence[Comparison]) -> list[Comparison]:
     """Returns the cells with Holm's correction over all of them, for each of the two tests."""
-    student = holm([cell.student for cell in comparisons])
-    welch = holm([cell.welch for cell in comparisons])
+    adjusted = (holm([getattr(cell, test) for cell in comparisons]) for test in ("student", "welch"))
     return [
-        replace(cell, student_holm=one, welch_holm=other)
-        for cell, one, other in zip(comparisons, student, welch, strict=True)
+        replace(cell, student_holm=student, welch_holm=welch)
+        for cell, student, welch in zip(comparisons, *adjusted, strict=True)
     ]
 
 
 def mcnemar_tests(study: StudyResults, pooled: Any) -> list[McNemar]:
-    """Returns the paired test of every baseline, accuracy and seed whose per-image outcomes both sides kept.
-
-    Args:
-        study: the study.
-        pooled: its outcomes, from `pooled_outcomes`.
-    """
-    tests = []
-    for arm in study.arms:
-        if arm.reference is None:
-            continue
-        for metric in study.metrics:
-            seeds = [s for s in study.accuracies(arm.id, metric) if s in study.accuracies(arm.reference, metric)]
-            for seed in seeds:
-                found = only_one_right(pooled, arm.reference, arm.id, seed, metric)
-                if found is not None:
-                    tests.append(McNemar(arm.reference, arm.id, metric, seed, *found, p=mcnemar_exact(*found)))
-    return tests
+    """Returns the paired test of every baseline, accuracy and seed whose per-image outcomes both sides kept."""
+    return [
+        McNemar(reference, arm.id, metric, seed, *found, p=mcnemar_exact(*found))
+        for arm in study.arms
+        if (reference := arm.reference) is not None
+        for metric in study.metrics
+        for seed in study.accuracies(arm.id, metric)
+        if seed in study.accuracies(reference, metric)
+        and (found := only_one_right(pooled, reference, arm.id, seed, metric)) is not None
+    ]
 
 
 def decisive(study: StudyResults, comparisons: Sequence[Comparison]) -> list[Comparison]:

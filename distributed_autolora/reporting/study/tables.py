@@ -7,18 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from distributed_autolora.records import ArmRecord
+from distributed_autolora.records import AccuracyCount, ArmRecord
 from distributed_autolora.reporting.markdown import NONE, counted, p_value, per_cent, points, table
 from distributed_autolora.reporting.statistics import wilson_interval
 from distributed_autolora.reporting.study.format import mean_and_each, mean_and_spread, metric_label
-from distributed_autolora.reporting.study.loading import (
-    APGD,
-    AUTOATTACK,
-    NATURAL,
-    ROBUST,
-    StudyResults,
-    StudyRun,
-)
+from distributed_autolora.reporting.study.loading import APGD, AUTOATTACK, NATURAL, ROBUST, StudyResults, StudyRun
 from distributed_autolora.reporting.study.outcomes import right
 from distributed_autolora.reporting.study.statistics import Comparison, McNemar
 from distributed_autolora.studies.paper_results import printed
@@ -30,26 +23,21 @@ NOT_RUN = "not run"
 def results_table(study: StudyResults, comparisons: Sequence[Comparison]) -> str:
     """Returns the paper's table turned on its side: a row a method, and the reference's lead over each baseline."""
     ratios, gaps = branch_ratios(study), gap_column(study)
-    rows = []
+    rows = [["%", "branch parameters", *(_column(study, metric) for metric in study.metrics), "gap on validation"]]
     for arm in study.arms:
-        ratio = [ratios.get(arm.id, NONE)] if ratios else []
-        gap = [gaps.get(arm.id, NONE)] if gaps else []
-        rows.append([f"**{arm.label}**", *ratio, *(_cell(study, arm.id, metric) for metric in study.metrics), *gap])
-        paper = _paper_row(study, arm)
-        if paper:
+        cells = [_cell(study, arm.id, metric) for metric in study.metrics]
+        rows.append([f"**{arm.label}**", ratios.get(arm.id, NONE), *cells, gaps.get(arm.id, NONE)])
+        if paper := _paper_row(study, arm):
             size = printed(["3"], "", "resnet18", arm.id, "branch_parameters")
-            rows.append(
-                [paper[0], *([size[1] if size else NONE] if ratios else []), *paper[1:], *([NONE] if gaps else [])]
-            )
+            rows.append([paper[0], size[1] if size else NONE, *paper[1:], NONE])
     for baseline in study.arms:
-        cells = {cell.metric: points(cell.difference) for cell in comparisons if cell.baseline == baseline.id}
-        if cells:
+        leads = {cell.metric: points(cell.difference) for cell in comparisons if cell.baseline == baseline.id}
+        if leads:
             label = f"{study.arm(baseline.reference or '').label} - {baseline.label}"
-            pad = [NONE] if ratios else []
-            row = [label, *pad, *(cells.get(metric, NONE) for metric in study.metrics)]
-            rows.append([*row, *([NONE] if gaps else [])])
-    header = ["%", *(["branch parameters"] if ratios else []), *(_column(study, metric) for metric in study.metrics)]
-    return table([*header, *(["gap on validation"] if gaps else [])], rows)
+            rows.append([label, NONE, *(leads.get(metric, NONE) for metric in study.metrics), NONE])
+    empty = {place for place, known in ((1, ratios), (len(rows[0]) - 1, gaps)) if not known}
+    rows = [[cell for place, cell in enumerate(row) if place not in empty] for row in rows]
+    return table(rows[0], rows[1:])
 
 
 def accuracies_text(study: StudyResults, arm: str) -> str:
@@ -67,36 +55,39 @@ def tests_table(study: StudyResults, comparisons: Sequence[Comparison]) -> str:
     for cell, paper in zip(comparisons, from_paper, strict=True):
         tests = [_with_holm(cell.student, cell.student_holm), _with_holm(cell.welch, cell.welch_holm)]
         needed = NONE if cell.needed is None else per_cent(cell.needed)
-        row = [_pair(study, cell), metric_label(cell.metric), points(cell.difference), needed, *tests, cell.remark]
+        row = [
+            _pair(study, cell.baseline),
+            metric_label(cell.metric),
+            points(cell.difference),
+            needed,
+            *tests,
+            cell.remark,
+        ]
         rows.append([*row, *([paper] if has_paper else [])])
     return table([*header, *(["paper's p"] if has_paper else [])], rows)
 
 
 def intervals_table(study: StudyResults) -> str:
     """Returns every final run's accuracies with 95 % Wilson intervals."""
-    rows = []
-    for arm in study.arms:
-        for run in study.judged(arm.id):
-            cells = []
-            for metric in study.metrics:
-                counts = run.counts.get(metric)
-                cells.append(NOT_RUN if counts is None else _interval(counts.correct, counts.total))
-            rows.append([arm.label, str(run.seed), *cells])
+    rows = [
+        [arm.label, str(run.seed), *(_interval(run.counts.get(metric)) for metric in study.metrics)]
+        for arm in study.arms
+        for run in study.evaluated(arm.id)
+    ]
     return table(["method", "seed", *map(metric_label, study.metrics)], rows)
 
 
 def mcnemar_table(study: StudyResults, tests: Sequence[McNemar]) -> str:
-    """Returns, for each baseline and seed, the images that only one of the two models judged rightly."""
+    """Returns, for each baseline and seed, the images that only one of the two models classifies correctly."""
     metrics = [metric for metric in study.metrics if any(test.metric == metric for test in tests)]
-    found = {(test.baseline, test.seed, test.metric): test for test in tests}
-    rows = []
-    for baseline, seed in dict.fromkeys((test.baseline, test.seed) for test in tests):
-        cells = []
-        for metric in metrics:
-            test = found.get((baseline, seed, metric))
-            text = NONE if test is None else f"{test.only_reference} : {test.only_baseline}, p = {p_value(test.p)}"
-            cells.append(text)
-        rows.append([_pair_of(study, baseline), str(seed), *cells])
+    found = {
+        (test.baseline, test.seed, test.metric): f"{test.only_reference} : {test.only_baseline}, p = {p_value(test.p)}"
+        for test in tests
+    }
+    rows = [
+        [_pair(study, baseline), str(seed), *(found.get((baseline, seed, metric), NONE) for metric in metrics)]
+        for baseline, seed in dict.fromkeys((test.baseline, test.seed) for test in tests)
+    ]
     return table(["against", "seed", *map(metric_label, metrics)], rows)
 
 
@@ -119,10 +110,10 @@ def autoattack_note(study: StudyResults) -> str:
 
 
 def _column(study: StudyResults, metric: str) -> str:
-    """Returns the head of a column: "APGD-CE + APGD-T on 250 of 1,000 images" where not all test images were judged."""
-    runs = [run.counts for arm in study.arms for run in study.judged(arm.id) if metric in run.counts]
+    """Returns the head of a column: "APGD-CE + APGD-T on 250 of 1,000 images" where not all test images count."""
+    runs = [run.counts for arm in study.arms for run in study.evaluated(arm.id) if metric in run.counts]
     images = {(counts[metric].total, counts[NATURAL].total) for counts in runs if NATURAL in counts}
-    some = [f"{judged:,} of {there:,}" for judged, there in sorted(images) if judged < there]
+    some = [f"{count:,} of {there:,}" for count, there in sorted(images) if count < there]
     text = " or ".join([*some, *(["all"] if len(some) < len(images) else [])])
     return metric_label(metric) + (f" on {text} images" if some else "")
 
@@ -130,11 +121,10 @@ def _column(study: StudyResults, metric: str) -> str:
 def _cell(study: StudyResults, arm: str, metric: str) -> str:
     counts = study.accuracies(arm, metric)
     if not counts:
-        return NOT_RUN if study.judged(arm) else NONE
-    values = [part.accuracy for part in counts.values()]
+        return NOT_RUN if study.evaluated(arm) else NONE
     planned = len(study.record.seeds)
-    short = f" [{len(values)} of {counted(planned, 'seed')}]" if len(values) < planned else ""
-    return mean_and_spread(values) + short
+    short = f" [{len(counts)} of {counted(planned, 'seed')}]" if len(counts) < planned else ""
+    return mean_and_spread([part.accuracy for part in counts.values()]) + short
 
 
 def _paper_row(study: StudyResults, arm: ArmRecord) -> list[str] | None:
@@ -158,19 +148,17 @@ def _with_holm(p: float | None, adjusted: float | None) -> str:
     return p_value(p) if p is None else f"{p_value(p)} ({p_value(adjusted)})"
 
 
-def _pair(study: StudyResults, cell: Comparison) -> str:
-    return _pair_of(study, cell.baseline)
-
-
-def _pair_of(study: StudyResults, baseline: str) -> str:
+def _pair(study: StudyResults, baseline: str) -> str:
     """The baseline alone where the study has one reference, else both."""
     arm = study.arm(baseline)
     return arm.label if len(study.references) == 1 else f"{study.arm(arm.reference or '').label} - {arm.label}"
 
 
-def _interval(correct: int, total: int) -> str:
-    low, high = wilson_interval(correct, total)
-    return f"{per_cent(correct / total)} [{per_cent(low)}, {per_cent(high)}]"
+def _interval(counts: AccuracyCount | None) -> str:
+    if counts is None:
+        return NOT_RUN
+    low, high = wilson_interval(counts.correct, counts.total)
+    return f"{per_cent(counts.accuracy)} [{per_cent(low)}, {per_cent(high)}]"
 
 
 def gap_column(study: StudyResults) -> dict[str, str]:
@@ -178,8 +166,7 @@ def gap_column(study: StudyResults) -> dict[str, str]:
 
     In the check nearest to the chosen epoch of each final run; empty where none was checked.
     """
-    found = {arm.id: [run.masking for run in study.of(arm.id, "final")] for arm in study.arms}
-    gaps = {name: [masking.gap for masking in checks if masking] for name, checks in found.items()}
+    gaps = {arm.id: [run.masking.gap for run in study.of(arm.id, "final") if run.masking] for arm in study.arms}
     return {name: mean_and_each(each) for name, each in gaps.items() if each}
 
 
@@ -216,14 +203,9 @@ def _of_run(run: StudyRun) -> tuple[float, float]:
 
 
 def same_images_table(study: StudyResults, pooled: Any) -> str | None:
-    """Returns both accuracies of each arm on the images that the stronger attack judged, and the points between them.
+    """Returns both accuracies of each arm on the images of the stronger attack, and the points between them.
 
-    Args:
-        study: the study.
-        pooled: its outcomes, from `pooled_outcomes`.
-
-    Returns:
-        None where no run has the outcomes of both attacks.
+    None where no run has the outcomes of both attacks.
     """
     weak = next((ROBUST + run.attack for run in study.runs if run.attack), None)
     strong = next((m for m in (AUTOATTACK, APGD) if any(study.accuracies(arm.id, m) for arm in study.arms)), None)
@@ -231,12 +213,10 @@ def same_images_table(study: StudyResults, pooled: Any) -> str | None:
         return None
     rows = []
     for arm in study.arms:
-        seeds = [run.seed for run in study.judged(arm.id)]
-        pairs = [pair for seed in seeds if (pair := _on_same_images(pooled, arm.id, seed, weak, strong))]
-        if pairs:
+        found = (_on_same_images(pooled, arm.id, run.seed, weak, strong) for run in study.evaluated(arm.id))
+        if pairs := list(filter(None, found)):
             lost = [one - other for one, other in pairs]
-            own, stronger = ([pair[side] for pair in pairs] for side in (0, 1))
-            rows.append([arm.label, *map(mean_and_each, (own, stronger, lost))])
+            rows.append([arm.label, *map(mean_and_each, (*zip(*pairs, strict=True), lost))])
     header = ["%", metric_label(weak), metric_label(strong), "points lost"]
     return table(header, rows) if rows else None
 

@@ -19,13 +19,7 @@ _NOTE_END = "The whole report, with its figures and `results.csv`, is in the fol
 
 
 def report_text(study: StudyResults, pooled: Any, figures: Sequence[str]) -> str:
-    """Returns report.md.
-
-    Args:
-        study: the study so far.
-        pooled: its outcomes, from `pooled_outcomes`.
-        figures: names of the figures that were drawn.
-    """
+    """Returns report.md; `pooled` is from `pooled_outcomes`, `figures` are the names of those that were drawn."""
     comparisons, doubts = compare(study), warnings(study, pooled)
     sections = [
         f"# {study.record.title}",
@@ -47,12 +41,7 @@ def report_text(study: StudyResults, pooled: Any, figures: Sequence[str]) -> str
 
 
 def mlflow_note(study: StudyResults, length: int = 8000) -> str:
-    """Returns the text of the study's MLflow page: status, results, every arm's accuracies; no tables, no figures.
-
-    Args:
-        study: the study so far.
-        length: most characters; lines at the end are left out.
-    """
+    """Returns the text of the study's MLflow page, at most `length` characters: status, results, accuracies."""
     lines = [f"# {study.record.title}", status(study)]
     lines += [f"- {_result(study, cell)}" for cell in decisive(study, compare(study))]
     arms = [f"- {arm.label}: {cells}" for arm in study.arms if (cells := tables.accuracies_text(study, arm.id))]
@@ -87,11 +76,11 @@ def _setting(study: StudyResults) -> str:
     from_elsewhere = f" (images of {record.images})" if record.images else ""
     parts = [f"Task {record.task}{from_elsewhere}; backbone {record.backbone}, pre-trained: {record.pretraining}."]
     parts.append(f"L-infinity perturbations of at most {pixel_fraction(study.record.epsilon)} a pixel.")
-    judged = [run.result for run in study.runs if run.phase == "final" and run.counts and run.result]
-    if judged:
-        sizes = dict.fromkeys((result.train_images, result.val_images) for result in judged)
+    results = [run.result for run in study.runs if run.phase == "final" and run.counts and run.result]
+    if results:
+        sizes = dict.fromkeys((result.train_images, result.val_images) for result in results)
         trained = " or ".join(f"{train:,} training, {val:,} validation" for train, val in sizes)
-        parts.append(f"{judged[0].num_classes} classes; {trained} and {judged[0].test_images:,} test images.")
+        parts.append(f"{results[0].num_classes} classes; {trained} and {results[0].test_images:,} test images.")
     shared = "All runs share" if len(split_digests(study)) < 2 else "Arms that are compared share"
     parts.append(
         f"Arms: {'; '.join(arm.label for arm in study.arms)}. Seeds: {', '.join(map(str, study.record.seeds))}. "
@@ -123,7 +112,7 @@ def _accuracies(
     if same is not None:
         yield "Both attacks on the same test images; a large loss indicates masked gradients:"
         yield same
-    if any(study.judged(arm.id) for arm in study.arms):
+    if any(study.evaluated(arm.id) for arm in study.arms):
         yield "95 % Wilson intervals:"
         yield tables.intervals_table(study)
 

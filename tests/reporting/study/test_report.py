@@ -215,7 +215,7 @@ def test_a_search_says_which_trial_is_the_best_and_where_in_the_grid(tmp_path: P
     arm = study.arm("vanilla-rft")
     first, second = study.of(arm.id, "search")[:2]
     assert "lr=0.01 wd=0.0001, at the edge of the grid in lr, weight_decay" in search_sentence(study, arm)
-    run = RunFolder(folder / "runs" / str(second.name))
+    run = RunFolder(folder / "runs" / str(second.run))
     *records, last = run.history()
     run.write_history([*records, replace(last, best_robust_accuracy=float(first.validation_accuracy or 0))])
     study = load_study(folder)
