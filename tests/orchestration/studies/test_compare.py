@@ -1,4 +1,4 @@
-"""A comparison for real: two trials, then the winner's final run and the report."""
+"""A comparison for real: two trials, then the final run of the best one and the report."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 
 from distributed_autolora.orchestration.cluster.processes import end_family
+from distributed_autolora.orchestration.runs.folder import RunFolder
 from tests.orchestration.runs.test_survival import epochs_of, wait_for
 from tests.orchestration.studies.two_trials import EPOCHS, LRS, NAME
 from tests.training.tasks import write_task
@@ -80,18 +81,16 @@ def compared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_both_trials_and_the_winners_final_run_finish(compared: Path) -> None:
+def test_both_trials_and_the_final_run_of_the_best_one_finish(compared: Path) -> None:
     runs = entries(compared)
     assert [(run["phase"], run["settings"].get("optimization.lr")) for run in runs[:2]] == [
         ("search", lr) for lr in LRS
     ]
     assert [run["status"] for run in runs] == ["finished"] * 3
-    histories = [
-        json.loads((study_folder(compared) / "runs" / run["run"] / "history.json").read_text()) for run in runs
-    ]
-    assert [[record["epoch"] for record in history] for history in histories] == [list(range(1, EPOCHS + 1))] * 3
-    merits = [history[-1]["best_val/robust_accuracy/pgd2"] for history in histories]
-    assert runs[2]["settings"] == runs[merits.index(max(merits[:2]))]["settings"]
+    histories = [RunFolder(study_folder(compared) / "runs" / run["run"]).history() for run in runs]
+    assert [[record.epoch for record in history] for history in histories] == [list(range(1, EPOCHS + 1))] * 3
+    scores = [history[-1].best_robust_accuracy for history in histories[:2]]
+    assert runs[2]["settings"] == runs[scores.index(max(scores))]["settings"]
 
 
 def test_only_the_final_run_has_opened_the_test_split(compared: Path) -> None:
