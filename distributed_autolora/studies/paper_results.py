@@ -25,9 +25,9 @@ def printed(tables: Sequence[str], task: str, backbone: str, arm: str, metric: s
 
     Args:
         tables: those to look in, such as ["1", "2", "8"].
-        task: such as "cifar10"; "" for `branch_parameters`.
+        task: "" for `branch_parameters`.
         backbone: such as "resnet18".
-        arm: id of an arm of the study that repeats the table, such as "twins" or "autolora-rank-8".
+        arm: id in the study that repeats the table.
         metric: such as "robust_accuracy/pgd10" or "p_value/natural_accuracy".
     """
     values = paper_results()

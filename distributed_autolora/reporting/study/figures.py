@@ -11,9 +11,9 @@ import numpy as np
 from distributed_autolora.records import ArmRecord, series
 from distributed_autolora.reporting.format import attack_label
 from distributed_autolora.reporting.statistics import wilson_interval
-from distributed_autolora.reporting.study.costs import mean_final_cost, search_cost
 from distributed_autolora.reporting.study.format import metric_label, number
 from distributed_autolora.reporting.study.loading import StudyResults, StudyRun
+from distributed_autolora.reporting.study.run_tables import mean_final_cost, search_cost
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

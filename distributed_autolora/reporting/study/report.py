@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 from distributed_autolora.files import atomic_write, writing
 from distributed_autolora.reporting.statistics import wilson_interval
-from distributed_autolora.reporting.study.costs import cost_of
 from distributed_autolora.reporting.study.figures import accuracies_figure, cost_figure, search_figure
 from distributed_autolora.reporting.study.figures import similarity_figure as similarity
 from distributed_autolora.reporting.study.loading import StudyResults, StudyRun, load_study
 from distributed_autolora.reporting.study.outcomes import pooled_outcomes
+from distributed_autolora.reporting.study.run_tables import cost_of
 from distributed_autolora.reporting.study.text import report_text
 
 if TYPE_CHECKING:
@@ -44,8 +44,8 @@ def write_report(study_folder: Path) -> Path:
     with writing(report):
         report.mkdir(exist_ok=True)
     pooled = pooled_outcomes(study)
-    _write_outcomes(report / "outcomes.parquet", pooled)
-    figures = [name for name, draw in _FIGURES.items() if _write_figure(report / name, draw(study))]
+    _write(report / "outcomes.parquet", _parquet(pooled))
+    figures = [name for name, draw in _FIGURES.items() if _write(report / name, _png(draw(study)))]
     _write(report / "results.csv", results_csv(study).encode())
     _write(report / "report.md", report_text(study, pooled, figures).encode())
     return report / "report.md"
@@ -81,38 +81,36 @@ def _record(study: StudyResults, run: StudyRun) -> dict[str, Any]:
     }
     for metric in study.metrics:
         counts = run.counts.get(metric) if run.phase == "final" else None
-        low, high = wilson_interval(counts.correct, counts.total) if counts else (None, None)
-        record |= {
-            f"test/{metric}": counts.accuracy if counts else None,
-            f"test/{metric}/correct": counts.correct if counts else None,
-            f"test/{metric}/total": counts.total if counts else None,
-            f"test/{metric}/low": low,
-            f"test/{metric}/high": high,
-        }
+        known = (counts.accuracy, counts.correct, counts.total) if counts else (None,) * 3
+        ends = wilson_interval(counts.correct, counts.total) if counts else (None,) * 2
+        for name, value in zip(("", "/correct", "/total", "/low", "/high"), (*known, *ends), strict=True):
+            record[f"test/{metric}{name}"] = value
     return record
 
 
-def _write_outcomes(file: Path, pooled: Any) -> None:
+def _parquet(pooled: Any) -> bytes | None:
     import pyarrow.parquet as pq
 
     if pooled is None:
-        file.unlink(missing_ok=True)
-        return
+        return None
     content = io.BytesIO()
     pq.write_table(pooled, content, compression="zstd")
-    _write(file, content.getvalue())
+    return content.getvalue()
 
 
-def _write_figure(file: Path, figure: Figure | None) -> bool:
+def _png(figure: Figure | None) -> bytes | None:
     if figure is None:
-        file.unlink(missing_ok=True)
-        return False
+        return None
     content = io.BytesIO()
     figure.savefig(content, format="png")
-    _write(file, content.getvalue())
-    return True
+    return content.getvalue()
 
 
-def _write(file: Path, content: bytes) -> None:
+def _write(file: Path, content: bytes | None) -> bool:
+    """Writes a file, or removes that of an earlier report; tells whether there is one."""
+    if content is None:
+        file.unlink(missing_ok=True)
+        return False
     with atomic_write(file) as unfinished:
         unfinished.write_bytes(content)
+    return True

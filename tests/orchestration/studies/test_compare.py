@@ -31,14 +31,8 @@ Entry = dict[str, Any]
 @contextmanager
 def comparison(folder: Path, *lrs: float) -> Iterator[subprocess.Popen[str]]:
     """Runs the two-trial comparison; ends it and its cluster if they are still there at the end."""
-    command = [
-        sys.executable,
-        "-m",
-        "tests.orchestration.studies.two_trials",
-        str(folder / "home"),
-        str(folder / "task"),
-    ]
-    command += map(str, lrs)
+    arguments = map(str, (folder / "home", folder / "task", *lrs))
+    command = [sys.executable, "-m", "tests.orchestration.studies.two_trials", *arguments]
     environment = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"}
     environment |= {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1", "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5"}
     with (folder / "log.txt").open("a") as log:

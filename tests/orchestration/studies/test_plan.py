@@ -164,7 +164,7 @@ def test_an_arm_that_is_left_for_later_waits_and_has_not_failed(tmp_path: Path) 
     assert [(run.status, run.run) for run in final] == [("pending", "final-autolora-seed0"), ("pending", None)]
 
 
-def test_runs_that_are_judged_are_made_seed_by_seed_and_others_all_at_once() -> None:
+def test_runs_that_are_evaluated_are_made_seed_by_seed_and_others_all_at_once() -> None:
     runs = [planned(arm, "final", seed, {}) for seed in (0, 1) for arm in ("autolora", "twins")]
     assert batches(runs, by_seed=True) == [runs[:2], runs[2:]]
     assert batches(runs, by_seed=False) == [runs]
@@ -226,7 +226,7 @@ def test_seeds_that_have_runs_are_not_left_out_of_the_report(tmp_path: Path) -> 
     assert record_of(folder).seeds == (0, 1, 2)
 
 
-def test_an_attack_that_cannot_judge_the_final_runs_is_refused_before_the_first(tmp_path: Path) -> None:
+def test_an_attack_that_cannot_evaluate_the_final_runs_is_refused_before_the_first(tmp_path: Path) -> None:
     with pytest.raises(UserError, match='Did you mean "autoattack"'):
         study_request(CompareFlags(attacks="pgd10,autoatack", output=str(tmp_path)), "")
     few = write_task(tmp_path / "task", train=6, test=3)
@@ -244,7 +244,7 @@ def test_a_number_of_attacked_images_needs_an_attack_and_an_image(attacks: str, 
         study_request(CompareFlags(attacks=attacks, attack_images=images, output=str(tmp_path)), "")
 
 
-def test_a_study_remembers_on_how_many_images_it_was_judged_last(tmp_path: Path) -> None:
+def test_a_study_remembers_on_how_many_images_it_was_evaluated_last(tmp_path: Path) -> None:
     folder = held(tmp_path)
     for attacks, images, kept in (("apgd", 250, 250), ("pgd10", None, 250), ("autoattack", None, None)):
         folder.describe(request(tmp_path, attacks=attacks, attack_images=images))

@@ -42,12 +42,7 @@ ERROR = "RayTaskError: worker 1 | died\n  of a signal"
 def study(folder: Path, *, seeds: int = 3, images: int = 400, autoattack: bool = True, **changes: Any) -> Path:
     """Writes a finished tuned comparison: one trial of TWINS failed, one of vanilla RFT stopped early.
 
-    Args:
-        folder: home of the study, made here.
-        seeds: final runs of each arm.
-        images: test images.
-        autoattack: whether AutoLoRa and TWINS have an evaluation; vanilla RFT never has.
-        changes: of study.json.
+    `autoattack`: whether AutoLoRa and TWINS have an evaluation; vanilla RFT never has. `changes`: of study.json.
     """
     grids: dict[str, dict[str, list[Any]]] = {
         "autolora": {},
@@ -118,7 +113,7 @@ def history(epochs: int, *, vanilla: bool, lift: float = 0.0, similarity: float 
 
 
 def final_run(folder: Path, told: dict[str, Any], images: int, autoattack: bool) -> None:
-    """Writes the folder of a final run, judged on the test split."""
+    """Writes the folder of a final run, evaluated on the test split."""
     home = folder / "runs" / told["run"]
     seed, arm = told["seed"], told["arm"]
     shift = ACCURACIES[arm][1] - 0.8 + 0.004 * seed

@@ -1,4 +1,4 @@
-"""A study whose runs were judged more than once: every attack's newest result counts, on the study's own images."""
+"""A study whose runs were evaluated more than once: every attack's newest result counts, on the study's own images."""
 
 from __future__ import annotations
 
@@ -22,23 +22,19 @@ from distributed_autolora.reporting.study.statistics import mcnemar_tests
 from tests.reporting.study import studies
 
 AUTOATTACK, OTHER = "robust_accuracy/autoattack", "robust_accuracy/pgd50"
-JUDGED = ("autolora", "twins")
+EVALUATED = ("autolora", "twins")
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A study of which two arms were judged by AutoAttack on every second of 80 test images."""
+    """A study of which two arms were evaluated by AutoAttack on every second of 80 test images."""
     return studies.study(tmp_path / "study", images=80)
 
 
 def evaluate_again(run: Path, attack: str, *, every: int = 1, **changes: Any) -> None:
-    """Judges a run again as `jobs/evaluate.py` does: every image that PGD-10 leaves right withstands the attack.
+    """Evaluates a run again as `jobs/evaluate.py` does: images robust to PGD-10 are robust to the attack.
 
-    Args:
-        run: its folder.
-        attack: its name.
-        every: judge one in so many of the images that AutoAttack judged.
-        changes: of the record.
+    `every`: one in so many of the images of AutoAttack; `changes`: of the record.
     """
     place = run / "evaluation"
     earlier = evaluation_from_json(json.loads((place / "evaluation.json").read_text()), "evaluation.json")
@@ -53,16 +49,16 @@ def evaluate_again(run: Path, attack: str, *, every: int = 1, **changes: Any) ->
     EvaluationFolder(place, digest).write_result(result, columns)
 
 
-def judged_runs(folder: Path) -> list[Path]:
+def evaluated_runs(folder: Path) -> list[Path]:
     return [
         folder / "runs" / entry["run"]
         for entry in studies.entries_of(folder)
-        if entry["phase"] == "final" and entry["arm"] in JUDGED
+        if entry["phase"] == "final" and entry["arm"] in EVALUATED
     ]
 
 
 def counted(study: StudyResults, metric: str) -> list[Any]:
-    return [study.accuracies(arm, metric) for arm in JUDGED]
+    return [study.accuracies(arm, metric) for arm in EVALUATED]
 
 
 def paired(study: StudyResults, metric: str) -> list[Any]:
@@ -72,7 +68,7 @@ def paired(study: StudyResults, metric: str) -> list[Any]:
 def test_a_later_evaluation_by_another_attack_hides_none(folder: Path) -> None:
     before = load_study(folder)
     expected, tests = counted(before, AUTOATTACK), paired(before, AUTOATTACK)
-    for run in judged_runs(folder):
+    for run in evaluated_runs(folder):
         evaluate_again(run, "pgd50")
     study = load_study(folder)
     assert len(tests) == 3
@@ -87,7 +83,7 @@ def test_a_later_evaluation_by_another_attack_hides_none(folder: Path) -> None:
 
 
 def test_of_two_results_of_an_attack_the_newer_one_counts_with_its_own_outcomes(folder: Path) -> None:
-    runs = judged_runs(folder)
+    runs = evaluated_runs(folder)
     for run in runs:
         evaluate_again(run, "autoattack")
         evaluate_again(run, "pgd50")
@@ -109,14 +105,14 @@ OTHER_QUESTIONS: dict[str, Callable[[Path], None]] = {
 @pytest.mark.parametrize("question", OTHER_QUESTIONS)
 def test_an_evaluation_on_other_images_or_limits_does_not_count(folder: Path, question: str) -> None:
     expected = counted(load_study(folder), AUTOATTACK)
-    OTHER_QUESTIONS[question](judged_runs(folder)[0])
+    OTHER_QUESTIONS[question](evaluated_runs(folder)[0])
     study = load_study(folder)
     assert counted(study, AUTOATTACK) == expected
     assert counted(study, OTHER) == [{}, {}]
 
 
-def test_runs_that_were_judged_on_different_images_only_are_warned_of_and_not_paired(folder: Path) -> None:
-    for number, run in enumerate(judged_runs(folder)):
+def test_runs_that_were_evaluated_on_different_images_only_are_warned_of_and_not_paired(folder: Path) -> None:
+    for number, run in enumerate(evaluated_runs(folder)):
         evaluate_again(run, "autoattack", every=1 + number % 2)
         for earlier in run.glob("evaluation/*-*.*"):
             earlier.unlink()

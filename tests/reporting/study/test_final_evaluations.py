@@ -1,4 +1,4 @@
-"""A study judged by APGD on some of its test images, with arms of several sizes: what its report says of both."""
+"""A study evaluated by APGD on some of its test images, with arms of several sizes: what its report says of both."""
 
 from __future__ import annotations
 
@@ -23,25 +23,25 @@ from tests.reporting.evaluations import evaluation
 from tests.reporting.study import studies
 from tests.reporting.study.test_report import cells, section
 
-TEST_IMAGES, JUDGED = 400, 100
+TEST_IMAGES, EVALUATED = 400, 100
 LABEL = "APGD-CE + APGD-T (4 targets: 5 classes)"
 NEAREST = 16
 """The epoch with a check that is nearest to the chosen one, 15; the checks of epochs 4 and 20 found more."""
 GAPS = {"autolora": 0.02, "twins": 0.005, "vanilla-rft": 0.03}
 
 
-def judge(run: Path, seed: int) -> None:
-    """Writes an evaluation on every fourth test image: APGD leaves those right that PGD leaves right, but for a few."""
+def evaluate(run: Path, seed: int) -> None:
+    """Writes an evaluation on every fourth test image: robust to APGD are those robust to PGD, but for a few."""
     own = pq.read_table(run / "outcomes.parquet").to_pydict()
-    rows = np.arange(0, TEST_IMAGES, TEST_IMAGES // JUDGED)
+    rows = np.arange(0, TEST_IMAGES, TEST_IMAGES // EVALUATED)
     pgd = np.array([own["pgd10_prediction"][row] == own["label"][row] for row in rows])
-    robust = pgd & (np.arange(JUDGED) % (10 + seed) != 0)
-    place = run / f"evaluation-{JUDGED}-images"
+    robust = pgd & (np.arange(EVALUATED) % (10 + seed) != 0)
+    place = run / f"evaluation-{EVALUATED}-images"
     place.mkdir()
-    attacks = (AttackResult("apgd", LABEL, AccuracyCount(int(robust.sum()), JUDGED)),)
-    found = evaluation(test_images=JUDGED, test_images_available=TEST_IMAGES, attacks=attacks, sanity=())
+    attacks = (AttackResult("apgd", LABEL, AccuracyCount(int(robust.sum()), EVALUATED)),)
+    found = evaluation(test_images=EVALUATED, test_images_available=TEST_IMAGES, attacks=attacks, sanity=())
     (place / "evaluation.json").write_text(json.dumps(evaluation_to_json(found)))
-    kept = {"row_id": [own["row_id"][row] for row in rows], "robust/apgd": robust, "broken_by": [None] * JUDGED}
+    kept = {"row_id": [own["row_id"][row] for row in rows], "robust/apgd": robust, "broken_by": [None] * EVALUATED}
     pq.write_table(pa.table(kept), place / "outcomes.parquet")
 
 
@@ -53,11 +53,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     arms = [{"id": arm, "label": studies.LABELS[arm], "grid": {}} for arm in GAPS]
     arms[2]["reference"] = "vanilla-rft"
     entries = [entry for entry in studies.entries_of(home) if entry["phase"] == "final"]
-    told |= {"arms": arms, "attack_images": JUDGED, "images": "fashion-mnist-5-9-other"}
+    told |= {"arms": arms, "attack_images": EVALUATED, "images": "fashion-mnist-5-9-other"}
     studies.write(home, told, entries)
     for entry in entries:
         run = home / "runs" / entry["run"]
-        judge(run, entry["seed"])
+        evaluate(run, entry["seed"])
         folder = RunFolder(run)
         history = folder.history()
         history[3], history[-1] = runs.checked(history[3], 58), runs.checked(history[-1], 32)
@@ -89,13 +89,13 @@ def test_both_attacks_are_counted_on_the_same_images(folder: Path, text: str) ->
     rows = pq.read_table(folder / "report" / "outcomes.parquet").to_pylist()
     table = {row[0]: row[1:] for row in cells(text, "Test accuracy") if len(row) == 4}
     for arm in GAPS:
-        judged = [
+        evaluated = [
             [row for row in rows if (row["arm"], row["seed"]) == (arm, seed) and row["robust/apgd"] is not None]
             for seed in range(3)
         ]
-        assert [len(part) for part in judged] == [JUDGED] * 3
-        pgd = [sum(row["pgd10_prediction"] == row["label"] for row in part) / JUDGED for part in judged]
-        apgd = [sum(row["robust/apgd"] for row in part) / JUDGED for part in judged]
+        assert [len(part) for part in evaluated] == [EVALUATED] * 3
+        pgd = [sum(row["pgd10_prediction"] == row["label"] for row in part) / EVALUATED for part in evaluated]
+        apgd = [sum(row["robust/apgd"] for row in part) / EVALUATED for part in evaluated]
         lost = [one - other for one, other in zip(pgd, apgd, strict=True)]
         assert min(lost) > 0
         for cell, values in zip(table[studies.LABELS[arm]], (pgd, apgd, lost), strict=True):
@@ -106,10 +106,8 @@ def test_both_attacks_are_counted_on_the_same_images(folder: Path, text: str) ->
 def test_the_gap_in_the_check_nearest_to_the_chosen_epoch_is_a_column(text: str) -> None:
     shown = {row[0].strip("*"): row[-1] for row in cells(text, "Test accuracy") if row[0].startswith("**")}
     for arm, gap in GAPS.items():
-        assert (
-            shown[studies.LABELS[arm]]
-            == f"{200 * gap:.1f} ({', '.join(f'{100 * gap * seed:.1f}' for seed in (1, 2, 3))})"
-        )
+        each = ", ".join(f"{100 * gap * seed:.1f}" for seed in (1, 2, 3))
+        assert shown[studies.LABELS[arm]] == f"{200 * gap:.1f} ({each})"
 
 
 def test_arms_of_several_sizes_are_told_apart_and_a_split_of_its_own_is_no_fault(text: str) -> None:
