@@ -23,10 +23,7 @@ class ProgressBar:
     Nothing of it remains when it ends. Where output is no terminal it shows nothing.
 
     Args:
-        name: of what is counted, such as "epoch".
-        total: how many there are.
         done: how many an earlier process finished.
-        text: shown at the end of the line.
     """
 
     def __init__(self, name: str, total: int, done: int = 0, text: str = "") -> None:
@@ -53,12 +50,7 @@ class ProgressBar:
         self._task = self._progress.add_task(name, total=total, completed=done, text=text)
 
     def update(self, done: int, text: str = "") -> None:
-        """Redraws the line.
-
-        Args:
-            done: how many are finished now.
-            text: replaces the earlier one.
-        """
+        """Redraws the line."""
         if self._progress is not None:
             self._progress.update(self._task, completed=done, text=text)
 

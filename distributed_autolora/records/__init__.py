@@ -20,7 +20,6 @@ from distributed_autolora.records.evaluation import (
     evaluation_to_json,
     pgd_name,
 )
-from distributed_autolora.records.flat import series, value
 from distributed_autolora.records.run import (
     Cost,
     MaskingSummary,
@@ -77,9 +76,7 @@ __all__ = [
     "result_to_json",
     "runs_from_json",
     "runs_to_json",
-    "series",
     "settings_text",
     "study_from_json",
     "study_to_json",
-    "value",
 ]

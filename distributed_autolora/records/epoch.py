@@ -60,27 +60,16 @@ class EpochRecord:
     """One epoch; its measurements are of the weights after its steps, before the schedule restored any others.
 
     Attributes:
-        epoch: from 1.
-        lr: learning rate of its steps.
         natural_weight: lambda1 of its steps; None: the method has none. So with `kl_weight`, lambda2.
         natural_branch: accuracy of backbone + low-rank branch on the training images; None: not needed.
-        attack: name of the validation attack, such as "pgd10".
-        natural: on the validation images.
-        robust: the same under `attack`.
         masking: None: not checked in this epoch.
         gradient_similarity: None: not asked for.
-        next_lr: learning rate after the decision.
         best_epoch: the epoch chosen so far, whose weights are kept.
         best_robust_accuracy: robust validation accuracy that the schedule counts as the best so far.
-        halved: the automatic schedule halved the learning rate.
         restored_epoch: the epoch whose weights the next one starts from; None: it continues from this one's.
         stopped: this was the last epoch: the learning rate is below its minimum.
-        losses: means over the epoch's images by term, and their "total".
         images_per_second: training images over the seconds of data, attack and step.
         epoch_seconds: wall-clock seconds, validation included.
-        phase_seconds: seconds by phase.
-        num_workers: training processes.
-        passes: of all workers.
     """
 
     epoch: int
@@ -157,10 +146,6 @@ def history_to_json(history: Sequence[EpochRecord]) -> dict[str, Any]:
 
 def history_from_json(values: Any, source: str) -> list[EpochRecord]:
     """Returns the records of all epochs so far.
-
-    Args:
-        values: what `history_to_json` returned.
-        source: the file that they were read from, for messages.
 
     Raises:
         UserError: for values of version 0.1, or damaged ones.

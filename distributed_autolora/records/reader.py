@@ -40,8 +40,6 @@ class StrictReader:
         """Returns a `cls` with these values.
 
         Args:
-            cls: the dataclass.
-            values: a mapping from field names.
             where: keys above this mapping, for messages.
 
         Raises:

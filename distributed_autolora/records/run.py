@@ -14,17 +14,8 @@ class RunSummary:
     """What training and final evaluation found.
 
     Attributes:
-        stopped_epoch: epochs that were run.
-        best_epoch: the epoch whose weights are deployed.
-        class_names: of the task.
-        image_shape: channels, height and width that the network takes.
-        train_images: images that were trained on; so `val_images`, `test_images`.
         test_images: None: the test split was not opened.
-        split_digest: SHA-256 of which images are for training and which for validation.
-        task_card: what the data files say about the task.
-        attack: name of the evaluation attack, such as "pgd10".
         epsilon: largest perturbation of a pixel value in [0, 1].
-        val: validation accuracies of the chosen epoch.
         test: of the deployed model; None: the test split was not opened.
         linear_head: of the untouched backbone under a linear head; None: not measured.
     """
@@ -55,15 +46,9 @@ class MaskingSummary:
     """What all checks by a stronger attack found.
 
     Attributes:
-        checks: number of checks.
-        images: validation images of each.
         epoch: of the check nearest to the chosen epoch, the earlier of two.
         robust_accuracy_stronger: accuracy under both attacks in that epoch.
-        gap: gradient-masking gap in that epoch.
         warns_from: smallest gap at which so many images warn.
-        largest_gap: of all checks.
-        largest_gap_epoch: its epoch.
-        warned_epochs: epochs whose check warned.
     """
 
     checks: int
@@ -82,10 +67,7 @@ class Cost:
     """What a run cost, start-up and final evaluation left out.
 
     Attributes:
-        seconds: sum of the epochs' wall-clock seconds.
         worker_seconds: the same, each epoch times its workers.
-        forward_passes: images passed forward through the network by all workers.
-        backward_passes: the same, backward.
     """
 
     seconds: float
@@ -107,15 +89,8 @@ class RunResult(RunSummary):
     """A finished run.
 
     Attributes:
-        name: of the run.
-        recipe: named experiment that it came from.
-        config_digest: SHA-256 of all that determines the numbers but the seed.
-        method: name of the training objective.
-        schedule: name of the learning-rate schedule.
         rule: of the automatic schedule; None for another one.
         masking: None: not checked.
-        mlflow: where it is tracked.
-        folder: of the run.
         tracked: whether MLflow has all of it.
     """
 
@@ -142,10 +117,6 @@ def result_to_json(result: RunResult) -> dict[str, Any]:
 
 def result_from_json(values: Any, source: str) -> RunResult:
     """Returns the result of a run.
-
-    Args:
-        values: what `result_to_json` returned.
-        source: the file that they were read from, for messages.
 
     Raises:
         UserError: for values of version 0.1, or damaged ones.

@@ -20,9 +20,6 @@ def chunk_line(
 
     Args:
         number: chunks that are finished, this one included, of `in_all`.
-        index: of the chunk.
-        counts: its accuracies by their logged names.
-        seconds: that it took; `seconds_left`: expected until the last chunk.
     """
     shares = [
         f"{name.removeprefix('robust_accuracy/').removesuffix('_accuracy')} {100 * count.accuracy:.1f} %"

@@ -18,13 +18,8 @@ class ModelFacts:
     """What a card says about a model beside its evaluation.
 
     Attributes:
-        architecture: name of the backbone.
-        parameters: number of parameters.
         pretrained: whether training began from weights learnt on other data.
-        method: name of the training objective; None: not known.
         training: result of the run; None: the model came from elsewhere.
-        data_licence: terms that the images may be used under.
-        data_provenance: where they came from.
         export_differences: largest difference of a logit by exported file.
     """
 

@@ -15,11 +15,6 @@ def wilson_interval(correct: int, total: int, confidence: float = 0.95) -> tuple
 
     Source: Wilson (1927), without continuity correction, as SciPy computes it.
 
-    Args:
-        correct: number of images classified correctly, from 0 to `total`.
-        total: number of images, at least 1.
-        confidence: coverage in (0, 1).
-
     Raises:
         ValueError: for counts that are no accuracy.
     """
@@ -40,8 +35,6 @@ def t_test(first: Sequence[float], second: Sequence[float], *, equal_variances: 
     """Returns the p-value of the unpaired two-sided t-test, None where it is undefined.
 
     Args:
-        first: one value a seed.
-        second: one value a seed; the seeds need not be the same ones.
         equal_variances: True: Student's test, as in the paper's Table 8; False: Welch's.
     """
     from scipy.stats import ttest_ind_from_stats
@@ -70,10 +63,6 @@ def mcnemar_exact(only_first: int, only_second: int) -> float:
     """Returns the two-sided p-value of McNemar's exact test; 1 where both models classify every image alike.
 
     Source: McNemar (1947), with the binomial distribution instead of its approximation.
-
-    Args:
-        only_first: images that only the first model classifies correctly.
-        only_second: images that only the second model classifies correctly.
     """
     from scipy.stats import binomtest
 

@@ -25,10 +25,6 @@ class FastAttack:
     """An attack on a model, searched on its attack network.
 
     Every call first copies the model's current weights into the network: an attack never meets stale ones.
-
-    Args:
-        network: attack network of a model of the same structure.
-        search: the attack, run on the network.
     """
 
     def __init__(self, network: AttackNetwork, search: Attack) -> None:
@@ -45,16 +41,14 @@ class Attacks:
     """The attacks of a run; all share one attack network.
 
     Attributes:
-        train: makes the images that are trained on.
         evaluation: measures robust accuracy.
         stronger: checks `evaluation` for masked gradients.
-        network: which they search on.
     """
 
+    network: AttackNetwork
     train: Attack
     evaluation: Attack
     stronger: Attack
-    network: AttackNetwork
 
 
 def build_attacks(config: ExperimentConfig, model: nn.Module, device: torch.device) -> Attacks:
@@ -65,12 +59,7 @@ def build_attacks(config: ExperimentConfig, model: nn.Module, device: torch.devi
         graphs = CudaGraphs(device)
         train, evaluation = (CudaGraphAttack(search, network, graphs) for search in (train, evaluation))
     stronger = build_attack(config, stronger_attack(config.eval_attack))
-    return Attacks(
-        train=FastAttack(network, train),
-        evaluation=FastAttack(network, evaluation),
-        stronger=FastAttack(network, stronger),
-        network=network,
-    )
+    return Attacks(network, *(FastAttack(network, search) for search in (train, evaluation, stronger)))
 
 
 def build_attack(config: ExperimentConfig, attack: AttackConfig) -> Attack:
@@ -79,17 +68,7 @@ def build_attack(config: ExperimentConfig, attack: AttackConfig) -> Attack:
 
     def search(model: nn.Module, x: Tensor, y: Tensor, *, noise: Tensor | None = None) -> Tensor:
         with allow_tf32(x.device.type == "cuda"):
-            return pgd(
-                model,
-                x,
-                y,
-                threat_model=threat_model,
-                num_steps=attack.num_steps,
-                step_size=attack.step_size,
-                random_start=attack.random_start,
-                noise=noise,
-                loss=attack.loss,
-            )
+            return pgd(model, x, y, threat_model=threat_model, noise=noise, **vars(attack))
 
     return search
 

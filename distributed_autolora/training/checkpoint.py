@@ -31,9 +31,9 @@ class TrainingState:
         model: state of the objective: backbone, head, factors, every batch norm buffer.
         best: the same of the epoch chosen so far.
         momentum: SGD's momentum buffers by parameter name.
+        progress: of the epoch that follows the records (`EpochProgress.state`); None at its start.
         history: one record an epoch; the schedules are replayed from it.
         identity: what must be equal for a resume: config digest, seed, split digest.
-        progress: of the epoch that follows the records (`EpochProgress.state`); None at its start.
         outcomes: bool [epochs, validation images]: robust to the evaluation attack after each epoch.
         newly_broken: bool [epochs, validation images]: of these, broken by the stronger attack of a check.
     """
@@ -101,11 +101,6 @@ class TrainingState:
 
 
 def _taken_by_image(tensors: dict[str, Tensor], history: list[EpochRecord], folder: Path) -> dict[str, Tensor]:
-    """Takes what is stored by epoch and validation image out of a checkpoint's tensors.
-
-    Raises:
-        UserError: when one is missing, or is not of the history's epochs.
-    """
     found = {name: tensors.pop(stored, None) for name, stored in _BY_IMAGE.items()}
     taken = {name: value for name, value in found.items() if value is not None}
     if len(taken) < len(found):

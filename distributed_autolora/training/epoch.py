@@ -36,7 +36,6 @@ class LossSums:
 
     Args:
         check_every: steps between two checks for a non-finite loss; each costs one host synchronisation.
-        where: "epoch 3", for the message.
     """
 
     def __init__(self, check_every: int, where: str) -> None:
@@ -97,19 +96,7 @@ class LossSums:
 
 
 class EpochProgress:
-    """What an epoch has done so far: for its record, and for a run that resumes within it.
-
-    Attributes:
-        step: training steps taken.
-        natural_branch_accuracy: what the first epoch began with; None in later ones, and where it is not needed.
-        sums: of the loss terms.
-        timer: seconds by phase.
-        seconds: wall-clock seconds before this process took the epoch over.
-
-    Args:
-        check_every: steps between two checks for a non-finite loss.
-        where: "epoch 3", for messages.
-    """
+    """What an epoch has done so far: for its record, and for a run that resumes within it."""
 
     def __init__(self, check_every: int, where: str) -> None:
         self.step = 0

@@ -13,10 +13,10 @@ from distributed_autolora.config import ExperimentConfig
 from distributed_autolora.core.attacks import eval_mode
 from distributed_autolora.data.sampler import worker_share
 from distributed_autolora.models import Classifier
-from distributed_autolora.records import AccuracyCount
+from distributed_autolora.records import Accuracies, AccuracyCount
 from distributed_autolora.training.attacks import Attack
 from distributed_autolora.training.distributed import collectives
-from distributed_autolora.training.methods.loss_weights import AdaptsLossWeights, follows_accuracy
+from distributed_autolora.training.methods.registry import AdaptsLossWeights, follows_accuracy
 from distributed_autolora.training.task_data import TaskData
 
 Batches = Callable[[Tensor], tuple[Tensor, Tensor]]
@@ -31,17 +31,13 @@ def own_batches(rows: Tensor, batch_size: int) -> Iterator[Tensor]:
 
 
 @dataclass(frozen=True)
-class Validation:
+class Validation(Accuracies):
     """Accuracies of a network on the validation images.
 
     Attributes:
-        natural: over all workers.
-        robust: the same under the evaluation attack.
         outcomes: bool [n] on the CPU: robust or not, in ascending order of the rows; the same on every worker.
     """
 
-    natural: AccuracyCount
-    robust: AccuracyCount
     outcomes: Tensor
 
 
@@ -49,12 +45,16 @@ def validate(config: ExperimentConfig, model: nn.Module, attack: Attack, data: T
     """Evaluates `model` on the validation images; the attack's last iterate is classified by `model` itself."""
     batch_size = config.evaluation.batch_size_per_worker
     found = natural_and_robust_predictions(model, attack, data.plain_batch, data.split.val, batch_size)
-    _, labels, natural, robust = found.unbind(1)
-    return Validation(correct_count(natural, labels), correct_count(robust, labels), robust == labels)
+    return Validation(**vars(accuracies_of(found)), outcomes=found[:, 3] == found[:, 1])
 
 
-def correct_count(predictions: Tensor, labels: Tensor) -> AccuracyCount:
-    """Counts the predictions [n] that are the labels [n]."""
+def accuracies_of(predictions: Tensor) -> Accuracies:
+    """Counts what is right of [n, 4]: row, label, natural and adversarial prediction."""
+    _, labels, natural, robust = predictions.unbind(1)
+    return Accuracies(_correct(natural, labels), _correct(robust, labels))
+
+
+def _correct(predictions: Tensor, labels: Tensor) -> AccuracyCount:
     return AccuracyCount(int((predictions == labels).sum()), len(labels))
 
 
@@ -64,13 +64,6 @@ def natural_and_robust_predictions(
     """Returns int64 [n, 4] on the CPU, the same on every worker: row, label, natural and adversarial prediction.
 
     Its lines are in ascending order of the row, however many workers made them.
-
-    Args:
-        model: the classifier that is evaluated.
-        attack: attack(model, x, y) -> x_adv.
-        batches: images and labels of rows.
-        rows: [n] rows, shared among the workers.
-        batch_size: images per batch of one worker.
     """
     device = _device(model)
     parts = [torch.empty((0, 4), dtype=torch.int64, device=device)]
@@ -98,7 +91,7 @@ def natural_branch_accuracy(
     count = AccuracyCount()
     with eval_mode(objective), torch.no_grad():
         for x, y in data.prefetch(batches, epoch, "natural_accuracy"):
-            count += correct_count(objective.natural_logits(x).argmax(1), y)
+            count += _correct(objective.natural_logits(x).argmax(1), y)
     device = _device(objective)
     correct, total = collectives.sum_over_workers(torch.tensor([count.correct, count.total], device=device)).tolist()
     return AccuracyCount(correct, total)
@@ -108,12 +101,6 @@ def fit_linear_head(classifier: Classifier, batches: Batches, rows: Tensor, batc
     """Fits the head to the natural images of `rows` over the frozen backbone, by L-BFGS.
 
     Every worker computes the features of its share and fits the same head to all of them.
-
-    Args:
-        classifier: its head is replaced in place; its backbone is only read.
-        batches: images and labels of rows.
-        rows: [n] rows, shared among the workers.
-        batch_size: images per batch of one worker.
     """
     head = classifier.head
     shards: list[Tensor] = [head.weight.new_empty((0, head.in_features))]

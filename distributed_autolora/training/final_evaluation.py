@@ -14,7 +14,7 @@ from distributed_autolora.core.attacks import eval_mode
 from distributed_autolora.models import Classifier
 from distributed_autolora.records import Accuracies, EpochRecord, RunSummary
 from distributed_autolora.training.attacks import Attack
-from distributed_autolora.training.evaluation import correct_count, fit_linear_head, natural_and_robust_predictions
+from distributed_autolora.training.evaluation import accuracies_of, fit_linear_head, natural_and_robust_predictions
 from distributed_autolora.training.methods.registry import fresh_classifier
 from distributed_autolora.training.task_data import TaskData
 
@@ -23,14 +23,14 @@ TestArrays = dict[str, Any]
 _SAMPLES = 8
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class FinalEvaluation:
     """What the final evaluation found.
 
     Attributes:
-        summary: accuracies, sizes, and what they belong to.
-        samples: arrays of a few test images; None when the test split stays closed.
-        outcomes: arrays over all test images; None when the test split stays closed.
+        samples: arrays of a few test images with their adversarial variants and predictions; None without a test.
+        outcomes: int64 arrays [n] over all test images in the order of their table: row, label,
+            natural_prediction, <attack>_prediction; None without a test.
     """
 
     summary: RunSummary
@@ -49,31 +49,22 @@ def evaluate_finally(
     """Evaluates the deployed network, and the untouched backbone if asked for, on the test split.
 
     With `evaluation.test_split` off it only sums up validation, and the test split stays closed.
-
-    Args:
-        config: the experiment.
-        data: the task.
-        model: the deployed network, as it is.
-        attack: the evaluation attack, on networks of its structure.
-        history: one record an epoch.
-        weights: file of the pre-trained weights.
     """
     summary = _summary(config, data, history)
     if not config.evaluation.test_split:
-        return FinalEvaluation(summary)
+        return FinalEvaluation(summary=summary)
     linear_head = None
     if config.evaluation.linear_head and weights is not None:
-        linear_head = _accuracies(_predictions(config, data, _linear_head(config, data, model, weights), attack))
+        linear_head = accuracies_of(_predictions(config, data, _linear_head(config, data, model, weights), attack))
     predictions = _predictions(config, data, model, attack)
-    test = _accuracies(predictions)
+    test = accuracies_of(predictions)
     summary = replace(summary, test=test, test_images=data.num_test, linear_head=linear_head)
     names = ("row", "label", "natural_prediction", f"{summary.attack}_prediction")
     outcomes = {name: column.numpy() for name, column in zip(names, predictions.unbind(1), strict=True)}
-    return FinalEvaluation(summary, _samples(data, model, attack), outcomes)
+    return FinalEvaluation(summary=summary, samples=_samples(data, model, attack), outcomes=outcomes)
 
 
 def _summary(config: ExperimentConfig, data: TaskData, history: Sequence[EpochRecord]) -> RunSummary:
-    """Returns sizes and validation accuracies; the test split stays closed."""
     best = history[history[-1].best_epoch - 1]
     return RunSummary(
         stopped_epoch=len(history),
@@ -94,7 +85,6 @@ def _summary(config: ExperimentConfig, data: TaskData, history: Sequence[EpochRe
 
 
 def _linear_head(config: ExperimentConfig, data: TaskData, like: Classifier, weights: str) -> Classifier:
-    """Returns the untouched backbone under a head fitted to the training images."""
     parameter = next(like.parameters())
     classifier = fresh_classifier(config, data.num_classes, weights).to(parameter.device, parameter.dtype)
     fit_linear_head(classifier, data.plain_batch, data.split.train, config.evaluation.batch_size_per_worker)
@@ -102,18 +92,11 @@ def _linear_head(config: ExperimentConfig, data: TaskData, like: Classifier, wei
 
 
 def _predictions(config: ExperimentConfig, data: TaskData, model: Classifier, attack: Attack) -> Tensor:
-    """Returns [n, 4]: row, label, natural and adversarial prediction of every test image."""
     rows, batch_size = torch.arange(data.num_test), config.evaluation.batch_size_per_worker
     return natural_and_robust_predictions(model, attack, data.test_batch, rows, batch_size)
 
 
-def _accuracies(predictions: Tensor) -> Accuracies:
-    _, labels, natural, robust = predictions.unbind(1)
-    return Accuracies(correct_count(natural, labels), correct_count(robust, labels))
-
-
 def _samples(data: TaskData, model: Classifier, attack: Attack) -> TestArrays:
-    """Returns the first test images with their adversarial variants and predictions."""
     x, y = data.test_batch(torch.arange(min(_SAMPLES, data.num_test)))
     x_adv = attack(model, x, y)
     with eval_mode(model), torch.no_grad():

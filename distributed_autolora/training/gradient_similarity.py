@@ -22,11 +22,6 @@ BATCH = 32
 def similarity_rows(config: ExperimentConfig, labels: Tensor, split: Split) -> Tensor:
     """Returns the training rows to measure on: a stratified subset in random order, the same for every method and seed.
 
-    Args:
-        config: the experiment; its split seed makes the choice.
-        labels: int64, of the training table.
-        split: of that table.
-
     Raises:
         UserError: when there are fewer training images than asked for.
     """
@@ -42,13 +37,6 @@ def measure_similarity(
     """Returns the mean over the images to measure on, and over their batches.
 
     Batches of `BATCH` consecutive rows are dealt to the workers; the sums are added over the workers and divided once.
-
-    Args:
-        config: the experiment.
-        objective: vanilla RFT or TWINS.
-        model: its backbone.
-        attack: attack(model, x, y) -> x_adv.
-        data: the task; images are not augmented.
     """
     rows = similarity_rows(config, data.table.labels, data.split)
     batches = rows.split(BATCH)

@@ -12,15 +12,15 @@ from torch import Tensor
 from distributed_autolora.config import ExperimentConfig
 from distributed_autolora.core.fast_attack.tf32 import allow_tf32
 from distributed_autolora.core.schedules import Decision
-from distributed_autolora.records import AccuracyCount, EpochRecord, RunSummary
+from distributed_autolora.records import AccuracyCount, EpochRecord
 from distributed_autolora.training.attacks import attack_name
 from distributed_autolora.training.distributed import collectives
 from distributed_autolora.training.evaluation import Validation, natural_branch_accuracy, validate
-from distributed_autolora.training.final_evaluation import TestArrays, evaluate_finally
+from distributed_autolora.training.final_evaluation import FinalEvaluation, evaluate_finally
 from distributed_autolora.training.gradient_similarity import measure_similarity
 from distributed_autolora.training.masking_check import CheckResult, check_masking
 from distributed_autolora.training.methods.cost import epoch_passes, is_checked
-from distributed_autolora.training.methods.loss_weights import weights_of
+from distributed_autolora.training.methods.registry import weights_of
 from distributed_autolora.training.reporter import EpochCheckpoints, Reporter
 from distributed_autolora.training.task_data import TaskData
 from distributed_autolora.training.trainer import Trainer
@@ -28,24 +28,16 @@ from distributed_autolora.training.trainer import Trainer
 _log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class FitResult:
+@dataclass(frozen=True, kw_only=True)
+class FitResult(FinalEvaluation):
     """A finished run.
 
     Attributes:
-        summary: accuracies and sizes.
-        history: one record an epoch.
         weights: the deployable model: backbone and head of the epoch chosen on validation, or their average.
-        samples: arrays of a few test images with their adversarial variants and predictions; None without a test.
-        outcomes: int64 arrays [n] over all test images in the order of their table: row, label,
-            natural_prediction, <attack>_prediction; None without a test.
     """
 
-    summary: RunSummary
     history: list[EpochRecord]
     weights: dict[str, Tensor]
-    samples: TestArrays | None
-    outcomes: TestArrays | None
 
 
 def fit(
@@ -61,14 +53,6 @@ def fit(
 
     That is the only time that the test split is opened, and not even then with `evaluation.test_split` off.
 
-    Args:
-        config: the experiment; its attack precision is chosen.
-        data: the task.
-        weights: file of pre-trained weights, or None.
-        reporter: where progress goes.
-        device: where to compute; None: the CPU.
-        dtype: of parameters and images; float64 is for proofs.
-
     Raises:
         UserError: for weights that do not fit, a corrupt checkpoint, or a loss that is not finite.
     """
@@ -83,7 +67,7 @@ def fit(
         checkpoints.write()
     trainer.restore_best()
     found = evaluate_finally(config, data, trainer.deployed, trainer.attacks.evaluation, trainer.history, weights)
-    return FitResult(found.summary, trainer.history, trainer.deployed.state_dict(), found.samples, found.outcomes)
+    return FitResult(**vars(found), history=trainer.history, weights=trainer.deployed.state_dict())
 
 
 def run_epoch(trainer: Trainer, after_step: Callable[[], None] = lambda: None) -> None:
@@ -128,7 +112,6 @@ def run_epoch(trainer: Trainer, after_step: Callable[[], None] = lambda: None) -
 
 
 def _record(trainer: Trainer, found: Validation, check: CheckResult | None, decision: Decision) -> EpochRecord:
-    """Returns the epoch's record, but for what its steps used and measured."""
     config, split, progress = trainer.config, trainer.data.split, trainer.progress
     epoch, seconds = len(trainer.history) + 1, progress.timer.seconds
     best_epoch = epoch if decision.improved else trainer.history[-1].best_epoch
@@ -156,7 +139,6 @@ def _record(trainer: Trainer, found: Validation, check: CheckResult | None, deci
 
 
 def _prepare(trainer: Trainer, epoch: int) -> None:
-    """Logs where the epoch begins; the first one measures the natural-branch accuracy that it begins with, too."""
     progress = trainer.progress
     if progress.step:
         _log.info("Epoch %d resumes after step %d.", epoch, progress.step)

@@ -60,7 +60,6 @@ def check_masking(
 def _broken_places(
     config: ExperimentConfig, model: nn.Module, attack: Attack, data: TaskData, rows: Tensor, places: Tensor
 ) -> Tensor:
-    """Returns the `places` among `rows` that the stronger attack breaks; the same on every worker."""
     device = next(model.parameters()).device
     found = [torch.empty(0, dtype=torch.int64, device=device)]
     for own in own_batches(places, config.evaluation.batch_size_per_worker):

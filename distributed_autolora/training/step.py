@@ -19,19 +19,7 @@ from distributed_autolora.training.methods.weight_averaging import Averaging
 
 
 class TrainingStep:
-    """Takes steps of SGD on a method's objective; gradients are averaged over the workers.
-
-    Attributes:
-        optimizer: SGD over the objective's trainable parameters.
-
-    Args:
-        config: the experiment.
-        backbone: the classifier under training, which the objective owns.
-        objective: of the method; its batch norms are global.
-        attack: makes the adversarial images.
-        averaging: the moving average of the weights, if there is one.
-        device: where all of it is.
-    """
+    """Takes steps of SGD on a method's objective; gradients are averaged over the workers."""
 
     def __init__(
         self,
@@ -62,10 +50,7 @@ class TrainingStep:
         Args:
             x: [n, C, H, W] augmented images; n may be 0.
             y: [n] their labels.
-            noise: [n, C, H, W] random start of the attack, in [0, 1).
             denominator: rows of the global batch over the number of workers.
-            further: keyword arguments of the objective.
-            timer: takes the seconds.
         """
         with timer.phase("attack"):
             x_adv = self._attack(self._backbone, x, y, noise=noise)

@@ -49,12 +49,6 @@ class Labelled(Protocol):
 class TaskData:
     """The training, validation and test images of one run.
 
-    Args:
-        config: the experiment.
-        folder: where its Parquet files are.
-        device: where batches go.
-        dtype: of the images handed out.
-
     Raises:
         UserError: for data that cannot be used.
     """
@@ -117,12 +111,10 @@ class TaskData:
         return values
 
     def _training_pixels(self, rows: Tensor, epoch: int, stream: AugmentationStream) -> Tensor:
-        """Returns uint8 images on the CPU, page-locked for a GPU; what is drawn per image there is drawn."""
         pixels = self._source.training_images(rows, seed=self._config.seed, epoch=epoch, stream=stream)
         return pixels.pin_memory() if self._device.type == "cuda" and len(pixels) else pixels
 
     def _augmented(self, pixels: Tensor, rows: Tensor, epoch: int, stream: AugmentationStream) -> tuple[Tensor, Tensor]:
-        """Moves a batch to the device and draws there what is drawn there."""
         images = pixels.to(self._device, non_blocking=True)
         if self._config.data.augmentation == "crop_flip":
             images = crop_flip(images, self.to_device(rows), seed=self._config.seed, epoch=epoch, stream=stream)

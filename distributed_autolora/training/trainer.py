@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -10,6 +10,7 @@ from torch import Tensor
 
 from distributed_autolora.config import ExperimentConfig
 from distributed_autolora.core.keyed_random import keyed_uniform
+from distributed_autolora.core.paired_comparison import StrongerCheck
 from distributed_autolora.core.schedules import Decision
 from distributed_autolora.data.sampler import global_batches, worker_share
 from distributed_autolora.errors import TrainingDivergedError, UserError
@@ -18,14 +19,16 @@ from distributed_autolora.training.attacks import build_attacks
 from distributed_autolora.training.checkpoint import TrainingState, momentum_buffers, restore_momentum, snapshot
 from distributed_autolora.training.distributed import batch_norm, collectives
 from distributed_autolora.training.epoch import EpochProgress
-from distributed_autolora.training.methods.loss_weights import set_weights
+from distributed_autolora.training.evaluation import Validation
+from distributed_autolora.training.masking_check import CheckResult
 from distributed_autolora.training.methods.registry import (
     build_objective,
+    build_schedule,
     fresh_classifier,
     method_of,
+    set_weights,
 )
 from distributed_autolora.training.methods.weight_averaging import Averaging
-from distributed_autolora.training.steering import Steering
 from distributed_autolora.training.step import TrainingStep
 from distributed_autolora.training.task_data import TaskData
 
@@ -36,16 +39,7 @@ class Trainer:
     Attributes:
         objective: the method's objective, which owns the backbone and every other trained tensor.
         deployed: the network that is validated and deployed: the backbone, or its moving average.
-        attacks: on either.
         history: one record an epoch.
-        progress: of the epoch that follows the records.
-
-    Args:
-        config: the experiment; its attack precision is chosen.
-        data: the task.
-        weights: file of pre-trained weights, or None.
-        device: where to compute.
-        dtype: of parameters and images; float64 is for proofs.
 
     Raises:
         UserError: for weights that do not fit.
@@ -195,6 +189,49 @@ class Trainer:
 
     @property
     def _identity(self) -> dict[str, Any]:
-        """What must be equal for a checkpoint to be this run's."""
         config = self.config
         return {"config_digest": config.digest(), "seed": config.seed, "split_digest": self.data.split.digest}
+
+
+class Steering:
+    """A learning-rate schedule, and the validation outcomes by image that it is replayed from."""
+
+    def __init__(self, config: ExperimentConfig) -> None:
+        self._schedule = build_schedule(config)
+        self._outcomes: list[Tensor] = []
+        self._newly_broken: list[Tensor] = []
+
+    @property
+    def best(self) -> float:
+        """Robust validation accuracy that the schedule counts as the best so far."""
+        return self._schedule.best
+
+    @property
+    def outcomes(self) -> Tensor:
+        """bool [epochs, validation images]: robust to the evaluation attack after each epoch."""
+        return _stacked(self._outcomes)
+
+    @property
+    def newly_broken(self) -> Tensor:
+        """bool [epochs, validation images]: of these, broken by the stronger attack of a check."""
+        return _stacked(self._newly_broken)
+
+    def decide(self, found: Validation, check: CheckResult | None) -> Decision:
+        """Takes an epoch's validation, and its check if there was one, and decides about the next epoch."""
+        return self._schedule.step(found.robust.accuracy, found.outcomes, None if check is None else check.by_image)
+
+    def remember(self, found: Validation, check: CheckResult | None) -> None:
+        """Keeps what was found by image."""
+        self._outcomes.append(found.outcomes)
+        self._newly_broken.append(torch.zeros_like(found.outcomes) if check is None else check.by_image.newly_broken)
+
+    def replay(self, history: Sequence[EpochRecord], outcomes: Tensor, newly_broken: Tensor) -> None:
+        """Takes all decisions of a saved run once more."""
+        self._outcomes, self._newly_broken = list(outcomes), list(newly_broken)
+        for record, robust, broken in zip(history, self._outcomes, self._newly_broken, strict=True):
+            check = None if record.masking is None else StrongerCheck(broken, record.masking.images)
+            self._schedule.step(record.robust.accuracy, robust, check)
+
+
+def _stacked(epochs: list[Tensor]) -> Tensor:
+    return torch.stack(epochs) if epochs else torch.empty((0, 0), dtype=torch.bool)

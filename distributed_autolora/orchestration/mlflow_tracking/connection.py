@@ -56,11 +56,12 @@ def connect(uri: str) -> MlflowClient:
     """
     _check_uri(uri)
     # MLflow would report usage to its makers, list every migration of a new database, print links into the log of
-    # the run, and warn without git.
+    # the run, draw progress bars of files, and warn without git.
     for name, value in (
         ("MLFLOW_DISABLE_TELEMETRY", "true"),
         ("MLFLOW_LOGGING_LEVEL", "WARNING"),
         ("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true"),
+        ("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false"),
         ("GIT_PYTHON_REFRESH", "quiet"),
     ):
         os.environ.setdefault(name, value)

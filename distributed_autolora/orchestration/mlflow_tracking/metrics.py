@@ -22,8 +22,6 @@ class MetricWriter:
     What the run has is read on the first write and after a failed one; in between it is remembered.
 
     Args:
-        uri: tracking URI.
-        run_id: the MLflow run.
         retry_after_s: after a failed write, seconds in which the server is left alone.
     """
 
@@ -38,9 +36,6 @@ class MetricWriter:
         """Writes what the run does not have yet, and tells whether it now has everything.
 
         It never raises for a server that is away, and then costs a few seconds at most.
-
-        Args:
-            history: all records so far; the epoch is the step.
         """
         if self._has is None and time.monotonic() < self._retry_at:
             return False

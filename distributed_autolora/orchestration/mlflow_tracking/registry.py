@@ -28,9 +28,7 @@ def download_weights(uri: str, model_uri: str, folder: Path) -> Path:
     """Downloads the weights file of a model that MLflow holds.
 
     Args:
-        uri: tracking URI.
         model_uri: models:/NAME/VERSION, models:/ID, runs:/RUN_ID/model or runs:/RUN_ID/model.safetensors.
-        folder: existing folder to download to.
 
     Raises:
         UserError: when there is no such model, or it has no weights file.

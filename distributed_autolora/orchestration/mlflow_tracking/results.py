@@ -57,12 +57,8 @@ def log_model(
     """Stores a model that `mlflow.pytorch.load_model` reads without this package; does nothing when the run has one.
 
     Args:
-        uri: tracking URI.
-        run_id: the MLflow run.
         model: takes float images [n, C, H, W] in [0, 1]; exported in eval mode on the CPU.
         example: such images, at least 2: with 1 the exported graph would only take batches of 1.
-        weights: file of its weights, which an evaluation reads; None: none is kept.
-        step: epoch of the model; the run's metrics of that step are shown beside it.
 
     Raises:
         TrackingError: when the run does not have it now.

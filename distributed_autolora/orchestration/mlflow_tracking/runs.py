@@ -41,12 +41,7 @@ def open_run(
     """Creates an MLflow run, or continues one, and returns its id. The run is then in status RUNNING.
 
     Args:
-        uri: tracking URI; an SQLite path in it is absolute.
-        experiment: name of the experiment, created when missing.
-        run_name: name of a new run.
         params: flat parameters; those that the run already has stay as they are.
-        tags: tags of a new run.
-        run_id: the run to continue; None: a new one.
         home: output folder; without a server, artifacts go to its `mlartifacts`.
 
     Raises:

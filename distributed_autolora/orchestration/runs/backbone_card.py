@@ -18,11 +18,7 @@ if TYPE_CHECKING:
 
 
 def write_backbone(run: FinishedRun, command: str) -> Path:
-    """Writes a finished run's network without its head, and its card beside it.
-
-    Returns:
-        The safetensors file; the card has the same name and ends in .md.
-    """
+    """Writes a finished run's network without its head, and its card beside it."""
     from distributed_autolora.models import build, read_weights, save_weights
 
     folder, config = run.folder, run.folder.config()

@@ -64,7 +64,6 @@ def remove_error(folder: RunFolder) -> None:
 
 
 def _cause(error: TrainingFailedError | RayActorError) -> tuple[int | None, BaseException]:
-    """Returns the worker that failed, where one did, and its error; the most telling one of several."""
     if isinstance(error, ControllerError):
         return None, error.controller_failure
     failures: dict[int, BaseException] = getattr(error, "worker_failures", None) or {}

@@ -27,11 +27,7 @@ _MIN_FREE_BYTES = 200 * 2**20
 
 @dataclass
 class RunFolder:
-    """The folder of one run.
-
-    Attributes:
-        path: absolute folder.
-    """
+    """The folder of one run."""
 
     path: Path
     _lock: IO[str] | None = None

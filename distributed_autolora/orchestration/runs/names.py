@@ -42,7 +42,6 @@ def next_run(home: Path, name: str) -> RunFolder:
 
 
 def _numbered(home: Path, name: str) -> list[RunFolder]:
-    """Returns the folders NAME-2, NAME-3, ... as far as they exist, repeats of NAME or runs of that very name."""
     folders = (RunFolder(home / "runs" / f"{name}-{number}") for number in count(2))
     return list(takewhile(RunFolder.exists, folders))
 

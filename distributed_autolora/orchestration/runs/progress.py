@@ -41,9 +41,7 @@ def seconds_left(history: Sequence[EpochRecord], before: int, epochs: int) -> fl
     """Returns the mean duration of the last epochs, five at most, times those left; None: none was measured yet.
 
     Args:
-        history: all records of the run up to the epoch that has just ended.
         before: how many of them are of an earlier process, whose workers may have been others.
-        epochs: largest number of epochs of the run.
     """
     recent = [record.epoch_seconds for record in history[before:][-5:]]
     return (epochs - len(history)) * sum(recent) / len(recent) if recent else None

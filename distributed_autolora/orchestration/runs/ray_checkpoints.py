@@ -111,7 +111,6 @@ def remove_unregistered(run: Path) -> None:
 
 
 def _without_newest(state: dict[str, Any], count: int) -> dict[str, Any]:
-    """Returns an index without its newest checkpoints, as if they had never been reported."""
     results = state["checkpoint_results"][:-count]
     return {
         **state,
@@ -122,16 +121,11 @@ def _without_newest(state: dict[str, Any], count: int) -> dict[str, Any]:
 
 
 def _names(state: dict[str, Any] | None) -> list[str]:
-    """Returns the folder names of the checkpoints in an index, the newest last."""
     return [] if state is None else [Path(one["checkpoint_dir_name"]).name for one in state["checkpoint_results"]]
 
 
 def _read(snapshot: Path) -> dict[str, Any] | None:
-    """Returns an index; None for a missing or half-written one.
-
-    Raises:
-        OSError: when it is there and cannot be read.
-    """
+    """Returns an index; None for a missing or half-written one."""
     try:
         return dict(json.loads(snapshot.read_bytes()))
     except (FileNotFoundError, ValueError, TypeError):

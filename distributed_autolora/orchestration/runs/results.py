@@ -124,14 +124,12 @@ def _save_figure(figure: Figure, path: Path) -> None:
 
 
 def _save_outcomes(folder: RunFolder, outcomes: dict[str, Any], row_ids: Sequence[str]) -> None:
-    """Writes the outcome of every test image, in the order of the test table."""
     table = pa.table({"row": outcomes["row"], "row_id": [row_ids[row] for row in outcomes["row"]], **outcomes})
     with atomic_write(folder.path / "outcomes.parquet", pa.ArrowException) as unfinished:
         pq.write_table(table, unfinished)
 
 
 def _save_model(config: ExperimentConfig, folder: RunFolder, weights: dict[str, Any], num_classes: int) -> None:
-    """Writes backbone and head, without the low-rank branch, as safetensors."""
     description = NetworkDescription.of(config.model, num_classes)
     classifier = description.build()
     classifier.load_state_dict({name: torch.tensor(value) for name, value in weights.items()})

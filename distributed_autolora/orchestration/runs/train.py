@@ -43,11 +43,7 @@ def train_run(
     """Starts, resumes or just shows the run that a config describes.
 
     Args:
-        config: the experiment.
-        fresh: start the next number of this run although it exists.
         checked: the inputs were looked at already, as those of a study are.
-        tags: more tags of the run's MLflow run.
-        callbacks: of Ray Train's controller, beside the run's own.
 
     Raises:
         UserError: for bad input, before any work starts wherever it can be known.
@@ -75,14 +71,12 @@ def train_run(
 
 
 def _acquire(folder: RunFolder, stack: ExitStack) -> None:
-    """Refuses a run that another process holds, and one of version 0.1."""
     folder.acquire()
     stack.callback(folder.release)
     folder.history()
 
 
 def _check(config: ExperimentConfig, inputs: Inputs, checked: bool) -> None:
-    """Checks a new run's output folder, and its inputs unless that was done."""
     _log.info("Checking the inputs.")
     check_writable(output_home(config.run) / "runs")
     for warning in [] if checked else check_inputs(config, inputs):
@@ -104,7 +98,6 @@ def _connect(config: ExperimentConfig, tracking_uri: str | None) -> None:
 
 
 def _new_run(config: ExperimentConfig, stack: ExitStack) -> tuple[ExperimentConfig, RunFolder]:
-    """Chooses the precision for the hardware, and acquires the folder."""
     from distributed_autolora.orchestration.cluster.connection import hardware_precision
 
     if is_precision_open(config):
@@ -170,12 +163,10 @@ def _tracking_uri(config: ExperimentConfig) -> str:
 
 
 def _known_tracking(folder: RunFolder) -> dict[str, str]:
-    """Returns where an existing run is tracked; empty where it never was."""
     return dict(folder.read("run.json").get("mlflow", {}))
 
 
 def _open_tracking(config: ExperimentConfig, folder: RunFolder, tags: dict[str, str]) -> dict[str, str]:
-    """Opens the run's MLflow run, and remembers it beside the run."""
     from distributed_autolora.orchestration import mlflow_tracking
 
     known = _known_tracking(folder)

@@ -27,8 +27,6 @@ def samples_figure(samples: dict[str, Any], class_names: Sequence[str], epsilon:
     Args:
         samples: x uint8 [n, C, H, W]; x_adv float [n, C, H, W] in [0, 1]; label, natural_prediction and
             adversarial_prediction [n]; C is 1 or 3.
-        class_names: a name for each label.
-        epsilon: largest perturbation of a pixel value in [0, 1].
     """
     from matplotlib.figure import Figure
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from distributed_autolora.records import ArmRecord, series
+from distributed_autolora.records import ArmRecord
 from distributed_autolora.reporting.format import attack_label
 from distributed_autolora.reporting.statistics import wilson_interval
 from distributed_autolora.reporting.study.format import metric_label, number
@@ -215,7 +215,9 @@ def _draw_by_epoch(
     from matplotlib.ticker import MaxNLocator
 
     for index, (name, runs) in enumerate(measured.items()):
-        lines = [scale * np.array(series([record.metrics() for record in run.history], key)) for run in runs]
+        lines = [
+            scale * np.array([record.metrics().get(key, np.nan) for record in run.history], dtype=float) for run in runs
+        ]
         for line in lines:
             axes.plot(np.arange(1, len(line) + 1), line, linewidth=0.8, alpha=0.5, **_style(index))
         if lines:

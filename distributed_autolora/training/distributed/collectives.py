@@ -88,7 +88,6 @@ def settle_reduction_layout(wrapped: nn.Module, *inputs: Tensor) -> None:
 
     Args:
         wrapped: what `data_parallel` returned; its parameters and buffers are left as they were.
-        inputs: any batch, as its forward takes it.
     """
     if world_size() == 1:
         return

@@ -14,8 +14,7 @@ from itertools import accumulate
 from distributed_autolora.config import ExperimentConfig
 from distributed_autolora.records import Cost, EpochRecord, Passes
 from distributed_autolora.training.attacks import stronger_attack
-from distributed_autolora.training.methods.loss_weights import follows_accuracy
-from distributed_autolora.training.methods.registry import METHODS
+from distributed_autolora.training.methods.registry import METHODS, follows_accuracy
 from distributed_autolora.training.methods.weight_averaging import has_teacher
 
 MASKING_SHARE = 0.05

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Protocol, runtime_checkable
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from distributed_autolora.config import ExperimentConfig
+from distributed_autolora.config import ExperimentConfig, MethodConfig
 from distributed_autolora.core.lora import LowRankBranch
 from distributed_autolora.core.objectives import AutoLoRa, VanillaRFT
 from distributed_autolora.core.schedules import LossWeights, RobustAccuracyHalving, StepDecay
@@ -20,6 +20,17 @@ from distributed_autolora.records.reader import nearest
 from distributed_autolora.training.methods.weight_averaging import has_teacher
 
 Schedule = RobustAccuracyHalving | StepDecay
+
+
+@runtime_checkable
+class AdaptsLossWeights(Protocol):
+    """What an objective offers whose method is registered with `adapts_loss_weights`."""
+
+    weights: LossWeights
+    """Weights of the loss terms from the next step on."""
+
+    def natural_logits(self, x: Tensor) -> Tensor:
+        """Returns the [n, classes] logits whose accuracy on training images sets the weights."""
 
 
 def _no_arguments(global_rows: int, worker: int, num_workers: int) -> dict[str, Any]:
@@ -108,7 +119,6 @@ def method_of(config: ExperimentConfig) -> Method:
 
 
 def _check_switches(config: ExperimentConfig, method: Method) -> None:
-    """Refuses `branch_batch_norm` and `weight_average` where they mean nothing."""
     name, average = config.method.name, config.method.weight_average
     if config.method.branch_batch_norm == "own" and not method.has_natural_branch:
         able = [other for other, entry in METHODS.items() if entry.has_natural_branch]
@@ -169,3 +179,25 @@ def build_schedule(config: ExperimentConfig) -> Schedule:
     if schedule.name == "step_decay":
         return StepDecay(optimization.lr, optimization.epochs)
     return RobustAccuracyHalving(optimization.lr, schedule.interval, schedule.rule, schedule.min_lr)
+
+
+def follows_accuracy(config: ExperimentConfig) -> bool:
+    """Tells whether the natural-branch accuracy has to be measured: some weight is not fixed."""
+    method = config.method
+    return METHODS[method.name].adapts_loss_weights and None in (method.natural_weight, method.kl_weight)
+
+
+def set_weights(objective: nn.Module, method: MethodConfig, natural_branch_accuracy: float | None) -> None:
+    """Sets the weights that are fixed as configured, and the others from the accuracy where there is one."""
+    if not isinstance(objective, AdaptsLossWeights):
+        return
+    weights = objective.weights
+    if natural_branch_accuracy is not None:
+        weights = LossWeights.from_natural_accuracy(natural_branch_accuracy, method.sharpening, method.kl_weight_max)
+    fixed = {"natural_weight": method.natural_weight, "kl_weight": method.kl_weight}
+    objective.weights = replace(weights, **{name: value for name, value in fixed.items() if value is not None})
+
+
+def weights_of(objective: nn.Module) -> LossWeights | None:
+    """Returns the weights of the next step; None for an objective without."""
+    return objective.weights if isinstance(objective, AdaptsLossWeights) else None

@@ -28,9 +28,6 @@ class Averaging:
         deployed: the network that is validated, selected, evaluated and saved: the backbone, or its average.
 
     Args:
-        config: the experiment.
-        objective: owns `backbone`; takes the average as its part "average".
-        backbone: the network that is trained.
         train_images: images of an epoch; the average remembers about so many.
     """
 
