@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import sys
-from types import TracebackType
-from typing import Self
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -17,52 +15,32 @@ _BAR_COLUMNS = 16
 _ESTIMATE_FROM_S = 86_400
 
 
-class ProgressBar:
+class ProgressBar(Progress):
     """A line that is redrawn below what is printed meanwhile: name, bar, position, elapsed time, time left, a text.
 
-    Nothing of it remains when it ends. Where output is no terminal it shows nothing.
+    Nothing of it remains when its block ends. Where output is no terminal it shows nothing.
 
     Args:
         done: how many an earlier process finished.
     """
 
     def __init__(self, name: str, total: int, done: int = 0, text: str = "") -> None:
-        self._progress: Progress | None = None
-        if not is_live():
-            return
-        columns = (
+        super().__init__(
             TextColumn("{task.description}"),
             BarColumn(_BAR_COLUMNS),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
             TimeRemainingColumn(compact=True),
             TextColumn("left  {task.fields[text]}", table_column=Column(no_wrap=True, overflow="ellipsis", ratio=1)),
-        )
-        console = Console(file=sys.stdout, force_terminal=True, highlight=False, emoji=False)
-        self._progress = Progress(
-            *columns,
-            console=console,
+            console=Console(file=sys.stdout, force_terminal=True, highlight=False, emoji=False),
             transient=True,
             expand=True,
             redirect_stderr=sys.stderr.isatty(),  # warnings that go to a file must not be drawn here instead
             speed_estimate_period=_ESTIMATE_FROM_S,
+            disable=not is_live(),
         )
-        self._task = self._progress.add_task(name, total=total, completed=done, text=text)
+        self._task = self.add_task(name, total=total, completed=done, text=text)
 
-    def update(self, done: int, text: str = "") -> None:
-        """Redraws the line."""
-        if self._progress is not None:
-            self._progress.update(self._task, completed=done, text=text)
-
-    def __enter__(self) -> Self:
-        """Begins to draw."""
-        if self._progress is not None:
-            self._progress.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Removes what was drawn."""
-        if self._progress is not None:
-            self._progress.stop()
+    def show(self, done: int, text: str = "") -> None:
+        """Redraws the line with `done` steps finished; the text replaces the earlier one."""
+        self.update(self._task, completed=done, text=text)

@@ -75,7 +75,7 @@ def build_attack(config: ExperimentConfig, attack: AttackConfig) -> Attack:
 
 def attack_name(attack: AttackConfig) -> str:
     """Returns the name that accuracies under this attack are logged under."""
-    return pgd_name(attack.num_steps, random_starts=int(attack.random_start), loss=attack.loss)
+    return pgd_name(attack.num_steps, loss=attack.loss)
 
 
 def stronger_attack(attack: AttackConfig) -> AttackConfig:

@@ -85,15 +85,8 @@ class TrainingState:
             for full_name, value in tensors.items():
                 part, name = full_name.split("/", 1)
                 parts[part][name] = value
-            return cls(
-                parts["model"],
-                parts["best"],
-                parts["momentum"],
-                history,
-                values["identity"],
-                values.get("progress"),
-                **by_image,
-            )
+            stand = (history, values["identity"], values.get("progress"))
+            return cls(parts["model"], parts["best"], parts["momentum"], *stand, *by_image.values())
         except (OSError, SafetensorError, ValueError, KeyError) as error:
             raise kind_of(error)(
                 f"Checkpoint {folder} cannot be read ({error}). If it stays so, start the run afresh with --fresh."

@@ -141,7 +141,7 @@ def _evaluate_chunks(
             done = before + len(found)
             left = (time.monotonic() - start) / len(found) * (in_all - done)
             print_line(chunk_line(done, in_all, chunk.index, counts_of(columns), seconds, left))
-            bar.update(done)
+            bar.show(done)
     return found
 
 

@@ -3,16 +3,17 @@
 Importing mlflow takes seconds, so every function imports it when it is first needed.
 """
 
-from distributed_autolora.orchestration.mlflow_tracking.connection import (
-    TrackingError,
-    connect,
-    default_tracking_uri,
-)
+from distributed_autolora.orchestration.mlflow_tracking.connection import TrackingError, connect, default_tracking_uri
 from distributed_autolora.orchestration.mlflow_tracking.metrics import MetricWriter
-from distributed_autolora.orchestration.mlflow_tracking.registry import download_weights, log_evaluation, register_model
+from distributed_autolora.orchestration.mlflow_tracking.registry import (
+    PARENT,
+    download_weights,
+    log_evaluation,
+    log_study,
+    register_model,
+)
 from distributed_autolora.orchestration.mlflow_tracking.results import log_model, log_result
 from distributed_autolora.orchestration.mlflow_tracking.runs import end_run, finish_run, open_run
-from distributed_autolora.orchestration.mlflow_tracking.studies import PARENT, log_study
 
 __all__ = [
     "PARENT",

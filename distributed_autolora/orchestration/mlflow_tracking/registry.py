@@ -1,4 +1,4 @@
-"""What an evaluation leaves in MLflow: metrics, files and tags, and the model in the registry."""
+"""What evaluations and studies leave in MLflow: metrics, files and tags, and the model in the registry."""
 
 from __future__ import annotations
 
@@ -20,6 +20,8 @@ from distributed_autolora.orchestration.mlflow_tracking.metrics import legal_nam
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
+PARENT = "mlflow.parentRunId"
+"""Tag by which MLflow shows a run below another."""
 _FOLDER = "evaluation"
 _TAG_LENGTH = 500
 
@@ -70,6 +72,18 @@ def log_evaluation(
             client.set_tag(run_id, name, truncated(text, _TAG_LENGTH))
         for file in files:
             client.log_artifact(run_id, str(file), _FOLDER)
+
+
+def log_study(uri: str, run_id: str, report: Path, note: str) -> None:
+    """Writes the files of a report, which replace older ones, and the description of a study's own run.
+
+    Raises:
+        TrackingError: when not everything was written.
+    """
+    with requests_to(uri, LONG_S, retries=2):
+        client = connect(uri)
+        client.log_artifacts(run_id, str(report.parent), "report")
+        client.set_tag(run_id, "mlflow.note.content", note)
 
 
 def register_model(uri: str, run_id: str, name: str, tags: dict[str, str]) -> str:

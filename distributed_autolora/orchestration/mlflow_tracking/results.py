@@ -22,11 +22,7 @@ _TAG_LENGTH = 8000
 
 
 def log_result(
-    uri: str,
-    run_id: str,
-    result: RunResult,
-    history: Sequence[EpochRecord],
-    artifacts: dict[str, Path | Figure | str],
+    uri: str, run_id: str, result: RunResult, history: Sequence[EpochRecord], artifacts: dict[str, Path | Figure | str]
 ) -> None:
     """Writes all that a finished run leaves: missing epochs, test metrics, cost, files, a description, and the tag
     `masking`.

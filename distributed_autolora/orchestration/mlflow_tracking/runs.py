@@ -47,17 +47,16 @@ def open_run(
     Raises:
         UserError: for a URI that cannot be used, a server that does not answer, or a run that it does not know.
     """
-    with timeouts(OPENING_S):
-        try:
-            client = connect(uri)
-            client.search_experiments(max_results=1)
-        except failures() as error:
-            raise UserError(
-                f"MLflow at {uri} cannot be used ({problem_of(error)}): start it, or change run.mlflow_uri."
-            ) from None
+    client = _reached(uri)
     with timeouts(LONG_S, retries=2):
         try:
-            return _open(client, uri, experiment, run_name, params, tags, run_id, home)
+            if run_id is None:
+                run = _new_run(client, _experiment_id(client, uri, experiment, home), run_name, tags)
+            else:
+                run = _known_run(client, uri, run_id)
+                client.update_run(run_id, status="RUNNING")
+            _log_params(client, run, params)
+            return str(run.info.run_id)
         except failures() as error:
             raise UserError(
                 f"MLflow at {uri} refused the run ({problem_of(error)}): fix that there, or change run.mlflow_uri."
@@ -83,31 +82,31 @@ def end_run(uri: str, run_id: str, *, status: Literal["FINISHED", "FAILED", "KIL
         connect(uri).set_terminated(run_id, status)
 
 
-def _open(
-    client: MlflowClient,
-    uri: str,
-    experiment: str,
-    run_name: str,
-    params: dict[str, Any],
-    tags: dict[str, str],
-    run_id: str | None,
-    home: Path,
-) -> str:
-    from mlflow.entities import Param
+def _reached(uri: str) -> MlflowClient:
+    with timeouts(OPENING_S):
+        try:
+            client = connect(uri)
+            client.search_experiments(max_results=1)
+        except failures() as error:
+            raise UserError(
+                f"MLflow at {uri} cannot be used ({problem_of(error)}): start it, or change run.mlflow_uri."
+            ) from None
+    return client
+
+
+def _new_run(client: MlflowClient, experiment_id: str, name: str, tags: dict[str, str]) -> Run:
     from mlflow.tracking.context.registry import resolve_tags
 
-    if run_id is None:
-        experiment_id = _experiment_id(client, uri, experiment, home)
-        run = client.create_run(experiment_id, tags=resolve_tags(tags), run_name=run_name)
-    else:
-        run = _known_run(client, uri, run_id)
-        client.update_run(run.info.run_id, status="RUNNING")
-    missing = [
-        Param(key, truncated(str(value), _PARAM_LENGTH)) for key, value in params.items() if key not in run.data.params
-    ]
+    return client.create_run(experiment_id, tags=resolve_tags(tags), run_name=name)
+
+
+def _log_params(client: MlflowClient, run: Run, params: dict[str, Any]) -> None:
+    from mlflow.entities import Param
+
+    known = run.data.params
+    missing = [Param(key, truncated(str(value), _PARAM_LENGTH)) for key, value in params.items() if key not in known]
     for start in range(0, len(missing), _PARAMS_PER_BATCH):
         client.log_batch(run.info.run_id, params=missing[start : start + _PARAMS_PER_BATCH])
-    return str(run.info.run_id)
 
 
 def _experiment_id(client: MlflowClient, uri: str, name: str, home: Path) -> str:

@@ -11,8 +11,6 @@ from distributed_autolora.config import ExperimentConfig, output_home
 from distributed_autolora.errors import UserError
 from distributed_autolora.orchestration.runs.folder import RunFolder
 
-__all__ = ["find_run", "is_precision_open", "newest_run", "next_run", "run_name", "with_name", "with_precision"]
-
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _PRECISIONS = ("bfloat16", "float32")
 

@@ -48,42 +48,27 @@ def seconds_left(history: Sequence[EpochRecord], before: int, epochs: int) -> fl
 
 
 def _follow(
-    folder: RunFolder,
-    config: ExperimentConfig,
-    before: int,
-    print_one: Callable[[str], None],
-    done: threading.Event,
-) -> None:
-    try:
-        with ProgressBar("epoch", config.optimization.epochs, before, "workers start") as bar:
-            _print_epochs(folder, config, before, print_one, done, bar)
-    except UserError as error:  # the run itself does not depend on it
-        print(f"warning: progress is no longer shown: {error}", file=sys.stderr, flush=True)
-
-
-def _print_epochs(
-    folder: RunFolder,
-    config: ExperimentConfig,
-    before: int,
-    print_one: Callable[[str], None],
-    done: threading.Event,
-    bar: ProgressBar,
+    folder: RunFolder, config: ExperimentConfig, before: int, print_one: Callable[[str], None], done: threading.Event
 ) -> None:
     epochs, printed, is_last = config.optimization.epochs, before, False
     rule = config.schedule.rule if config.schedule.name == "automatic" else None
-    while not is_last:
-        # The history is read once more after the run ended, so that its last epoch is printed too.
-        is_last = done.wait(_POLL_S)
-        history = folder.history()
-        for record in history[printed:]:
-            if printed == before:
-                print_one(epoch_header(epochs))
-            left = seconds_left(history[: record.epoch], before, epochs)
-            print_one(epoch_line(record, epochs=epochs, seconds_left=left))
-            if warning := masking_warning(record, name=folder.name, method=config.method.name, rule=rule):
-                print(f"warning: {warning}", file=sys.stderr, flush=True)
-            printed += 1
-            bar.update(record.epoch, _position(record, epochs))
+    try:
+        with ProgressBar("epoch", epochs, before, "workers start") as bar:
+            while not is_last:
+                # The history is read once more after the run ended, so that its last epoch is printed too.
+                is_last = done.wait(_POLL_S)
+                history = folder.history()
+                for record in history[printed:]:
+                    if printed == before:
+                        print_one(epoch_header(epochs))
+                    left = seconds_left(history[: record.epoch], before, epochs)
+                    print_one(epoch_line(record, epochs=epochs, seconds_left=left))
+                    if warning := masking_warning(record, name=folder.name, method=config.method.name, rule=rule):
+                        print(f"warning: {warning}", file=sys.stderr, flush=True)
+                    printed += 1
+                    bar.show(record.epoch, _position(record, epochs))
+    except UserError as error:  # the run itself does not depend on it
+        print(f"warning: progress is no longer shown: {error}", file=sys.stderr, flush=True)
 
 
 def _position(record: EpochRecord, epochs: int) -> str:

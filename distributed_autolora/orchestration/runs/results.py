@@ -93,23 +93,14 @@ def track(config: ExperimentConfig, folder: RunFolder, result: RunResult) -> boo
     try:
         mlflow_tracking.log_result(uri, run_id, result, folder.history(), artifacts)
         if result.test is not None:
-            _track_model(config, folder, result)
+            model, example = load_deployable(config, folder, result.num_classes), torch.zeros(2, *result.image_shape)
+            weights = folder.path / "model.safetensors"
+            mlflow_tracking.log_model(uri, run_id, model, example, weights=weights, step=result.best_epoch)
         mlflow_tracking.end_run(uri, run_id, status="FINISHED")
     except mlflow_tracking.TrackingError as error:
         print(f"warning: {error} {folder.path} holds everything.", file=sys.stderr)
         return False
     return True
-
-
-def _track_model(config: ExperimentConfig, folder: RunFolder, result: RunResult) -> None:
-    mlflow_tracking.log_model(
-        result.mlflow.uri,
-        result.mlflow.run_id,
-        load_deployable(config, folder, result.num_classes),
-        torch.zeros(2, *result.image_shape),
-        weights=folder.path / "model.safetensors",
-        step=result.best_epoch,
-    )
 
 
 def load_deployable(config: ExperimentConfig, folder: RunFolder, num_classes: int) -> Classifier:

@@ -12,18 +12,19 @@ from typing import TYPE_CHECKING, Any
 from distributed_autolora.records import AccuracyCount, EpochRecord, MaskingCheck, RunResult
 from distributed_autolora.reporting.format import attack_label, duration, pixel_fraction
 from distributed_autolora.reporting.masking import warns
-from distributed_autolora.reporting.run.curves import Measured, measured
 from distributed_autolora.reporting.run.panels import (
     BLACK,
     BLUE,
     GREEN,
     GREY,
     RED,
+    Measured,
     draw_losses,
     draw_lr,
     draw_seconds,
     draw_weights,
     lowered,
+    measured,
     title,
 )
 from distributed_autolora.reporting.statistics import wilson_interval

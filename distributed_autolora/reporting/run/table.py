@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
     from rich.table import Table
 
-__all__ = ["duration", "epoch_header", "epoch_line", "result_table"]
-
 WIDTH = 80
 _EVENT_WIDTH = 29
 _COLUMNS = (("lr", 7), ("loss", 6), ("nat %", 5), ("rob %", 5), ("lam1", 4), ("lam2", 4), ("img/s", 5))

@@ -15,8 +15,8 @@ from matplotlib.text import Text
 from scipy.stats import norm
 
 from distributed_autolora.records import EpochRecord
-from distributed_autolora.reporting.run.curves import losses, measured, seconds
 from distributed_autolora.reporting.run.figure import curves_figure
+from distributed_autolora.reporting.run.panels import losses, measured, seconds
 from tests.reporting import runs
 
 CHECKED = {4: 1, 8: 9, 12: 0, 16: 1, 20: 2}

@@ -7,9 +7,9 @@ from dataclasses import replace
 import pytest
 
 from distributed_autolora.records import AccuracyCount
-from distributed_autolora.reporting.format import attack_label, compact, event, pixel_fraction
+from distributed_autolora.reporting.format import attack_label, compact, duration, event, pixel_fraction
 from distributed_autolora.reporting.run.mlflow_description import run_description
-from distributed_autolora.reporting.run.table import duration, epoch_header, epoch_line, result_table
+from distributed_autolora.reporting.run.table import epoch_header, epoch_line, result_table
 from tests.reporting import runs
 
 
