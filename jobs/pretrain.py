@@ -17,7 +17,7 @@ def main() -> None:
     )
     from distributed_autolora.data.catalog import data_folder
     from distributed_autolora.orchestration.evaluations.post_training import check_attacks, evaluate_finished
-    from distributed_autolora.orchestration.runs.backbone_card import write_backbone
+    from distributed_autolora.orchestration.runs.results import write_backbone
     from distributed_autolora.orchestration.runs.train import train_run
 
     check_attacks(flags.evaluate, data_folder(flags.experiment.data))

@@ -16,18 +16,15 @@ from distributed_autolora.records.evaluation import (
     Evaluation,
     SanityCheck,
     Status,
-    evaluation_from_json,
-    evaluation_to_json,
     pgd_name,
 )
+from distributed_autolora.records.reader import from_json, to_json
 from distributed_autolora.records.run import (
     Cost,
     MaskingSummary,
     RunResult,
     RunSummary,
     TrackedRun,
-    result_from_json,
-    result_to_json,
 )
 from distributed_autolora.records.study import (
     ArmRecord,
@@ -67,16 +64,14 @@ __all__ = [
     "Status",
     "StudyRecord",
     "TrackedRun",
-    "evaluation_from_json",
-    "evaluation_to_json",
+    "from_json",
     "history_from_json",
     "history_to_json",
     "pgd_name",
-    "result_from_json",
-    "result_to_json",
     "runs_from_json",
     "runs_to_json",
     "settings_text",
     "study_from_json",
     "study_to_json",
+    "to_json",
 ]

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from distributed_autolora.records.accuracy import AccuracyCount
-from distributed_autolora.records.reader import FORMAT, StrictReader, without_format
 
 Status = Literal["PASS", "WARN", "FAIL"]
 
@@ -139,22 +138,3 @@ class Evaluation:
     def attack(self, name: str) -> AttackResult | None:
         """Returns the result of an attack, None where it did not run."""
         return next((attack for attack in self.attacks if attack.name == name), None)
-
-
-def evaluation_to_json(evaluation: Evaluation) -> dict[str, Any]:
-    """Returns JSON values for `evaluation_from_json`."""
-    return {"format": FORMAT, **asdict(evaluation)}
-
-
-def evaluation_from_json(values: Any, source: str) -> Evaluation:
-    """Returns an evaluation.
-
-    Args:
-        values: what `evaluation_to_json` returned.
-        source: the file that they were read from, for messages.
-
-    Raises:
-        UserError: for values of version 0.1, or damaged ones.
-    """
-    evaluation: Evaluation = StrictReader(source).read(Evaluation, without_format(values, source))
-    return evaluation

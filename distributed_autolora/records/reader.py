@@ -7,10 +7,11 @@ import difflib
 import types
 from collections.abc import Callable
 from dataclasses import MISSING, dataclass
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from distributed_autolora.errors import UserError
 
+Record = TypeVar("Record")
 FORMAT = 2
 """Version of the JSON files of runs; files of version 0.1 of this program do not state one."""
 _EXPECTED = {int: "a whole number", bool: "true or false", str: "a text", float: "a number", dict: "a mapping"}
@@ -111,3 +112,18 @@ def without_format(values: Any, source: str, otherwise: str = "start afresh with
             f"{otherwise}."
         )
     return {key: value for key, value in values.items() if key != "format"}
+
+
+def to_json(record: Any) -> dict[str, Any]:
+    """Returns JSON values of a record, with the format version, for `from_json`."""
+    return {"format": FORMAT, **dataclasses.asdict(record)}
+
+
+def from_json(cls: type[Record], values: Any, source: str) -> Record:
+    """Returns the record that `to_json` made these values of; `source` is their file, for messages.
+
+    Raises:
+        UserError: for values of version 0.1, or damaged ones.
+    """
+    record: Record = StrictReader(source).read(cls, without_format(values, source))
+    return record

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from distributed_autolora.records.accuracy import Accuracies
-from distributed_autolora.records.reader import FORMAT, StrictReader, without_format
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,18 +107,3 @@ class RunResult(RunSummary):
     mlflow: TrackedRun
     folder: str
     tracked: bool = False
-
-
-def result_to_json(result: RunResult) -> dict[str, Any]:
-    """Returns JSON values for `result_from_json`."""
-    return {"format": FORMAT, **asdict(result)}
-
-
-def result_from_json(values: Any, source: str) -> RunResult:
-    """Returns the result of a run.
-
-    Raises:
-        UserError: for values of version 0.1, or damaged ones.
-    """
-    result: RunResult = StrictReader(source).read(RunResult, without_format(values, source))
-    return result

@@ -19,25 +19,21 @@ class Reporter(Protocol):
 
     def latest(self) -> TrainingState | None:
         """Returns the newest checkpoint of this run, or None for a new run."""
+        return None
 
     def report(self, state: TrainingState) -> None:
         """Takes where the run stands now, after an epoch or within one; every worker calls it."""
 
     def is_machine_leaving(self) -> bool:
         """Tells whether a machine of this run is about to be taken away; every worker gets the same answer."""
+        return False
 
 
-class NoReports:
-    """A `Reporter` of runs in this process that keep no checkpoints."""
-
-    def latest(self) -> TrainingState | None:
-        return None
+class NoReports(Reporter):
+    """Of runs in this process that keep no checkpoints."""
 
     def report(self, state: TrainingState) -> None:
         pass
-
-    def is_machine_leaving(self) -> bool:
-        return False
 
 
 class EpochCheckpoints:

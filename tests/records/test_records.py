@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import pytest
@@ -14,15 +15,15 @@ from distributed_autolora.records import (
     AccuracyCount,
     Curve,
     CurvePoint,
+    Evaluation,
     GradientSimilarity,
     MaskingSummary,
-    evaluation_from_json,
-    evaluation_to_json,
+    RunResult,
+    from_json,
     history_from_json,
     history_to_json,
     pgd_name,
-    result_from_json,
-    result_to_json,
+    to_json,
 )
 from tests.reporting import runs
 from tests.reporting.evaluations import evaluation
@@ -55,13 +56,13 @@ def test_a_result_comes_back_from_its_file_as_it_was() -> None:
     full = replace(runs.result(runs.history(6)), masking=found, task_card={"task": "pets", "images": {"train": 3}})
     closed = replace(full, test=None, test_images=None, linear_head=None, masking=None, rule=None)
     for result in (full, closed):
-        assert result_from_json(through_text(result_to_json(result)), "result.json") == result
+        assert from_json(RunResult, through_text(to_json(result)), "result.json") == result
 
 
 def test_an_evaluation_comes_back_from_its_file_as_it_was() -> None:
     curve = Curve((CurvePoint(0.0, AccuracyCount(931, 1000)), CurvePoint(0.1, AccuracyCount(1, 1000))), 1 / 3)
     for found in (evaluation(curve=curve), evaluation(sanity=(), image_size=32, image_shape=(3, 32, 32))):
-        assert evaluation_from_json(through_text(evaluation_to_json(found)), "evaluation.json") == found
+        assert from_json(Evaluation, through_text(to_json(found)), "evaluation.json") == found
 
 
 def test_accuracies_of_an_evaluation_are_logged_under_the_names_of_their_attacks() -> None:
@@ -81,7 +82,7 @@ def test_the_name_of_a_pgd_attack_is_what_attacks_are_asked_for_by() -> None:
 
 @pytest.mark.parametrize("values", [[{"epoch": 1, "val/robust_accuracy/pgd10": 0.5}], {"name": "run"}, {"format": 99}])
 def test_files_of_another_version_are_refused_in_one_line(values: Any) -> None:
-    for read in (history_from_json, result_from_json, evaluation_from_json):
+    for read in (history_from_json, partial(from_json, RunResult), partial(from_json, Evaluation)):
         with pytest.raises(UserError) as refused:
             read(values, "/runs/one/file.json")
         message = str(refused.value)

@@ -15,7 +15,7 @@ from distributed_autolora.errors import UserError
 from distributed_autolora.evaluation.chunks import Chunk, Columns
 from distributed_autolora.files import acquire_folder, atomic_write, read_json, write_json, writing
 from distributed_autolora.orchestration.runs.folder import check_writable
-from distributed_autolora.records import Evaluation, evaluation_from_json, evaluation_to_json
+from distributed_autolora.records import Evaluation, from_json, to_json
 
 RESULT_FILE, OUTCOMES_FILE = "evaluation.json", "outcomes.parquet"
 _SECONDS = b"seconds"
@@ -57,7 +57,7 @@ class EvaluationFolder:
         if self._kept_digest() != self.digest or not (self.path / OUTCOMES_FILE).is_file():
             return None
         try:
-            return evaluation_from_json(read_json(self.path / RESULT_FILE), RESULT_FILE)
+            return from_json(Evaluation, read_json(self.path / RESULT_FILE), RESULT_FILE)
         except UserError:
             return None
 
@@ -106,7 +106,7 @@ class EvaluationFolder:
                     with writing(self.path / kept):
                         (self.path / name).replace(self.path / kept)
         _write_parquet(self.path / OUTCOMES_FILE, pa.table(outcomes))
-        write_json(self.path / RESULT_FILE, evaluation_to_json(evaluation))
+        write_json(self.path / RESULT_FILE, to_json(evaluation))
 
     def _kept_digest(self) -> str | None:
         """Returns the digest of the result that the folder has, of any version; None where it has none."""

@@ -16,10 +16,10 @@ from distributed_autolora.files import acquire_folder, read_json, write_json, wr
 from distributed_autolora.records import (
     EpochRecord,
     RunResult,
+    from_json,
     history_from_json,
     history_to_json,
-    result_from_json,
-    result_to_json,
+    to_json,
 )
 
 _MIN_FREE_BYTES = 200 * 2**20
@@ -83,11 +83,11 @@ class RunFolder:
         Raises:
             UserError: for a file that is missing, corrupt, or of version 0.1.
         """
-        return result_from_json(self.read("result.json"), str(self.path / "result.json"))
+        return from_json(RunResult, self.read("result.json"), str(self.path / "result.json"))
 
     def write_result(self, result: RunResult) -> None:
         """Writes the result; from then on the run is finished."""
-        write_json(self.path / "result.json", result_to_json(result))
+        write_json(self.path / "result.json", to_json(result))
 
     def config(self) -> ExperimentConfig:
         """Returns the effective config that the run was created with."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +22,8 @@ from distributed_autolora.records import (
     PlannedRun,
     RunResult,
     StudyRecord,
-    evaluation_from_json,
+    from_json,
     history_from_json,
-    result_from_json,
     runs_from_json,
     study_from_json,
 )
@@ -160,7 +160,7 @@ def _run(folder: Path, planned: PlannedRun, attack_images: int | None) -> StudyR
     if home is None:
         return StudyRun(**known)
     history: list[EpochRecord] = _parsed(home / "history.json", history_from_json) or []
-    result: RunResult | None = _parsed(home / "result.json", result_from_json)
+    result: RunResult | None = _parsed(home / "result.json", partial(from_json, RunResult))
     # On as many images as the study asked for, then on all.
     subset = [] if attack_images is None else [home / f"evaluation-{attack_images}-images"]
     return StudyRun(
@@ -180,7 +180,7 @@ def _in_folder(folder: Path) -> list[tuple[Path, Evaluation]]:
     """
     kept = sorted(folder.glob("evaluation-*.json"), key=lambda file: file.stat().st_mtime, reverse=True)
     files = [file for file in (folder / "evaluation.json", *kept) if file.is_file()]
-    read = [(file, _parsed(file, evaluation_from_json)) for file in files]
+    read = [(file, _parsed(file, partial(from_json, Evaluation))) for file in files]
     counting: list[tuple[Path, Evaluation]] = []
     known: set[str] = set()
     for file, evaluation in read:

@@ -33,10 +33,6 @@ class AdaptsLossWeights(Protocol):
         """Returns the [n, classes] logits whose accuracy on training images sets the weights."""
 
 
-def _no_arguments(global_rows: int, worker: int, num_workers: int) -> dict[str, Any]:
-    return {}
-
-
 @dataclass(frozen=True, kw_only=True)
 class Method:
     """A way to fine-tune: its objective, and what a run must know beside it."""
@@ -49,7 +45,7 @@ class Method:
     """As `forward_passes`, backwards."""
     adapts_loss_weights: bool = False
     """The objective has `weights` and `natural_logits` (`AdaptsLossWeights`), and Eq. 6 and 7 set its weights."""
-    step_arguments: Callable[[int, int, int], dict[str, Any]] = _no_arguments
+    step_arguments: Callable[[int, int, int], dict[str, Any]] = lambda *_: {}
     """Further keyword arguments of the objective, from (rows of the global batch, worker, number of workers)."""
     has_natural_branch: bool = False
     """The objective has a forward of its own for natural images, which `method.branch_batch_norm` applies to."""

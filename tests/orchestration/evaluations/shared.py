@@ -17,7 +17,7 @@ from distributed_autolora.data.parquet.reader import read_images
 from distributed_autolora.models import save_weights
 from distributed_autolora.models.portable import NetworkDescription
 from distributed_autolora.orchestration.evaluations.request import EvaluationRequest
-from distributed_autolora.records import Evaluation, evaluation_from_json
+from distributed_autolora.records import Evaluation, from_json
 from tests.training.tasks import CLASSES, write_task
 
 TEST_IMAGES = 20
@@ -73,4 +73,4 @@ def outcomes(folder: Path) -> dict[str, list[Any]]:
 
 def result(folder: Path) -> Evaluation:
     """Returns the content of evaluation.json."""
-    return evaluation_from_json(json.loads((folder / "evaluation.json").read_text()), "evaluation.json")
+    return from_json(Evaluation, json.loads((folder / "evaluation.json").read_text()), "evaluation.json")

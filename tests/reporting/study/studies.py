@@ -24,7 +24,7 @@ from distributed_autolora.records import (
     GradientSimilarity,
     RunResult,
     SanityCheck,
-    evaluation_to_json,
+    to_json,
 )
 from distributed_autolora.records.reader import FORMAT
 from distributed_autolora.training.methods.cost import total_cost
@@ -205,7 +205,7 @@ def _evaluate(home: Path, outcomes: dict[str, Any], arm: str, seed: int) -> None
         package_versions={"torch": "2.14.1", "pyautoattack": "0.2.0"},
     )
     (home / "evaluation").mkdir()
-    (home / "evaluation" / "evaluation.json").write_text(json.dumps(evaluation_to_json(found)))
+    (home / "evaluation" / "evaluation.json").write_text(json.dumps(to_json(found)))
     pq.write_table(pa.table(kept | robust), home / "evaluation" / "outcomes.parquet")
 
 

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from distributed_autolora.orchestration.evaluations.folder import EvaluationFolder
-from distributed_autolora.records import AccuracyCount, AttackResult, evaluation_from_json
+from distributed_autolora.records import AccuracyCount, AttackResult, Evaluation, from_json
 from distributed_autolora.reporting.study.loading import StudyResults, load_study
 from distributed_autolora.reporting.study.outcomes import pooled_outcomes
 from distributed_autolora.reporting.study.provenance import reproduction, warnings
@@ -37,7 +37,7 @@ def evaluate_again(run: Path, attack: str, *, every: int = 1, **changes: Any) ->
     `every`: one in so many of the images of AutoAttack; `changes`: of the record.
     """
     place = run / "evaluation"
-    earlier = evaluation_from_json(json.loads((place / "evaluation.json").read_text()), "evaluation.json")
+    earlier = from_json(Evaluation, json.loads((place / "evaluation.json").read_text()), "evaluation.json")
     kept = pq.read_table(place / "outcomes.parquet").to_pandas().iloc[::every]
     robust = np.array(kept["robust/pgd10"], dtype=bool)
     count = AccuracyCount(int(robust.sum()), len(robust))

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from distributed_autolora.orchestration.runs.folder import RunFolder
-from distributed_autolora.records import AccuracyCount, AttackResult, evaluation_to_json
+from distributed_autolora.records import AccuracyCount, AttackResult, to_json
 from distributed_autolora.reporting.masking import masking_summary
 from distributed_autolora.reporting.study.loading import APGD, load_study
 from distributed_autolora.reporting.study.report import write_report
@@ -40,7 +40,7 @@ def evaluate(run: Path, seed: int) -> None:
     place.mkdir()
     attacks = (AttackResult("apgd", LABEL, AccuracyCount(int(robust.sum()), EVALUATED)),)
     found = evaluation(test_images=EVALUATED, test_images_available=TEST_IMAGES, attacks=attacks, sanity=())
-    (place / "evaluation.json").write_text(json.dumps(evaluation_to_json(found)))
+    (place / "evaluation.json").write_text(json.dumps(to_json(found)))
     kept = {"row_id": [own["row_id"][row] for row in rows], "robust/apgd": robust, "broken_by": [None] * EVALUATED}
     pq.write_table(pa.table(kept), place / "outcomes.parquet")
 
