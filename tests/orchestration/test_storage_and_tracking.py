@@ -26,8 +26,7 @@ from distributed_autolora.orchestration.mlflow_tracking import MetricWriter, Tra
 from distributed_autolora.orchestration.runs.folder import RunFolder, check_writable
 from distributed_autolora.orchestration.runs.results import _save_figure
 from distributed_autolora.reporting.study.report import write_report
-from tests.orchestration.mlflow_tracking.test_mlflow_tracking import assert_each_point_once
-from tests.orchestration.mlflow_tracking.tracking_server import TrackingServer
+from tests.orchestration.mlflow_tracking.tracking_server import TrackingServer, assert_each_point_once
 from tests.orchestration.runs.test_survival import driver, epochs_of, uninterrupted, wait_for, write_config
 from tests.reporting import runs
 from tests.reporting.evaluations import evaluation

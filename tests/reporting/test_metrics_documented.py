@@ -114,7 +114,7 @@ def test_the_documented_names_of_a_result_are_those_of_a_run(folder: RunFolder) 
 def test_the_documented_metrics_in_mlflow_are_those_of_a_run(folder: RunFolder, tmp_path: Path) -> None:
     uri = default_tracking_uri(tmp_path)
     run_id = open_run(uri=uri, experiment="tests", run_name="one", params={}, tags={}, run_id=None, home=tmp_path)
-    log_result(uri, run_id, folder.result(), folder.history(), {})
+    log_result(uri, run_id, folder.result(), folder.history(), [], {})
     metrics = set(connect(uri).get_run(run_id).data.metrics)
     assert unknown(metrics, documented(EPOCH) | documented(FINISHED)) == []
     assert never_written(documented(FINISHED), metrics) == []

@@ -20,7 +20,6 @@ from distributed_autolora.training.checkpoint import TrainingState, snapshot
 from distributed_autolora.training.evaluation import Validation, validate
 from distributed_autolora.training.loop import fit
 from distributed_autolora.training.masking_check import CheckResult, check_masking
-from distributed_autolora.training.methods.cost import MASKING_SHARE, epoch_passes, masking_images
 from distributed_autolora.training.reporter import NoReports
 from distributed_autolora.training.task_data import TaskData
 from distributed_autolora.training.trainer import Trainer
@@ -130,55 +129,6 @@ def test_the_stronger_attack_differs_in_loss_start_and_steps() -> None:
     assert attack_name(strong) == "pgd40-margin"
     assert (strong.random_start, strong.step_size) == (True, config.step_size / 2)
     assert strong.num_steps * strong.step_size == pytest.approx(2 * config.num_steps * config.step_size)
-
-
-def ends(config: ExperimentConfig) -> list[int]:
-    """Returns the epochs that a run may end with: at any decision once enough halvings were possible, and the last."""
-    epochs, lr = config.optimization.epochs, config.optimization.lr
-    if config.schedule.name == "step_decay":
-        return [epochs]
-    first = config.schedule.interval + (config.schedule.rule != "paired")
-    decisions = range(first, epochs + 1, config.schedule.interval)
-    possible = []
-    for decision in decisions:
-        lr /= 2
-        if lr < config.schedule.min_lr:
-            possible.append(decision)
-    return [*possible, epochs]
-
-
-def added(config: ExperimentConfig, sizes: tuple[int, int], end: int, images: int) -> float:
-    """Returns the share that checks of so many images add to the passes of a run that ends after epoch `end`."""
-    passes = {True: 0, False: 0}
-    for checked in passes:
-        for epoch in range(1, end + 1):
-            # Rule "paired" checks its decisions as well.
-            multiples = {config.evaluation.masking_every, config.schedule.interval}
-            is_due = epoch == end or any(epoch % every == 0 for every in multiples)
-            found = epoch_passes(config, *sizes, epoch, images if checked and is_due else 0)
-            passes[checked] += found.forward + found.backward
-    return passes[True] / passes[False] - 1
-
-
-@pytest.mark.parametrize("every", [1, 2, 4, 7, 100])
-@pytest.mark.parametrize(("epochs", "interval"), [(1, 4), (5, 1), (20, 1), (20, 4), (60, 3), (60, 4)])
-@pytest.mark.parametrize("sizes", [(750, 250), (47_500, 2_500), (90, 30)])
-def test_the_checks_cost_a_twentieth_of_the_passes_at_most_wherever_a_run_ends(
-    every: int, epochs: int, interval: int, sizes: tuple[int, int]
-) -> None:
-    base = recipe("demo")
-    config = replace(
-        base,
-        evaluation=replace(base.evaluation, masking_every=every),
-        optimization=replace(base.optimization, epochs=epochs),
-        schedule=replace(base.schedule, interval=interval),
-    )
-    images = masking_images(config, *sizes)
-    assert 0 < images <= sizes[1]
-    shares = {count: max(added(config, sizes, end, count) for end in ends(config)) for count in (images, images + 1)}
-    assert shares[images] <= MASKING_SHARE
-    if images < sizes[1] and len(ends(config)) == 1:
-        assert shares[images + 1] > 0.95 * MASKING_SHARE, "the budget is used; the first epoch's extra pass is not"
 
 
 def records_of(folder: str) -> list[dict[str, Any]]:

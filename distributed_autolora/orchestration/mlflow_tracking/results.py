@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,7 +13,6 @@ from distributed_autolora.reporting.masking import masking_status
 from distributed_autolora.reporting.run.mlflow_description import run_description
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
     from mlflow import MlflowClient
     from torch import Tensor, nn
 
@@ -22,13 +20,12 @@ _TAG_LENGTH = 8000
 
 
 def log_result(
-    uri: str, run_id: str, result: RunResult, history: Sequence[EpochRecord], artifacts: dict[str, Path | Figure | str]
+    uri: str, run_id: str, result: RunResult, history: Sequence[EpochRecord], files: list[Path], texts: dict[str, str]
 ) -> None:
-    """Writes all that a finished run leaves: missing epochs, test metrics, cost, files, a description, and the tag
-    `masking`.
+    """Writes all that a finished run leaves: missing epochs, test metrics, cost, files and texts by the files' names, a
+    description, and the tag `masking`.
 
-    Calling it again writes no metric twice and replaces files. Test metrics carry the step of the epoch whose
-    model was judged.
+    Calling it again writes no metric twice and replaces files. Test metrics carry the step of the deployed epoch.
 
     Raises:
         TrackingError: when not everything was written.
@@ -41,8 +38,10 @@ def log_result(
         for name, value in final.items():
             if name not in known:
                 client.log_metric(run_id, name, value, step=result.best_epoch)
-        for name, content in artifacts.items():
-            _log_artifact(client, run_id, name, content)
+        for file in files:
+            client.log_artifact(run_id, str(file))
+        for name, text in texts.items():
+            client.log_text(run_id, text, name)
         client.set_tag(run_id, "masking", masking_status(result.masking))
         client.set_tag(run_id, "mlflow.note.content", truncated(run_description(result, history), _TAG_LENGTH))
 
@@ -79,19 +78,6 @@ def _result_metrics(result: RunResult) -> dict[str, float]:
         for name, count in part.by_name(result.attack).items() if part else ():
             metrics[legal_name(f"{prefix}/{name}")] = count.accuracy
     return metrics
-
-
-def _log_artifact(client: MlflowClient, run_id: str, name: str, content: Path | Figure | str) -> None:
-    if isinstance(content, str):
-        client.log_text(run_id, content, name)
-    elif isinstance(content, Path):
-        # MLflow keeps a file's own name; a link gives it the one asked for, without a copy.
-        with tempfile.TemporaryDirectory() as folder:
-            link = Path(folder) / Path(name).name
-            link.symlink_to(content.absolute())
-            client.log_artifact(run_id, str(link), str(Path(name).parent) if "/" in name else None)
-    else:
-        client.log_figure(run_id, content, name)
 
 
 def _has_model(client: MlflowClient, run_id: str) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from dataclasses import replace
 from itertools import count, takewhile
 from pathlib import Path
 
@@ -80,11 +79,6 @@ def with_precision(config: ExperimentConfig, precision: str) -> ExperimentConfig
     compute = values["compute"]
     values["compute"] = {name: precision if value == "auto" else value for name, value in compute.items()}
     return type(config).from_dict(values)
-
-
-def with_name(config: ExperimentConfig, folder: RunFolder) -> ExperimentConfig:
-    """Returns the config with the folder's name as the run's."""
-    return replace(config, run=replace(config.run, name=folder.name))
 
 
 def _differences(there: ExperimentConfig, here: ExperimentConfig) -> str:

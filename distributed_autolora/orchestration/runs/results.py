@@ -88,12 +88,11 @@ def track(config: ExperimentConfig, folder: RunFolder, result: RunResult) -> boo
     A model that was not evaluated on the test split is not exported.
     """
     uri, run_id = result.mlflow.uri, result.mlflow.run_id
-    artifacts: dict[str, Any] = {name: folder.path / name for name in _ARTIFACTS if (folder.path / name).is_file()}
-    artifacts["config.yaml"] = config_text(config)
-    artifacts["split_digest.txt"] = f"{result.split_digest}\n"
-    artifacts["task_card.json"] = json.dumps(result.task_card, indent=2, ensure_ascii=False)
+    files = [folder.path / name for name in _ARTIFACTS if (folder.path / name).is_file()]
+    texts = {"config.yaml": config_text(config), "split_digest.txt": f"{result.split_digest}\n"}
+    texts["task_card.json"] = json.dumps(result.task_card, indent=2, ensure_ascii=False)
     try:
-        mlflow_tracking.log_result(uri, run_id, result, folder.history(), artifacts)
+        mlflow_tracking.log_result(uri, run_id, result, folder.history(), files, texts)
         if result.test is not None:
             model, example = load_deployable(config, folder, result.num_classes), torch.zeros(2, *result.image_shape)
             weights = folder.path / "model.safetensors"

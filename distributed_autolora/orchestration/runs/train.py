@@ -20,7 +20,6 @@ from distributed_autolora.orchestration.runs.names import (
     is_precision_open,
     next_run,
     run_name,
-    with_name,
     with_precision,
 )
 from distributed_autolora.orchestration.runs.preflight import Inputs, check_inputs, find_inputs
@@ -64,7 +63,7 @@ def train_run(
             config, folder = _new_run(config, stack)
         if folder.is_finished():
             return _show_finished(folder)
-        name, config = run_name(config), with_name(config, folder)
+        name, config = run_name(config), replace(config, run=replace(config.run, name=folder.name))
         if not folder.exists():
             folder.create(config, name)
         return _train(config, folder, inputs, dict(tags or {}), callbacks)

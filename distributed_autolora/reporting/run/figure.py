@@ -95,13 +95,9 @@ def _mark_epochs(axes: Axes, history: Sequence[EpochRecord], deployed: int) -> N
     axes.set_axisbelow(True)
 
 
-def _per_cent_axis(axes: Axes) -> None:
+def _draw_accuracies(axes: Axes, history: Sequence[EpochRecord]) -> None:
     from matplotlib.ticker import PercentFormatter
 
-    axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0, symbol=""))
-
-
-def _draw_accuracies(axes: Axes, history: Sequence[EpochRecord]) -> None:
     last, deployed = history[-1], history[history[-1].best_epoch - 1]
     attack = attack_label(last.attack)
     _draw_measured(axes, measured({record.epoch: record.natural for record in history}), "natural", BLUE, "o-")
@@ -112,7 +108,7 @@ def _draw_accuracies(axes: Axes, history: Sequence[EpochRecord]) -> None:
         label="deployed model",
     )  # fmt: skip
     title(axes, f"Validation accuracy on {last.robust.total:,} images, with 95 % intervals", pad=_LEGEND_PAD)
-    _per_cent_axis(axes)
+    axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0, symbol=""))
     axes.set_ylabel("accuracy (%)")
     axes.legend(
         loc="lower left", bbox_to_anchor=(-0.008, 1.0), ncols=3, frameon=False, fontsize=9.5, borderaxespad=0.2,

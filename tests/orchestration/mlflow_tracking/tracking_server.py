@@ -11,6 +11,52 @@ import time
 import urllib.error
 import urllib.request
 from pathlib import Path
+from typing import Any
+
+import pytest
+
+from distributed_autolora.orchestration.mlflow_tracking import open_run
+from distributed_autolora.orchestration.mlflow_tracking.connection import connect
+from distributed_autolora.records import EpochRecord
+
+ROBUST = "val/robust_accuracy/pgd10"
+
+
+def opened(uri: str, home: Path, **changes: Any) -> str:
+    """Returns the id of an MLflow run."""
+    arguments: dict[str, Any] = {
+        "uri": uri,
+        "experiment": "tests",
+        "run_name": "one",
+        "params": {"optimization.lr": 0.01, "data.path": None},
+        "tags": {"recipe": "demo"},
+        "run_id": None,
+        "home": home,
+    }
+    return open_run(**(arguments | changes))
+
+
+def steps(uri: str, run_id: str, key: str = ROBUST) -> list[int]:
+    """Returns the steps at which a run has a metric."""
+    return [metric.step for metric in connect(uri).get_metric_history(run_id, key)]
+
+
+def assert_each_point_once(uri: str, run_id: str, history: list[EpochRecord]) -> None:
+    """Checks that a run has every number of every epoch exactly once."""
+    expected = {
+        (key, record.epoch): float(value)
+        for record in history
+        for key, value in record.metrics().items()
+        if key != "epoch"
+    }
+    client = connect(uri)
+    found = [
+        (metric.key, metric.step, metric.value)
+        for key in client.get_run(run_id).data.metrics
+        for metric in client.get_metric_history(run_id, key)
+    ]
+    assert len(found) == len(expected)
+    assert {(key, step): value for key, step, value in found} == pytest.approx(expected)
 
 
 def free_port() -> int:

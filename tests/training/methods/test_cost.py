@@ -11,9 +11,11 @@ import pytest
 import torch
 from torch import nn
 
+from distributed_autolora.config import ExperimentConfig
+from distributed_autolora.config.recipes import recipe
 from distributed_autolora.records import Cost, Passes
 from distributed_autolora.training.loop import run_epoch
-from distributed_autolora.training.methods.cost import total_cost
+from distributed_autolora.training.methods.cost import MASKING_SHARE, epoch_passes, masking_images, total_cost
 from distributed_autolora.training.task_data import TaskData
 from distributed_autolora.training.trainer import Trainer
 from tests.reporting import runs
@@ -68,3 +70,52 @@ def test_the_cost_of_a_run_adds_its_epochs_and_weighs_seconds_by_workers() -> No
         replace(second, epoch_seconds=3.0, num_workers=1, passes=Passes(80, 90)),
     ]
     assert total_cost(history) == Cost(seconds=5.0, worker_seconds=7.0, forward_passes=180, backward_passes=180)
+
+
+def ends(config: ExperimentConfig) -> list[int]:
+    """Returns the epochs that a run may end with: at any decision once enough halvings were possible, and the last."""
+    epochs, lr = config.optimization.epochs, config.optimization.lr
+    if config.schedule.name == "step_decay":
+        return [epochs]
+    first = config.schedule.interval + (config.schedule.rule != "paired")
+    decisions = range(first, epochs + 1, config.schedule.interval)
+    possible = []
+    for decision in decisions:
+        lr /= 2
+        if lr < config.schedule.min_lr:
+            possible.append(decision)
+    return [*possible, epochs]
+
+
+def added(config: ExperimentConfig, sizes: tuple[int, int], end: int, images: int) -> float:
+    """Returns the share that checks of so many images add to the passes of a run that ends after epoch `end`."""
+    passes = {True: 0, False: 0}
+    for checked in passes:
+        for epoch in range(1, end + 1):
+            # Rule "paired" checks its decisions as well.
+            multiples = {config.evaluation.masking_every, config.schedule.interval}
+            is_due = epoch == end or any(epoch % every == 0 for every in multiples)
+            found = epoch_passes(config, *sizes, epoch, images if checked and is_due else 0)
+            passes[checked] += found.forward + found.backward
+    return passes[True] / passes[False] - 1
+
+
+@pytest.mark.parametrize("every", [1, 2, 4, 7, 100])
+@pytest.mark.parametrize(("epochs", "interval"), [(1, 4), (5, 1), (20, 1), (20, 4), (60, 3), (60, 4)])
+@pytest.mark.parametrize("sizes", [(750, 250), (47_500, 2_500), (90, 30)])
+def test_the_checks_cost_a_twentieth_of_the_passes_at_most_wherever_a_run_ends(
+    every: int, epochs: int, interval: int, sizes: tuple[int, int]
+) -> None:
+    base = recipe("demo")
+    config = replace(
+        base,
+        evaluation=replace(base.evaluation, masking_every=every),
+        optimization=replace(base.optimization, epochs=epochs),
+        schedule=replace(base.schedule, interval=interval),
+    )
+    images = masking_images(config, *sizes)
+    assert 0 < images <= sizes[1]
+    shares = {count: max(added(config, sizes, end, count) for end in ends(config)) for count in (images, images + 1)}
+    assert shares[images] <= MASKING_SHARE
+    if images < sizes[1] and len(ends(config)) == 1:
+        assert shares[images + 1] > 0.95 * MASKING_SHARE, "the budget is used; the first epoch's extra pass is not"
