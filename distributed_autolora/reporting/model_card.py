@@ -106,9 +106,14 @@ def _data(evaluation: Evaluation, facts: ModelFacts) -> str:
     training = facts.training
     lines = [f"Task {evaluation.task or 'without a name'}. {_sentence(facts.data_provenance)}"]
     if training is not None:
+        apart = "the test images took part in neither"
+        if evaluation.protocol == "released":
+            apart = (
+                "the splits are the released ones, faults included, and may have test images among the training images"
+            )
         lines.append(
             f"Trained on {training.train_images:,} images and chosen on {training.val_images:,} others "
-            f"(epoch {training.best_epoch} of {training.stopped_epoch}); {_apart(evaluation)}."
+            f"(epoch {training.best_epoch} of {training.stopped_epoch}); {apart}."
         )
     subset = f", a stratified subset of {evaluation.test_images_available:,}" if evaluation.is_subset else ""
     lines.append(
@@ -116,12 +121,6 @@ def _data(evaluation: Evaluation, facts: ModelFacts) -> str:
         f"SHA-256 of the files: `{evaluation.data_digest}`."
     )
     return "## Data\n\n" + "\n".join(lines)
-
-
-def _apart(evaluation: Evaluation) -> str:
-    if evaluation.protocol == "released":
-        return "the splits are the released ones, faults included, and may have test images among the training images"
-    return "the test images took part in neither"
 
 
 def _protocol(evaluation: Evaluation) -> str:

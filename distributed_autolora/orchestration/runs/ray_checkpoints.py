@@ -81,7 +81,10 @@ def skip_broken(run: Path) -> list[str]:
     except OSError:
         return []
     write_json(RunFolder(run).history_file, values["history"])
-    write_json(snapshot, _without_newest(state, len(broken)))
+    kept, indices = (state[key][: -len(broken)] for key in ("checkpoint_results", "checkpoint_report_indices"))
+    # As if the broken ones had never been reported.
+    now = {"checkpoint_results": kept, "checkpoint_report_indices": indices, "latest_checkpoint_result": kept[-1]}
+    write_json(snapshot, state | now)
     copy_index(run)
     step = (values.get("progress") or {}).get("step", 0)
     where = f"epoch {len(values['history']['epochs'])}" + (f" and {step} steps of the next" if step else "")
@@ -108,16 +111,6 @@ def remove_unregistered(run: Path) -> None:
         if folder.name not in registered:
             # A network share keeps a file that is still open somewhere under another name; it goes with the next start.
             shutil.rmtree(folder, ignore_errors=True)
-
-
-def _without_newest(state: dict[str, Any], count: int) -> dict[str, Any]:
-    results = state["checkpoint_results"][:-count]
-    return {
-        **state,
-        "checkpoint_results": results,
-        "checkpoint_report_indices": state["checkpoint_report_indices"][:-count],
-        "latest_checkpoint_result": results[-1],
-    }
 
 
 def _names(state: dict[str, Any] | None) -> list[str]:

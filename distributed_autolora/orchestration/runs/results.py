@@ -17,7 +17,7 @@ import torch
 from distributed_autolora.config import ExperimentConfig
 from distributed_autolora.config.experiment import config_text
 from distributed_autolora.files import atomic_write, write_text
-from distributed_autolora.models import Classifier, build, read_weights, save_weights
+from distributed_autolora.models import build, read_weights, save_weights
 from distributed_autolora.models.portable import NetworkDescription, PortableModel
 from distributed_autolora.orchestration import mlflow_tracking
 from distributed_autolora.orchestration.runs.folder import RunFolder
@@ -94,20 +94,15 @@ def track(config: ExperimentConfig, folder: RunFolder, result: RunResult) -> boo
     try:
         mlflow_tracking.log_result(uri, run_id, result, folder.history(), files, texts)
         if result.test is not None:
-            model, example = load_deployable(config, folder, result.num_classes), torch.zeros(2, *result.image_shape)
-            weights = folder.path / "model.safetensors"
+            weights, example = folder.path / "model.safetensors", torch.zeros(2, *result.image_shape)
+            network = NetworkDescription.of(config.model, result.num_classes)
+            model = PortableModel(network, read_weights(weights)).build()
             mlflow_tracking.log_model(uri, run_id, model, example, weights=weights, step=result.best_epoch)
         mlflow_tracking.end_run(uri, run_id, status="FINISHED")
     except mlflow_tracking.TrackingError as error:
         print(f"warning: {error} {folder.path} holds everything.", file=sys.stderr)
         return False
     return True
-
-
-def load_deployable(config: ExperimentConfig, folder: RunFolder, num_classes: int) -> Classifier:
-    """Returns the model that a finished run deploys, in eval mode."""
-    weights = folder.path / "model.safetensors"
-    return PortableModel(NetworkDescription.of(config.model, num_classes), read_weights(weights)).build()
 
 
 def _save_figure(figure: Figure, path: Path) -> None:

@@ -53,7 +53,12 @@ def _marks(record: EpochRecord) -> list[str]:
 
 def result_table(result: RunResult, history: Sequence[EpochRecord]) -> str:
     """Returns the final report of a run, at most 80 columns wide; coloured when standard output is a terminal."""
-    return _render(_heading(result), _accuracies(result), "", _sizes(result), *_masking(result), "", _schedule(history))
+    from rich.text import Text
+
+    heading = Text.assemble((result.name, "bold"), f"  (recipe {result.recipe}, seed {result.seed})\n")
+    sentences = masking_sentences(result)
+    masking = [Text(text, style="bold red" if place else "dim") for place, text in enumerate(sentences)]
+    return _render(heading, _accuracies(result), "", _sizes(result), *masking, "", _schedule(history))
 
 
 def _epoch_width(epochs: int) -> int:
@@ -75,12 +80,6 @@ def _numbers(record: EpochRecord) -> list[str]:
 
 def _decimals(number: float | None, digits: int) -> str:
     return NONE if number is None else f"{number:.{digits}f}"
-
-
-def _heading(result: RunResult) -> RenderableType:
-    from rich.text import Text
-
-    return Text.assemble((result.name, "bold"), f"  (recipe {result.recipe}, seed {result.seed})\n")
 
 
 def _accuracies(result: RunResult) -> RenderableType:
@@ -115,12 +114,6 @@ def _sizes(result: RunResult) -> RenderableType:
         f" {result.stopped_epoch} epochs in {duration(result.cost.seconds)}.",
         style="dim",
     )
-
-
-def _masking(result: RunResult) -> list[RenderableType]:
-    from rich.text import Text
-
-    return [Text(text, style="bold red" if place else "dim") for place, text in enumerate(masking_sentences(result))]
 
 
 def _schedule(history: Sequence[EpochRecord]) -> Table:
