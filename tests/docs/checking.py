@@ -48,12 +48,7 @@ Parser = Callable[[Sequence[str]], Any]
 
 
 def problem(command: Command, home: Path) -> str | None:
-    """Returns what is wrong with a command, beginning with its place; None: nothing.
-
-    Args:
-        command: from a document.
-        home: empty output folder for what is asked without starting anything.
-    """
+    """Returns what is wrong with a command, beginning with its place; `home`: empty output folder of dry runs."""
     try:
         _check(command.words, command.is_whole, home)
     except (UserError, click.UsageError, ValueError) as error:
@@ -131,11 +126,7 @@ def _check_values(flags: Any, home: Path) -> None:
 
 @cache
 def parser_of(path: str) -> Parser:
-    """Returns what reads the command line in a program of this repository: a function of the arguments.
-
-    Raises:
-        ValueError: for a missing file, or one that reads no command line.
-    """
+    """Returns what reads the command line in a program of this repository: a function of the arguments."""
     if not (ROOT / path).is_file():
         raise ValueError(f"there is no file {path}")
     module = import_module(path.removesuffix(".py").replace("/", "."))
@@ -162,12 +153,9 @@ def parser_of(path: str) -> Parser:
 
 def _calls(file: Path) -> Iterator[ast.Call]:
     """Yields the calls of a program's main() and of its `if __name__ == "__main__"`, outermost first."""
-    tops = [
-        node
-        for node in ast.parse(file.read_text()).body
-        if getattr(node, "name", "") == "main" or isinstance(node, ast.If)
-    ]
-    return (node for top in tops for node in ast.walk(top) if isinstance(node, ast.Call))
+    for top in ast.parse(file.read_text()).body:
+        if getattr(top, "name", "") == "main" or isinstance(top, ast.If):
+            yield from (node for node in ast.walk(top) if isinstance(node, ast.Call))
 
 
 def _no_flags(words: Sequence[str]) -> None:
@@ -175,14 +163,9 @@ def _no_flags(words: Sequence[str]) -> None:
         raise ValueError("it takes no flags")
 
 
-@cache
-def _makefile() -> str:
-    return (ROOT / "Makefile").read_text()
-
-
 def _check_make(arguments: tuple[str, ...]) -> None:
     for name in (word.partition("=")[0] for word in arguments if "=" in word):
-        if f"\n{name} ?= " not in _makefile():
+        if f"\n{name} ?= " not in (ROOT / "Makefile").read_text():
             raise ValueError(f"the Makefile has no variable {name}")
     targets = [word for word in arguments if "=" not in word]
     done = subprocess.run(

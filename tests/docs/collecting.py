@@ -80,13 +80,7 @@ def commands(text: str, name: str, folder: Path, python: str) -> list[Command]:
     """Returns the commands of a document, in their order; loops are played once, or until a command succeeds.
 
     A restricted shell that knows nothing but stand-ins for `PROGRAMS` reads the blocks. A stand-in writes one file
-    with how it was called, and does nothing else; only Python code given by -c is run.
-
-    Args:
-        text: Markdown.
-        name: of the document.
-        folder: empty, for the stand-ins.
-        python: interpreter for -c.
+    with how it was called into the empty `folder`, and does nothing else; only code given to `python` by -c is run.
 
     Raises:
         ValueError: when the shell does not understand a block or does not know a command.
@@ -125,7 +119,6 @@ def _first_word(code: str) -> str:
 def _command(entry: list[str]) -> Command:
     where, *words = entry
     kind, _, place = where.partition(" ")
-    words = [
-        re.sub(r"^\[(?=-)|(?<=\w)\]$", "", word) for word in words if word != "..."
-    ]  # [--data DATA] may be left out
+    # [--data DATA] may be left out
+    words = [re.sub(r"^\[(?=-)|(?<=\w)\]$", "", word) for word in words if word != "..."]
     return Command(tuple(words), place, kind == "block")

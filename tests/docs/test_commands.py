@@ -143,12 +143,9 @@ def test_the_readme_has_the_commands_that_people_start_with(tmp_path: Path) -> N
     words = [command.words for command in found if command.is_whole]
     assert words[:2] == [("make", "demo"), ("make", "test")]
     assert ("python", "jobs/finetune.py", "--help") in words
-    assert len(words) == len(set(words)) == sum(block.count("\n") + 1 for _, block in shell_blocks_of_readme()) - 2
-
-
-def shell_blocks_of_readme() -> list[tuple[int, str]]:
-    """Returns its blocks of one command a line; two of their lines activate the environment and export a variable."""
-    return list(shell_blocks((ROOT / "README.md").read_text()))
+    # One command a line; two of the lines activate the environment and export a variable.
+    lines = sum(block.count("\n") + 1 for _, block in shell_blocks((ROOT / "README.md").read_text()))
+    assert len(words) == len(set(words)) == lines - 2
 
 
 def test_make_help_lists_every_target_that_people_may_make() -> None:

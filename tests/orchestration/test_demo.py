@@ -68,21 +68,20 @@ def make_run(runs: Path, name: str, *, finished: bool) -> RunFolder:
     return RunFolder(folder)
 
 
-def test_the_first_demo_is_number_one(tmp_path: Path) -> None:
-    assert choose_run(tmp_path / "runs") == ("demo-1", False)
-
-
-def test_after_finished_demos_comes_the_next_number_by_value(tmp_path: Path) -> None:
-    for name in ("demo-2", "demo-10", "demo-x", "demo-03", "demo-1-2"):
-        make_run(tmp_path, name, finished=True)
-    assert choose_run(tmp_path) == ("demo-11", False)
-
-
-def test_the_highest_interrupted_demo_is_continued(tmp_path: Path) -> None:
-    make_run(tmp_path, "demo-1", finished=False)
-    make_run(tmp_path, "demo-2", finished=False)
-    make_run(tmp_path, "demo-3", finished=True)
-    assert choose_run(tmp_path) == ("demo-2", True)
+@pytest.mark.parametrize(
+    ("finished", "interrupted", "chosen"),
+    [
+        ((), (), ("demo-1", False)),
+        (("demo-2", "demo-10", "demo-x", "demo-03", "demo-1-2"), (), ("demo-11", False)),
+        (("demo-3",), ("demo-1", "demo-2"), ("demo-2", True)),
+    ],
+)
+def test_the_highest_interrupted_demo_or_else_the_next_number_is_chosen(
+    tmp_path: Path, finished: tuple[str, ...], interrupted: tuple[str, ...], chosen: tuple[str, bool]
+) -> None:
+    for name in (*finished, *interrupted):
+        make_run(tmp_path / "runs", name, finished=name in finished)
+    assert choose_run(tmp_path / "runs") == chosen
 
 
 def test_a_demo_that_another_process_works_on_is_left_to_it(tmp_path: Path) -> None:

@@ -31,9 +31,6 @@ def test_ray_accepts_the_file(cluster: dict[str, Any]) -> None:
     validate_config(prepared)
     assert prepared["head_start_ray_commands"]
     assert prepared["worker_start_ray_commands"]
-
-
-def test_the_provider_is_one_that_ray_knows(cluster: dict[str, Any]) -> None:
     assert cluster["provider"]["type"] in _NODE_PROVIDERS
 
 
@@ -54,13 +51,6 @@ def test_the_limit_is_the_sum_of_all_nodes_that_may_come(cluster: dict[str, Any]
     assert cluster["max_workers"] == sum(node.get("max_workers", 0) for node in types.values())
 
 
-def test_the_head_has_no_gpu_and_the_workers_have(cluster: dict[str, Any]) -> None:
-    types = cluster["available_node_types"]
-    assert "GPU" not in types.pop(cluster["head_node_type"])["resources"]
-    assert types
-    assert all(node["resources"]["GPU"] >= 1 for node in types.values())
-
-
 def test_the_mounted_folder_is_what_the_nodes_install(cluster: dict[str, Any]) -> None:
     (target,) = cluster["file_mounts"]
     assert any(target in command and "-c constraints.txt" in command for command in cluster["setup_commands"])
@@ -69,8 +59,11 @@ def test_the_mounted_folder_is_what_the_nodes_install(cluster: dict[str, Any]) -
 def test_gpu_nodes_are_spot_nodes_that_come_only_for_work(cluster: dict[str, Any]) -> None:
     types = cluster["available_node_types"]
     head = types.pop(cluster["head_node_type"])
+    assert "GPU" not in head["resources"]
     assert "InstanceMarketOptions" not in head["node_config"]
+    assert types
     for node in types.values():
+        assert node["resources"]["GPU"] >= 1
         assert node["node_config"]["InstanceMarketOptions"]["MarketType"] == "spot"
         assert node["min_workers"] == 0
     assert 0 < cluster["idle_timeout_minutes"] <= 10

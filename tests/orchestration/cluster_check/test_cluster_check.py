@@ -126,23 +126,25 @@ def test_on_a_gpu_its_own_memory_counts() -> None:
         assert "a GPU of" in finding.figure
 
 
-def test_an_all_reduce_without_a_sum_fails_and_a_slow_one_warns() -> None:
-    assert findings.check_all_reduce("2 workers", GIB, 5.0, "").level == "PASS"
-    assert findings.check_all_reduce("2 workers", GIB, 1500.0, "").level == "WARN"
-    assert findings.check_all_reduce("2 workers", GIB, None, "the sums are wrong").level == "FAIL"
+OPEN_HEAD, OWN_HEAD = {"head": ("10.0.0.1:6379", True)}, {"head": ("127.0.0.1:6379", False)}
 
 
-def test_sqlite_is_for_one_machine() -> None:
-    assert findings.check_tracking("sqlite:////out/mlflow.db", "", 1).level == "PASS"
-    assert findings.check_tracking("sqlite:////out/mlflow.db", "", 2).level == "WARN"
-    assert findings.check_tracking("http://host:5000", "", 2).level == "PASS"
-
-
-def test_open_ports_are_told_and_never_fail() -> None:
-    open_head, own_head = {"head": ("10.0.0.1:6379", True)}, {"head": ("127.0.0.1:6379", False)}
-    assert findings.check_access("disabled", open_head).level == "WARN"
-    assert findings.check_access("token", open_head).level == "PASS"
-    assert findings.check_access("disabled", own_head).level == "PASS"
+@pytest.mark.parametrize(
+    ("finding", "level"),
+    [
+        (findings.check_all_reduce("2 workers", GIB, 5.0, ""), "PASS"),
+        (findings.check_all_reduce("2 workers", GIB, 1500.0, ""), "WARN"),
+        (findings.check_all_reduce("2 workers", GIB, None, "the sums are wrong"), "FAIL"),
+        (findings.check_tracking("sqlite:////out/mlflow.db", "", 1), "PASS"),
+        (findings.check_tracking("sqlite:////out/mlflow.db", "", 2), "WARN"),
+        (findings.check_tracking("http://host:5000", "", 2), "PASS"),
+        (findings.check_access("disabled", OPEN_HEAD), "WARN"),
+        (findings.check_access("token", OPEN_HEAD), "PASS"),
+        (findings.check_access("disabled", OWN_HEAD), "PASS"),
+    ],
+)
+def test_the_level_of_all_reduce_tracking_and_open_ports(finding: Finding, level: str) -> None:
+    assert finding.level == level
 
 
 @pytest.mark.parametrize(("host", "is_open"), [("127.0.0.1", False), ("0.0.0.0", True)])
