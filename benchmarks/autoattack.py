@@ -14,7 +14,7 @@ import logging
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -107,22 +107,8 @@ def measure(flags: Flags) -> dict[str, Any]:
         raise UserError(f"--rounds and --chunk-size need {count} test images; there are {len(labels)}.")
     chunks = cut(count, flags.chunk_size, flags.seed)
     make = partial(Evaluator, attacks[0], stratified_subset(labels, count, flags.seed))
-    seconds: dict[str, list[float]] = {name: [] for name in (ONE, TWO, PLAIN)}
-    by_chunk: dict[str, list[float]] = {name: [] for name in seconds}
-    robust: dict[str, list[list[bool]]] = {name: [] for name in seconds}
     with WorkerPool({FIRST: make, SECOND: make}) as pool:
-        for a, b in zip(chunks[::2], chunks[1::2], strict=True):
-            calls: dict[str, list[Callable[[], list[Any]]]] = {
-                ONE: [partial(pool.call, [FIRST], Evaluator.evaluate, chunk) for chunk in (a, b)],
-                TWO: [partial(pool.map, {FIRST: [a], SECOND: [b]}, Evaluator.evaluate)],
-                PLAIN: [partial(pool.call, [FIRST], Evaluator.evaluate_directly, a)],
-            }
-            for name, own in calls.items():
-                start = time.perf_counter()
-                found = [outcome for call in own for outcome in call()]
-                seconds[name].append(time.perf_counter() - start)
-                by_chunk[name] += [taken for _, taken in found]
-                robust[name] += [outcome for outcome, _ in found]
+        seconds, by_chunk, robust = _rounds(pool, list(zip(chunks[::2], chunks[1::2], strict=True)))
     busy = {
         name: [a + b for a, b in zip(by_chunk[name][::2], by_chunk[name][1::2], strict=True)] for name in (ONE, TWO)
     }
@@ -139,6 +125,28 @@ def measure(flags: Flags) -> dict[str, Any]:
         "seconds_by_round": seconds,
         "seconds_by_chunk": by_chunk,
     }
+
+
+def _rounds(
+    pool: WorkerPool, pairs: Sequence[tuple[Chunk, Chunk]]
+) -> tuple[dict[str, list[float]], dict[str, list[float]], dict[str, list[list[bool]]]]:
+    """Returns the seconds of every round and of every chunk, and which images of every chunk are robust."""
+    seconds: dict[str, list[float]] = {name: [] for name in (ONE, TWO, PLAIN)}
+    by_chunk: dict[str, list[float]] = {name: [] for name in seconds}
+    robust: dict[str, list[list[bool]]] = {name: [] for name in seconds}
+    for a, b in pairs:
+        calls: dict[str, list[Callable[[], list[Any]]]] = {
+            ONE: [partial(pool.call, [FIRST], Evaluator.evaluate, chunk) for chunk in (a, b)],
+            TWO: [partial(pool.map, {FIRST: [a], SECOND: [b]}, Evaluator.evaluate)],
+            PLAIN: [partial(pool.call, [FIRST], Evaluator.evaluate_directly, a)],
+        }
+        for name, own in calls.items():
+            start = time.perf_counter()
+            found = [outcome for call in own for outcome in call()]
+            seconds[name].append(time.perf_counter() - start)
+            by_chunk[name] += [taken for _, taken in found]
+            robust[name] += [outcome for outcome, _ in found]
+    return seconds, by_chunk, robust
 
 
 def show(result: dict[str, Any]) -> None:

@@ -14,7 +14,7 @@ import copy
 import statistics
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -27,9 +27,8 @@ from torch.utils.flop_counter import flop_registry
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a plain checkout has no package "benchmarks"
 
-from benchmarks.gpu_tables import show_network
 from benchmarks.gpu_variants import EAGER, PLAIN, Trained, Variant, Work, builders, first_run, run_again, training_steps
-from benchmarks.timing import interleaved, ratio, write
+from benchmarks.timing import interleaved, ratio, table, write
 from distributed_autolora.core.fast_attack.attack_network import AttackNetwork
 from distributed_autolora.core.fast_attack.cuda_graphs import CudaGraphAttack, agreement
 from distributed_autolora.core.fast_attack.tf32 import tf32_off
@@ -58,7 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         work = Work(network, device, flags.side, flags.batch, flags.steps)
         measured = _measure(work, flags.rounds, compile_too=not flags.no_compile, peak=result["peak_flops"])
         result["networks"][network] = measured
-        show_network(network, measured)
+        _show_network(network, measured)
         del work
     write(result, flags.output)
 
@@ -185,6 +184,33 @@ def _group_of_one(device: torch.device) -> Iterator[None]:
             yield
         finally:
             dist.destroy_process_group()
+
+
+def _show_network(network: str, measured: Mapping[str, Any]) -> None:
+    """Prints the result of one network, as `gpu.py` writes it."""
+    print(
+        f"\nSteps with their attack; the share of the peak is that of bfloat16\n{table(network, measured['variants'])}"
+    )
+    for name, why in measured["failed"].items():
+        print(f"Left out: {name} ({why})")
+    alone = ", ".join(f"{name} {ms:.1f} ms" for name, ms in measured["step_ms"].items())
+    print(f"Both branches and the optimiser, without an attack: {alone}")
+    parallel = measured["data_parallel"]
+    _show_captured("Alone", measured["captured_against_eager"])
+    _show_captured("Beside a process group", parallel["captured_against_eager"])
+    print(
+        f"Under DistributedDataParallel ({parallel['backend']}, one process) a step without an attack takes "
+        f"{parallel['time_against_bare_step']:.2f} times as long; gradients differ by "
+        f"{parallel['largest_relative_gradient_difference']:.2g} of their length at most"
+    )
+
+
+def _show_captured(where: str, captured: Mapping[str, Any]) -> None:
+    print(
+        f"{where}, pixels of a replayed attack ({captured['captured_by']}) differ from the eager one's by "
+        f"{captured['replay_distance']:.2g} on average, those of two eager attacks by {captured['eager_distance']:.2g}"
+        f"{'' if captured['is_replayed'] else '; NOT REPLAYED: it fell back to the eager attack'}"
+    )
 
 
 def _wait(device: torch.device) -> Callable[[], None]:

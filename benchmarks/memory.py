@@ -41,6 +41,7 @@ from distributed_autolora.config import (
     ScalingConfig,
 )
 from distributed_autolora.hardware import cpu_precision, gpu_precision
+from distributed_autolora.orchestration.cluster_check.memory_estimate import kept_bytes
 from distributed_autolora.training.methods.registry import method_of
 from distributed_autolora.training.task_data import TaskData
 
@@ -145,7 +146,7 @@ def theory(steps: TrainingSteps, x: Tensor, y: Tensor) -> dict[str, int]:
         "attack_network": _bytes(_tensors_of(trainer.attacks.network)),
         "best": _bytes(trainer.state().best.values()),  # the best state so far, which a halving restores
         "images": 3 * _bytes([x]),  # x, the noise, the adversarial images
-        "kept": saved_bytes(forward, [*parameters, *buffers]),
+        "kept": kept_bytes(forward, [*parameters, *buffers]),
     }
 
 
@@ -153,28 +154,6 @@ def at_batch(theory: dict[str, int], at_half: dict[str, int], batch: int, wanted
     """Returns the theory of `wanted` images, on the line through `batch` images and half of them."""
     share = (wanted - batch) / (batch - batch // 2)
     return {name: round(own + share * (own - at_half[name])) for name, own in theory.items()}
-
-
-def saved_bytes(forward: Callable[[], object], held: Iterable[Tensor]) -> int:
-    """Returns the bytes of all tensors that autograd keeps while `forward` runs, each storage counted once.
-
-    Args:
-        forward: what to run; its result is kept until all is counted.
-        held: tensors that exist anyway, such as parameters; they do not count.
-    """
-    existing = {tensor.untyped_storage().data_ptr() for tensor in held}
-    kept: dict[int, Tensor] = {}
-
-    def pack(tensor: Tensor) -> Tensor:
-        if (place := tensor.untyped_storage().data_ptr()) not in existing:
-            kept[place] = tensor
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        result = forward()
-    total = sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
-    del result
-    return total
 
 
 def resident(device: torch.device) -> int:
@@ -224,7 +203,7 @@ def _status(field: str) -> int:
 
 
 def _bytes(tensors: Iterable[Tensor]) -> int:
-    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+    return sum(tensor.nbytes for tensor in tensors)
 
 
 def _tensors_of(network: nn.Module) -> list[Tensor]:

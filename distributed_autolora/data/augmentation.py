@@ -17,13 +17,8 @@ def crop_flip(
     Args:
         images: uint8 [n, C, H, W].
         rows: int64 [n], stable row positions on the same device; a row's result depends on nothing else.
-        seed: seed of the run.
-        epoch: epoch, from 1.
-        stream: stream of `keyed_uniform`.
+        epoch: from 1; with the seed and the stream, the key of the draws (`keyed_uniform`).
         padding: zero pixels added at each side before the crop.
-
-    Returns:
-        uint8 [n, C, H, W].
     """
     n, channels, height, width = images.shape
     device = images.device

@@ -106,9 +106,6 @@ def examine_task(
     """Decodes every image of a task, one row group in memory at a time, and compares the splits.
 
     Args:
-        folder: local path or URI of the Parquet files.
-        with_test: also open the test split.
-        one_size: all images must have one size.
         choose: chooses the training and validation rows; None: do not check that split.
 
     Raises:
@@ -134,7 +131,6 @@ def examine_task(
 
 
 def _look(folder: str, split: str, workers: ThreadPoolExecutor) -> SplitFacts:
-    """Reads and decodes a split."""
     facts = SplitFacts(split, f"{folder} ({split})")
     labels, prints = [], []
     for group in row_groups(folder, split):
@@ -155,7 +151,6 @@ def _look(folder: str, split: str, workers: ThreadPoolExecutor) -> SplitFacts:
 
 
 def _inspect(image: bytes) -> ImageFacts | str:
-    """Returns what an image holds, or why it cannot be decoded."""
     try:
         return inspect_image(image)
     except ImageDecodeError as error:
@@ -190,7 +185,6 @@ def _split_warnings(facts: SplitFacts) -> list[str]:
 
 
 def _repeated(facts: SplitFacts) -> list[str]:
-    """Returns warnings about images that a split has more than once."""
     first: dict[int, int] = {}
     copies, contradictions = 0, []
     for row, (key, label) in enumerate(zip(facts.fingerprints.tolist(), facts.labels.tolist(), strict=True)):

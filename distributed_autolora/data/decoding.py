@@ -35,17 +35,8 @@ _KINDS = {"RGB": "RGB", "L": "grey", "P": "palette", "CMYK": "CMYK", "1": "black
 _ORIENTATION = 0x0112
 _MAX_SHOWN = 10
 # Pillow's readers raise these for damaged files.
-_DECODER_ERRORS: tuple[type[Exception], ...] = (
-    OSError,
-    SyntaxError,
-    ValueError,
-    TypeError,
-    LookupError,
-    EOFError,
-    OverflowError,
-    RuntimeError,
-)
-_DECODER_ERRORS += (struct.error, zlib.error, Image.DecompressionBombError)
+_DECODER_ERRORS: tuple[type[Exception], ...] = (OSError, SyntaxError, ValueError, TypeError, LookupError, EOFError)
+_DECODER_ERRORS += (OverflowError, RuntimeError, struct.error, zlib.error, Image.DecompressionBombError)
 
 
 class ImageDecodeError(Exception):
@@ -63,11 +54,7 @@ class ImageFacts:
 
 
 def decode_image(encoded: bytes, channels: int) -> Image.Image:
-    """Decodes an image upright, with transparency on white and 16 bits scaled to 8.
-
-    Args:
-        encoded: a file in any format that Pillow reads; of an animation, the first frame.
-        channels: 1 for grey, 3 for RGB.
+    """Decodes an image (of an animation, the first frame) to 1 or 3 channels: upright, transparency on white, 8 bits.
 
     Raises:
         ImageDecodeError: if the bytes are no image, are damaged, or hold pixels without a known range.
@@ -113,12 +100,7 @@ def _kinds(image: Image.Image) -> tuple[str, ...]:
 
 
 def refuse_undecodable(failures: Sequence[str], *, shown: int | None = _MAX_SHOWN) -> None:
-    """Raises one `UserError` for all the images that could not be decoded; returns if there are none.
-
-    Args:
-        failures: "PLACE: REASON" of each.
-        shown: how many are named, the others are counted; None: all.
-    """
+    """Raises one `UserError` for images that could not be decoded; `shown` of them (None: all) are named."""
     if not failures:
         return
     named = list(failures[:shown])
@@ -129,7 +111,6 @@ def refuse_undecodable(failures: Sequence[str], *, shown: int | None = _MAX_SHOW
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:
-    """Returns the image in a mode of 8 bits a channel without transparency."""
     if image.mode == "I" or image.mode.startswith("I;16"):
         values = np.asarray(image).astype(np.int64)
         if values.min() < 0 or values.max() > 2**16 - 1:

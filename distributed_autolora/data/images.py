@@ -38,7 +38,6 @@ class ImageSource:
     its centre cut out (the evaluation transform of section 5 of the paper).
 
     Args:
-        table: the encoded images.
         channels: 1 for grey, 3 for RGB.
         image_size: side of the images in pixels; None: their own.
         resized: `training_images` draws a resized crop and a flip for each row; otherwise it is `images`.
@@ -59,10 +58,7 @@ class ImageSource:
         decoded_once_bytes: int = DECODED_ONCE_BYTES,
     ) -> None:
         check_image_settings(channels=channels, image_size=image_size, resized=resized)
-        self.table = table
-        self.channels = channels
-        self.image_size = image_size
-        self.resized = resized
+        self.table, self.channels, self.image_size, self.resized = table, channels, image_size, resized
         self._workers = ThreadPoolExecutor(max_workers=torch.get_num_threads())
         self._own_size = (0, 0)
         self._pixels: Tensor | None = None
@@ -107,7 +103,6 @@ class ImageSource:
         return [result for result in results if not isinstance(result, str)]
 
     def _attempt(self, load: Callable[[int], T], row: int) -> T | str:
-        """Returns what `load` gives for the row, or "PLACE: REASON" if it cannot be decoded."""
         try:
             return load(row)
         except ImageDecodeError as error:
@@ -137,7 +132,7 @@ class ImageSource:
 
 
 def check_image_settings(*, channels: int, image_size: int | None, resized: bool) -> None:
-    """Checks what an `ImageSource` is asked for, without images.
+    """Checks the settings of an `ImageSource`.
 
     Raises:
         UserError: for a number of channels that no image has, or resized crops without `image_size`.
@@ -159,13 +154,8 @@ def different_sizes(place: str, size: tuple[int, int], first_size: tuple[int, in
 def resized_crop_box(width: int, height: int, draws: Sequence[float]) -> tuple[int, int, int, int]:
     """Returns (left, top, width, height) of a random crop: torchvision's RandomResizedCrop with given draws.
 
-    A try takes four of the uniform numbers: area (8 % to 100 %), aspect ratio (3/4 to 4/3, uniform in the
+    A try takes four of `draws` in [0, 1): area (8 % to 100 %), aspect ratio (3/4 to 4/3, uniform in the
     logarithm), left and top. When none of the tries fits, the crop is central and as large as the ratios allow.
-
-    Args:
-        width: width of the image in pixels.
-        height: height of the image in pixels.
-        draws: numbers in [0, 1), four for each try.
     """
     for try_ in range(len(draws) // 4):
         area, ratio, across, down = draws[4 * try_ : 4 * try_ + 4]
@@ -181,6 +171,5 @@ def resized_crop_box(width: int, height: int, draws: Sequence[float]) -> tuple[i
 
 
 def _to_tensor(image: Image.Image) -> Tensor:
-    """Turns a grey or RGB image into uint8 [C, H, W]."""
     pixels = torch.from_numpy(np.array(image))
     return pixels[None] if pixels.dim() == 2 else pixels.permute(2, 0, 1).contiguous()

@@ -15,12 +15,7 @@ def prefetched(load: Callable[[T], R], items: Iterable[T], *, ahead: int = 2) ->
     """Yields `load(item)` of each item in order, at most `ahead` of them loaded before they are asked for.
 
     An error of `load` is raised where its result would have come. Closing the iterator early waits for the
-    load that runs and drops the others.
-
-    Args:
-        load: called in one background thread, one item after another.
-        items: what to load; taken as far as is loaded.
-        ahead: results kept ready, at least 1.
+    load that runs and drops the others. `load` runs in one background thread; `items` are taken as they are loaded.
 
     Raises:
         ValueError: for `ahead` below 1.

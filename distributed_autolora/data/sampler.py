@@ -12,9 +12,8 @@ def global_batches(rows: Tensor, global_batch_size: int, seed: int, epoch: int) 
 
     Args:
         rows: int64 [n], positions in the training table.
-        global_batch_size: rows of a batch, over all workers; the last batch may have fewer.
-        seed: seed of the run.
-        epoch: epoch, from 1; each has an order of its own.
+        global_batch_size: rows of a batch over all workers; the last batch may have fewer.
+        epoch: from 1; each has an order of its own.
 
     Returns:
         int64 vectors, ceil(n / global_batch_size) of them.

@@ -31,11 +31,6 @@ class Split:
 def stratified_subset(labels: Tensor, count: int, seed: int) -> Tensor:
     """Chooses `count` positions so that each class has its share, to within one image.
 
-    Args:
-        labels: int64 [n].
-        count: 0 to n.
-        seed: seed of the choice within a class.
-
     Returns:
         int64 [count], ascending positions in `labels`.
 
@@ -50,13 +45,8 @@ def stratified_subset(labels: Tensor, count: int, seed: int) -> Tensor:
 def stratified_holdout(labels: Tensor, count: int, seed: int) -> Tensor:
     """Chooses up to `count` positions, each class's share to within one image, but never all of a class.
 
-    Args:
-        labels: int64 [n].
-        count: positions wanted; fewer are chosen only if every class would be left with a single one.
-        seed: seed of the choice within a class.
-
     Returns:
-        int64 [count or fewer], ascending positions in `labels`.
+        int64 [count], ascending positions in `labels`; fewer only if every class would be left with a single one.
     """
     return _choose(labels, count, seed, _HOLDOUT_DRAW, keep=1)
 
@@ -79,9 +69,8 @@ def split_train_val(labels: Tensor, *, fraction: float, minimum: int, seed: int)
 
     Args:
         labels: int64 [n].
-        fraction: share of the images to hold out, in [0, 1].
-        minimum: hold out at least this many (see `validation_size`).
-        seed: seed of the choice within a class.
+        fraction: share of the images to hold out, in [0, 1]; with `minimum`, see `validation_size`.
+        seed: of the choice within a class.
 
     Raises:
         UserError: if nothing would be left for validation.
@@ -99,11 +88,7 @@ def split_train_val(labels: Tensor, *, fraction: float, minimum: int, seed: int)
 
 
 def keep_copies_together(split: Split, fingerprints: Tensor) -> Split:
-    """Moves validation images that are also training images, byte for byte, to the training images.
-
-    Args:
-        split: positions in a table.
-        fingerprints: int64, of every row of that table; equal for equal bytes.
+    """Moves validation images that are also training images, with equal fingerprints, to the training images.
 
     Raises:
         UserError: if nothing would be left for validation.

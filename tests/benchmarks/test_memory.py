@@ -8,10 +8,11 @@ import pytest
 import torch
 from torch import nn
 
-from benchmarks.memory import Flags, at_batch, config_of, measure, saved_bytes, theory
+from benchmarks.memory import Flags, at_batch, config_of, measure, theory
 from benchmarks.trained import TrainingSteps
 from distributed_autolora.core.objectives import AutoLoRa
 from distributed_autolora.models import build
+from distributed_autolora.orchestration.cluster_check.memory_estimate import kept_bytes
 from distributed_autolora.training.task_data import TaskData
 from tests.training.tasks import SIZE, write_task
 
@@ -63,9 +64,9 @@ def test_a_low_rank_branch_also_keeps_its_merged_weights_for_any_batch(tmp_path:
 def test_tensors_that_share_a_storage_count_once_and_parameters_do_not() -> None:
     weight = torch.ones(10, requires_grad=True)
     image = torch.ones(10)
-    assert saved_bytes(lambda: torch.sum(weight * image + weight * image.view(2, 5).view(10)), [weight]) == 40
-    assert saved_bytes(lambda: torch.sum(weight * image.clone() + weight * image), [weight]) == 80
-    assert saved_bytes(lambda: torch.sum(weight * weight), [weight]) == 0
+    assert kept_bytes(lambda: torch.sum(weight * image + weight * image.view(2, 5).view(10)), [weight]) == 40
+    assert kept_bytes(lambda: torch.sum(weight * image.clone() + weight * image), [weight]) == 80
+    assert kept_bytes(lambda: torch.sum(weight * weight), [weight]) == 0
 
 
 def test_a_measured_step_holds_about_what_it_must() -> None:

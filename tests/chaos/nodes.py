@@ -15,16 +15,10 @@ from pathlib import Path
 from ray._raylet import GcsClient  # type: ignore[attr-defined]
 from ray.core.generated.gcs_pb2 import GcsNodeInfo
 
+from tests.hosts.raylets import FAST_HEALTH_CHECKS
 from tests.orchestration.mlflow_tracking.tracking_server import free_port
 
 _START_S = 90.0
-# Ten seconds and more pass by default until the head takes a silent node for dead.
-_QUICK = {
-    "RAY_health_check_initial_delay_ms": "1000",
-    "RAY_health_check_period_ms": "1000",
-    "RAY_health_check_timeout_ms": "1000",
-    "RAY_health_check_failure_threshold": "3",
-}
 
 
 class Nodes:
@@ -90,7 +84,7 @@ class Nodes:
         command += [f"--num-cpus={self._head_cpus if is_head else 1}"]
         command += ["--include-dashboard=false", f"--temp-dir={self._folder / 'ray'}"] if is_head else []
         command += ["--min-worker-port=0", "--max-worker-port=0", "--dashboard-agent-listen-port=0"]
-        environment = {**self._environment, **_QUICK}
+        environment = {**self._environment, **FAST_HEALTH_CHECKS}
         environment.pop("RAY_ADDRESS", None)
         with (self._folder / f"{name}.log").open("ab") as log:
             return subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)

@@ -11,16 +11,11 @@ from pathlib import Path
 from distributed_autolora.reporting.markdown import table
 from tests.chaos.rounds import Round
 
+_HEADS = ("run", "where", "workers", "kills (epochs recorded before)", "times started", "seconds", "lost or changed")
+
 
 def write_report(rounds: Sequence[Round], folder: Path, flags: str, seconds: float) -> None:
-    """Writes report.md.
-
-    Args:
-        rounds: at least one.
-        folder: made if it is missing.
-        flags: of the command that made it.
-        seconds: that it took.
-    """
+    """Writes report.md of one round or more, made by a command with these flags."""
     folder.mkdir(parents=True, exist_ok=True)
     kills = [kill for one in rounds for kill in one.kills]
     changed = sum(not one.is_equal for one in rounds)
@@ -36,18 +31,7 @@ def write_report(rounds: Sequence[Round], folder: Path, flags: str, seconds: flo
         "MLflow (each step once, one run, FINISHED), and no process left.",
         table(["killed", "times"], [[victim, str(count)] for victim, count in victims.most_common()]),
         table(["moment", "times"], [[moment, str(count)] for moment, count in moments.most_common()]),
-        table(
-            [
-                "run",
-                "where",
-                "workers",
-                "kills (epochs recorded before)",
-                "times started",
-                "seconds",
-                "lost or changed",
-            ],
-            [_row(number, one) for number, one in enumerate(rounds, 1)],
-        ),
+        table(_HEADS, [_row(number, one) for number, one in enumerate(rounds, 1)]),
         "A driver that is killed, that ends because of a kill, or whose tracking server was away at its end, is "
         "started again with the same command. A hung worker is one that is stopped (SIGSTOP) for good. A killed node "
         "comes back at once as a new one.",
@@ -58,12 +42,13 @@ def write_report(rounds: Sequence[Round], folder: Path, flags: str, seconds: flo
 def _row(number: int, one: Round) -> list[str]:
     kills = ", ".join(f"{kill['victim']} ({kill['epochs']})" for kill in one.kills)
     changed = "; ".join(verdict["what"] for verdict in one.verdicts if not verdict["is_equal"])
-    return [
-        str(number),
+    cells = (
+        number,
         one.place,
-        str(one.num_workers),
+        one.num_workers,
         kills or "none",
-        str(one.drivers),
+        one.drivers,
         f"{one.seconds:.0f}",
         changed or "nothing",
-    ]
+    )
+    return [str(cell) for cell in cells]

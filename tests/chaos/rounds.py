@@ -17,9 +17,8 @@ from typing import Any, Literal
 from distributed_autolora.config import ExperimentConfig
 from distributed_autolora.config.experiment import config_text
 from distributed_autolora.orchestration.runs.folder import RunFolder
-from tests.chaos.moments import plan, registered, wait_for
+from tests.chaos.kills import Victim, kill_all, kill_one, plan, processes, registered, wait_for
 from tests.chaos.nodes import Nodes
-from tests.chaos.victims import Victim, kill_all, kill_one, processes
 from tests.hosts.comparing import Verdict, compare, run_folder
 from tests.orchestration.mlflow_tracking.tracking_server import TrackingServer
 
@@ -63,12 +62,7 @@ class Round:
 
 
 class FaultInjection:
-    """Runs a config once without faults and any number of times with faults.
-
-    Args:
-        config: the run, without a name.
-        folder: for all runs; its path must be short.
-    """
+    """Runs a config without a name once without faults and often with faults, in a folder of short path."""
 
     def __init__(self, config: ExperimentConfig, folder: Path) -> None:
         self._config, self._folder = config, folder
@@ -77,9 +71,8 @@ class FaultInjection:
         """Returns the home of an uninterrupted run; it is made once."""
         home = self._folder / f"plain-{num_workers}"
         if not (run_folder(home) / "result.json").exists():
-            faulty = _FaultyRun(
-                self._config, home, "three nodes" if num_workers > 2 else "one machine", num_workers, 1e9
-            )
+            place: Place = "three nodes" if num_workers > 2 else "one machine"
+            faulty = _FaultyRun(self._config, home, place, num_workers, 1e9)
             try:
                 if not faulty.supervise():
                     raise RuntimeError(f"{home}: the uninterrupted run did not end")
@@ -101,15 +94,9 @@ class FaultInjection:
         if has_ended:
             verdicts = [*compare(expected, faulty.home), *verdicts, faulty.restarts()]
         verdicts.append(Verdict("the run ends", has_ended, f"looked for {_LONGEST_S:.0f} s"))
-        return Round(
-            place,
-            num_workers,
-            time.monotonic() - began,
-            [asdict(kill) for kill in faulty.kills],
-            len(faulty.statuses),
-            faulty.statuses,
-            [verdict._asdict() for verdict in verdicts],
-        )
+        kills, seen = [asdict(kill) for kill in faulty.kills], [verdict._asdict() for verdict in verdicts]
+        seconds = time.monotonic() - began
+        return Round(place, num_workers, seconds, kills, len(faulty.statuses), faulty.statuses, seen)
 
 
 class _FaultyRun:

@@ -35,14 +35,9 @@ def run_folder(home: Path) -> Path:
 
 def compare(expected: Path, actual: Path) -> list[Verdict]:
     """Compares the runs of two output homes."""
-    return [
-        _compare_weights(run_folder(expected), run_folder(actual)),
-        _compare_checkpoints(run_folder(expected), run_folder(actual)),
-        _compare_history(run_folder(expected), run_folder(actual)),
-        _compare_results(run_folder(expected), run_folder(actual)),
-        _compare_files(run_folder(expected), run_folder(actual)),
-        _compare_tracking(expected, actual),
-    ]
+    by_folder = (_compare_weights, _compare_checkpoints, _compare_history, _compare_results, _compare_files)
+    verdicts = [comparison(run_folder(expected), run_folder(actual)) for comparison in by_folder]
+    return [*verdicts, _compare_tracking(expected, actual)]
 
 
 def _compare_weights(expected: Path, actual: Path) -> Verdict:
@@ -54,8 +49,8 @@ def _compare_weights(expected: Path, actual: Path) -> Verdict:
 
 
 def _compare_checkpoints(expected: Path, actual: Path) -> Verdict:
-    """The newest checkpoint also holds the low-rank branch, the best state and the momentum."""
-    first, second = (TrainingState.load(_newest_checkpoint(folder)) for folder in (expected, actual))
+    newest = (max((folder / "train").glob("checkpoint_0*")) for folder in (expected, actual))
+    first, second = map(TrainingState.load, newest)
     parts = ("model", "best", "momentum")
     different = [name for part in parts for name in _different(dict(getattr(first, part)), dict(getattr(second, part)))]
     by_image = ({"outcomes": one.outcomes, "newly_broken": one.newly_broken} for one in (first, second))
@@ -92,8 +87,8 @@ def _compare_tracking(expected: Path, actual: Path) -> Verdict:
     if len(tracked) != 1:
         return Verdict(what, False, f"{len(tracked)} runs")
     ((first, steps),), ((second, own_steps),) = _metrics(expected), tracked
-    repeated = sum(len(values) != len({step for step, _ in values}) for values in steps.values())
-    repeated += sum(len(values) != len({step for step, _ in values}) for values in own_steps.values())
+    every = [*steps.values(), *own_steps.values()]
+    repeated = sum(len(values) != len({step for step, _ in values}) for values in every)
     different = [key for key in steps.keys() | own_steps.keys() if not _same_metric(key, steps, own_steps)]
     is_equal = not repeated and not different and first.info.status == second.info.status == "FINISHED"
     points = sum(map(len, own_steps.values()))
@@ -127,14 +122,8 @@ def _metrics(home: Path) -> list[tuple[Run, dict[str, list[tuple[int, float]]]]]
     return found
 
 
-def _newest_checkpoint(run: Path) -> Path:
-    return max((run / "train").glob("checkpoint_0*"))
-
-
 def _different(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> list[str]:
     """Returns the names of tensors that are not the same bits, or are there only once."""
-    return [
-        name
-        for name in sorted(first.keys() | second.keys())
-        if name not in first or name not in second or not torch.equal(first[name], second[name])
-    ]
+    both = first.keys() & second.keys()
+    names = sorted(first.keys() | second.keys())
+    return [name for name in names if name not in both or not torch.equal(first[name], second[name])]

@@ -8,11 +8,10 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import Self
+from typing import Any, BinaryIO, Self
 
 from distributed_autolora.errors import UserError
 from distributed_autolora.orchestration.cluster.processes import uninterrupted
@@ -27,23 +26,22 @@ _KILL_TIMEOUT_S = 15.0
 
 @dataclass(frozen=True)
 class Host:
-    """One network namespace.
-
-    Attributes:
-        name: for messages.
-        namespace: unique on this machine.
-        address: IPv4 address, known to the other hosts only.
-        port: the switch's end of the cable.
-    """
+    """One network namespace, unique on this machine."""
 
     name: str
     namespace: str
     address: str
+    """IPv4, known to the other hosts only."""
     port: str
+    """The switch's end of the cable."""
 
-    def command(self, arguments: Sequence[str]) -> list[str]:
-        """Returns the command line that runs a program on this host."""
-        return ["ip", "netns", "exec", self.namespace, *arguments]
+    def start(
+        self, command: Sequence[str], environment: Mapping[str, str], folder: Path, log: BinaryIO
+    ) -> subprocess.Popen[bytes]:
+        """Starts a program on this host in a session of its own."""
+        arguments = ["ip", "netns", "exec", self.namespace, *command]
+        streams: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": log, "stderr": log}
+        return subprocess.Popen(arguments, env=environment, cwd=folder, start_new_session=True, **streams)
 
     def processes(self) -> dict[int, str]:
         """Returns the living processes of this host: their ids and command lines."""
@@ -62,10 +60,7 @@ class Host:
 class Network:
     """Makes hosts on a switch, and on leaving ends every process on them and removes all of it.
 
-    The addresses exist inside the namespaces only, so that several networks do not meet.
-
-    Args:
-        names: of the hosts; they get 10.77.0.1, 10.77.0.2, ...
+    The hosts get the addresses 10.77.0.1, 10.77.0.2, ... inside their namespaces only: several networks do not meet.
 
     Raises:
         UserError: on entering, without the rights or the programs to make one.
@@ -89,9 +84,7 @@ class Network:
             raise
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self._remove()
 
     def cut(self, host: Host) -> None:

@@ -9,7 +9,6 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 from distributed_autolora.errors import UserError
@@ -38,7 +37,7 @@ class Raylets:
     """Starts both, one CPU each; on leaving stops them in order.
 
     Args:
-        hosts: where the head is, and programs that use the cluster; and where the other raylet is.
+        hosts: the head's, with the programs that use the cluster, and the other raylet's.
         folder: for the hosts' temporary files.
         head_settings: more environment variables of the head.
         note: called with every event of the raylet on the second host.
@@ -54,8 +53,7 @@ class Raylets:
         if len(os.fsencode(longest)) > _SOCKET_PATH_MAX:
             raise UserError(f"The path of {longest} has more than {_SOCKET_PATH_MAX} bytes: give a shorter folder.")
         self._first, self._second = hosts
-        self._folder = folder
-        self._head_settings, self._note = head_settings, note
+        self._folder, self._head_settings, self._note = folder, head_settings, note
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
         self._stopping = threading.Event()
         self._supervisor = threading.Thread(target=self._supervise, daemon=True)
@@ -69,9 +67,7 @@ class Raylets:
             raise
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self._stop()
 
     def environment(self, host: Host) -> dict[str, str]:
@@ -122,15 +118,7 @@ class Raylets:
         # `ray start` reads it as the flag --address.
         del environment["RAY_ADDRESS"]
         with self._log(host).open("ab") as log:
-            process = subprocess.Popen(
-                host.command(command),
-                env=environment,
-                cwd=self._folder,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-            )
+            process = host.start(command, environment, self._folder, log)
         self._processes[host.name] = process
         return process
 

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from typing import Any
 
+from distributed_autolora.reporting.markdown import table
 from tests.hosts.comparing import Verdict
 from tests.hosts.scenarios import COLLECTIVE_TIMEOUT_S, Outcome, Scenario
 
-_PACKAGES = ("ray", "torch", "mlflow", "numpy")
+_CLOSING = """Times and rates (`seconds/...`, `worker_seconds`, `images_per_second`) are the only values
+that were not compared; in MLflow each of them is there as often as the others."""
 _COMMAND = "sudo .venv/bin/python tests/hosts/two_hosts.py --output docs/results/two-hosts"
 
 
@@ -62,7 +64,7 @@ def as_markdown(played: Sequence[Played], train_images: int) -> str:
         for each in played
     ]
     heads = ("run", "link cut for, s", "run took, s", "exit status", "results", "processes left")
-    parts = [_introduction(train_images), _table(heads, summary), *map(_section, played), _closing()]
+    parts = [_introduction(train_images), table(heads, summary), *map(_section, played), _CLOSING]
     return "\n\n".join(parts) + "\n"
 
 
@@ -88,19 +90,14 @@ def _section(each: Played) -> str:
     parts = [f"## {each.scenario.name}: {each.scenario.why}"]
     if settings:
         parts.append(f"The head has {settings}.")
-    parts.append(_table(("second", "what happened"), events))
+    parts.append(table(("second", "what happened"), events))
     if each.scenario.cut_s:
         verdicts = [(what, "equal" if is_equal else "DIFFERENT", seen) for what, is_equal, seen in each.verdicts]
-        parts.append(_table(("compared with the uninterrupted run", "verdict", "seen"), verdicts))
+        parts.append(table(("compared with the uninterrupted run", "verdict", "seen"), verdicts))
     parts += [f"Left behind: {title}" for title in each.outcome.left]
     if each.outcome.status != 0:
         parts.append(f"The run's last lines:\n\n```\n{each.outcome.output}\n```")
     return "\n\n".join(parts)
-
-
-def _closing() -> str:
-    return """Times and rates (`seconds/...`, `worker_seconds`, `images_per_second`) are the only values
-that were not compared; in MLflow each of them is there as often as the others."""
 
 
 def _verdict(each: Played) -> str:
@@ -109,11 +106,8 @@ def _verdict(each: Played) -> str:
     return "equal" if each.verdicts and all(verdict.is_equal for verdict in each.verdicts) else "DIFFERENT"
 
 
-def _table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    lines = [heads, ["---"] * len(heads), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
 def _versions() -> dict[str, str]:
-    packages = {name: version(name) for name in _PACKAGES}
-    return {"python": platform.python_version(), **packages}
+    return {
+        "python": platform.python_version(),
+        **{name: version(name) for name in ("ray", "torch", "mlflow", "numpy")},
+    }

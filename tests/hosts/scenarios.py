@@ -27,18 +27,13 @@ _POLL_S = 0.2
 
 @dataclass(frozen=True, kw_only=True)
 class Scenario:
-    """What is done to a run.
-
-    Attributes:
-        name: of the run.
-        cut_s: seconds without the link; 0: it is never cut.
-        head_settings: more environment variables of the Ray head.
-        why: what it shows, for the report.
-    """
+    """What is done to a run, and what it shows."""
 
     name: str
     cut_s: float = 0.0
+    """Seconds without the link; 0: it is never cut."""
     head_settings: Mapping[str, str] = field(default_factory=dict)
+    """More environment variables of the Ray head."""
     why: str
 
 
@@ -61,21 +56,17 @@ SCENARIOS = (
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """What came of a scenario.
-
-    Attributes:
-        status: the driver's exit status; None: it was still there at the limit and was killed.
-        seconds: from the driver's start to its end.
-        events: what happened when.
-        left: processes that outlived the run or its cluster.
-        output: the end of what the driver printed.
-    """
+    """What came of a scenario."""
 
     status: int | None
+    """The driver's exit status; None: it was killed at the time limit."""
     seconds: float
+    """From the driver's start to its end."""
     events: list[Event]
     left: list[str]
+    """Processes that outlived the run or its cluster."""
     output: str
+    """The driver's last lines."""
 
 
 def write_inputs(folder: Path, train_images: int) -> None:
@@ -90,23 +81,13 @@ def write_inputs(folder: Path, train_images: int) -> None:
         schedule=replace(config.schedule, name="step_decay"),
         optimization=replace(config.optimization, lr=0.03),
     )
-    scaling = replace(
-        config.scaling,
-        num_workers=2,
-        collective_timeout_s=COLLECTIVE_TIMEOUT_S,
-        checkpoint_every_s=1.0,
-        check_finite_every=5,
-    )
+    scaling = replace(config.scaling, num_workers=2, checkpoint_every_s=1.0, check_finite_every=5)
+    scaling = replace(scaling, collective_timeout_s=COLLECTIVE_TIMEOUT_S)
     (folder / "config.yaml").write_text(config_text(replace(config, scaling=scaling)))
 
 
 def play(scenario: Scenario, folder: Path) -> Outcome:
-    """Runs a scenario on hosts and a cluster of its own.
-
-    Args:
-        scenario: what to do.
-        folder: has the inputs; the run's output goes into its subfolder of the scenario's name.
-    """
+    """Runs a scenario on hosts and a cluster of its own, from the inputs in the folder."""
     own = folder / scenario.name
     own.mkdir()
     timeline = Timeline()
@@ -130,15 +111,7 @@ def _start_driver(config: Path, home: Path, host: Host, raylets: Raylets) -> sub
     command = [sys.executable, "jobs/finetune.py", "--config", str(config)]
     command += ["--run.name", "mine", "--run.output", str(home), "--evaluate", "none"]
     with (home / "driver.log").open("wb") as output:
-        return subprocess.Popen(
-            host.command(command),
-            cwd=ROOT,
-            env=raylets.environment(host),
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=output,
-            start_new_session=True,
-        )
+        return host.start(command, raylets.environment(host), ROOT, output)
 
 
 class _Cable:
@@ -150,7 +123,7 @@ class _Cable:
         self._at: float | None = None
 
     def act(self) -> None:
-        """Does what is due now."""
+        """Cuts or restores the link if it is time."""
         timeline, watch = self._watch.timeline, self._watch
         if self._at is None and watch.epochs >= _CUT_AFTER_EPOCH:
             self._at = timeline.now() + _CUT_AT * watch.epoch_seconds

@@ -55,8 +55,7 @@ class Timeline:
 
     def note(self, what: str) -> None:
         """Adds an event that happens now."""
-        with self._lock:
-            self._events.append(Event(self.now(), what))
+        self.note_at(time.monotonic() - self._began + self._origin, what)
 
     def note_at(self, clock: float, what: str) -> None:
         """Adds an event of a time in seconds since the epoch."""
@@ -69,34 +68,24 @@ class Timeline:
 
 
 class RunWatch:
-    """Notes what changes in a run's folder and among the hosts' training workers.
-
-    Args:
-        run: the run's folder.
-        hosts: where workers may be.
-        timeline: takes the events.
-    """
+    """Notes what changes in a run's folder and among the hosts' training workers."""
 
     def __init__(self, run: Path, hosts: list[Host], timeline: Timeline) -> None:
         self._run, self._hosts = run, hosts
         self.timeline = timeline
-        self._epochs = 0
+        self.epochs = 0
+        """Number of epochs recorded so far."""
         self._workers: dict[str, int] = {}
         self.epoch_seconds = 0.0
         """Of the last epoch that was recorded."""
 
-    @property
-    def epochs(self) -> int:
-        """Number of epochs recorded so far."""
-        return self._epochs
-
     def look(self) -> None:
         """Notes what has changed since the last look."""
         history = RunFolder(self._run).history()
-        for record in history[self._epochs :]:
+        for record in history[self.epochs :]:
             self.timeline.note(f"epoch {record.epoch} recorded ({record.epoch_seconds:.1f} s of work)")
             self.epoch_seconds = record.epoch_seconds
-        self._epochs = len(history)
+        self.epochs = len(history)
         workers = {host.name: len(training_workers(host)) for host in self._hosts}
         if workers != self._workers:
             counts = ", ".join(f"{name} host {count}" for name, count in workers.items())
@@ -110,12 +99,7 @@ def training_workers(host: Host) -> dict[int, str]:
 
 
 def note_logs(folder: Path, timeline: Timeline) -> None:
-    """Adds what Ray Train's controller and the workers wrote into the hosts' logs, each message once a second.
-
-    Args:
-        folder: holds the hosts' Ray folders.
-        timeline: takes the events.
-    """
+    """Adds what Ray Train's controller and the workers wrote into the hosts' logs, each message once a second."""
     noted: dict[str, float] = {}
     for clock, logged in sorted(_logged(folder)):
         message = logged.replace(f"{ROOT}/", "")

@@ -54,24 +54,8 @@ def check_metadata(raw: dict[bytes, bytes], path: str) -> dict[str, Any]:
     return texts
 
 
-def check_not_empty(rows: int, path: str) -> None:
-    """Checks that a file has rows.
-
-    Raises:
-        UserError: for a file without any.
-    """
-    if rows == 0:
-        raise UserError(f"{path} holds no image. {HOW_TO_WRITE}.")
-
-
 def check_rows(table: Any, num_classes: int, path: str, first: int) -> None:
-    """Checks that every row has an image, an id and a label that names a class.
-
-    Args:
-        table: some rows of a file.
-        num_classes: number of classes that the file names.
-        path: the file, for messages.
-        first: position in the file of the first of these rows.
+    """Checks that every row of a part of a file, from row `first` on, has an image, an id and a label of a class.
 
     Raises:
         UserError: naming the first row that has not.
@@ -97,14 +81,8 @@ def check_same_names(one: Sequence[str], other: Sequence[str], one_where: str, o
     if list(one) == list(other):
         return
     pairs = enumerate(zip(one, other, strict=False))
-    difference = next(
-        (
-            f'label {label} is "{left}" in one and "{right}" in the other'
-            for label, (left, right) in pairs
-            if left != right
-        ),
-        f"{len(one)} classes and {len(other)}",
-    )
+    differences = [f'label {n} is "{a}" in one and "{b}" in the other' for n, (a, b) in pairs if a != b]
+    difference = differences[0] if differences else f"{len(one)} classes and {len(other)}"
     raise UserError(
         f"{one_where} and {other_where} have different class names: {difference}. Write all files of a task in one go."
     )

@@ -60,7 +60,6 @@ def split_files(folder: str, split: str) -> tuple[Any, list[str]]:
 
 
 def _check_complete(folder: str, paths: list[str]) -> None:
-    """Refuses NAME-00000-of-00003.parquet if another of the three is missing, or another version is beside them."""
     names = [path.rpartition("/")[2] for path in paths]
     numbered = {(match["name"], match["count"]) for match in map(_NUMBERED.fullmatch, names) if match}
     for name, count in sorted(numbered):
@@ -82,8 +81,7 @@ def existing_files(folder: str) -> list[str]:
     with writable(folder):
         filesystem.create_dir(path, recursive=True)
         found = _list(filesystem, path)
-    patterns = [f"{split}*.parquet" for split in _SPLITS]
-    return sorted(info.path for info in found if any(fnmatch.fnmatch(info.base_name, one) for one in patterns))
+    return sorted(info.path for info in found if re.fullmatch(r"(train|test).*\.parquet", info.base_name))
 
 
 def remove_files(folder: str, paths: list[str]) -> None:
@@ -117,7 +115,7 @@ def data_digest(folder: str) -> str:
 
 
 def split_bytes(folder: str, split: str) -> int:
-    """Returns the size of a split's files in bytes.
+    """Returns the bytes of a split's files.
 
     Raises:
         UserError: if there is no such folder or file.

@@ -8,38 +8,31 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import torch
 
+from distributed_autolora.data.parquet import reader
 from distributed_autolora.data.parquet.locations import data_digest, one_line
-from distributed_autolora.data.parquet.reader import (
-    IN_MEMORY,
-    ImageTable,
-    fingerprint,
-    image_table,
-    read_labels,
-    row_groups,
-)
+from distributed_autolora.data.parquet.reader import IN_MEMORY, ImageTable, fingerprint
 from distributed_autolora.errors import StorageError, UserError
 
 _SCHEMA = pa.schema([*IN_MEMORY, ("fingerprint", pa.int64())])
 _CHOOSE = "Choose another folder with --scaling.cache."
 
 
+@dataclass(frozen=True)
 class MappedImages:
-    """Images in a memory-mapped file, checked whenever one is read.
+    """Images in a memory-mapped file, checked whenever one is read."""
 
-    Args:
-        path: the file.
-        images: pyarrow ChunkedArray of n encoded images, mapped from it.
-        fingerprints: int64 [n].
-    """
-
-    def __init__(self, path: Path, images: Any, fingerprints: torch.Tensor) -> None:
-        self._path, self._images, self._fingerprints = path, images, fingerprints
+    path: Path
+    images: Any
+    """pyarrow ChunkedArray of n encoded images, mapped from the file."""
+    fingerprints: torch.Tensor
+    """int64 [n]."""
 
     def __getitem__(self, row: int) -> Any:
         """Returns the pyarrow scalar of an image.
@@ -47,11 +40,11 @@ class MappedImages:
         Raises:
             UserError: for bytes that are not those which were written; the file is removed.
         """
-        image = self._images[row]
-        if fingerprint(image.as_buffer()) != int(self._fingerprints[row]):
-            self._path.unlink(missing_ok=True)
+        image = self.images[row]
+        if fingerprint(image.as_buffer()) != int(self.fingerprints[row]):
+            self.path.unlink(missing_ok=True)
             raise UserError(
-                f"{self._path} was damaged at row {row} and has been removed: the same command writes it again. "
+                f"{self.path} was damaged at row {row} and has been removed: the same command writes it again. "
                 f"If this returns, the disk is failing. {_CHOOSE}"
             )
         return image
@@ -60,8 +53,7 @@ class MappedImages:
 def cache_folder(configured: str | None) -> Path:
     """Returns the folder of the mapped files, made for this user alone where it is missing.
 
-    Args:
-        configured: the folder; None: "distributed_autolora-<uid>" in the system's temporary folder.
+    Unless it is configured it is "distributed_autolora-<uid>" in the system's temporary folder.
 
     Raises:
         UserError: if it cannot be made, or the default one belongs to somebody else.
@@ -83,8 +75,6 @@ def mapped_images(folder: str, split: str, *, digest: str | None, cache: str | N
     One process writes, the others wait for it; a file that cannot be opened is written again.
 
     Args:
-        folder: local path or URI of the Parquet files.
-        split: "train" or "test".
         digest: SHA-256 of the files (`data_digest`), which names the cached file; None: it is computed.
         cache: folder of the mapped files; None: see `cache_folder`.
 
@@ -94,7 +84,7 @@ def mapped_images(folder: str, split: str, *, digest: str | None, cache: str | N
     """
     digest = digest or data_digest(folder)
     path = cache_folder(cache) / f"{digest[:32]}-{split}.arrow"
-    labels = read_labels(folder, split)
+    labels = reader.read_labels(folder, split)
     table = _open(path, len(labels.rows))
     if table is None:
         with _usable(path), _only_one(path.with_suffix(".lock")):
@@ -110,7 +100,7 @@ def mapped_images(folder: str, split: str, *, digest: str | None, cache: str | N
     prints = torch.from_numpy(table["fingerprint"].to_numpy().copy())
     rows = {name: labels.rows[name] for name in labels.rows.column_names}
     images = MappedImages(path, table["image"], prints)
-    return image_table({**rows, "image": images}, prints, labels.texts, f"{folder} ({split})", labels.files)
+    return reader.image_table({**rows, "image": images}, prints, labels.texts, f"{folder} ({split})", labels.files)
 
 
 def _other_files(folder: str) -> UserError:
@@ -120,7 +110,6 @@ def _other_files(folder: str) -> UserError:
 
 
 def _open(path: Path, count: int) -> Any | None:
-    """Maps a file; None if there is none, or an incomplete one."""
     try:
         with pa.memory_map(str(path)) as mapped:
             # The columns keep the mapping alive.
@@ -131,13 +120,12 @@ def _open(path: Path, count: int) -> Any | None:
 
 
 def _write(path: Path, folder: str, split: str, digest: str) -> None:
-    """Writes the file under another name, and renames it when it is complete."""
     if data_digest(folder) != digest:
         raise _other_files(folder)
     partial = path.with_suffix(".partial")
     try:
         with pa.OSFile(str(partial), "wb") as file, pa.ipc.new_file(file, _SCHEMA) as writer:
-            for group in row_groups(folder, split):
+            for group in reader.row_groups(folder, split):
                 rows = group.rows.combine_chunks()
                 prints = [fingerprint(image.as_buffer()) for image in rows["image"]]
                 writer.write_table(rows.append_column(_SCHEMA.field("fingerprint"), pa.array(prints, pa.int64())))
@@ -156,7 +144,6 @@ def _only_one(path: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _usable(path: Path) -> Iterator[None]:
-    """Turns errors of a full or forbidden cache into a `UserError`."""
     try:
         yield
     except (OSError, pa.ArrowException) as error:

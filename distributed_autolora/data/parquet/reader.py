@@ -17,11 +17,11 @@ from distributed_autolora.data.parquet.checks import (
     COLUMNS,
     check_columns,
     check_metadata,
-    check_not_empty,
     check_rows,
     check_same_names,
 )
-from distributed_autolora.data.parquet.locations import readable, split_files
+from distributed_autolora.data.parquet.locations import HOW_TO_WRITE, readable, split_files
+from distributed_autolora.errors import UserError
 
 # In memory offsets have 64 bits, so that no file is too large for one chunk.
 IN_MEMORY = pa.schema([("image", pa.large_binary()), ("label", pa.int64()), ("row_id", pa.large_string())])
@@ -212,7 +212,6 @@ def check_same_classes(train: ImageTable, test: ImageTable) -> None:
 
 
 def _file_groups(filesystem: Any, path: str) -> Iterator[RowGroup]:
-    """Yields the checked row groups of one file."""
     with readable(path):
         stream = filesystem.open_input_file(path)
     with stream:
@@ -220,7 +219,8 @@ def _file_groups(filesystem: Any, path: str) -> Iterator[RowGroup]:
             file = pq.ParquetFile(stream, page_checksum_verification=True)
         check_columns(file.schema_arrow, path)
         texts = check_metadata(file.metadata.metadata or {}, path)
-        check_not_empty(file.metadata.num_rows, path)
+        if file.metadata.num_rows == 0:
+            raise UserError(f"{path} holds no image. {HOW_TO_WRITE}.")
         first = 0
         for group in range(file.num_row_groups):
             with readable(path):

@@ -51,9 +51,7 @@ class SplitWriter:
     NAME-00000-of-00003.parquet and so on.
 
     Args:
-        folder: local path or URI.
         name: of the files, without their ending.
-        num_classes: labels are below it.
         shard_bytes: begin another file after this many bytes of images; None: never.
     """
 
@@ -115,8 +113,6 @@ class SplitWriter:
 
 
 class _Shard:
-    """One file while it is written."""
-
     def __init__(self, path: str, stream: Any) -> None:
         self.path, self.image_bytes = path, 0
         self._stream, self._content = stream, hashlib.sha256()

@@ -44,7 +44,6 @@ def image_list(flags: ImageList) -> SourceTask:
 
 
 def _lines(source: Path) -> list[dict[str, str]]:
-    """Returns the checked lines below the header."""
     try:
         with source.open(newline="", encoding="utf-8-sig") as file:
             reader = csv.DictReader(file, restval="")

@@ -48,7 +48,6 @@ def dogs(flags: Dogs) -> SourceTask:
 
 
 def _dog_rows(source: Path) -> Callable[[str, int], SourceRow]:
-    """Returns the function that makes a row of a listed file."""
     for name in ("Images", "images"):
         if (source / name).is_dir():
             return lambda file, label: file_row(source / name / file, label, file)
@@ -80,7 +79,6 @@ def _members(archive: Path) -> dict[str, tuple[int, int]]:
 
 
 def _mat_list(source: Path, name: str) -> list[tuple[str, int]]:
-    """Returns files and labels from 0 of one of the lists."""
     from scipy.io import loadmat
     from scipy.io.matlab import MatReadError
 

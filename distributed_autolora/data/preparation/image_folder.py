@@ -67,7 +67,6 @@ def image_folder(flags: Folder) -> SourceTask:
 
 
 def _classes_of_both(source: Path) -> list[str]:
-    """Returns the classes of train/ and test/, which must be the same."""
     in_train, in_test = _visible_folders(source / "train"), _visible_folders(source / "test")
     if in_train != in_test:
         name = sorted(set(in_train) ^ set(in_test))[0]

@@ -42,7 +42,6 @@ def prepare(flags: kinds.Common) -> Prepared:
 
 
 def _some_classes(flags: kinds.FashionMnist) -> SourceTask:
-    """Reads some classes of Fashion-MNIST, or a stratified subset of them."""
     labels, classes = _parse_classes(flags.classes), flags.classes
     limits = {"train": flags.train_images, "test": flags.test_images}
     shipped = _shipped_pixels() if flags.without_shipped else None

@@ -44,7 +44,7 @@ class SourceTask:
     overlaps: tuple[str, ...] = ()
     """Other collections, or parts of this one, that are known to hold the same or nearly the same images."""
     notes: tuple[str, ...] = ()
-    """Notes for the reader, one line each."""
+    """One line each."""
     protocol: Protocol = "clean"
 
 

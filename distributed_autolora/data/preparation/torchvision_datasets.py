@@ -180,9 +180,7 @@ def _caltech_split(
 def consecutive_split(labels: torch.Tensor, per_class: int) -> tuple[list[int], list[int]]:
     """Returns positions to train on, with repetitions, and the rest, as the authors' code chooses them.
 
-    Args:
-        labels: int64 [n], ascending.
-        per_class: consecutive positions taken from the first of each class on; fewer at the end of the list.
+    Of each class of the ascending labels, `per_class` positions from its first on; fewer at the end of the list.
     """
     starts = [int(position) for position in torch.searchsorted(labels, labels.unique())]
     train = [position for start in starts for position in range(start, min(start + per_class, len(labels)))]
@@ -201,7 +199,6 @@ def _caltech_rows(data: Path, files: Sequence[tuple[Path, int]], chosen: list[in
 
 
 def _first(source: Path, below: Sequence[str], holds: str, what_to_do: str) -> Path:
-    """Returns the first of some folders that holds a name."""
     for name in below:
         if any((source / name).glob(holds)):
             return (source / name).absolute()

@@ -135,7 +135,7 @@ def test_many_at_once_write_one_file_and_all_read_it(task: str) -> None:
     for thread in threads:
         thread.join()
     assert [table.encoded(279) for table in tables] == [IMAGES[279]] * 6
-    assert len({table.encoded_images._images.chunk(0).buffers()[2].size for table in tables}) == 1
+    assert len({table.encoded_images.images.chunk(0).buffers()[2].size for table in tables}) == 1
     assert len(list((Path(task).parent / "cache").glob("*"))) == 2
 
 

@@ -1,18 +1,54 @@
-"""Moments of kills: after some time, or at a critical point."""
+"""Kills processes of a run, found by their titles, at a random time or at a critical point."""
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import random
+import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
+Victim = Literal["worker", "hung worker", "controller", "driver", "node", "tracking server"]
 Moment = Literal["any time", "while a checkpoint is written", "between report and registration"]
-MOMENTS: tuple[Moment, ...] = ("any time", "while a checkpoint is written", "between report and registration")
 
+_TITLES: dict[Victim, bytes] = {
+    "worker": b"ray::RayTrainWorker",
+    "hung worker": b"ray::RayTrainWorker",
+    "controller": b"ray::TrainController",
+}
 _LONGEST_S, _EVERY_S = 30.0, 0.002
+
+
+def processes(mark: str) -> Iterator[tuple[int, bytes]]:
+    """Yields id and command line of every living process that was started with `mark` in its environment."""
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if mark.encode() in (folder / "environ").read_bytes().split(b"\0"):
+                state = (folder / "stat").read_text().rpartition(")")[2].split()[0]
+                if state not in "ZX":
+                    yield int(folder.name), (folder / "cmdline").read_bytes()
+
+
+def kill_one(mark: str, victim: Victim, chance: random.Random) -> bool:
+    """Kills one of the run's workers or its controller, or stops a worker for good; tells whether there was one."""
+    found = sorted(pid for pid, title in processes(mark) if title.startswith(_TITLES[victim]))
+    if not found:
+        return False
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(chance.choice(found), signal.SIGSTOP if victim == "hung worker" else signal.SIGKILL)
+        return True
+    return False
+
+
+def kill_all(mark: str) -> None:
+    """Kills whatever is left of a run."""
+    for pid, _ in processes(mark):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
 
 
 class Plan(NamedTuple):
@@ -24,13 +60,8 @@ class Plan(NamedTuple):
 
 
 def plan(chance: random.Random, run: Path) -> Plan:
-    """Draws when the next kill happens.
-
-    Args:
-        chance: where the draw comes from.
-        run: the run's folder.
-    """
-    moment = chance.choice(MOMENTS)
+    """Draws when the next kill of the run in a folder happens."""
+    moment: Moment = chance.choice(get_args(Moment))
     delay = chance.uniform(0.5, 6.0)
     seen: set[str] = set()
 
