@@ -13,7 +13,7 @@ from distributed_autolora.reporting.format import attack_label
 from distributed_autolora.reporting.statistics import wilson_interval
 from distributed_autolora.reporting.study.format import metric_label, number
 from distributed_autolora.reporting.study.loading import StudyResults, StudyRun
-from distributed_autolora.reporting.study.run_tables import mean_final_cost, search_cost
+from distributed_autolora.reporting.study.run_tables import mean_final_cost, total
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -159,7 +159,7 @@ def _draw_seeds(axes: Axes, study: StudyResults, arm: ArmRecord, metric: str, he
 
 
 def _draw_cost(axes: Axes, study: StudyResults, arm: ArmRecord, metric: str, measure: str, index: int) -> None:
-    final, search = mean_final_cost(study, arm.id), search_cost(study, arm.id)
+    final, search = mean_final_cost(study, arm.id), total(study.of(arm.id, "search"))
     values = [100 * part.accuracy for part in study.accuracies(arm.id, metric).values()]
     if final is None or not values or not (alone := getattr(final, measure)):
         return

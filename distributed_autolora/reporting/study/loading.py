@@ -87,7 +87,6 @@ class StudyRun(PlannedRun):
 class StudyResults:
     """A study and its runs so far, finished or not."""
 
-    folder: Path
     record: StudyRecord
     arms: tuple[ArmRecord, ...]
     """Those of the record; `reference` is None where there is nothing to compare an arm with."""
@@ -146,7 +145,7 @@ def load_study(folder: Path) -> StudyResults:
         )
     arms = tuple(replace(arm, reference=_reference(arm, record, ids)) for arm in record.arms)
     runs = tuple(_run(folder, run, record.attack_images) for run in planned)
-    return StudyResults(folder, record, arms, runs)
+    return StudyResults(record, arms, runs)
 
 
 def _reference(arm: ArmRecord, record: StudyRecord, ids: set[str]) -> str | None:

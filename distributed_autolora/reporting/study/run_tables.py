@@ -43,13 +43,8 @@ def cost_of(run: StudyRun) -> Cost:
 
 
 def total(runs: Iterable[StudyRun]) -> Cost:
-    """Returns the cost of several runs together."""
+    """Returns the cost of several runs together, failed and stopped ones included."""
     return sum((cost_of(run) for run in runs), Cost())
-
-
-def search_cost(study: StudyResults, arm: str) -> Cost:
-    """Returns the cost of an arm's search, failed and stopped trials included."""
-    return total(study.of(arm, "search"))
 
 
 def mean_final_cost(study: StudyResults, arm: str) -> Cost | None:
@@ -67,8 +62,8 @@ def cost_table(study: StudyResults) -> str:
     alone = next((arm for arm in (study.record.reference, *study.references) if arm in study.references), None)
     base = mean_final_cost(study, alone) if alone else None
     for arm in study.arms:
-        search, final = search_cost(study, arm.id), mean_final_cost(study, arm.id)
         trials, finished = study.of(arm.id, "search"), study.evaluated(arm.id)
+        search, final = total(trials), mean_final_cost(study, arm.id)
         if trials:
             begun = sum(bool(run.history) for run in trials)
             of = "" if begun == len(trials) else f"{begun} of "
