@@ -35,15 +35,13 @@ class NamedAttack:
     """
 
     name: str
-    """In lower case; a column of outcomes is robust/<name>."""
     num_steps: int = 0
-    """Gradient steps of FGSM and PGD."""
     random_starts: int = 0
-    """Random starts of PGD; 0: one start at the clean image."""
+    """0: one start at the clean image."""
     loss: str = "cross_entropy"
-    """What PGD maximises, one of `core.attacks.LOSSES`."""
+    """One of `core.attacks.LOSSES`."""
     parts: tuple[str, ...] = ()
-    """Its parts of `AUTOATTACK_PARTS`; empty for FGSM and PGD."""
+    """From `AUTOATTACK_PARTS`; empty for FGSM and PGD."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,8 +139,8 @@ def label(
         remarks.append(f"not standard AutoAttack: APGD-T needs {_CLASSES_FOR_TARGETED_DLR} classes")
     elif attack.name == "autoattack" and budget == STANDARD_BUDGET:
         remarks.append("standard")
-    if {"apgd-t", "fab-t"} & set(parts) and num_targets(num_classes) < _STANDARD_TARGETS:
-        targets = num_targets(num_classes)
+    targets = num_targets(num_classes)
+    if {"apgd-t", "fab-t"} & set(parts) and targets < _STANDARD_TARGETS:
         remarks.append(f"{targets} target{'s' if targets > 1 else ''}: {num_classes} classes")
     if budget != STANDARD_BUDGET:
         remarks.append(
@@ -156,8 +154,7 @@ def _gradient_label(attack: NamedAttack, threat_model: ThreatModel | None, step_
     if attack.name == "fgsm":
         return "FGSM (one step of epsilon, clean start)"
     step = "epsilon / 4" if threat_model is None else f"epsilon / 4 = {pgd_step_size(threat_model):.4g}"
-    if step_size is not None:
-        step = f"{step_size:.4g}"
+    step = step if step_size is None else f"{step_size:.4g}"
     starts = attack.random_starts
     start = "clean start" if not starts else f"{starts} random start{'s' if starts > 1 else ''}"
     loss = "" if attack.loss == "cross_entropy" else f"{attack.loss} loss, "

@@ -7,7 +7,7 @@ results, because every part seeds its own random numbers.
 from __future__ import annotations
 
 import logging
-from collections.abc import MutableMapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,11 +40,7 @@ class _AtDebug(logging.LoggerAdapter[logging.Logger]):
     """Logs everything at DEBUG: its warnings would repeat for every chunk; the sanity checks cover them."""
 
     def log(self, level: int, msg: object, *args: object, **kwargs: Any) -> None:
-        if self.isEnabledFor(logging.DEBUG):
-            self.logger.log(logging.DEBUG, msg, *args, **kwargs)
-
-    def process(self, msg: Any, kwargs: MutableMapping[str, Any]) -> tuple[Any, MutableMapping[str, Any]]:
-        return msg, kwargs
+        self.logger.log(logging.DEBUG, msg, *args, **kwargs)
 
 
 def configured(
@@ -73,7 +69,6 @@ def run_parts(
     *,
     threat_model: ThreatModel,
     parts: tuple[str, ...],
-    num_classes: int,
     seed: int,
     budget: Budget,
 ) -> PartsOutcome:
@@ -86,18 +81,18 @@ def run_parts(
         model: logits of images in [0, 1], in eval mode.
         x: [n, C, H, W] float32 images on the model's device; y: [n] int64 labels, there too.
         parts: names from `attacks.AUTOATTACK_PARTS`, such as `attacks.parts_for` gives.
-        num_classes: outputs of the model.
     """
     with torch.no_grad():
-        robust = model(x).argmax(1) == y
-    x_adv = x.clone()
+        logits = model(x)
+    robust, x_adv = logits.argmax(1) == y, x.clone()
     broken_by = torch.where(robust, len(parts), NATURAL)
     for position, part in enumerate(parts):
         rows = robust.nonzero()[:, 0]
         if not len(rows):
             break
+        classes = logits.shape[1]
         attack = configured(
-            model, parts=[part], epsilon=threat_model.epsilon, num_classes=num_classes, seed=seed, budget=budget
+            model, parts=[part], epsilon=threat_model.epsilon, num_classes=classes, seed=seed, budget=budget
         )
         attack.logger = attack.apgd.logger = attack.apgd_targeted.logger = _AtDebug(LOGGER)
         found, predictions = attack.run_standard_evaluation(x[rows], y[rows], batch_size=len(rows))

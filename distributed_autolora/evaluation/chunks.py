@@ -71,15 +71,11 @@ def evaluate_chunk(
     An attack whose parts begin another's takes the results of that one's run, which are the same.
 
     Args:
-        model: logits of images in [0, 1]; its modes, gradients and flags are restored afterwards, and so are
-            torch's global random numbers and the interpreter's trace function.
-        x: [n, C, H, W] float32 images in [0, 1]; n may be 0.
-        y: [n] labels.
-        threat_model: what the adversary may do.
-        attacks: from `attacks.parse`.
+        model: logits of images in [0, 1]; left as it was, like torch's random numbers (`guard.preserve_state`).
+        x: [n, C, H, W] float32 images in [0, 1]; n may be 0. y: [n] labels.
         seed: the chunk's own.
         step_size: length of a PGD step; None: epsilon / 4.
-        budget: of AutoAttack's parts; another than the standard must be labelled (`attacks.label`).
+        budget: another than the standard must be labelled (`attacks.label`).
 
     Returns:
         Arrays of n entries: "natural_prediction" int64, "robust/<attack>" bool, "broken_by" (the part of
@@ -111,7 +107,6 @@ class _ChunkEvaluator:
     runs: list[PartsOutcome] = field(default_factory=list)
 
     def run(self, attacks: Sequence[NamedAttack]) -> Columns:
-        """Runs the attacks and returns the columns of the outcome."""
         natural, margin = self.logits.argmax(1), margins(self.logits, self.y)
         self.correct, self.smallest = natural == self.y, margin
         broken_by = np.full(len(self.x), None, dtype=object)
@@ -148,7 +143,6 @@ class _ChunkEvaluator:
             self.y,
             threat_model=self.threat_model,
             parts=parts,
-            num_classes=self.logits.shape[1],
             seed=self.seed,
             budget=self.budget,
         )
@@ -157,7 +151,6 @@ class _ChunkEvaluator:
         return run
 
     def _gradient(self, attack: NamedAttack) -> tuple[Tensor, list[str]]:
-        """Returns which images are robust to FGSM or to every start of PGD, and the attack's name for each image."""
         robust = self.correct
         for x_adv in self._adversarial_images(attack):
             logits = self.model(x_adv)
@@ -166,7 +159,6 @@ class _ChunkEvaluator:
         return robust, [attack.name] * len(self.x)
 
     def _adversarial_images(self, attack: NamedAttack) -> Iterator[Tensor]:
-        """Yields the result of FGSM, or of each start of PGD."""
         if attack.name == "fgsm":
             yield fgsm(self.model, self.x, self.y, threat_model=self.threat_model)
             return
@@ -177,7 +169,7 @@ class _ChunkEvaluator:
                 self.model,
                 self.x,
                 self.y,
-                ball=self.threat_model,
+                threat_model=self.threat_model,
                 num_steps=attack.num_steps,
                 step_size=self.step_size,
                 loss=attack.loss,

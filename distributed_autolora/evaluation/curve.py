@@ -39,26 +39,32 @@ def robustness_curve(
     curve never rises. At 0 it is the natural accuracy. Like any PGD result it is an upper bound.
 
     Args:
-        model, x, y: as in `chunks.evaluate_chunk`; `seed` is the chunk's own.
         threat_model: gives the norm; its own epsilon does not matter here.
         epsilons: radii, not negative, in any order; 0 is always added.
+        seed: the chunk's own.
 
     Raises:
         ValueError: as `evaluate_chunk`; so UserError.
     """
-    radii = sorted({0.0, *epsilons})
-    balls = {radius: ThreatModel(threat_model.norm, radius, threat_model.bounds) for radius in radii}
     with prepared(model, x, y, threat_model) as (images, labels, logits):
         robust, counts = logits.argmax(1) == labels, {}
-        for radius, ball in balls.items():
+        for radius in sorted({0.0, *epsilons}):
+            ball = ThreatModel(threat_model.norm, radius, threat_model.bounds)
             for start in range(1 + random_starts) if radius else ():
                 rows = robust.nonzero()[:, 0]
                 if not len(rows):
                     break
                 noise = start_noise(images, seed, start - 1)[rows] if start else None
-                here = labels[rows]
-                x_adv = pgd_from(noise, model, images[rows], here, ball=ball, num_steps=num_steps, step_size=radius / 4)
-                robust[rows] = model(x_adv).argmax(1) == here
+                x_adv = pgd_from(
+                    noise,
+                    model,
+                    images[rows],
+                    labels[rows],
+                    threat_model=ball,
+                    num_steps=num_steps,
+                    step_size=radius / 4,
+                )
+                robust[rows] = model(x_adv).argmax(1) == labels[rows]
             counts[radius] = AccuracyCount(int(robust.sum()), len(images))
     return counts
 
@@ -66,8 +72,7 @@ def robustness_curve(
 def expected_robustness(curve: Mapping[float, AccuracyCount]) -> float:
     """Returns the mean robust accuracy when epsilon is uniform on [0, largest epsilon of the curve], in [0, 1].
 
-    This is the area under the curve by the trapezoid rule over its points, divided by the largest epsilon. Compare
-    two models only over the same epsilons.
+    It is the area under the curve (trapezoid rule) by the largest epsilon: compare models over the same epsilons only.
 
     Raises:
         ValueError: for a curve that does not start at 0 or has fewer than two points.

@@ -25,18 +25,18 @@ def prepared(
     Gradients are off, and `preserve_state` holds. n may be 0.
 
     Raises:
-        ValueError: see `check_inputs`.
+        ValueError: for images that are not float32 [n, C, H, W], labels of another length, or bounds other than [0, 1].
         UserError: for images outside [0, 1], or a model that cannot be evaluated.
     """
-    check_inputs(model, x, y, threat_model)
+    _check_inputs(model, x, y, threat_model)
     with preserve_state(model) as device, torch.no_grad():
         x, y = x.to(device), y.to(device).long()
         if not len(x):
             yield x, y, x.new_zeros(0, 2)
             return
-        check_differentiable(model, x)
+        _check_differentiable(model, x)
         logits = model(x[:batch_size])
-        check_logits(logits, y[:batch_size])
+        _check_logits(logits, y[:batch_size])
         yield x, y, logits
 
 
@@ -52,7 +52,7 @@ def preserve_state(model: nn.Module) -> Iterator[torch.device]:
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     trace = sys.gettrace()
     cuda = [device] if device.type == "cuda" else []
-    with eval_mode(model), torch.random.fork_rng(devices=cuda), full_precision(device):
+    with eval_mode(model), torch.random.fork_rng(devices=cuda), _full_precision(device):
         for parameter in trained:
             parameter.requires_grad_(False)
         try:
@@ -70,7 +70,7 @@ def model_device(model: nn.Module) -> torch.device:
 
 
 @contextmanager
-def full_precision(device: torch.device) -> Iterator[None]:
+def _full_precision(device: torch.device) -> Iterator[None]:
     """Turns TF32 and autocast off for the block, and makes cuDNN use deterministic kernels."""
     cudnn: Any = torch.backends.cudnn
     kernels = cudnn.benchmark, cudnn.deterministic
@@ -82,13 +82,8 @@ def full_precision(device: torch.device) -> Iterator[None]:
         cudnn.benchmark, cudnn.deterministic = kernels
 
 
-def check_inputs(model: nn.Module, x: Tensor, y: Tensor, threat_model: ThreatModel) -> None:
-    """Refuses what an attack would accept silently, with a wrong result.
-
-    Raises:
-        ValueError: for images that are not float32 [n, C, H, W], labels of another length, or bounds other than [0, 1].
-        UserError: for images outside [0, 1], or a model that is not float32.
-    """
+def _check_inputs(model: nn.Module, x: Tensor, y: Tensor, threat_model: ThreatModel) -> None:
+    """Refuses what an attack would accept silently, with a wrong result."""
     if x.dtype != torch.float32 or x.dim() != 4 or len(x) != len(y):
         raise ValueError(f"images are {x.dtype} {tuple(x.shape)}, labels {tuple(y.shape)}: float32 [n, C, H, W], [n]")
     if threat_model.bounds != (0.0, 1.0):
@@ -103,12 +98,7 @@ def check_inputs(model: nn.Module, x: Tensor, y: Tensor, threat_model: ThreatMod
         )
 
 
-def check_logits(logits: Tensor, y: Tensor) -> None:
-    """Refuses logits that cannot be evaluated.
-
-    Raises:
-        UserError: when they are no [n, classes], not finite, or the labels reach beyond them.
-    """
+def _check_logits(logits: Tensor, y: Tensor) -> None:
     if logits.dim() != 2:
         raise UserError(f"Evaluation: the model returns {tuple(logits.shape)}: it must return logits [n, classes].")
     broken = int((~logits.isfinite().all(1)).sum())
@@ -124,12 +114,7 @@ def check_logits(logits: Tensor, y: Tensor) -> None:
         )
 
 
-def check_differentiable(model: nn.Module, x: Tensor) -> None:
-    """Refuses a model that no gradient attack can run on.
-
-    Raises:
-        UserError: when the logits are not connected to the images (an integer cast, a `detach`, `no_grad` inside).
-    """
+def _check_differentiable(model: nn.Module, x: Tensor) -> None:
     with torch.enable_grad():
         connected = model(x[:1].detach().clone().requires_grad_()).requires_grad
     if not connected:

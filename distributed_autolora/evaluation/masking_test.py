@@ -13,10 +13,7 @@ def least_share(broken: int, total: int) -> float:
     """Returns the lower one-sided 95 % confidence bound of the share `broken / total`, in [0, 1].
 
     Source: Clopper and Pearson (1934): the probability at which so many or more would be seen in 5 % of the cases.
-
-    Args:
-        broken: images that are robust to the weaker attack only, from 0 to `total`.
-        total: images that were attacked, at least 1.
+    Broken are images that are robust to the weaker attack only; `total`, all that were attacked, is at least 1.
     """
     interval = binomtest(broken, total, alternative="greater").proportion_ci(_CONFIDENCE, method="exact")
     return float(interval.low)
@@ -32,5 +29,4 @@ def overstates(broken: int, total: int) -> bool:
 
 def warns_from(total: int) -> int:
     """Returns the smallest number of broken images of `total` for which `overstates` is true."""
-    # That the bound is above the limit means that at the limit so many or more are seen in less than 5 % of the cases.
     return int(binom.isf(1 - _CONFIDENCE, total, MASKING_LIMIT)) + 1

@@ -18,12 +18,10 @@ from distributed_autolora.core.threat_model import ThreatModel
 
 @dataclass(frozen=True)
 class Trajectory:
-    """Outcome of each image after 0, 1, ..., num_steps steps of PGD."""
+    """Whether each image is correct after 0, 1, ..., num_steps steps of PGD, and its loss; both [n, num_steps + 1]."""
 
     correct: Tensor
-    """[n, num_steps + 1] bool: classified correctly there."""
     loss: Tensor
-    """[n, num_steps + 1] float32: cross-entropy there."""
 
 
 def margins(logits: Tensor, y: Tensor) -> Tensor:
@@ -49,19 +47,8 @@ def recorded_logits(model: nn.Module) -> Iterator[list[Tensor]]:
         hook.remove()
 
 
-def pgd_from(
-    noise: Tensor | None,
-    model: nn.Module,
-    x: Tensor,
-    y: Tensor,
-    *,
-    ball: ThreatModel,
-    num_steps: int,
-    step_size: float,
-    loss: str = "cross_entropy",
-) -> Tensor:
+def pgd_from(noise: Tensor | None, model: nn.Module, x: Tensor, y: Tensor, **search: Any) -> Tensor:
     """Returns the result of `core.attacks.pgd` from the random start of `noise`, or without it from the clean image."""
-    search: dict[str, Any] = {"threat_model": ball, "num_steps": num_steps, "step_size": step_size, "loss": loss}
     return pgd(model, x, y, random_start=noise is not None, noise=noise, **search)
 
 
@@ -70,7 +57,7 @@ def trajectory(
 ) -> Trajectory:
     """Returns the outcome of every iterate of `pgd_from`, n at least 1."""
     with recorded_logits(model) as logits, torch.no_grad():
-        model(pgd_from(noise, model, x, y, ball=ball, num_steps=num_steps, step_size=step_size))
+        model(pgd_from(noise, model, x, y, threat_model=ball, num_steps=num_steps, step_size=step_size))
     correct = [step.argmax(1) == y for step in logits]
     losses = [F.cross_entropy(step, y, reduction="none") for step in logits]
     return Trajectory(torch.stack(correct, 1), torch.stack(losses, 1))

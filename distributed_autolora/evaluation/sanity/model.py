@@ -116,24 +116,16 @@ def _count_zeros(x: Tensor, loss: Tensor, gradient: Tensor) -> Tensor:
 
 
 def random_noise(subject: Subject, robust: int) -> SanityCheck:
-    """Uniform noise of size epsilon hurts little, and less than PGD-10.
+    """Uniform noise of size epsilon hurts little, and less than PGD-10, which leaves `robust` images correct.
 
     PASS for a loss of at most 5 % of the images beyond `slack` (mean of four draws), WARN for at most 15 %, FAIL for
     more than that or for noise that leaves fewer images correct than PGD-10 does (`status_of`): a search that loses
     to random guessing does not work. WARN too where PGD-10 breaks no more than noise.
-
-    Args:
-        subject: what is checked.
-        robust: images that PGD-10 leaves correct.
     """
     n, ball = len(subject), subject.threat_model
     generator = torch.Generator().manual_seed(subject.seed)
-    left = [
-        int(
-            subject.correct(ball.start(subject.x, torch.rand(subject.x.shape, generator=generator).to(subject.x))).sum()
-        )
-        for _ in range(_NOISE_DRAWS)
-    ]
+    draws = (torch.rand(subject.x.shape, generator=generator).to(subject.x) for _ in range(_NOISE_DRAWS))
+    left = [int(subject.correct(ball.start(subject.x, noise)).sum()) for noise in draws]
     natural, mean = int(subject.correct().sum()), sum(left) / _NOISE_DRAWS
     fall = natural - mean - slack(n)
     by_fall: Status = "PASS" if fall <= _NOISE_LIMITS[0] * n else "WARN" if fall <= _NOISE_LIMITS[1] * n else "FAIL"

@@ -36,12 +36,9 @@ def check_sanity(
     """Runs every check; it costs about 400 gradients and `square_queries` forwards an image.
 
     Args:
-        model, x, y: as in `chunks.evaluate_chunk`; 100 to 200 test images are enough, 1 is the least.
-        threat_model: of the evaluation.
+        x: 100 to 200 test images are enough, 1 is the least.
         accuracies: of the whole test set, by their logged names, for the order of attacks.
-        seed: of random starts, noise and Square.
         step_size: length of a PGD step; None: epsilon / 4.
-        batch_size: images per forward, for memory only.
 
     Raises:
         ValueError: for no images, else as `evaluate_chunk`; so UserError.

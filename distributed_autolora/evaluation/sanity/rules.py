@@ -68,19 +68,10 @@ class Subject:
         """Returns for each of `rows` whether its image is robust to parts of AutoAttack, [len(rows)] bool."""
         if not len(rows):
             return rows.bool()
-        num_classes = self.model(self.x[:1]).shape[1]
 
         def robust(x: Tensor, y: Tensor) -> Tensor:
-            outcome = run_parts(
-                self.model,
-                x,
-                y,
-                threat_model=self.threat_model,
-                parts=parts,
-                num_classes=num_classes,
-                seed=self.seed,
-                budget=budget,
-            )
+            ball, seed = self.threat_model, self.seed
+            outcome = run_parts(self.model, x, y, threat_model=ball, parts=parts, seed=seed, budget=budget)
             return outcome.broken_by == len(parts)
 
         return in_batches(robust, self.batch_size, self.x[rows], self.y[rows])
@@ -89,10 +80,8 @@ class Subject:
 def slack(total: int) -> int:
     """Returns by how many of `total` images two attacks on the same images may differ by chance.
 
-    Two runs that are equally strong disagree on few images, each as likely in either direction. With 1 % of
-    them turning, the difference of the counts has mean 0 and standard deviation sqrt(0.01 total); two of these
-    are allowed, and one image at least: 2 of 100, 7 of 1,000, 20 of 10,000 (0.2 %, AutoAttack's own
-    limit for Square there).
+    With 1 % of the images turning, in either direction, the difference of the counts has mean 0 and standard deviation
+    sqrt(0.01 total). Two of these are allowed, and one image at least: 2 of 100, 7 of 1,000, 20 of 10,000.
     """
     return max(1, math.ceil(2 * math.sqrt(_TURNING_SHARE * total)))
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from itertools import pairwise
+from functools import partial
+from itertools import combinations, pairwise
 
 import torch
 from torch import Tensor
@@ -35,18 +36,15 @@ _BUDGET = Budget(apgd_steps=20)
 
 @dataclass(frozen=True)
 class Evidence:
-    """Results of the searches on the same images."""
+    """Results of the searches on the same images: [n] bool, true where an image is correct without and with attack."""
 
     natural: Tensor
-    """[n] bool: correct without an attack."""
     fgsm: Tensor
-    """[n] bool: correct, also after FGSM."""
     clean: Trajectory
     """PGD-100 from the clean images."""
     starts: Tensor
-    """[starts, n] bool: correct, also after PGD-10 from each random start."""
+    """[starts, n] bool, by PGD-10 from each random start."""
     square: Tensor
-    """[n] bool: robust to Square."""
     square_queries: int
 
     def robust(self, num_steps: int) -> int:
@@ -58,9 +56,7 @@ def gather(subject: Subject, square_queries: int) -> Evidence:
     """Runs the searches that several checks share."""
     natural = subject.correct()
 
-    def one_step(x: Tensor, y: Tensor) -> Tensor:
-        return fgsm(subject.model, x, y, threat_model=subject.threat_model)
-
+    one_step = partial(fgsm, subject.model, threat_model=subject.threat_model)
     starts = [subject.trajectory(_START_STEPS, start).correct[:, -1] & natural for start in range(_STARTS)]
     everything = torch.arange(len(subject), device=subject.x.device)
     return Evidence(
@@ -81,7 +77,7 @@ def steps(evidence: Evidence) -> SanityCheck:
     """
     n = len(evidence.natural)
     counts = {step: evidence.robust(step) for step in STEPS}
-    rise = _largest_rise(list(counts.values()))
+    rise = max(0, *(later - earlier for earlier, later in combinations(counts.values(), 2)))
     line = ", ".join(f"PGD-{step} {percent(count, n)}" for step, count in counts.items())
     detail = f"{line} (largest rise: {rise} of {n} images)"
     figures = {"robust": {str(step): count for step, count in counts.items()}, "total": n, "largest_rise": rise}
@@ -130,9 +126,7 @@ def random_start(evidence: Evidence) -> SanityCheck:
     n = len(evidence.natural)
     clean, moved = evidence.robust(_START_STEPS), int(evidence.starts[0].sum())
     gap = clean - moved
-    status = status_of(gap, n)
-    if status == "FAIL" and gap <= _MASKED * n:
-        status = "WARN"
+    status: Status = "WARN" if gap <= _MASKED * n and status_of(gap, n) == "FAIL" else status_of(gap, n)
     detail = f"PGD-{_START_STEPS}: clean start {percent(clean, n)}, random start {percent(moved, n)}"
     return SanityCheck("random start", status, detail, {"clean_start": clean, "random_start": moved, "total": n})
 
@@ -152,12 +146,10 @@ def order(evidence: Evidence, accuracies: Mapping[str, AccuracyCount]) -> Sanity
         "pgd100": AccuracyCount(evidence.robust(100), n),
     }
     given = {name.removeprefix("robust_accuracy/"): count for name, count in accuracies.items()}
-    chains = [subset, _by_strength(given)]
-    status: Status = "PASS"
-    for chain in chains:
-        for weaker, stronger in pairwise(chain.values()):
-            status = worst(status, status_of(stronger.correct - weaker.correct, weaker.total))
-    measured = chains[1] if len(chains[1]) > 1 else subset
+    ordered = _by_strength(given)
+    pairs = [*pairwise(subset.values()), *pairwise(ordered.values())]
+    status = worst(*(status_of(stronger.correct - weaker.correct, weaker.total) for weaker, stronger in pairs))
+    measured = ordered if len(ordered) > 1 else subset
     detail = " >= ".join(f"{name} {percent(count.correct, count.total)}" for name, count in measured.items())
     pgd = [count.accuracy for name, count in given.items() if name.startswith("pgd")]
     if "autoattack" in given and pgd and min(pgd) - given["autoattack"].accuracy > _OVERSTATED:
@@ -171,7 +163,6 @@ def order(evidence: Evidence, accuracies: Mapping[str, AccuracyCount]) -> Sanity
 
 
 def _by_strength(given: Mapping[str, AccuracyCount]) -> dict[str, AccuracyCount]:
-    """Returns those of the given accuracies that can be ordered, weakest attack first."""
     named = [attack for name in given if name.startswith("pgd") for attack in parse(name)]
     pgd = [attack for attack in named if not attack.random_starts and attack.loss == "cross_entropy"]
     pgd_names = [attack.name for attack in sorted(pgd, key=lambda attack: attack.num_steps)]
@@ -231,8 +222,3 @@ def stronger(subject: Subject, evidence: Evidence) -> SanityCheck:
     )
     figures = {"pgd10": len(rows), "stronger": left, "total": n}
     return SanityCheck("stronger", "WARN" if overstates(broken, n) else "PASS", detail, figures)
-
-
-def _largest_rise(counts: list[int]) -> int:
-    """Returns by how much a count exceeds the smallest one before it, at most; 0 where none does."""
-    return max(0, *(later - earlier for i, earlier in enumerate(counts) for later in counts[i + 1 :]))
