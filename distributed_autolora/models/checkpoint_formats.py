@@ -41,14 +41,14 @@ def checkpoint_of(where: str, content: Any, metadata: Mapping[str, str]) -> Chec
     """Finds the classifier in what a file holds; floating-point weights become float32.
 
     Args:
-        where: the file, for messages.
         content: a state dict, or a dict that holds one beside other things.
         metadata: texts beside it; "mean" and "std" as JSON lists state the normalisation.
 
     Raises:
         UserError: when there is none or more than one, when the copies in it differ, or for NaN or infinite values.
     """
-    state = {name: _float32(value) for name, value in _only_state_dict(where, content).items()}
+    tensors = {name: value.detach() for name, value in _only_state_dict(where, content).items()}
+    state = {name: value.float() if value.is_floating_point() else value for name, value in tensors.items()}
     _check_finite(where, state)
     state = _unwrapped(state, ("module", "_orig_mod"))
     if any(name.startswith(_ATTACKER) for name in state):
@@ -64,7 +64,8 @@ def checkpoint_of(where: str, content: Any, metadata: Mapping[str, str]) -> Chec
 def _only_state_dict(where: str, content: Any) -> State:
     if _is_state_dict(content):
         return dict(content)
-    inside = {key: value for key, value in content.items() if _is_state_dict(value)} if _is_dict(content) else {}
+    entries = content.items() if isinstance(content, Mapping) else ()
+    inside = {key: value for key, value in entries if _is_state_dict(value)}
     if len(inside) == 1:
         return dict(next(iter(inside.values())))
     found = f"it holds {len(inside)}: {', '.join(map(str, inside))}" if inside else "it holds none"
@@ -74,21 +75,12 @@ def _only_state_dict(where: str, content: Any) -> State:
     )
 
 
-def _is_dict(content: Any) -> bool:
-    return isinstance(content, Mapping)
-
-
 def _is_state_dict(content: Any) -> bool:
     return (
-        _is_dict(content)
+        isinstance(content, Mapping)
         and bool(content)
         and all(isinstance(name, str) and isinstance(value, Tensor) for name, value in content.items())
     )
-
-
-def _float32(value: Tensor) -> Tensor:
-    value = value.detach()
-    return value.to(torch.float32) if value.is_floating_point() else value
 
 
 def _check_finite(where: str, state: State) -> None:

@@ -35,8 +35,7 @@ class Classifier(nn.Module):
 
     Args:
         backbone: network with its head; its parameter names stay its own.
-        mean: one value a channel, subtracted from images in [0, 1].
-        std: one positive value a channel, divided by.
+        mean, std: one value a channel; the mean is subtracted from images in [0, 1], then the std divides.
         input_size: side that images are up-sampled to by pixel replication; None: left as they are.
         head_name: name of the classification layer inside `backbone`, such as "fc" or "head.fc".
         fixed_size: the only side of images that `backbone` takes; None: any.
@@ -110,14 +109,12 @@ def build(
 
     Args:
         backbone: one of `BACKBONES`, or "timm/" and the name of a timm network.
-        num_classes: outputs of the fresh head.
         weights: file or URI of pre-trained weights (see `load_backbone`); None: random.
-        mean: one value a channel; its length is the number of input channels.
-        std: one value a channel.
+        mean: one value a channel, as in `std`; its length is the number of input channels.
         input_size: nearest-neighbour up-sampling inside the model, in pixels; None: none. A network for images of
             one size is built for this one.
         weights_digest: SHA-256 that the file must have; None: any.
-        allow_pickle: see `weight_files.open_weights`.
+        allow_pickle: see `weight_files.read_checkpoint`.
 
     Raises:
         UserError: for an unknown backbone, or weights that do not fit.
@@ -131,7 +128,6 @@ def build(
 def _fresh_network(
     backbone: str, num_classes: int, channels: int, input_size: int | None
 ) -> tuple[nn.Module, str, int | None]:
-    """Returns the network, the name of its head, and the only side of images that it takes or None."""
     if backbone == "small_resnet":
         return SmallResNet(in_channels=channels, num_classes=num_classes), _HEAD, None
     if backbone in _TORCHVISION_RESNETS:

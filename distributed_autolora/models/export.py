@@ -31,12 +31,7 @@ def export_model(model: PortableModel, folder: Path, batches: Iterable[Tensor]) 
 
     The program takes float32 images [n, C, H, W] in [0, 1], n at least 1. Files whose logits differ are removed.
 
-    Args:
-        model: the model.
-        folder: existing folder that gets "model.safetensors" and "model.pt2".
-        batches: images in [0, 1], at least one batch of at least one image; the test images.
-
-    Returns the largest absolute difference of a logit by file name.
+    The batches are images in [0, 1], at least one. Returns the largest absolute difference of a logit by file name.
 
     Raises:
         RunFailedError: when a reloaded model computes something else, or a file cannot be written.
@@ -60,10 +55,7 @@ def export_model(model: PortableModel, folder: Path, batches: Iterable[Tensor]) 
 def export_program(model: nn.Module, example: Tensor, path: Path) -> None:
     """Writes a model, in eval mode, as a torch.export program that takes batches of any size.
 
-    Args:
-        model: takes [n, C, H, W] images.
-        example: at least one such image; its C, H and W become those of the program.
-        path: file to write, ending in ".pt2".
+    The example is at least one image [n, C, H, W]; its C, H and W become those of the program.
 
     Raises:
         ValueError: for a model that still has a low-rank branch.

@@ -16,7 +16,8 @@ from distributed_autolora.config import ModelConfig
 from distributed_autolora.errors import UserError
 from distributed_autolora.models.checkpoint_formats import stated
 from distributed_autolora.models.classifier import Classifier, build
-from distributed_autolora.models.weights import load_strictly, read_checkpoint
+from distributed_autolora.models.weight_files import read_checkpoint
+from distributed_autolora.models.weights import load_strictly
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,13 +33,8 @@ class NetworkDescription:
     @classmethod
     def of(cls, model: ModelConfig, num_classes: int) -> Self:
         """Returns the description of a run's network."""
-        return cls(
-            backbone=model.backbone,
-            num_classes=num_classes,
-            mean=tuple(model.mean),
-            std=tuple(model.std),
-            input_size=model.input_size,
-        )
+        mean, std = tuple(model.mean), tuple(model.std)
+        return cls(backbone=model.backbone, num_classes=num_classes, mean=mean, std=std, input_size=model.input_size)
 
     def build(self) -> Classifier:
         """Returns the network with random weights.

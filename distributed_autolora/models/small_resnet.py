@@ -13,12 +13,7 @@ _BLOCKS = 2
 
 
 class SmallResNet(nn.Module):
-    """CIFAR-style ResNet of three stages of two basic blocks, 0.18 M parameters, torchvision's names.
-
-    Args:
-        in_channels: channels of the images.
-        num_classes: outputs of the head.
-    """
+    """CIFAR-style ResNet of three stages of two basic blocks, 0.18 M parameters, torchvision's names."""
 
     def __init__(self, in_channels: int = 1, num_classes: int = 10) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Weights files as Python objects: checked by digest, and read without executing pickled code."""
+"""Weights files: checked by digest, and read without executing pickled code."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import json
 import pickle
 import re
 import warnings
-from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -20,8 +19,24 @@ import torch
 from safetensors import SafetensorError
 
 from distributed_autolora.errors import UserError, kind_of
-from distributed_autolora.models.published import SHA256
+from distributed_autolora.models.checkpoint_formats import Checkpoint, checkpoint_of
 
+SHA256 = {
+    "resnet18_linf_eps0.5.ckpt": "48d5e933d4ec99b390a0b7c628a4303343f9517a46245cbd7d2f2c034cbd93ee",
+    "resnet18_linf_eps1.0.ckpt": "b49800111d38197deefb0c236055fbdd9d91a0607e55d6cc0bce15504adc9582",
+    "resnet18_linf_eps2.0.ckpt": "bf2611291cc5f792c7f8f17ff6f841f9a0ede32dbe575cbd5bc57233139ae8bd",
+    "resnet18_linf_eps4.0.ckpt": "6f8ccef1ae4958c381617081e9e0fb5f50e7cccd4965192d1caa452fd6c5cd1e",
+    "resnet50_linf_eps0.ckpt": "b924222a75d02bbde9ac0cde0cc1f41afcbf2b6755c9b0b73ed7a0449e7bb6b9",
+    "resnet50_linf_eps0.5.ckpt": "9612d8096ef5378b4a32746072f72fedcb02c7ff4b747bc7163274f7ec2f0fd8",
+    "resnet50_linf_eps2.0.ckpt": "59f28de783a049cb4d91ba1c0a09c314db2cc4bb1e859566e023f842b02772ac",
+    "resnet50_linf_eps4.0.ckpt": "9e62216975c111b8081481533b6142dec34be69abe5d90b54d7f860015c263db",
+    "resnet50_linf_eps8.0.ckpt": "b907957f8e3ce209816813d8811c682e965a1b0f48455def828d35a4cc2953dc",
+}
+"""SHA-256 of published robust ImageNet checkpoints; epsilon counts in 1/255. Others have no known digest.
+
+By Salman et al. 2020, "Do Adversarially Robust ImageNet Models Transfer Better?"; in the Hugging Face repository
+madrylab/robust-imagenet-models.
+"""
 _DAMAGED = (
     SafetensorError,
     pickle.UnpicklingError,
@@ -52,40 +67,39 @@ _HARMLESS: list[Any] = [
 ]
 
 
-@dataclass(frozen=True)
-class WeightsFile:
-    """The content of a file, and the text fields of a safetensors file."""
-
-    content: Any
-    metadata: dict[str, str]
-
-
-def open_weights(
+def read_checkpoint(
     location: str | Path,
     *,
     digest: str | None = None,
     allow_pickle: bool = False,
     pickle_advice: str = TENSORS_OR_TRUST,
-) -> WeightsFile:
-    """Reads a .safetensors or torch file from a local path or a pyarrow URI such as s3://bucket/weights.pt.
+) -> Checkpoint:
+    """Reads a classifier's weights, and the input normalisation that the file states, from any known layout.
 
     Args:
-        location: the file. One with a published name must have the published bytes, unless `digest` is given.
+        location: a .safetensors or torch file, by path or pyarrow URI such as s3://bucket/weights.pt. One with a
+            published name must have the published bytes, unless `digest` is given.
         digest: SHA-256 that the file must have; None: any.
         allow_pickle: execute a pickle that cannot be read otherwise, if its digest is given or published.
         pickle_advice: advice about such a pickle where it is not allowed.
 
     Raises:
-        UserError: when the file is missing, damaged, not the one that its digest or name states, or needs its code run.
+        UserError: when the file is missing, damaged, in no known layout, not the one that its digest or name states,
+            needs its code run, or holds NaN or infinite values.
     """
     where = str(location)
     data = _read(where)
     found = hashlib.sha256(data).hexdigest()
     _check_digest(where, found, digest)
     if _name(where).endswith(".safetensors"):
-        return WeightsFile(*_safetensors(where, data))
+        return checkpoint_of(where, *_safetensors(where, data))
     trusted = found in ((digest or "").lower(), *SHA256.values())
-    return WeightsFile(_torch(where, data, trusted, allow_pickle, pickle_advice), {})
+    return checkpoint_of(where, _torch(where, data, trusted, allow_pickle, pickle_advice), {})
+
+
+def read_weights(location: str | Path) -> dict[str, torch.Tensor]:
+    """Returns `read_checkpoint(location).state`."""
+    return read_checkpoint(location).state
 
 
 def absolute_location(location: str) -> str:

@@ -1,4 +1,4 @@
-"""Weights in files: read strictly, written atomically."""
+"""Weights of networks: loaded strictly, written atomically."""
 
 from __future__ import annotations
 
@@ -11,34 +11,10 @@ from torch import Tensor, nn
 
 from distributed_autolora.errors import UserError
 from distributed_autolora.files import atomic_write
-from distributed_autolora.models.checkpoint_formats import Checkpoint, checkpoint_of
-from distributed_autolora.models.weight_files import TENSORS_OR_TRUST, open_weights
+from distributed_autolora.models.weight_files import read_checkpoint
 
 _COUNTER = "num_batches_tracked"
 """Buffer of a batch norm that files from before PyTorch 0.4.1 lack, and that is not used here."""
-
-
-def read_checkpoint(
-    location: str | Path,
-    *,
-    digest: str | None = None,
-    allow_pickle: bool = False,
-    pickle_advice: str = TENSORS_OR_TRUST,
-) -> Checkpoint:
-    """Reads a classifier's weights, and the input normalisation that the file states, from any known layout.
-
-    The arguments are those of `weight_files.open_weights`.
-
-    Raises:
-        UserError: when the file is missing, unreadable, in no known layout, or holds NaN or infinite values.
-    """
-    file = open_weights(location, digest=digest, allow_pickle=allow_pickle, pickle_advice=pickle_advice)
-    return checkpoint_of(str(location), file.content, file.metadata)
-
-
-def read_weights(location: str | Path) -> dict[str, Tensor]:
-    """Returns `read_checkpoint(location).state`."""
-    return read_checkpoint(location).state
 
 
 def load_backbone(
@@ -54,19 +30,17 @@ def load_backbone(
     """Loads every weight of `network` but the head from a file, strictly.
 
     Args:
-        network: the backbone with its head.
-        location: file for `read_checkpoint`; names as in `network`; a head in it is ignored.
-        head: name of the head.
+        location: file for `read_checkpoint`, like `digest` and `allow_pickle`; a head in it is ignored.
+        head: name of the head in `network`.
         mean: per-channel mean of the input of `network`; None: not compared with the file's. So `std`.
-        std: per-channel standard deviation.
-        digest: see `weight_files.open_weights`, as for `allow_pickle`.
-        allow_pickle: see there.
 
     Raises:
         UserError: when a weight is missing, left over, or of another shape, or the file states another normalisation.
     """
     checkpoint = read_checkpoint(location, digest=digest, allow_pickle=allow_pickle)
-    _check_normalisation(location, checkpoint, mean, std)
+    for what, stated, used in (("mean", checkpoint.mean, mean), ("std", checkpoint.std, std)):
+        if stated is not None and used is not None:
+            _check_normalisation(location, what, stated, used)
     load_strictly(network, checkpoint.state, str(location), fresh=head, advice="Give the matching model.backbone.")
 
 
@@ -76,8 +50,6 @@ def load_strictly(
     """Loads a state dict that must match the network in every name and shape.
 
     Args:
-        network: where to load it.
-        state: by the network's own names.
         where: the file, for messages; `advice` ends them.
         fresh: layer that keeps its values, and is not compared; None: none.
 
@@ -119,16 +91,11 @@ def save_weights(state: dict[str, Tensor], path: Path, metadata: dict[str, str] 
         safetensors.torch.save_file(whole, unfinished, metadata=metadata)
 
 
-def _check_normalisation(
-    location: str | Path, checkpoint: Checkpoint, mean: tuple[float, ...] | None, std: tuple[float, ...] | None
-) -> None:
-    for what, stated, used in (("mean", checkpoint.mean, mean), ("std", checkpoint.std, std)):
-        if stated is None or used is None:
-            continue
-        wide = stated * len(used) if len(stated) == 1 else stated
-        if len(wide) != len(used) or not torch.allclose(torch.tensor(wide), torch.tensor(used), atol=5e-4):
-            shown = " ".join(f"{value:g}" for value in wide)
-            raise UserError(
-                f"Weights: {location} was trained on images with {what} {shown}, but model.{what} is "
-                f"{' '.join(f'{value:g}' for value in used)}. Give --model.{what} {shown}."
-            )
+def _check_normalisation(location: str | Path, what: str, stated: tuple[float, ...], used: tuple[float, ...]) -> None:
+    wide = stated * len(used) if len(stated) == 1 else stated
+    if len(wide) != len(used) or not torch.allclose(torch.tensor(wide), torch.tensor(used), atol=5e-4):
+        shown = " ".join(f"{value:g}" for value in wide)
+        raise UserError(
+            f"Weights: {location} was trained on images with {what} {shown}, but model.{what} is "
+            f"{' '.join(f'{value:g}' for value in used)}. Give --model.{what} {shown}."
+        )

@@ -19,8 +19,8 @@ from distributed_autolora.errors import UserError
 from distributed_autolora.models import build, load_backbone, read_checkpoint, save_weights
 from distributed_autolora.models import weights_digest as digest_of
 from distributed_autolora.models.portable import NetworkDescription, PortableModel
-from distributed_autolora.models.published import SHA256
 from distributed_autolora.models.small_resnet import SmallResNet
+from distributed_autolora.models.weight_files import SHA256
 from tests.models.checkpoints import IMAGENET, Payload, State, attacker_state, column, write_robust_imagenet
 
 

@@ -11,7 +11,7 @@ from distributed_autolora.config import IMAGENET_MEAN, IMAGENET_STD, ExperimentC
 from distributed_autolora.errors import UserError
 from distributed_autolora.models.checkpoint_formats import Checkpoint
 from distributed_autolora.models.portable import NetworkDescription, PortableModel, read_model
-from distributed_autolora.models.weights import read_checkpoint, read_weights
+from distributed_autolora.models.weight_files import read_checkpoint, read_weights
 from distributed_autolora.orchestration.evaluations.request import EvaluationRequest
 from distributed_autolora.orchestration.mlflow_tracking import default_tracking_uri, download_weights
 from distributed_autolora.orchestration.runs.folder import RunFolder
