@@ -2,32 +2,30 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
 from typing import Any
 
 from distributed_autolora.records import AccuracyCount, Evaluation
 from distributed_autolora.reporting.format import pixel_fraction
 from distributed_autolora.reporting.model_card import ModelFacts
 
-
-@dataclass(frozen=True, kw_only=True)
-class PaperEntry:
-    """The paper that an entry points to; empty texts are for its author to fill in."""
-
-    link: str
-    name: str
-    authors: str
-    venue: str
+_AUTOLORA = {
+    "link": "https://arxiv.org/abs/2310.01818",
+    "name": "AutoLoRa: A Parameter-Free Automated Robust Fine-Tuning Framework",
+    "authors": "Xilie Xu, Jingfeng Zhang, Mohan Kankanhalli",
+    "venue": "ICLR 2024",
+}
 
 
-def robustbench_entry(evaluation: Evaluation, facts: ModelFacts, paper: PaperEntry) -> dict[str, Any] | None:
+def robustbench_entry(evaluation: Evaluation, facts: ModelFacts) -> dict[str, Any] | None:
     """Returns the entry, or None for an evaluation that RobustBench would not list.
 
-    It lists AutoAttack on the whole test set. Accuracies are texts in per cent, as in their files.
+    It lists AutoAttack on the whole test set. Accuracies are texts in per cent, as in their files. Empty texts of the
+    paper are for its author to fill in.
     """
     autoattack = evaluation.attack("autoattack")
     if autoattack is None or evaluation.is_subset:
         return None
+    unpublished = {"link": "", "name": evaluation.model, "authors": "", "venue": "Unpublished"}
     failed = [check.name for check in evaluation.sanity if check.status == "FAIL"]
     remarks = [f"{autoattack.label} on {evaluation.test_images:,} test images."]
     if not evaluation.sanity:
@@ -35,8 +33,7 @@ def robustbench_entry(evaluation: Evaluation, facts: ModelFacts, paper: PaperEnt
     if failed:
         remarks.append(f"Failed sanity checks: {', '.join(failed)}.")
     return {
-        **asdict(paper),
-        "name": paper.name or evaluation.model,
+        **(_AUTOLORA if facts.method == "autolora" else unpublished),
         "additional_data": facts.pretrained,
         "number_forward_passes": 1,
         "dataset": evaluation.task,

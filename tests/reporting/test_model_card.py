@@ -19,13 +19,11 @@ from distributed_autolora.models.portable import NetworkDescription, PortableMod
 from distributed_autolora.records import AccuracyCount, SanityCheck
 from distributed_autolora.reporting.evaluation import chunk_line, evaluation_table
 from distributed_autolora.reporting.model_card import ModelFacts, model_card
-from distributed_autolora.reporting.robustbench import PaperEntry, robustbench_entry
+from distributed_autolora.reporting.robustbench import robustbench_entry
 from distributed_autolora.reporting.statistics import wilson_interval
 from tests.data.pictures import encode, picture, table_of
 from tests.reporting import runs
 from tests.reporting.evaluations import LABEL, evaluation
-
-PAPER = PaperEntry(link="https://example.org", name="A title", authors="A. Uthor", venue="Somewhere 2024")
 
 
 def facts(**more: Any) -> ModelFacts:
@@ -127,16 +125,14 @@ def test_the_line_of_a_chunk_fits_80_columns() -> None:
 
 
 def test_the_robustbench_entry_has_its_fields_as_texts_in_per_cent() -> None:
-    entry = robustbench_entry(evaluation(), facts(), PAPER)
-    assert entry is not None
-    assert entry == {
-        "link": "https://example.org",
-        "name": "A title",
-        "authors": "A. Uthor",
+    assert robustbench_entry(evaluation(), facts(method="vanilla")) == {
+        "link": "",
+        "name": evaluation().model,
+        "authors": "",
         "additional_data": True,
         "number_forward_passes": 1,
         "dataset": "fashion-mnist-5-9",
-        "venue": "Somewhere 2024",
+        "venue": "Unpublished",
         "architecture": "small_resnet",
         "eps": "8/255",
         "clean_acc": "93.10",
@@ -149,9 +145,9 @@ def test_the_robustbench_entry_has_its_fields_as_texts_in_per_cent() -> None:
 
 def test_a_failed_check_makes_the_entry_unreliable_and_a_subset_has_none() -> None:
     failed = (SanityCheck("restarts", "FAIL", "", {}),)
-    entry = robustbench_entry(evaluation(sanity=failed), facts(), PAPER)
+    entry = robustbench_entry(evaluation(sanity=failed), facts())
     assert entry is not None
-    assert entry["unreliable"] is True
+    assert (entry["venue"], entry["unreliable"]) == ("ICLR 2024", True)
     assert "restarts" in entry["footnote"]
-    assert robustbench_entry(evaluation(test_images_available=2000), facts(), PAPER) is None
-    assert robustbench_entry(evaluation(attacks=()), facts(), PAPER) is None
+    assert robustbench_entry(evaluation(test_images_available=2000), facts()) is None
+    assert robustbench_entry(evaluation(attacks=()), facts()) is None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,19 +12,19 @@ import torch
 from distributed_autolora.config import ScalingConfig
 from distributed_autolora.console import print_line
 from distributed_autolora.data.splits import stratified_subset
+from distributed_autolora.evaluation.attacks import label
 from distributed_autolora.evaluation.chunks import Chunk, Columns
 from distributed_autolora.evaluation.curve import expected_robustness
 from distributed_autolora.orchestration.cluster import connection
 from distributed_autolora.orchestration.evaluations.export import export
 from distributed_autolora.orchestration.evaluations.folder import OUTCOMES_FILE, RESULT_FILE, joined
-from distributed_autolora.orchestration.evaluations.plan import Plan, make_plan
+from distributed_autolora.orchestration.evaluations.plan import Plan, make_plan, package_versions, task_name
 from distributed_autolora.orchestration.evaluations.request import EvaluationRequest
-from distributed_autolora.orchestration.evaluations.result import counts_of, describe
 from distributed_autolora.orchestration.evaluations.tracking import track, tracked_run
 from distributed_autolora.orchestration.evaluations.worker_pool import Call, WorkerPool
 from distributed_autolora.orchestration.runs.folder import RunFolder
 from distributed_autolora.progress import ProgressBar
-from distributed_autolora.records import AccuracyCount, Curve, CurvePoint, Evaluation, SanityCheck
+from distributed_autolora.records import AccuracyCount, AttackResult, Curve, CurvePoint, Evaluation, SanityCheck
 from distributed_autolora.reporting.evaluation import chunk_line, evaluation_table
 
 _SANITY_IMAGES = 128
@@ -99,7 +100,7 @@ def _evaluate(plan: Plan, evaluation: Evaluation | None) -> Evaluation:
         done |= _evaluate_chunks(plan, pool, missing, len(chunks))
     outcomes = joined([done[chunk.index][0] for chunk in chunks])
 
-    result = describe(plan, outcomes, chunk_seconds=sum(seconds for _, seconds in done.values()))
+    result = _described(plan, outcomes, chunk_seconds=sum(seconds for _, seconds in done.values()))
     if evaluation is not None:
         result = replace(result, curve=evaluation.curve, sanity=evaluation.sanity)
     folder.write_result(result, outcomes)
@@ -140,7 +141,7 @@ def _evaluate_chunks(
             found[chunk.index] = columns, seconds
             done = before + len(found)
             left = (time.monotonic() - start) / len(found) * (in_all - done)
-            print_line(chunk_line(done, in_all, chunk.index, counts_of(columns), seconds, left))
+            print_line(chunk_line(done, in_all, chunk.index, _counts(columns), seconds, left))
             bar.show(done)
     return found
 
@@ -158,7 +159,7 @@ def _sanity(plan: Plan, pool: WorkerPool, outcomes: Columns) -> tuple[SanityChec
     rows = torch.tensor(plan.task.rows)
     subset = stratified_subset(plan.table.labels[rows], min(_SANITY_IMAGES, len(rows)), plan.request.seed)
     print_line(f"Checking attacks and model on {len(subset)} images.")
-    arguments = tuple(rows[subset].tolist()), counts_of(outcomes), plan.request.seed
+    arguments = tuple(rows[subset].tolist()), _counts(outcomes), plan.request.seed
     ((_, checks),) = pool.run([Call("The sanity check", "sanity", arguments)])
     return tuple(checks)
 
@@ -168,3 +169,47 @@ def _announce(plan: Plan, in_all: int, done: int) -> None:
     chunks = f"{in_all} chunk{'' if in_all == 1 else 's'}"
     state = f"resumes after {done} of {chunks}" if done else f"starts, {chunks}"
     print_line(f'Evaluation of "{plan.found.name}" by {attacks} {state}, in {plan.place}')
+
+
+def _counts(columns: Columns) -> dict[str, AccuracyCount]:
+    total = len(columns["label"])
+    natural = int((columns["natural_prediction"] == columns["label"]).sum())
+    return {"natural_accuracy": AccuracyCount(natural, total)} | {
+        name.replace("robust/", "robust_accuracy/"): AccuracyCount(int(values.sum()), total)
+        for name, values in columns.items()
+        if name.startswith("robust/")
+    }
+
+
+def _described(plan: Plan, outcomes: Columns, *, chunk_seconds: float) -> Evaluation:
+    task, request, table, counts = plan.task, plan.request, plan.table, _counts(outcomes)
+    labels = {
+        attack.name: label(attack, len(table.class_names), threat_model=task.threat_model, step_size=task.step_size)
+        for attack in task.attacks
+    }
+    broken_by = Counter(str(name) for name in outcomes["broken_by"].tolist() if name is not None)
+    return Evaluation(
+        digest=plan.folder.digest,
+        model=plan.found.name,
+        model_digest=task.model.digest(),
+        data=task.data_folder,
+        data_digest=task.data_digest,
+        task=task_name(table),
+        protocol=table.protocol,
+        class_names=tuple(table.class_names),
+        test_images=len(task.rows),
+        test_images_available=len(table),
+        image_size=task.image_size,
+        image_shape=tuple(plan.images.images(torch.zeros(1, dtype=torch.int64)).shape[1:]),
+        norm=task.threat_model.norm,
+        epsilon=task.threat_model.epsilon,
+        natural=counts["natural_accuracy"],
+        attacks=tuple(AttackResult(name, text, counts[f"robust_accuracy/{name}"]) for name, text in labels.items()),
+        broken_by=dict(broken_by),
+        chunk_size=request.chunk_size,
+        seed=request.seed,
+        num_workers=request.num_workers,
+        use_gpu=request.use_gpu,
+        chunk_seconds=chunk_seconds,
+        package_versions=package_versions(),
+    )

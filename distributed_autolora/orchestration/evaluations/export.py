@@ -11,18 +11,11 @@ from distributed_autolora.models.export import export_model
 from distributed_autolora.orchestration.evaluations.plan import Plan
 from distributed_autolora.records import Evaluation
 from distributed_autolora.reporting.model_card import ModelFacts, model_card
-from distributed_autolora.reporting.robustbench import PaperEntry, robustbench_entry
+from distributed_autolora.reporting.robustbench import robustbench_entry
 
 CARD_FILE, ENTRY_FILE = "model_card.md", "robustbench.json"
 _EXPORT = "export"
 """Name of the note of an export that was checked."""
-_AUTOLORA = PaperEntry(
-    link="https://arxiv.org/abs/2310.01818",
-    name="AutoLoRa: A Parameter-Free Automated Robust Fine-Tuning Framework",
-    authors="Xilie Xu, Jingfeng Zhang, Mohan Kankanhalli",
-    venue="ICLR 2024",
-)
-_UNPUBLISHED = PaperEntry(link="", name="", authors="", venue="Unpublished")
 
 
 def export(plan: Plan, evaluation: Evaluation) -> list[Path]:
@@ -37,19 +30,14 @@ def export(plan: Plan, evaluation: Evaluation) -> list[Path]:
     facts = _facts(plan, differences)
     write_text(folder / CARD_FILE, model_card(evaluation, facts))
     files = [*(folder / name for name in differences), folder / CARD_FILE]
-    config = plan.found.config
-    paper = _AUTOLORA if config is not None and config.method.name == "autolora" else _UNPUBLISHED
-    if (entry := robustbench_entry(evaluation, facts, paper)) is not None:
+    if (entry := robustbench_entry(evaluation, facts)) is not None:
         write_json(folder / ENTRY_FILE, entry)
         files.append(folder / ENTRY_FILE)
     return files
 
 
 def _checked_export(plan: Plan) -> dict[str, float]:
-    """Exports the model, unless the folder has the very files that an earlier attempt wrote and checked.
-
-    The check passes all evaluated images through both files and the model, on one thread: minutes where they are large.
-    """
+    """Exports the model, unless the folder has the files that an earlier attempt checked, which takes minutes."""
     known = plan.folder.read_note(_EXPORT) or {"differences": {}, "sha256": None}
     if known["sha256"] != _digests(plan.folder.path, known["differences"]):
         differences = export_model(plan.found.model, plan.folder.path, plan.batches())
@@ -67,7 +55,8 @@ def _digests(folder: Path, names: Iterable[str]) -> dict[str, str] | None:
 
 
 def _facts(plan: Plan, differences: dict[str, float]) -> ModelFacts:
-    model, run, config = plan.found.model, plan.found.run, plan.found.config
+    model, run = plan.found.model, plan.found.run
+    config = None if run is None else run.config()
     return ModelFacts(
         architecture=model.description.backbone,
         parameters=sum(parameter.numel() for parameter in model.build().parameters()),

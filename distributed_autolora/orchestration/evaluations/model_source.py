@@ -7,7 +7,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from distributed_autolora.config import IMAGENET_MEAN, IMAGENET_STD, ExperimentConfig
+from distributed_autolora.config import IMAGENET_MEAN, IMAGENET_STD
 from distributed_autolora.errors import UserError
 from distributed_autolora.models.checkpoint_formats import Checkpoint
 from distributed_autolora.models.portable import NetworkDescription, PortableModel, read_model
@@ -24,12 +24,11 @@ _TENSORS_ONLY = "Give --model a file of tensors only, as torch.save(network.stat
 
 @dataclass(frozen=True)
 class FoundModel:
-    """A model with a name for messages and folders, and the run and config that it comes from, if any."""
+    """A model with a name for messages and folders, and the run that it comes from, if any."""
 
     name: str
     model: PortableModel
     run: RunFolder | None = None
-    config: ExperimentConfig | None = None
 
 
 def find_run_folder(model: str, home: Path) -> RunFolder | None:
@@ -67,9 +66,8 @@ def find_model(request: EvaluationRequest, run: RunFolder | None, num_classes: i
 def _found(request: EvaluationRequest, run: RunFolder | None, num_classes: int) -> FoundModel:
     if run is not None:
         _refuse_network_flags(request)
-        config, weights = run.config(), read_weights(run.path / "model.safetensors")
-        model = PortableModel(NetworkDescription.of(config.model, run.result().num_classes), weights)
-        return FoundModel(run.name, model, run, config)
+        description = NetworkDescription.of(run.config().model, run.result().num_classes)
+        return FoundModel(run.name, PortableModel(description, read_weights(run.path / "model.safetensors")), run)
     if _MLFLOW.match(request.model):
         _refuse_network_flags(request)
         uri = request.mlflow_uri or default_tracking_uri(request.home())
@@ -87,7 +85,6 @@ def _found(request: EvaluationRequest, run: RunFolder | None, num_classes: int) 
 
 
 def _description(request: EvaluationRequest, checkpoint: Checkpoint, num_classes: int) -> NetworkDescription:
-    """Returns the network of a weights file: what the file states, else the flags."""
     description = NetworkDescription.from_metadata(checkpoint.metadata)
     if description is not None:
         _refuse_network_flags(request)

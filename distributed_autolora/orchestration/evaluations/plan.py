@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from distributed_autolora.config import DataConfig, ExperimentConfig
+from distributed_autolora.core.threat_model import ThreatModel
 from distributed_autolora.data.augmentation import to_unit_interval
 from distributed_autolora.data.catalog import EMBEDDED_TASK, data_folder
 from distributed_autolora.data.images import ImageSource
@@ -85,7 +86,7 @@ def make_plan(request: EvaluationRequest, run: RunFolder | None = None) -> Plan:
     run = run or find_run_folder(request.model, request.home())
     config = None if run is None else run.config()
     folder, digest = _data(request, config)
-    epsilon, step_size = _threat_model(request, config)
+    threat_model, step_size = _threat_model(request, config)
     size = request.image_size or (config.data.image_size if config is not None else None)
     table = open_test_split(folder, digest, size, request.cache)
     for attack in attacks:
@@ -99,7 +100,7 @@ def make_plan(request: EvaluationRequest, run: RunFolder | None = None) -> Plan:
         rows=_rows(request, table),
         image_size=size,
         cache=request.cache,
-        epsilon=epsilon,
+        threat_model=threat_model,
         attacks=attacks,
         step_size=step_size,
     )
@@ -119,7 +120,7 @@ def evaluation_digest(request: EvaluationRequest, task: EvaluationTask) -> str:
         "data": task.data_digest,
         "rows": task.rows,
         "image_size": task.image_size,
-        "threat_model": ["linf", task.epsilon],
+        "threat_model": [task.threat_model.norm, task.threat_model.epsilon],
         "attacks": [attack.name for attack in task.attacks],
         "step_size": task.step_size,
         "chunk_size": request.chunk_size,
@@ -143,9 +144,9 @@ def task_name(table: ImageTable) -> str:
 
 def _data(request: EvaluationRequest, config: ExperimentConfig | None) -> tuple[str, str]:
     """Returns the folder of the images, and the digest of its files."""
-    if request.data is None and config is None:
-        raise UserError(f"Give --data: a folder with test*.parquet, or {EMBEDDED_TASK}.")
-    if request.data is None and config is not None:
+    if request.data is None:
+        if config is None:
+            raise UserError(f"Give --data: a folder with test*.parquet, or {EMBEDDED_TASK}.")
         folder = data_folder(config.data)
         digest, trained = data_digest(folder), config.data.digest
         if trained not in (None, digest):
@@ -154,7 +155,7 @@ def _data(request: EvaluationRequest, config: ExperimentConfig | None) -> tuple[
                 f"{str(trained)[:12]}). Restore them, or name other images with --data."
             )
         return folder, digest
-    name = str(request.data)
+    name = request.data
     there = is_uri(name) or Path(name).expanduser().exists()
     if not there and name != EMBEDDED_TASK:
         raise UserError(
@@ -164,13 +165,13 @@ def _data(request: EvaluationRequest, config: ExperimentConfig | None) -> tuple[
     return folder, data_digest(folder)
 
 
-def _threat_model(request: EvaluationRequest, config: ExperimentConfig | None) -> tuple[float, float | None]:
-    """Returns epsilon and the length of a PGD step: both of a run where they are its own."""
+def _threat_model(request: EvaluationRequest, config: ExperimentConfig | None) -> tuple[ThreatModel, float | None]:
+    """Returns the threat model and the length of a PGD step: both of a run where they are its own."""
     if config is not None and request.epsilon in (None, config.threat_model.epsilon):
-        return config.threat_model.epsilon, config.eval_attack.step_size
+        return ThreatModel("linf", config.threat_model.epsilon), config.eval_attack.step_size
     if request.epsilon is None:
         raise UserError("Give --epsilon, such as 8/255: only a run states the threat model of its training.")
-    return request.epsilon, None
+    return ThreatModel("linf", request.epsilon), None
 
 
 def _rows(request: EvaluationRequest, table: ImageTable) -> tuple[int, ...]:
@@ -182,7 +183,6 @@ def _rows(request: EvaluationRequest, table: ImageTable) -> tuple[int, ...]:
 
 
 def _check_model(found: FoundModel, images: ImageSource) -> None:
-    """Classifies two images."""
     rows, num_classes = torch.tensor([0, len(images.table) - 1]), len(images.table.class_names)
     x = to_unit_interval(images.images(rows))
     shape = " x ".join(str(side) for side in x.shape[1:])
@@ -211,8 +211,8 @@ def _variant(task: EvaluationTask, config: ExperimentConfig | None, table: Image
     if config is not None:
         if config.data.digest not in (None, task.data_digest):
             parts.append(f"on-{task_name(table) or task.data_digest[:8]}")
-        if task.epsilon != config.threat_model.epsilon:
-            parts.append(f"epsilon-{task.epsilon:.4g}")
+        if task.threat_model.epsilon != config.threat_model.epsilon:
+            parts.append(f"epsilon-{task.threat_model.epsilon:.4g}")
     if len(task.rows) < len(table):
         parts.append(f"{len(task.rows)}-images")
     return "".join(f"-{part}" for part in parts)

@@ -31,13 +31,11 @@ class EvaluationTask:
     """One model, test images and attacks.
 
     Attributes:
-        data_folder: folder or URI of the test files, reachable from every worker.
-        data_digest: SHA-256 of its files.
+        data_folder: folder or URI of the test files, reachable from every worker; `data_digest` is of these files.
         table_digest: of the test images and labels, from `table_digest`.
         rows: positions in the test table, in the order in which chunks count them.
         image_size: side that images are scaled and cut to; None: as they are.
         cache: folder on each node for mapped copies of large test splits; None: the system's temporary folder.
-        epsilon: radius of the L-infinity ball.
         step_size: length of a PGD step; None: epsilon / 4.
     """
 
@@ -48,14 +46,9 @@ class EvaluationTask:
     rows: tuple[int, ...]
     image_size: int | None
     cache: str | None
-    epsilon: float
+    threat_model: ThreatModel
     attacks: tuple[NamedAttack, ...]
     step_size: float | None
-
-    @property
-    def threat_model(self) -> ThreatModel:
-        """The L-infinity ball of this epsilon."""
-        return ThreatModel("linf", self.epsilon)
 
     def open_images(self) -> ImageSource:
         """Opens the test images on this machine.
@@ -89,10 +82,7 @@ def open_test_split(folder: str, digest: str, image_size: int | None, cache: str
 
 def table_digest(table: ImageTable) -> str:
     """Returns the SHA-256 of the fingerprints and labels of all images, in their order."""
-    digest = hashlib.sha256()
-    for values in (table.fingerprints, table.labels):
-        digest.update(values.numpy().tobytes())
-    return digest.hexdigest()
+    return hashlib.sha256(table.fingerprints.numpy().tobytes() + table.labels.numpy().tobytes()).hexdigest()
 
 
 class Evaluator:
@@ -112,15 +102,9 @@ class Evaluator:
         """Returns the outcome of a chunk, row, row_id and label included, and the seconds it took."""
         task, chosen = self._task, self._task.rows[chunk.start : chunk.stop]
         x, y = self._batch(chosen)
-        start = time.perf_counter()
+        start, ball, step = time.perf_counter(), task.threat_model, task.step_size
         columns = evaluate_chunk(
-            self._model,
-            x,
-            y,
-            threat_model=task.threat_model,
-            attacks=task.attacks,
-            seed=chunk.seed,
-            step_size=task.step_size,
+            self._model, x, y, threat_model=ball, attacks=task.attacks, seed=chunk.seed, step_size=step
         )
         row_ids = np.array([self._images.table.row_ids[row] for row in chosen], dtype=object)
         found = {"row": np.array(chosen, dtype=np.int64), "row_id": row_ids, "label": y.cpu().numpy(), **columns}
@@ -136,15 +120,8 @@ class Evaluator:
     def sanity(self, rows: tuple[int, ...], accuracies: dict[str, AccuracyCount], seed: int) -> tuple[SanityCheck, ...]:
         """Returns the sanity checks on some rows of the test table."""
         x, y = self._batch(rows)
-        return check_sanity(
-            self._model,
-            x,
-            y,
-            threat_model=self._task.threat_model,
-            accuracies=accuracies,
-            seed=seed,
-            step_size=self._task.step_size,
-        )
+        ball, step = self._task.threat_model, self._task.step_size
+        return check_sanity(self._model, x, y, threat_model=ball, accuracies=accuracies, seed=seed, step_size=step)
 
     def _batch(self, rows: tuple[int, ...]) -> tuple[Tensor, Tensor]:
         chosen = torch.tensor(rows, dtype=torch.int64)
