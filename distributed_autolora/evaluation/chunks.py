@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,7 +12,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from distributed_autolora.core.attacks import fgsm
 from distributed_autolora.core.threat_model import ThreatModel
 from distributed_autolora.evaluation.attacks import STANDARD_BUDGET, Budget, NamedAttack, parts_for, pgd_step_size
 from distributed_autolora.evaluation.autoattack import PartsOutcome, run_parts
@@ -33,19 +32,16 @@ class Chunk:
 
 
 def cut(num_images: int, chunk_size: int, seed: int) -> tuple[Chunk, ...]:
-    """Cuts a test set into chunks that depend on nothing but these three numbers; the last may be shorter.
-
-    AutoAttack's outcome depends on `chunk_size` for a few images.
+    """Cuts a test set into chunks, the last of which may be shorter; AutoAttack's outcome depends on `chunk_size`.
 
     Raises:
         ValueError: for a negative number of images, or a chunk size below 1.
     """
     if num_images < 0 or chunk_size < 1:
         raise ValueError(f"num_images is {num_images} and chunk_size {chunk_size}")
-    starts = range(0, num_images, chunk_size)
     return tuple(
         Chunk(index, start, min(start + chunk_size, num_images), chunk_seed(seed, index))
-        for index, start in enumerate(starts)
+        for index, start in enumerate(range(0, num_images, chunk_size))
     )
 
 
@@ -132,45 +128,23 @@ class _ChunkEvaluator:
     def _parts(self, attack: NamedAttack) -> tuple[Tensor, list[str]]:
         """Returns which images are robust to AutoAttack's parts, and the part that broke each of the others."""
         parts = parts_for(attack, self.logits.shape[1])
-        run = next((run for run in self.runs if run.parts[: len(parts)] == parts), None) or self._new_run(parts)
+        run = next((run for run in self.runs if run.parts[: len(parts)] == parts), None)
+        if run is None:
+            ball, seed, budget = self.threat_model, self.seed, self.budget
+            run = run_parts(self.model, self.x, self.y, threat_model=ball, parts=parts, seed=seed, budget=budget)
+            self.smallest = torch.minimum(self.smallest, margins(self.model(run.x_adv), self.y))
+            self.runs.append(run)
         names = [*run.parts, "", "natural"]  # NATURAL is -1, the last one
         return run.broken_by >= len(parts), [names[position] for position in run.broken_by.tolist()]
 
-    def _new_run(self, parts: tuple[str, ...]) -> PartsOutcome:
-        run = run_parts(
-            self.model,
-            self.x,
-            self.y,
-            threat_model=self.threat_model,
-            parts=parts,
-            seed=self.seed,
-            budget=self.budget,
-        )
-        self.smallest = torch.minimum(self.smallest, margins(self.model(run.x_adv), self.y))
-        self.runs.append(run)
-        return run
-
     def _gradient(self, attack: NamedAttack) -> tuple[Tensor, list[str]]:
+        """Returns which images are robust to FGSM or to every start of PGD, and the attack's name for each image."""
+        step_size = self.threat_model.epsilon if attack.name == "fgsm" else self.step_size
+        search = {"threat_model": self.threat_model, "num_steps": attack.num_steps, "step_size": step_size}
         robust = self.correct
-        for x_adv in self._adversarial_images(attack):
-            logits = self.model(x_adv)
+        for start in range(max(1, attack.random_starts)):
+            noise = start_noise(self.x, self.seed, start) if attack.random_starts else None
+            logits = self.model(pgd_from(noise, self.model, self.x, self.y, **search, loss=attack.loss))
             robust = robust & (logits.argmax(1) == self.y)
             self.smallest = torch.minimum(self.smallest, margins(logits, self.y))
         return robust, [attack.name] * len(self.x)
-
-    def _adversarial_images(self, attack: NamedAttack) -> Iterator[Tensor]:
-        if attack.name == "fgsm":
-            yield fgsm(self.model, self.x, self.y, threat_model=self.threat_model)
-            return
-        for start in range(max(1, attack.random_starts)):
-            noise = start_noise(self.x, self.seed, start) if attack.random_starts else None
-            yield pgd_from(
-                noise,
-                self.model,
-                self.x,
-                self.y,
-                threat_model=self.threat_model,
-                num_steps=attack.num_steps,
-                step_size=self.step_size,
-                loss=attack.loss,
-            )

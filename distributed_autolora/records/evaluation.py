@@ -18,13 +18,7 @@ def pgd_name(num_steps: int, *, random_starts: int = 0, loss: str = "cross_entro
 
 @dataclass(frozen=True)
 class AttackResult:
-    """Robust accuracy under one attack.
-
-    Attributes:
-        name: of the attack, such as "pgd10" or "autoattack".
-        label: its name in tables, with what ran: "AutoAttack (standard)".
-        robust: images that are robust to it.
-    """
+    """Robust accuracy under one attack: "autoattack", in tables "AutoAttack (standard)"."""
 
     name: str
     label: str
@@ -33,14 +27,7 @@ class AttackResult:
 
 @dataclass(frozen=True)
 class SanityCheck:
-    """Result of one sanity check.
-
-    Attributes:
-        name: of the check.
-        status: whether the result of the evaluation can be believed.
-        detail: the finding in one line.
-        figures: the numbers behind it: ints, floats, and lists and dicts of them.
-    """
+    """Result of one sanity check: the finding in one line, and its numbers (ints, floats, lists and dicts of them)."""
 
     name: str
     status: Status
@@ -70,30 +57,22 @@ class Evaluation:
 
     Attributes:
         digest: SHA-256 of all that determines the outcomes.
-        model: name of the model.
         model_digest: SHA-256 of network and weights.
-        data: folder or URI of the test images.
-        data_digest: SHA-256 of its files.
-        task: name of the task; empty: unknown.
+        data: folder or URI of the test images; `data_digest` is of its files.
+        task: empty: unknown.
         protocol: how the task's images were split, such as "clean".
-        class_names: of the task.
-        test_images: images that were evaluated.
-        test_images_available: images of the test split.
+        test_images: images that were evaluated, of `test_images_available` in the test split.
         image_size: side that images were scaled and cut to; None: as they are.
         image_shape: channels, height and width.
-        norm: of the threat model.
         epsilon: largest perturbation of a pixel value in [0, 1].
-        natural: accuracy without an attack.
         attacks: in the order in which they were asked for.
         broken_by: images by what broke them first; "natural": misclassified without an attack.
         sanity: empty: not checked.
         curve: None: not measured.
         chunk_size: images of one batch.
         seed: of attacks and subset.
-        num_workers: worker processes that were asked for.
-        use_gpu: whether they had GPUs.
-        chunk_seconds: sum over all chunks.
-        wall_seconds: of the last attempt.
+        num_workers: that were asked for.
+        chunk_seconds: sum over all chunks; `wall_seconds` is of the last attempt.
         package_versions: of Python and the libraries that outcomes may depend on.
     """
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from distributed_autolora.records import Evaluation, RunResult
@@ -19,7 +19,7 @@ class ModelFacts:
 
     Attributes:
         pretrained: whether training began from weights learnt on other data.
-        training: result of the run; None: the model came from elsewhere.
+        training: None: the model came from elsewhere.
         export_differences: largest difference of a logit by exported file.
     """
 
@@ -34,7 +34,7 @@ class ModelFacts:
 
 
 def model_card(evaluation: Evaluation, facts: ModelFacts) -> str:
-    """Returns the card."""
+    """Returns the text of the card."""
     parts = (
         f"# {evaluation.model}",
         _summary(evaluation, facts),
@@ -47,17 +47,6 @@ def model_card(evaluation: Evaluation, facts: ModelFacts) -> str:
         _licences(facts),
     )
     return "\n\n".join(parts) + "\n"
-
-
-def loading_lines(image_shape: Sequence[int]) -> str:
-    """Returns the four lines of plain torch that load the exported model and classify images [n, C, H, W]."""
-    shape = ", ".join(str(side) for side in image_shape)
-    return (
-        "import torch\n"
-        'model = torch.export.load("model.pt2").module()\n'
-        f"images = torch.rand(8, {shape})  # float32 in [0, 1], any number of them\n"
-        "print(model(images).argmax(1))"
-    )
 
 
 def _summary(evaluation: Evaluation, facts: ModelFacts) -> str:
@@ -73,8 +62,11 @@ def _summary(evaluation: Evaluation, facts: ModelFacts) -> str:
 
 def _loading(evaluation: Evaluation, facts: ModelFacts) -> str:
     checked = ", ".join(f"`{name}` {value:.1g}" for name, value in facts.export_differences.items())
+    shape = ", ".join(map(str, evaluation.image_shape))
     return (
-        f"## Loading\n\n```python\n{loading_lines(evaluation.image_shape)}\n```\n\n{_reading(evaluation)}"
+        '## Loading\n\n```python\nimport torch\nmodel = torch.export.load("model.pt2").module()\n'
+        f"images = torch.rand(8, {shape})  # float32 in [0, 1], any number of them\n"
+        f"print(model(images).argmax(1))\n```\n\n{_reading(evaluation)}"
         "`model.safetensors` holds the weights of backbone and head; its metadata state the network, the number of "
         "classes, and the mean and standard deviation that images are normalised with.\n\n"
         "Largest difference of a logit between the evaluated model and its reloaded files, over the evaluated images: "
@@ -83,14 +75,11 @@ def _loading(evaluation: Evaluation, facts: ModelFacts) -> str:
 
 
 def _reading(evaluation: Evaluation) -> str:
-    """Returns code from an image file to the name of its class, with the preprocessing of the evaluated images."""
     channels, height, width = evaluation.image_shape
     size = evaluation.image_size
-    cut = (
-        f"image = functional.center_crop(functional.resize(image, [{round(size * 256 / 224)}]), [{size}])\n"
-        if size is not None
-        else ""
-    )
+    cut = ""
+    if size is not None:
+        cut = f"image = functional.center_crop(functional.resize(image, [{round(size * 256 / 224)}]), [{size}])\n"
     file = "an image file" if cut else f"a file of {width} x {height} pixels"
     return (
         f"A printed number is a place in `classes`. From {file} to the name of its class, upright as the evaluated "
@@ -103,9 +92,8 @@ def _reading(evaluation: Evaluation) -> str:
 
 
 def _data(evaluation: Evaluation, facts: ModelFacts) -> str:
-    training = facts.training
     lines = [f"Task {evaluation.task or 'without a name'}. {_sentence(facts.data_provenance)}"]
-    if training is not None:
+    if (training := facts.training) is not None:
         apart = "the test images took part in neither"
         if evaluation.protocol == "released":
             apart = (
@@ -138,8 +126,8 @@ def _protocol(evaluation: Evaluation) -> str:
 
 def _accuracies(evaluation: Evaluation) -> str:
     rows = ["| | accuracy | 95 % Wilson interval | images |", "| --- | --- | --- | --- |"]
-    accuracies = [("natural images", evaluation.natural)]
-    for label, count in [*accuracies, *((attack.label, attack.robust) for attack in evaluation.attacks)]:
+    attacks = ((attack.label, attack.robust) for attack in evaluation.attacks)
+    for label, count in (("natural images", evaluation.natural), *attacks):
         low, high = wilson_interval(count.correct, count.total)
         rows.append(
             f"| {label} | {100 * count.accuracy:.1f} % | {100 * low:.1f} to {100 * high:.1f} % | "
@@ -164,8 +152,7 @@ def _cost(evaluation: Evaluation, facts: ModelFacts) -> str:
         f"Evaluation: {duration(evaluation.chunk_seconds)} of {device} workers' time, asked for on "
         f"{evaluation.num_workers} of them."
     ]
-    training = facts.training
-    if training is not None:
+    if (training := facts.training) is not None:
         cost = training.cost
         lines += [
             f"Training: {duration(cost.seconds)}, {duration(cost.worker_seconds)} of workers' time; "
@@ -176,12 +163,10 @@ def _cost(evaluation: Evaluation, facts: ModelFacts) -> str:
 
 
 def _licences(facts: ModelFacts) -> str:
-    weights = (
-        " The terms of the pre-trained weights that it began from apply to the model as well."
-        if facts.pretrained
-        else ""
-    )
-    return f"## Licences\n\nImages: {_sentence(facts.data_licence or 'not stated')}{weights}"
+    text = f"## Licences\n\nImages: {_sentence(facts.data_licence or 'not stated')}"
+    if facts.pretrained:
+        text += " The terms of the pre-trained weights that it began from apply to the model as well."
+    return text
 
 
 def _sentence(text: str) -> str:

@@ -33,12 +33,8 @@ _SANITY_IMAGES = 128
 def evaluate(request: EvaluationRequest, run: RunFolder | None = None) -> Path:
     """Evaluates a model, resuming after the chunks that an earlier attempt finished, and prints the result.
 
-    Args:
-        request: the flags.
-        run: the finished run whose model it is; None: found by `request.model`, or no run.
-
-    Returns:
-        The folder with evaluation.json and outcomes.parquet.
+    The run is the finished one whose model it is; None: found by `request.model`, or no run. Returns the folder with
+    evaluation.json and outcomes.parquet.
 
     Raises:
         UserError: for bad input, before any work starts wherever it can be known.
@@ -127,15 +123,13 @@ def _connected_pool(plan: Plan, calls: int) -> WorkerPool:
 def _evaluate_chunks(
     plan: Plan, pool: WorkerPool, missing: list[Chunk], in_all: int
 ) -> dict[int, tuple[Columns, float]]:
-    """Evaluates chunks and keeps each as soon as it is there."""
     found: dict[int, tuple[Columns, float]] = {}
     if not missing:
         return found
     before, start = in_all - len(missing), time.monotonic()
     with ProgressBar("chunk", in_all, before) as bar:
-        for call, (columns, seconds) in pool.run(
-            [Call(f"Chunk {chunk.index}", "chunk", (chunk,)) for chunk in missing]
-        ):
+        calls = [Call(f"Chunk {chunk.index}", "chunk", (chunk,)) for chunk in missing]
+        for call, (columns, seconds) in pool.run(calls):
             (chunk,) = call.arguments
             plan.folder.write_chunk(chunk, columns, seconds)
             found[chunk.index] = columns, seconds

@@ -22,12 +22,7 @@ _SECONDS = b"seconds"
 
 
 class EvaluationFolder:
-    """The files of one evaluation, under the digest of all that determines its outcome.
-
-    Args:
-        path: absolute folder of the model's evaluations.
-        digest: of model, data, threat model, attacks, chunk size, seed and library versions.
-    """
+    """The files of one evaluation, in the absolute folder of a model's, under the digest of what determines it."""
 
     def __init__(self, path: Path, digest: str) -> None:
         self.path, self.digest = path, digest
@@ -43,13 +38,8 @@ class EvaluationFolder:
         check_writable(self.path, flag="--output")
         with writing(self.chunks):
             self.chunks.mkdir(parents=True, exist_ok=True)
-        lock = acquire_folder(
-            self.path,
-            what=f"The evaluation in {self.path}",
-            otherwise="give another --output",
-            elsewhere="--output",
-        )
-        with lock:
+        what, otherwise = f"The evaluation in {self.path}", "give another --output"
+        with acquire_folder(self.path, what=what, otherwise=otherwise, elsewhere="--output"):
             yield
 
     def result(self) -> Evaluation | None:

@@ -23,7 +23,6 @@ def evaluate_finished(run: RunFolder, attacks: str) -> None:
     """Evaluates a finished run, unless its test split is to stay closed.
 
     Args:
-        run: the run.
         attacks: names separated by commas; "quick": the sanity checks on a few test images, if they take two minutes
             at most; "none": nothing.
 
@@ -39,11 +38,8 @@ def evaluate_finished(run: RunFolder, attacks: str) -> None:
     images = quick_images(run.config(), run.history(), result) if attacks == QUICK else None
     command = f"python jobs/evaluate.py --model {run.path}"
     if images == 0:
-        print(
-            f"The checks of the attacks would take more than {_QUICK_SECONDS / 60:g} minutes on these workers and were "
-            f"left out: {command} makes them.",
-            flush=True,
-        )
+        text = f"The checks of the attacks would take more than {_QUICK_SECONDS / 60:g} minutes on these workers"
+        print(f"{text} and were left out: {command} makes them.", flush=True)
         return
     print_line("")
     try:
@@ -81,11 +77,12 @@ def check_attacks(attacks: str, data_folder: str | None = None, images: int | No
     """
     if attacks in (QUICK, NONE):
         return
-    for attack in parse(attacks):
-        if data_folder is not None:
-            parts_for(attack, len(read_texts(data_folder, "train")["class_names"]))
-    there = None if images is None or data_folder is None else len(read_labels(data_folder, "test").rows)
-    if there is not None and images is not None and images > there:
+    parsed = parse(attacks)
+    if data_folder is None:
+        return
+    for attack in parsed:
+        parts_for(attack, len(read_texts(data_folder, "train")["class_names"]))
+    if images is not None and images > (there := len(read_labels(data_folder, "test").rows)):
         raise UserError(
             f"Attacks on {images} test images were asked for, but {data_folder} has {there}: ask for fewer."
         )

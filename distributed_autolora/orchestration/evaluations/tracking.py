@@ -24,9 +24,7 @@ from distributed_autolora.records import Evaluation, TrackedRun
 
 @contextmanager
 def tracked_run(plan: Plan) -> Iterator[TrackedRun]:
-    """Yields the MLflow run that an evaluation is logged to: that of the evaluated run, else one of its own.
-
-    One of its own is opened, also where an earlier attempt left it, and closed after the block.
+    """Yields the MLflow run that an evaluation is logged to: that of the evaluated run, else an open one of its own.
 
     Raises:
         UserError: for a tracking URI that cannot be used.
@@ -82,8 +80,7 @@ def _log_model(plan: Plan, tracked: TrackedRun) -> None:
     with tempfile.TemporaryDirectory() as folder:
         weights = Path(folder, WEIGHTS_FILE)
         save_weights(model.weights, weights, model.description.metadata())
-        pair = torch.cat([example] * 2)
-        mlflow_tracking.log_model(tracked.uri, tracked.run_id, model.build(), pair, weights=weights)
+        mlflow_tracking.log_model(tracked.uri, tracked.run_id, model.build(), torch.cat([example] * 2), weights=weights)
 
 
 def _prefix(plan: Plan) -> str:

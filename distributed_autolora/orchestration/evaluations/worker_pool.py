@@ -34,9 +34,7 @@ class WorkerPool:
     """Runs calls in worker processes, each of which reads model and images once.
 
     Args:
-        task: what the workers evaluate.
-        num_workers: calls at a time; each has one CPU and one thread.
-        use_gpu: each also has one GPU.
+        num_workers: calls at a time; each has one CPU and one thread, with `use_gpu` also one GPU.
         timeout_s: seconds without any result after which the cluster is asked whether it still has room for a worker.
     """
 
@@ -45,10 +43,9 @@ class WorkerPool:
     ) -> None:
         self._task = ray.put(task)
         self._num_workers, self._use_gpu, self._timeout_s = num_workers, use_gpu, timeout_s
-        # Ray's own retries are endless for workers that ran out of memory.
-        options: dict[str, Any] = {"num_cpus": 1, "max_calls": 0, "max_retries": 0}
         gpu: dict[str, Any] = {"num_gpus": 1, "runtime_env": _ALL_GPUS} if use_gpu else {}
-        self._run = ray.remote(**options, **gpu)(run_evaluator)
+        # Ray's own retries are endless for workers that ran out of memory.
+        self._run = ray.remote(num_cpus=1, max_calls=0, max_retries=0, **gpu)(run_evaluator)
 
     def run(self, calls: Sequence[Call]) -> Iterator[tuple[Call, Any]]:
         """Yields each call with what it returned, as they end; one whose worker is lost is made three times at most.
@@ -118,7 +115,6 @@ def _evaluator(task: Any, index: int | None) -> Evaluator:
 
 
 def _user_error(error: ray.exceptions.RayTaskError) -> UserError:
-    """Returns the user error that a worker raised, or says that the worker failed."""
     cause = error.cause
     if isinstance(cause, UserError):
         return cause
