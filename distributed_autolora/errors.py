@@ -36,6 +36,11 @@ def first_line(error: BaseException) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
+def counted(number: int, noun: str) -> str:
+    """Returns "1 worker" or "2 workers"."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
 class UserError(Exception):
     """Input or circumstances that only the user can change; its message is one readable line without secrets."""
 

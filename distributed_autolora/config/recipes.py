@@ -113,11 +113,7 @@ PAPER_HYPERPARAMETERS: dict[str, dict[str, Hyperparameters]] = {
     "cifar100": {"autolora": _AUTOLORA, "vanilla": Hyperparameters(1e-3), "twins": Hyperparameters(1e-2)},
     "dtd": {"autolora": _AUTOLORA, "vanilla": Hyperparameters(1e-2), "twins": Hyperparameters(1e-3)},
     "dogs": {"autolora": _AUTOLORA, "vanilla": Hyperparameters(1e-3), "twins": Hyperparameters(3e-3)},
-    "cub": {
-        "autolora": _AUTOLORA,
-        "vanilla": Hyperparameters(1e-2),
-        "twins": Hyperparameters(1e-2, twins_gamma=3.0),
-    },
+    "cub": {"autolora": _AUTOLORA, "vanilla": Hyperparameters(1e-2), "twins": Hyperparameters(1e-2, twins_gamma=3.0)},
     "caltech256": {"autolora": _AUTOLORA, "vanilla": Hyperparameters(1e-2), "twins": Hyperparameters(3e-3)},
 }
 """{task: {method: hyperparameters}} of the paper's six tasks, the same for both of its backbones (Appendix A.1)."""

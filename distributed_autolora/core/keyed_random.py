@@ -80,7 +80,6 @@ def _finalise(words: Tensor) -> Tensor:
 
 
 def _finalise_word(word: int) -> int:
-    """`_finalise` for one Python integer."""
     word &= _WORD
     for shift, multiplier in zip(_SHIFTS, (*_MULTIPLIERS, 1), strict=True):
         word = ((word ^ (word >> shift)) * multiplier) & _WORD
@@ -88,5 +87,4 @@ def _finalise_word(word: int) -> int:
 
 
 def _signed(word: int) -> int:
-    """Returns the int64 with the bits of an unsigned 64-bit word."""
     return word - 2**64 if word >= 2**63 else word

@@ -53,10 +53,7 @@ class VanillaRFT(nn.Module):
         natural = float32_logits(self.backbone(x))
         kl = soft_label_kl(natural, adversarial, self.soft_labels, teacher_logits).sum()
         return LossTerms(
-            {
-                "natural": F.cross_entropy(natural, y, reduction="sum") / divisor,
-                "kl": self.trades_beta * kl / divisor,
-            }
+            {"natural": F.cross_entropy(natural, y, reduction="sum") / divisor, "kl": self.trades_beta * kl / divisor}
         )
 
 

@@ -14,15 +14,12 @@ _LEVEL = 0.05
 
 @dataclass(frozen=True)
 class StrongerCheck:
-    """The result of a stronger attack on some of the validation images.
-
-    Attributes:
-        newly_broken: bool [n] over all validation images in row order: robust to the run's own attack only.
-        images: number of the n that were attacked, at least 1; the same images in all checks of a run.
-    """
+    """The result of a stronger attack on some of the validation images."""
 
     newly_broken: Tensor
+    """bool [n] over all validation images in row order: robust to the run's own attack only."""
     images: int
+    """Number of the n that were attacked, at least 1; the same images in all checks of a run."""
 
 
 def exceeds(first: Tensor, second: Tensor, standard_errors: float = 1.0) -> bool:

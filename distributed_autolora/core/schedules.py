@@ -93,28 +93,19 @@ class RobustAccuracyHalving:
         """
         self.history.append(robust_accuracy)
         if self.rule == "paired":
-            return self._paired_step(robust_accuracy, outcomes, check)
-        improved = robust_accuracy > self.best
-        self.best = max(self.best, robust_accuracy)
-        halved = self._is_decision() and self._decide()
+            if outcomes is None:
+                raise ValueError('rule "paired" compares images: give the outcome of each validation image')
+            improved = self._paired.add(outcomes, check)
+            self.best = robust_accuracy if improved else self.best
+            halved = self._paired.is_decision() and not self._paired.has_risen()
+            restore = halved and self._paired.kept_is_better()
+        else:
+            improved = robust_accuracy > self.best
+            self.best = max(self.best, robust_accuracy)
+            restore = halved = self._is_decision() and self._decide()
         if halved:
             self.lr /= 2
-        return Decision(lr=self.lr, improved=improved, halved=halved, restore_best=halved, stop=self.lr < self.min_lr)
-
-    def _paired_step(
-        self, robust_accuracy: float, outcomes: Sequence[bool] | Tensor | None, check: StrongerCheck | None
-    ) -> Decision:
-        if outcomes is None:
-            raise ValueError('rule "paired" compares images: give the outcome of each validation image')
-        paired = self._paired
-        is_kept = paired.add(outcomes, check)
-        if is_kept:
-            self.best = robust_accuracy
-        halved = paired.is_decision() and not paired.has_risen()
-        if halved:
-            self.lr /= 2
-        restore = halved and paired.kept_is_better()
-        return Decision(lr=self.lr, improved=is_kept, halved=halved, restore_best=restore, stop=self.lr < self.min_lr)
+        return Decision(lr=self.lr, improved=improved, halved=halved, restore_best=restore, stop=self.lr < self.min_lr)
 
     def _is_decision(self) -> bool:
         past = len(self.history) - 1

@@ -45,12 +45,7 @@ class Twins(nn.Module):
     """
 
     def __init__(
-        self,
-        backbone: nn.Module,
-        *,
-        twins_gamma: float = 1.0,
-        trades_beta: float = 6.0,
-        soft_labels: str = "joint",
+        self, backbone: nn.Module, *, twins_gamma: float = 1.0, trades_beta: float = 6.0, soft_labels: str = "joint"
     ) -> None:
         super().__init__()
         self.backbone = backbone

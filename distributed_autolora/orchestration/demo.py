@@ -57,7 +57,6 @@ def choose_run(runs: Path) -> DemoRun:
 
 
 def _can_be_resumed(folder: RunFolder) -> bool:
-    """Tells whether the run has the values of today's recipe, and records that this version reads."""
     if not folder.exists():
         return True
     config = recipe("demo")
@@ -119,7 +118,6 @@ def run_demo(*, home: Path, working_dir: Path, entrypoint: Sequence[str]) -> int
 
 
 def _continuation(folder: Path) -> str:
-    """Returns what continues a demo that was stopped: while training, or while its result was checked."""
     if RunFolder(folder).is_finished():
         return f"{folder.name} is trained: python jobs/finetune.py --recipe demo --run.name {folder.name} checks it."
     return f"The same command continues {folder.name}."
@@ -130,10 +128,8 @@ def submit_and_follow(
 ) -> int:
     """Submits a job, and prints its lines as they come.
 
-    Leaving by an exception, KeyboardInterrupt for one, stops the job first.
-
-    Returns:
-        0 for a job that succeeded, 2 for one whose program refused its input, otherwise 1.
+    Leaving by an exception, KeyboardInterrupt for one, stops the job first. Returns 0 for a job that succeeded, 2 for
+    one whose program refused its input, otherwise 1.
 
     Raises:
         UserError: when the job could not be submitted.
@@ -190,7 +186,7 @@ def is_routine(line: str) -> bool:
 
 
 def _stop_job(client: JobSubmissionClient, submission_id: str) -> None:
-    """Stops the job, and waits until it has ended: its program may have something to write down."""
+    """Waits until the job has ended, too: its program may have something to write down."""
     deadline = time.monotonic() + _STOP_TIMEOUT_S
     # Where there is no such job yet, nothing is lost: the cluster ends next.
     with contextlib.suppress(RuntimeError, OSError):

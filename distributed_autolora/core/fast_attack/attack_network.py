@@ -147,7 +147,6 @@ def _fused(network: nn.Module) -> nn.Module:
 
 
 def _traced(model: nn.Module) -> fx.Graph | None:
-    """Returns the graph of the model's forward in eval mode, or None for a model that torch.fx cannot follow."""
     try:
         with eval_mode(model):
             return LayerTracer().trace(model)
@@ -162,7 +161,6 @@ def _behind(batch_norm: nn.Module) -> nn.Module:
 
 
 def _fold(convolution: nn.Module, batch_norm: nn.Module) -> tuple[Tensor, Tensor]:
-    """Returns the weight and bias of the convolution that computes both layers in eval mode."""
     norm: Any = batch_norm
     layer: Any = convolution
     scale = torch.rsqrt(norm.running_var + norm.eps)

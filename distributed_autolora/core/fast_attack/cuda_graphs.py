@@ -25,17 +25,14 @@ _LARGEST_Z = 4
 
 @dataclass(frozen=True)
 class Agreement:
-    """How far the replay of an attack is from the eager attack, and how far two eager attacks are from each other.
-
-    Attributes:
-        replay_distance: mean absolute difference of a pixel value between the replay and an eager attack.
-        eager_distance: the same between two eager attacks. It is zero unless kernels add up in a varying order.
-        holds: whether the replay differs from an eager attack no more than another eager attack does.
-    """
+    """How far the replay of an attack is from the eager attack, and how far two eager attacks are from each other."""
 
     replay_distance: float
+    """Mean absolute difference of a pixel value between the replay and an eager attack."""
     eager_distance: float
+    """The same between two eager attacks. It is zero unless kernels add up in a varying order."""
     holds: bool
+    """Whether the replay differs from an eager attack no more than another eager attack does."""
 
 
 def agreement(eager: Tensor, again: Tensor, replayed: Tensor) -> Agreement:
@@ -108,8 +105,6 @@ class CudaGraphAttack:
 
 
 class _Graph:
-    """One attack for batches of one shape, and the memory that it reads."""
-
     def __init__(self, attack: Attack, network: nn.Module, inputs: tuple[Tensor, ...], capture: Capture) -> None:
         # Capture permuted rows, so that inputs baked into the graph are detected.
         self._inputs = tuple(torch.empty_like(tensor).copy_(tensor.detach().roll(1, 0)) for tensor in inputs)

@@ -79,8 +79,6 @@ class FusedConvolution(nn.Module):
 
 
 class _Fused(torch.autograd.Function):
-    """relu(convolution + residual) with the gradients of the input and of the residual."""
-
     @staticmethod
     def forward(ctx: Any, x: Tensor, residual: Tensor | None, layer: FusedConvolution) -> Tensor:
         geometry = (layer.padding, layer.stride, layer.dilation, layer.groups)

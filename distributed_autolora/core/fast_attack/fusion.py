@@ -73,7 +73,6 @@ def _replace(
 def _fusible(
     relu: fx.Node, nodes: list[fx.Node], modules: dict[str, nn.Module]
 ) -> tuple[fx.Node, fx.Node | None] | None:
-    """Returns the convolution and the residual that `relu` is the ReLU of, or None."""
     before = relu.args[0] if relu.args and _is_relu(relu, modules) else None
     if not isinstance(before, fx.Node) or len(before.users) > 1:
         return None
@@ -99,7 +98,6 @@ def _summands(addition: fx.Node) -> list[tuple[fx.Node, fx.Node]]:
 
 
 def _changes_its_input(node: fx.Node, modules: dict[str, nn.Module]) -> bool:
-    """Tells whether the node writes into a tensor that it was given."""
     if node.op == "call_module":
         return any(getattr(layer, "inplace", False) for layer in modules[str(node.target)].modules())
     name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")

@@ -17,8 +17,7 @@ _LOOPBACK = ("127.0.0.1", "localhost")
 def check_address(address: str) -> None:
     """Refuses an address where nothing listens, and stays on loopback if its cluster listens only there.
 
-    Args:
-        address: HOST:PORT of a cluster's head; any other form is left to Ray.
+    It checks HOST:PORT of a cluster's head node; any other form is left to Ray.
 
     Raises:
         UserError: when nothing answers there.

@@ -16,7 +16,7 @@ from ray.autoscaler.sdk import request_resources
 
 from distributed_autolora.config import ExperimentConfig, ScalingConfig
 from distributed_autolora.console import is_quiet
-from distributed_autolora.errors import RunFailedError, UserError, first_line
+from distributed_autolora.errors import RunFailedError, UserError, counted, first_line
 from distributed_autolora.hardware import available_cpus, cpu_precision, gpu_precision
 from distributed_autolora.orchestration.cluster import address as ray_address
 from distributed_autolora.orchestration.cluster.ray_internals import untested
@@ -42,38 +42,25 @@ def connect(scaling: ScalingConfig) -> None:
     address = os.environ.get("RAY_ADDRESS", "local")
     if address == "local":
         check_local_cpus(scaling)
-        keep_private()
+        # Nothing listens beyond the loopback interface then, so no token is written to the home folder.
+        os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+        ray_address.stay_on_loopback()
+        # Gloo would listen on the address that this machine's name resolves to.
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", LOOPBACK)
     own = {"include_dashboard": False, "num_cpus": available_cpus(), "_node_ip_address": "127.0.0.1"}
     initialize(address, own if address == "local" else {})
     if address == "local":
         check_local_gpus(scaling)
 
 
-def keep_private() -> None:
-    """Keeps a Ray that this process starts, and the collectives of its workers, on the loopback interface.
-
-    Nothing listens beyond it then, so no token is written to the home folder.
-    """
-    os.environ.setdefault("RAY_AUTH_MODE", "disabled")
-    ray_address.stay_on_loopback()
-    # Gloo would listen on the address that this machine's name resolves to.
-    os.environ.setdefault("GLOO_SOCKET_IFNAME", LOOPBACK)
-
-
-def check_local_gpus(scaling: ScalingConfig) -> None:
-    """Refuses a run that needs more GPUs than this machine has; call it once Ray is connected."""
-    if refusal := lacking_gpus(scaling, ray.cluster_resources().get("GPU", 0.0)):
-        raise UserError(refusal)
-
-
-def lacking_gpus(scaling: ScalingConfig, gpus: float) -> str:
-    """Returns why a run does not fit on a machine with so many GPUs, and what to do; empty when it fits."""
-    workers = scaling.num_workers
+def check_local_gpus(scaling: ScalingConfig, gpus: float | None = None) -> None:
+    """Refuses a run that needs more GPUs than this machine has; None: those of Ray, once it is connected."""
+    workers, gpus = scaling.num_workers, ray.cluster_resources().get("GPU", 0.0) if gpus is None else gpus
     if not scaling.use_gpu or gpus >= workers:
-        return ""
+        return
     lower = ["lower --scaling.num-workers"] if workers > 1 and gpus >= 1 else []
-    return (
-        f"{_counted(workers, 'worker')} {'needs' if workers == 1 else 'need'} {_counted(workers, 'GPU')}, but Ray sees "
+    raise UserError(
+        f"{counted(workers, 'worker')} {'needs' if workers == 1 else 'need'} {counted(workers, 'GPU')}, but Ray sees "
         f"{gpus:g} on this machine. {_either(*lower, 'give --scaling.no-use-gpu', 'submit the job to a cluster')}"
     )
 
@@ -86,42 +73,27 @@ def concurrent_runs(scaling: ScalingConfig, resources: Mapping[str, float]) -> i
     return max(1, fits)
 
 
-def check_local_cpus(scaling: ScalingConfig) -> None:
-    """Refuses a run that needs more CPUs than this machine has."""
-    if refusal := lacking_cpus(scaling, available_cpus()):
-        raise UserError(refusal)
-
-
-def lacking_cpus(scaling: ScalingConfig, cpus: int) -> str:
-    """Returns why a run does not fit on a machine with so many CPUs, and what to do; empty when it fits."""
-    workers, each = scaling.num_workers, scaling.cpus_per_worker
+def check_local_cpus(scaling: ScalingConfig, cpus: int | None = None) -> None:
+    """Refuses a run that needs more CPUs than this machine has; None: those that this process may use."""
+    workers, each, cpus = scaling.num_workers, scaling.cpus_per_worker, available_cpus() if cpus is None else cpus
     if workers * each <= cpus:
-        return ""
+        return
     fewer = ["lower --scaling.num-workers"] if workers > 1 else []
     smaller = ["give --scaling.cpus-per-worker 1"] if each > 1 else []
-    return (
-        f"{_counted(workers, 'worker')} of {_counted(each, 'CPU')} {'needs' if workers == 1 else 'need'} "
+    raise UserError(
+        f"{counted(workers, 'worker')} of {counted(each, 'CPU')} {'needs' if workers == 1 else 'need'} "
         f"{workers * each} CPUs, but this machine has {cpus}. "
         f"{_either(*fewer, *smaller, 'submit the job to a cluster')}"
     )
 
 
-def _counted(count: int, noun: str) -> str:
-    return f"{count} {noun}{'' if count == 1 else 's'}"
-
-
 def _either(*remedies: str) -> str:
-    """Returns "A, b, or c." for two or more."""
     text = f"{', '.join(remedies[:-1])}, or {remedies[-1]}."
     return text[0].upper() + text[1:]
 
 
 def initialize(address: str, own: dict[str, Any]) -> None:
-    """Connects this process to Ray.
-
-    Args:
-        address: of a cluster, or "local".
-        own: more arguments of `ray.init`.
+    """Connects this process to a Ray cluster, or to a "local" one; `own` are more arguments of `ray.init`.
 
     Raises:
         UserError: when the cluster does not answer.

@@ -22,8 +22,7 @@ from types import TracebackType
 from typing import Self
 
 from distributed_autolora.errors import RunFailedError, UserError
-from distributed_autolora.orchestration.cluster.processes import end_family, uninterrupted
-from distributed_autolora.orchestration.cluster.watchdog import start_watchdog
+from distributed_autolora.orchestration.cluster.processes import end_family, start_watchdog, uninterrupted
 
 # Above the ports that other clusters' workers use (10002-19999), below those that the kernel hands out.
 _PORT_RANGE = range(20_000, 32_768)

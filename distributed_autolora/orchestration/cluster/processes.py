@@ -1,11 +1,17 @@
-"""Signals and process ids: ends all processes that were started, and no others."""
+"""Signals and process ids: ends all processes that were started, and no others.
+
+A program that is killed by SIGKILL or for lack of memory ends nothing that it started. Its watchdog, this module run
+with HEAD_PID and FOLDER, reads a pipe whose other end only that program holds, so it sees the program's end.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import signal
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -89,9 +95,7 @@ def started_at(pid: int) -> int | None:
 def end_orphans(head: int, started: int | None) -> None:
     """Ends the processes of a session whose head this process did not start; returns when none is left.
 
-    Args:
-        head: process id of the session's first process.
-        started: its `started_at`; a process with the same id and another start time is left alone.
+    A process with the head's id and another start time than `started` is left alone.
     """
     if started_at(head) in (None, started):
         _end_session(head, lambda: started_at(head) is not None)
@@ -132,3 +136,35 @@ def _process_table() -> Iterator[_Seen]:
             # The name in parentheses may itself hold spaces and parentheses.
             state, parent, _, session, *rest = (folder / "stat").read_text().rpartition(")")[2].split()
             yield _Seen(_Process(int(folder.name), int(rest[15])), int(parent), int(session), state not in "ZX")
+
+
+def start_watchdog(head: int, folder: Path) -> subprocess.Popen[bytes]:
+    """Starts the process that ends a cluster after this program; kill it when the cluster was ended in order.
+
+    Args:
+        head: id of the cluster's first process, the leader of a session of its own.
+        folder: the cluster's folder, removed with it.
+    """
+    return subprocess.Popen(
+        [sys.executable, "-m", __name__, str(head), str(folder)],
+        cwd=Path(__file__).resolve().parents[3],  # where the package is, if it is not installed
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+
+
+def _watch() -> None:
+    """Waits for the end of the program, then ends its cluster and removes the folder."""
+    for number in STOP_SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+    head, folder = int(sys.argv[1]), Path(sys.argv[2])
+    started = started_at(head)
+    sys.stdin.buffer.read()
+    end_orphans(head, started)
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+if __name__ == "__main__":
+    _watch()

@@ -38,7 +38,6 @@ class NodeTorchConfig(TorchConfig):  # type: ignore[misc]
 
 class _NodeBackend(TorchBackend):  # type: ignore[misc]
     def on_start(self, worker_group: Any, backend_config: TorchConfig) -> None:
-        """Connects the workers."""
         uses_gpu = worker_group.get_resources_per_worker().get("GPU", 0) > 0
         address, port = worker_group.execute_single(0, open_here)
         worker_group.execute(join_at, address, port)

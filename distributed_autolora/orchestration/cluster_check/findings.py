@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from distributed_autolora.errors import counted
+
 GIB = 1 << 30
 MEMORY_SHARE = 0.8
 """Above this share of the free memory, what the estimate leaves out may be too much."""
@@ -71,7 +73,7 @@ def check_versions(nodes: Sequence[NodeFacts]) -> Finding:
         advice = "install the same on all nodes: one image, or `pip install -c constraints.txt -e .` on each."
         return Finding("FAIL", "versions", "; ".join(differing), advice)
     same = ", ".join(f"{library} {version}" for library, version in nodes[0].versions.items())
-    return Finding("PASS", "versions", f"{same} on {_count(len(nodes), 'node')}")
+    return Finding("PASS", "versions", f"{same} on {counted(len(nodes), 'node')}")
 
 
 def check_output(folder: str, nodes: Sequence[NodeFacts]) -> Finding:
@@ -81,7 +83,7 @@ def check_output(folder: str, nodes: Sequence[NodeFacts]) -> Finding:
         advice = "mount the same shared folder, writable, at this path on all nodes, or choose another --run.output."
         return Finding("FAIL", "output folder", f"{folder} is not shared. {'; '.join(problems)}", advice)
     where = "one folder, written and read" if len(nodes) > 1 else "written and read"
-    return Finding("PASS", "output folder", f"{folder} is {where} on {_count(len(nodes), 'node')}")
+    return Finding("PASS", "output folder", f"{folder} is {where} on {counted(len(nodes), 'node')}")
 
 
 def check_inputs(nodes: Sequence[NodeFacts]) -> list[Finding]:
@@ -90,7 +92,7 @@ def check_inputs(nodes: Sequence[NodeFacts]) -> list[Finding]:
     for name, (_, first) in nodes[0].inputs.items():
         seen = {facts.node: facts.inputs[name] for facts in nodes}
         if set(seen.values()) == {(True, first)}:
-            findings.append(Finding("PASS", name, f"{first}, the same on {_count(len(nodes), 'node')}"))
+            findings.append(Finding("PASS", name, f"{first}, the same on {counted(len(nodes), 'node')}"))
         else:
             figure = "; ".join(f"{node}: {text}" for node, (_, text) in seen.items())
             advice = f"put the {name} where every node reads the same: shared storage at one path, or a URI."
@@ -150,11 +152,7 @@ def check_gpus(nodes: Sequence[NodeFacts], ray_gpus: Mapping[str, int], wanted: 
 def check_memory(places: Sequence[Place], nodes: Mapping[str, NodeFacts], device: int, process: int) -> Finding:
     """The workers of a node must fit into its memory, or each into its GPU's.
 
-    Args:
-        places: of the workers.
-        nodes: by id.
-        device: bytes of a worker's tensors.
-        process: bytes of a worker's process besides them.
+    A worker takes `device` bytes of tensors and `process` bytes of host memory besides them; nodes are given by id.
     """
     rows = []
     for node_id in {place.node_id for place in places}:
@@ -165,7 +163,7 @@ def check_memory(places: Sequence[Place], nodes: Mapping[str, NodeFacts], device
         rows += [(device / max(1, gpu), f"a GPU of {node}", device, gpu, 1) for gpu in gpus if gpu is not None]
     share, where, needed, free, workers = max(rows)
     figure = (
-        f"fullest is {where}: about {_size(needed)} for {_count(workers, 'worker')}, {_size(free)} free (the estimate "
+        f"fullest is {where}: about {_size(needed)} for {counted(workers, 'worker')}, {_size(free)} free (the estimate "
         "leaves out workspaces, fragmentation and the page cache)"
     )
     if share <= MEMORY_SHARE:
@@ -178,13 +176,9 @@ def check_memory(places: Sequence[Place], nodes: Mapping[str, NodeFacts], device
 
 
 def check_all_reduce(who: str, size: int, milliseconds: float | None, problem: str) -> Finding:
-    """The workers must reach each other, and their sums must be right.
+    """The workers must reach each other, and their sums of `size` bytes must be right.
 
-    Args:
-        who: backend, workers and nodes.
-        size: bytes that were summed.
-        milliseconds: median time of a sum; None: there is none.
-        problem: what went wrong; empty: nothing.
+    `who` names backend, workers and nodes; `problem` is empty where nothing went wrong.
     """
     if problem or milliseconds is None:
         advice = (
@@ -227,7 +221,3 @@ def check_access(auth_mode: str, services: Mapping[str, tuple[str, bool]]) -> Fi
 
 def _size(number: int) -> str:
     return f"{number / GIB:.1f} GiB" if number >= GIB else f"{number / (1 << 20):.0f} MiB"
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}{'' if number == 1 else 's'}"

@@ -61,14 +61,11 @@ class Estimate:
 
 
 def estimate(config: ExperimentConfig, size: tuple[int, int] | None) -> Estimate:
-    """Estimates the memory of one worker.
+    """Estimates the memory of one worker of a config whose precisions are chosen.
 
     It leaves out workspaces of libraries, fragmentation, the packed weights of a CPU and images decoded ahead, and
-    assumes 1,000 classes. A training step in bfloat16 is taken to keep half of what it keeps in float32.
-
-    Args:
-        config: the experiment, its precisions chosen.
-        size: height and width of the images in pixels; None: unknown, 224 is assumed.
+    assumes 1,000 classes. A training step in bfloat16 is taken to keep half of what it keeps in float32. `size` is
+    height and width of the images in pixels; None: unknown, 224 is assumed.
 
     Raises:
         UserError: for a backbone or method that cannot be built.
@@ -105,9 +102,7 @@ def estimate(config: ExperimentConfig, size: tuple[int, int] | None) -> Estimate
 def kept_bytes(forward: Callable[[], object], held: Iterable[Tensor]) -> int:
     """Returns the bytes that autograd keeps for the backward of what `forward` returns, each storage counted once.
 
-    Args:
-        forward: what to run.
-        held: tensors that are there anyway; they do not count.
+    Tensors that are `held` anyway do not count.
     """
     there = {_storage(tensor) for tensor in held}
     kept: dict[int, Tensor] = {}

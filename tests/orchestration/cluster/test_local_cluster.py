@@ -107,7 +107,7 @@ def assert_gone(cluster: LocalCluster, pids: set[int]) -> None:
 PROGRAM = """
 import subprocess, sys, time
 from pathlib import Path
-from distributed_autolora.orchestration.cluster.watchdog import start_watchdog
+from distributed_autolora.orchestration.cluster.processes import start_watchdog
 
 head = subprocess.Popen([sys.executable, "-c", sys.argv[1]], start_new_session=True)
 print(head.pid, start_watchdog(head.pid, Path(sys.argv[2])).pid, flush=True)

@@ -11,7 +11,12 @@ from ray._private.worker import print_to_stdstream
 
 from distributed_autolora.config import ScalingConfig
 from distributed_autolora.errors import RunFailedError, UserError
-from distributed_autolora.orchestration.cluster.connection import initialize, lacking_cpus, lacking_gpus, start_in_time
+from distributed_autolora.orchestration.cluster.connection import (
+    check_local_cpus,
+    check_local_gpus,
+    initialize,
+    start_in_time,
+)
 from distributed_autolora.orchestration.cluster.local_cluster import LocalCluster
 from distributed_autolora.orchestration.cluster.ray_internals import untested
 from tests.training.tasks import write_task
@@ -70,8 +75,10 @@ def test_a_ray_that_is_late_is_a_failure_that_another_attempt_may_fix() -> None:
 )  # fmt: skip
 def test_a_machine_with_too_few_cpus_is_refused_with_what_helps(workers: int, each: int, said: str) -> None:
     scaling = ScalingConfig(num_workers=workers, cpus_per_worker=each)
-    assert lacking_cpus(scaling, 2) == f"{said} submit the job to a cluster."
-    assert lacking_cpus(scaling, workers * each) == ""
+    with pytest.raises(UserError) as refusal:
+        check_local_cpus(scaling, 2)
+    assert str(refusal.value) == f"{said} submit the job to a cluster."
+    check_local_cpus(scaling, workers * each)
 
 
 @pytest.mark.parametrize(
@@ -84,6 +91,8 @@ def test_a_machine_with_too_few_cpus_is_refused_with_what_helps(workers: int, ea
 )
 def test_a_machine_with_too_few_gpus_is_refused_with_what_helps(workers: int, gpus: float, said: str) -> None:
     scaling = ScalingConfig(num_workers=workers, use_gpu=True)
-    assert lacking_gpus(scaling, gpus) == f"{said} --scaling.no-use-gpu, or submit the job to a cluster."
-    assert lacking_gpus(scaling, float(workers)) == ""
-    assert lacking_gpus(ScalingConfig(num_workers=workers), gpus) == ""
+    with pytest.raises(UserError) as refusal:
+        check_local_gpus(scaling, gpus)
+    assert str(refusal.value) == f"{said} --scaling.no-use-gpu, or submit the job to a cluster."
+    check_local_gpus(scaling, float(workers))
+    check_local_gpus(ScalingConfig(num_workers=workers), gpus)
