@@ -1,7 +1,6 @@
-"""A lower layer never imports a higher one, and each outside world has one door.
+"""The house: a lower layer never imports a higher one, each outside world has one door, and folders stay small.
 
-Read from the source where a rule is about who may import; seen in a fresh interpreter where it is about
-what an import brings along.
+Who may import whom is read from the source; what an import brings along is seen in a fresh interpreter.
 """
 
 from __future__ import annotations
@@ -10,6 +9,7 @@ import ast
 import json
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -56,6 +56,8 @@ LIGHT = {
     "training": ("ray", "mlflow"),
     "evaluation": ("ray", "mlflow"),
 }
+
+MODULES_IN_A_FOLDER, LINES_IN_A_FILE, LINES_IN_A_FUNCTION = 15, 250, 40
 
 IMPORT_AND_TELL = """
 import importlib, json, sys
@@ -156,6 +158,33 @@ def test_importing_a_layer_brings_no_forbidden_library_along(part: str, brought:
     for module, names in brought.items():
         if layer(module) == part:
             assert [name for name in names if within(name, *LIGHT[part])] == [], module
+
+
+def code_lines(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
+    """Returns the lines from the signature to the end, without the docstring."""
+    document = function.body[0] if ast.get_docstring(function) is not None else None
+    written = 0 if document is None else (document.end_lineno or 0) - document.lineno + 1
+    return (function.end_lineno or 0) - function.lineno + 1 - written
+
+
+def test_a_folder_has_few_modules() -> None:
+    folders = Counter(file.parent for file in modules().values() if file.name != "__init__.py")
+    assert {str(folder): count for folder, count in folders.items() if count > MODULES_IN_A_FOLDER} == {}
+
+
+def test_a_module_is_short() -> None:
+    lengths = {module: len(file.read_text().splitlines()) for module, file in modules().items()}
+    assert {module: length for module, length in lengths.items() if length > LINES_IN_A_FILE} == {}
+
+
+def test_a_function_is_short() -> None:
+    lengths = {
+        f"{module}.{node.name}": code_lines(node)
+        for module, file in modules().items()
+        for node in ast.walk(ast.parse(file.read_text()))
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+    }
+    assert {name: length for name, length in lengths.items() if length > LINES_IN_A_FUNCTION} == {}
 
 
 def test_programs_are_short_and_hold_no_tensors() -> None:
