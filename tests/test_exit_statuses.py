@@ -57,34 +57,19 @@ def _end(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, env=_environment(folder), capture_output=True, text=True, check=False)
 
 
-@pytest.fixture(scope="module")
-def refusals(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[int, str, str]]:
-    """What each program in jobs/ answers to a wrong command line: status, standard output, standard error."""
-    folder = tmp_path_factory.mktemp("refusals")
-    programs = {
-        name: subprocess.Popen(
-            [sys.executable, str(ROOT / "jobs" / name), "--quiet", *words],
-            cwd=folder,
-            env=_environment(folder),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for name, words in REFUSED.items()
-    }
-    said = {name: program.communicate() for name, program in programs.items()}
-    return {name: (programs[name].returncode, *texts) for name, texts in said.items()}
+def test_every_job_has_a_wrong_command_line_to_refuse() -> None:
+    assert REFUSED.keys() == {path.name for path in (ROOT / "jobs").glob("*.py")}
 
 
-def test_every_program_refuses_a_wrong_command_line_with_status_2_and_one_line(
-    refusals: dict[str, tuple[int, str, str]],
-) -> None:
-    assert set(refusals) == {path.name for path in (ROOT / "jobs").glob("*.py")}
-    for name, (status, output, error) in refusals.items():
-        assert (status, output) == (2, ""), (name, error)
-        assert error.startswith("error: "), (name, error)
-        assert error.count("\n") == 1, (name, error)
-    assert "--quite" in refusals["demo.py"][2]
+@pytest.mark.parametrize("name", REFUSED)
+def test_a_program_refuses_a_wrong_command_line_with_status_2_and_one_line(name: str, tmp_path: Path) -> None:
+    command = [sys.executable, str(ROOT / "jobs" / name), "--quiet", *REFUSED[name]]
+    environment = _environment(tmp_path)
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (2, ""), done.stderr
+    assert done.stderr.startswith("error: ")
+    assert done.stderr.count("\n") == 1
+    assert name != "demo.py" or "--quite" in done.stderr
 
 
 @pytest.mark.parametrize(

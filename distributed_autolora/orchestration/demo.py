@@ -14,6 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
+from aiohttp import ClientError
 from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
 
 from distributed_autolora.config.recipes import recipe
@@ -28,6 +29,7 @@ from distributed_autolora.orchestration.runs.preflight import find_inputs
 
 _FAILED, _REFUSED, _INTERRUPTED = 1, 2, 130
 _STOP_TIMEOUT_S = 15
+_RAY_FAILURES = (RuntimeError, ValueError, OSError, ClientError)
 _ROUTINE = re.compile(r"Running entrypoint for job |\d{4}-\d\d-\d\d [\d:,]+\tINFO \w+\.py:\d+ -- ")
 
 
@@ -146,14 +148,14 @@ def submit_and_follow(
             )
             asyncio.run(_print_lines(client.tail_job_logs(submission_id)))
             return _exit_status(client.get_job_info(submission_id))
-        except (RuntimeError, ValueError, OSError) as error:
+        except BaseException as error:
+            with uninterrupted():
+                _stop_job(client, submission_id)
+            if isinstance(error, BrokenPipeError) or not isinstance(error, _RAY_FAILURES):
+                raise
             raise UserError(
                 f"Ray took no job, or lost it ({first_line(error)}); the same command tries again."
             ) from error
-        except BaseException:
-            with uninterrupted():
-                _stop_job(client, submission_id)
-            raise
 
 
 @contextlib.contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from itertools import pairwise
 
 import pytest
@@ -17,8 +18,10 @@ from tests.evaluation.models import THREAT_MODEL, robust_model, shipped_images
 
 def test_the_curve_falls_from_the_natural_accuracy_and_chunks_add() -> None:
     model, (x, y) = robust_model(), shipped_images(60)
-    epsilons = (0.2, 0.05, 0.1)
-    curve = robustness_curve(model, x, y, threat_model=THREAT_MODEL, epsilons=epsilons, seed=3, num_steps=5)
+    curve_of = partial(
+        robustness_curve, model, threat_model=THREAT_MODEL, epsilons=(0.2, 0.05, 0.1), seed=3, num_steps=5
+    )
+    curve = curve_of(x, y)
     assert list(curve) == [0.0, 0.05, 0.1, 0.2]
     counts = [count.correct for count in curve.values()]
     with torch.no_grad():
@@ -26,15 +29,8 @@ def test_the_curve_falls_from_the_natural_accuracy_and_chunks_add() -> None:
     assert all(before >= after for before, after in pairwise(counts))
     assert counts[0] > counts[2] > counts[3]
     assert {count.total for count in curve.values()} == {60}
-    halves = [
-        robustness_curve(
-            model, x[rows], y[rows], threat_model=THREAT_MODEL, epsilons=epsilons, seed=3, num_steps=5, random_starts=0
-        )
-        for rows in (slice(0, 30), slice(30, 60), slice(0, 0))
-    ]
-    whole = robustness_curve(
-        model, x, y, threat_model=THREAT_MODEL, epsilons=epsilons, seed=3, num_steps=5, random_starts=0
-    )
+    halves = [curve_of(x[rows], y[rows], random_starts=0) for rows in (slice(0, 30), slice(30, 60), slice(0, 0))]
+    whole = curve_of(x, y, random_starts=0)
     assert {radius: halves[0][radius] + halves[1][radius] + halves[2][radius] for radius in whole} == whole
 
 

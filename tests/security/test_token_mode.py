@@ -8,16 +8,13 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import pytest
 
 from distributed_autolora.orchestration.cluster.processes import end_family
 from tests.orchestration.cluster.test_local_cluster import listening
 from tests.orchestration.mlflow_tracking.tracking_server import free_port
-from tests.security.watching import descendants, wait_for
-
-ROOT = Path(__file__).parents[2]
+from tests.security.watching import ROOT, descendants, wait_for
 
 
 @dataclass

@@ -129,18 +129,14 @@ def read_images(folder: str, split: str) -> ImageTable:
         UserError: see `row_groups`.
     """
     groups = list(row_groups(folder, split))
-    return table_of_groups(groups, pa.concat_tables([group.rows for group in groups]), f"{folder} ({split})")
-
-
-def table_of_groups(groups: Sequence[RowGroup], rows: Any, where: str) -> ImageTable:
-    """Returns the table of row groups whose rows are `rows`."""
+    rows = pa.concat_tables([group.rows for group in groups])
     files, count = [], 0
     for group in groups:
         if group.first == 0:
             files.append((count, group.path))
         count += len(group.rows)
     prints = [fingerprint(image.as_buffer()) for chunk in rows["image"].chunks for image in chunk]
-    return image_table(rows, torch.tensor(prints, dtype=torch.int64), groups[0].texts, where, files)
+    return image_table(rows, torch.tensor(prints, dtype=torch.int64), groups[0].texts, f"{folder} ({split})", files)
 
 
 def image_table(

@@ -13,7 +13,7 @@ from distributed_autolora.orchestration.mlflow_tracking.registry import (
     register_model,
 )
 from distributed_autolora.orchestration.mlflow_tracking.results import log_model, log_result
-from distributed_autolora.orchestration.mlflow_tracking.runs import end_run, finish_run, open_run
+from distributed_autolora.orchestration.mlflow_tracking.runs import end_run, finish_run, open_run, reach_store
 
 __all__ = [
     "PARENT",
@@ -29,5 +29,6 @@ __all__ = [
     "log_result",
     "log_study",
     "open_run",
+    "reach_store",
     "register_model",
 ]

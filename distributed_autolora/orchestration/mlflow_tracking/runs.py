@@ -47,7 +47,7 @@ def open_run(
     Raises:
         UserError: for a URI that cannot be used, a server that does not answer, or a run that it does not know.
     """
-    client = _reached(uri)
+    client = reach_store(uri)
     with timeouts(LONG_S, retries=2):
         try:
             if run_id is None:
@@ -82,7 +82,12 @@ def end_run(uri: str, run_id: str, *, status: Literal["FINISHED", "FAILED", "KIL
         connect(uri).set_terminated(run_id, status)
 
 
-def _reached(uri: str) -> MlflowClient:
+def reach_store(uri: str) -> MlflowClient:
+    """Returns a client of a store that answered; a new database is set up.
+
+    Raises:
+        UserError: for a URI that cannot be used, or a store that does not answer.
+    """
     with timeouts(OPENING_S):
         try:
             client = connect(uri)

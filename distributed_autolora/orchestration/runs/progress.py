@@ -67,7 +67,7 @@ def _follow(
                         print(f"warning: {warning}", file=sys.stderr, flush=True)
                     printed += 1
                     bar.show(record.epoch, _position(record, epochs))
-    except UserError as error:  # the run itself does not depend on it
+    except (UserError, OSError) as error:  # the run itself does not depend on it, nor on who reads its output
         print(f"warning: progress is no longer shown: {error}", file=sys.stderr, flush=True)
 
 

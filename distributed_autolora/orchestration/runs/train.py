@@ -89,7 +89,7 @@ def _connect(config: ExperimentConfig, tracking_uri: str | None) -> None:
 
     _log.info("Connecting to Ray.")
     with ThreadPoolExecutor(1) as background:
-        store = background.submit(mlflow_tracking.connect, tracking_uri or _tracking_uri(config))
+        store = background.submit(mlflow_tracking.reach_store, tracking_uri or _tracking_uri(config))
         connection.connect(config.scaling)
         _log.info("Waiting for resources.")
         connection.wait_for_resources(config.scaling)

@@ -265,13 +265,3 @@ def test_the_command_line_reaches_each_collection(task: str, tmp_path: Path) -> 
     assert result.card["images"]["test"] == len(read_images(str(tmp_path / "out"), "test")) > 0
     if task == "caltech256":
         assert result.card["classes"] == 3
-
-
-def test_the_command_line_reaches_lists(tmp_path: Path) -> None:
-    lines = [f"{number}.jpg,{'ab'[number % 2]}" for number in range(10)]
-    for number in range(10):
-        archives.jpeg(tmp_path, f"{number}.jpg", number)
-    (tmp_path / "mine.csv").write_text("\n".join(["path,label", *lines]))
-    flags = read_flags("", ["csv", "--source", str(tmp_path / "mine.csv"), "--output", str(tmp_path / "out")])
-    assert not isinstance(flags, Check)
-    assert prepare(flags).card["images"] == {"train": 8, "test": 2}

@@ -15,6 +15,7 @@ from distributed_autolora.orchestration.mlflow_tracking import (
     MetricWriter,
     default_tracking_uri,
     finish_run,
+    reach_store,
 )
 from distributed_autolora.orchestration.mlflow_tracking.connection import connect, failures
 from tests.orchestration.mlflow_tracking.tracking_server import free_port, opened
@@ -78,6 +79,12 @@ def test_a_file_that_is_no_database_is_refused_and_left_as_it_is(tmp_path: Path)
     with pytest.raises(UserError, match="no SQLite database"):
         opened(default_tracking_uri(tmp_path), tmp_path)
     assert (tmp_path / "mlflow.db").read_text() == "my notes, not a database"
+
+
+def test_a_damaged_database_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "mlflow.db").write_bytes(b"SQLite format 3\x00" + b"\xff" * 500)
+    with pytest.raises(UserError, match=r"run\.mlflow_uri"):
+        reach_store(default_tracking_uri(tmp_path))
 
 
 def test_a_run_that_the_store_does_not_know_is_refused(home: Path) -> None:

@@ -103,6 +103,18 @@ def test_no_color_leaves_the_bar_and_takes_its_colours(tmp_path: Path, monkeypat
     assert not COLOUR.search("".join(seen))
 
 
+def test_a_reader_that_leaves_does_not_end_the_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def print_into_a_closed_pipe(line: str) -> None:
+        raise BrokenPipeError(line)
+
+    folder, finished = _folder(tmp_path / "run", []), False
+    with epoch_lines(folder, CONFIG, print_into_a_closed_pipe):
+        folder.write_history(runs.history(3))
+        finished = True
+    assert finished
+    assert "progress is no longer shown" in capsys.readouterr().err
+
+
 def test_a_history_that_cannot_be_read_is_a_warning_and_a_bug_in_the_thread_is_raised(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
