@@ -39,7 +39,7 @@ class CompareFlags:
     seeds: int = 3
     """Final runs of each arm, on seeds 0, 1, ...; the search is on seed 0."""
     arms: tuple[str, ...] = ()
-    """Make only the runs of these arms now, by their names in the plan; the report is on all. None: all."""
+    """Ids of the arms to run, as --dry-run shows them; the report covers only arms asked for so far. Empty: all."""
     scheduler: Literal["grid", "asha"] = "grid"
     """grid: every trial of a search runs to its end; asha: trials that fall behind are stopped early."""
     num_workers: int = 1
@@ -57,7 +57,7 @@ class CompareFlags:
     mlflow_uri: str | None = None
     """MLflow tracking URI; None: SQLite in the output folder."""
     dry_run: bool = False
-    """Print every run with its estimated worker-hours, and start nothing."""
+    """Print every run with its passes through the network, and start nothing."""
     report_only: bool = False
     """Write the report anew from what is there, and start nothing."""
     write_hyperparameters: Path | None = None
@@ -76,7 +76,7 @@ class StudyRequest:
     seeds: tuple[int, ...] = (0, 1, 2)
     """Of the final runs; the search uses the first."""
     arms: tuple[str, ...] = ()
-    """Names of those whose runs are made; empty: all."""
+    """Ids of those whose runs are made; empty: all."""
     scheduler: Literal["grid", "asha"] = "grid"
     mlflow_uri: str | None = None
     attacks: str = OWN_ATTACK
@@ -91,7 +91,7 @@ class StudyRequest:
         return self.home / "studies" / self.name
 
     def wants(self, arm: str) -> bool:
-        """Tells whether runs of an arm are to be made."""
+        """Tells whether runs of the arm with this id are to be made."""
         return not self.arms or arm in self.arms
 
 

@@ -23,7 +23,7 @@ class Cost:
 
     @property
     def passes(self) -> int:
-        """Forward and backward image passes together."""
+        """Forward plus backward passes, each of one image."""
         return self.forward_passes + self.backward_passes
 
     def __add__(self, other: Cost) -> Cost:
