@@ -55,15 +55,8 @@ def robustness_curve(
                 if not len(rows):
                     break
                 noise = start_noise(images, seed, start - 1)[rows] if start else None
-                x_adv = pgd_from(
-                    noise,
-                    model,
-                    images[rows],
-                    labels[rows],
-                    threat_model=ball,
-                    num_steps=num_steps,
-                    step_size=radius / 4,
-                )
+                search = {"threat_model": ball, "num_steps": num_steps, "step_size": radius / 4}
+                x_adv = pgd_from(noise, model, images[rows], labels[rows], **search)
                 robust[rows] = model(x_adv).argmax(1) == labels[rows]
             counts[radius] = AccuracyCount(int(robust.sum()), len(images))
     return counts

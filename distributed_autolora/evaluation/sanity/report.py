@@ -35,18 +35,15 @@ def check_sanity(
 ) -> tuple[SanityCheck, ...]:
     """Runs every check; it costs about 400 gradients and `square_queries` forwards an image.
 
-    Args:
-        x: 100 to 200 test images are enough, 1 is the least.
-        accuracies: of the whole test set, by their logged names, for the order of attacks.
-        step_size: length of a PGD step; None: epsilon / 4.
+    100 to 200 test images are enough, 1 is the least. The accuracies are of the whole test set, by their logged names.
 
     Raises:
         ValueError: for no images, else as `evaluate_chunk`; so UserError.
     """
     if not len(x):
         raise ValueError("sanity checks need at least one image")
+    step = pgd_step_size(threat_model) if step_size is None else step_size
     with prepared(model, x, y, threat_model, batch_size) as (images, labels, _):
-        step = pgd_step_size(threat_model) if step_size is None else step_size
         subject = Subject(model, images, labels, threat_model, seed, step, batch_size)
         evidence = of_search.gather(subject, square_queries)
         return (
