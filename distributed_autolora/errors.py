@@ -4,17 +4,38 @@ from __future__ import annotations
 
 import errno
 import re
+from urllib.parse import unquote_plus
 
 _PASSWORD = re.compile(
-    r"(?i)(?:(?<=://)(?!\[)[^/?#:@\s]*:(?!\d*(?:[/?#\s]|$))\S*|(?<=http://)[^/?#@\s]+|(?<=https://)[^/?#@\s]+)@"
+    r"(?i)(?:(?:(?<=http://)|(?<=https://))[^/?#@\s]+"
+    # A password may hold an unescaped "/". "host:5000/a@b" holds none, but only these schemes have ports before a path
+    # with "@": SQLAlchemy reads all between ":" and "@" as the password.
+    r"|(?<=://)(?!\[)(?:(?<!http://)(?<!https://)(?<!hdfs://)|(?![^/?#:@\s]*:\d{1,5}[/?#]))[^/?#:@\s]*:\S*)@"
 )
-_TOKEN = re.compile(r"(?i)(?<=[?&;])([\w.-]*(?:pass|pwd|secret|token|key|sig|cred|auth)[\w.-]*=)[^\s&]+")
+_TOKEN = re.compile(
+    r"(?i)(?<=[?&;])(?!ssl[_-]?key=|[\w.-]*file=)((?:[\w.-]*[._-])?"
+    r"(?:[^\W_]*(?:password|passwd|pwd|secret|token|signature|credentials?|(?:access|account|api|private|secret)key)"
+    r"|pass|passphrase|sig|creds?|auth|key)"
+    r"(?:[._-][\w.-]*)?=)[^\s&]+"
+)
+"""Fields of a query that hold a secret: their names contain such a word between ".", "_" and "-", and name no file."""
+_ENCODED = re.compile(r"(?<=[?&;])([\w.-]+=)([^\s&]*%[^\s&]*)")
 _TRANSIENT = frozenset({errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.ECONNRESET, errno.EAGAIN, errno.EHOSTUNREACH})
 
 
 def masked(text: str) -> str:
     """Hides user:password@ and the tokens of a query in every URI of a text, such as a library's error message."""
-    return _TOKEN.sub(r"\1***", _PASSWORD.sub("***@", text)) if "://" in text else text
+    return _masked(text) if "://" in text else text
+
+
+def _masked(text: str) -> str:
+    return _ENCODED.sub(_masked_field, _TOKEN.sub(r"\1***", _PASSWORD.sub("***@", text)))
+
+
+def _masked_field(field: re.Match[str]) -> str:
+    """Hides a percent-encoded value that holds a secret, such as odbc_connect=DRIVER%3D...%3BPWD%3D..."""
+    inside = ";" + "".join(unquote_plus(field[2]).split())
+    return field[0] if _masked(inside) == inside else f"{field[1]}***"
 
 
 def refuse_secret(name: str, value: str) -> None:

@@ -26,6 +26,13 @@ SECRET_URIS = [
     f"abfs://account@container/w.safetensors?sig={SECRET}",
     f"http://user:it's{SECRET}@host:5000",
     f'http://user:<a>"{SECRET}"@host:5000',
+    f"postgresql://user:12/{SECRET}@host/db",
+    f"s3://KEY:12/{SECRET}@bucket/data",
+    f"http://user:/{SECRET}@host:5000",
+    f"postgresql://host/db?sslkey=/c/client.key&sslpassword={SECRET}",
+    f"mssql+pyodbc://h/db?odbc_connect=DRIVER%3D%7BODBC+Driver+18%7D%3BUID%3Dsa%3BPWD%3D{SECRET}",
+    f"mssql+pyodbc://h/db?odbc_connect=PWD%3D{SECRET}%3BDRIVER%3Dx&timeout=3",
+    f"s3://bucket/data?endpoint_override=http%3A%2F%2Fuser%3A{SECRET}%40host",
 ]
 PLAIN_URIS = [
     "sqlite:////home/jo@corp.org/mlflow.db",
@@ -36,7 +43,12 @@ PLAIN_URIS = [
     "http://127.0.0.1:5000",
     "http://host:5000/a@b",
     "http://[::1]:5000",
+    "hdfs://host:8020/a@b",
     "file:///x",
+    "postgresql://user@host/db?sslkey=/c/client.key&passfile=/home/u/.pgpass",
+    "mysql://user@host/db?ssl_key=/c/client.key",
+    "https://host/path?design=1&keyspace=x&tokenizer=a%20b",
+    "mssql+pyodbc://h/db?odbc_connect=DRIVER%3Dx%3BTrusted_Connection%3Dyes",
     "a // b, jo@x.org",
 ]
 
