@@ -57,7 +57,7 @@ def checkpoint_of(where: str, content: Any, metadata: Mapping[str, str]) -> Chec
     mean = _agreed(where, "mean", [state[name] for name in named if name.split(".")[-1] in _MEANS])
     std = _agreed(where, "std", [state[name] for name in named if name.split(".")[-1] in _STDS])
     rest = {name: value for name, value in state.items() if name not in named}
-    mean, std = mean or _channels(stated(metadata, "mean")), std or _channels(stated(metadata, "std"))
+    mean, std = mean or _floats(stated(metadata, "mean")), std or _floats(stated(metadata, "std"))
     return Checkpoint(_unwrapped(rest, _WRAPPERS), mean, std, metadata)
 
 
@@ -149,5 +149,12 @@ def stated(metadata: Mapping[str, str], what: str) -> Any:
         return None
 
 
-def _channels(value: Any) -> tuple[float, ...] | None:
-    return tuple(map(float, value)) if isinstance(value, list) else None
+def channels(value: Any) -> tuple[float, ...] | None:
+    """Returns the numbers of a JSON list, None for anything else, an empty list, NaN and infinity."""
+    numbers = value if isinstance(value, list) else []
+    return tuple(numbers) if numbers and all(type(one) in (int, float) and abs(one) < 1e30 for one in numbers) else None
+
+
+def _floats(value: Any) -> tuple[float, ...] | None:
+    numbers = channels(value)
+    return None if numbers is None else tuple(map(float, numbers))

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from distributed_autolora.config import ModelConfig
 from distributed_autolora.errors import UserError
-from distributed_autolora.models.checkpoint_formats import stated
+from distributed_autolora.models.checkpoint_formats import channels, stated
 from distributed_autolora.models.classifier import Classifier, build
 from distributed_autolora.models.weight_files import read_checkpoint
 from distributed_autolora.models.weights import load_strictly
@@ -51,11 +51,18 @@ class NetworkDescription:
 
     @classmethod
     def from_metadata(cls, metadata: Mapping[str, str]) -> Self | None:
-        """Returns the description in a file's metadata, None where it has none."""
-        values: dict[str, Any] = {key: stated(metadata, key) for key in ("num_classes", "mean", "std", "input_size")}
-        if "backbone" not in metadata or not all(values[key] for key in ("num_classes", "mean", "std")):
+        """Returns the description in a file's metadata; None where a value is missing or of another type."""
+        mean, std = (channels(stated(metadata, key)) for key in ("mean", "std"))
+        num_classes, input_size = (stated(metadata, key) for key in ("num_classes", "input_size"))
+        if "backbone" not in metadata or mean is None or std is None or not _is_count(num_classes):
             return None
-        return cls(backbone=metadata["backbone"], **values | {key: tuple(values[key]) for key in ("mean", "std")})
+        if input_size is not None and not _is_count(input_size):
+            return None
+        return cls(backbone=metadata["backbone"], num_classes=num_classes, mean=mean, std=std, input_size=input_size)
+
+
+def _is_count(value: Any) -> bool:
+    return type(value) is int and value >= 1
 
 
 @dataclass(frozen=True)

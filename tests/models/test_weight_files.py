@@ -18,7 +18,7 @@ from distributed_autolora.config import ExperimentConfig, ModelConfig
 from distributed_autolora.errors import UserError
 from distributed_autolora.models import build, load_backbone, read_checkpoint, save_weights
 from distributed_autolora.models import weights_digest as digest_of
-from distributed_autolora.models.portable import NetworkDescription, PortableModel
+from distributed_autolora.models.portable import NetworkDescription, PortableModel, read_model
 from distributed_autolora.models.small_resnet import SmallResNet
 from distributed_autolora.models.weight_files import SHA256
 from tests.models.checkpoints import IMAGENET, Payload, State, attacker_state, column, write_robust_imagenet
@@ -159,6 +159,41 @@ def test_another_normalisation_than_the_file_s_is_refused(tmp_path: Path) -> Non
     with pytest.raises(UserError, match=r"std 0.353"):
         build("small_resnet", 5, str(own), mean=(0.286,), std=(0.5,))
     assert build("small_resnet", 5, str(own), mean=(0.286,), std=(0.353,)).mean.item() == pytest.approx(0.286)
+
+
+DESCRIBED = {"backbone": "resnet18", "num_classes": "10", "mean": "[0.5, 0, 1]", "std": "[0.2, 0.2, 0.2]"}
+
+
+def test_a_description_comes_back_from_metadata() -> None:
+    description = NetworkDescription.from_metadata(DESCRIBED)
+    assert description is not None
+    assert description.metadata() == {**DESCRIBED, "input_size": "null"}
+
+
+@pytest.mark.parametrize(
+    "foreign",
+    [
+        {"mean": "0.5", "std": "0.2"},
+        {"mean": '["a", "b", "c"]'},
+        {"std": "[[1], [1], [1]]"},
+        {"mean": "[true, true, true]"},
+        {"std": "[1, NaN, 1]"},
+        {"std": "[]"},
+        {"num_classes": '"10"'},
+        {"num_classes": "10.0"},
+        {"num_classes": "-1"},
+        {"num_classes": "true"},
+        {"num_classes": "null"},
+        {"input_size": "[32, 32]"},
+    ],
+)
+def test_metadata_of_another_program_is_no_description(tmp_path: Path, foreign: dict[str, str]) -> None:
+    metadata = DESCRIBED | foreign
+    assert NetworkDescription.from_metadata(metadata) is None
+    save_weights(small().state_dict(), tmp_path / "w.safetensors", metadata)
+    assert read_checkpoint(tmp_path / "w.safetensors").state.keys() == small().state_dict().keys()
+    with pytest.raises(UserError, match="does not say which network it belongs to"):
+        read_model(tmp_path / "w.safetensors")
 
 
 def test_a_file_with_two_networks_is_refused(tmp_path: Path) -> None:
