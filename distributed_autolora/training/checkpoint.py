@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,11 +14,12 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from distributed_autolora.errors import UserError, kind_of
+from distributed_autolora.files import atomic_write
 from distributed_autolora.models import save_weights
 from distributed_autolora.records import EpochRecord, history_from_json, history_to_json
 from distributed_autolora.training.checkpoint_integrity import TENSORS, VALUES, broken_part, fingerprint, read_values
 
-_BY_IMAGE = {"outcomes": "validation outcomes", "newly_broken": "validation images fallen to the stronger attack"}
+_BY_IMAGE = {"outcomes": "validation outcomes", "newly_broken": "validation images newly broken by the stronger attack"}
 """Names of the tensors by epoch and validation image, in a `TrainingState` and in a file."""
 
 
@@ -53,15 +53,18 @@ class TrainingState:
         return 0 if self.progress is None else int(self.progress["step"])
 
     def save(self, folder: Path) -> None:
-        """Writes the state into an existing folder, each file atomically."""
+        """Writes the state into an existing folder, each file atomically.
+
+        Raises:
+            StorageError: when a file cannot be written.
+        """
         parts = {"model": self.model, "best": self.best, "momentum": self.momentum}
         tensors = {f"{part}/{name}": value for part, values in parts.items() for name, value in values.items()}
         tensors |= {stored: getattr(self, name) for name, stored in _BY_IMAGE.items()}
         save_weights(tensors, folder / TENSORS)
         own = {"history": history_to_json(self.history), "identity": self.identity, "progress": self.progress}
-        unfinished = folder / f".{VALUES}.{os.getpid()}"
-        unfinished.write_text(json.dumps({**own, "tensors": fingerprint(folder / TENSORS)}))
-        os.replace(unfinished, folder / VALUES)
+        with atomic_write(folder / VALUES) as unfinished:
+            unfinished.write_text(json.dumps({**own, "tensors": fingerprint(folder / TENSORS)}))
 
     @classmethod
     def load(cls, folder: Path) -> TrainingState:

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from distributed_autolora.errors import UserError
+from distributed_autolora.errors import StorageError, UserError
 from distributed_autolora.training.checkpoint import TrainingState, momentum_buffers, restore_momentum, snapshot
 from distributed_autolora.training.distributed import collectives
 from distributed_autolora.training.loop import fit, run_epoch
@@ -217,6 +217,16 @@ def test_momentum_comes_back_in_the_memory_layout_of_its_parameter(tmp_path: Pat
     for name, value in momentum_buffers(layer, optimizer).items():
         assert torch.equal(value, before[name])
         assert value.stride() == layer.get_parameter(name).stride()
+
+
+@pytest.mark.parametrize("name", ["state.safetensors", "state.json"])
+def test_a_checkpoint_that_cannot_be_written_is_a_storage_error_and_leaves_nothing_behind(
+    tmp_path: Path, name: str
+) -> None:
+    (tmp_path / name).mkdir()  # replacing a folder by a file fails, for root as well
+    with pytest.raises(StorageError, match=rf"{name} cannot be written"):
+        TrainingState({"w": torch.zeros(1)}, {}, {}, [], {}).save(tmp_path)
+    assert not list(tmp_path.glob(".*"))
 
 
 def test_a_damaged_checkpoint_and_one_of_another_run_are_refused(tmp_path: Path) -> None:

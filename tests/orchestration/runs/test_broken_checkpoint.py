@@ -190,6 +190,9 @@ def test_a_checkpoint_of_an_earlier_version_or_with_another_number_of_epochs_is_
         UserError, match=r"outcomes of 0 epochs and the records of 1, .* start it afresh with --fresh\.$"
     ):
         TrainingState.load(tmp_path)
+    replace(state, outcomes=torch.zeros((1, 1), dtype=torch.bool)).save(tmp_path)
+    with pytest.raises(UserError, match="holds the validation images newly broken by the stronger attack of 0 epochs"):
+        TrainingState.load(tmp_path)
     save_file({"model/w": torch.zeros(3)}, tmp_path / "state.safetensors")
     values = json.loads((tmp_path / "state.json").read_text()) | {
         "tensors": fingerprint(tmp_path / "state.safetensors")
