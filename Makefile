@@ -25,11 +25,11 @@ compare-demo: $(INSTALLED)  ## compare AutoLoRa with searched baselines on the s
 test: $(INSTALLED)  ## run the tests, but for the long ones
 	@$(BIN)/python -m pytest -m "not long"
 
-test-long: $(INSTALLED)  ## run the long tests, and the numerical ones without native bfloat16; about 40 minutes on two cores
+test-long: $(INSTALLED)  ## run the long tests, and the numerical ones without native bfloat16; more than half an hour on two cores
 	@$(BIN)/python -m pytest -m long
 	@ONEDNN_MAX_CPU_ISA=AVX2 $(BIN)/python -m pytest -m "not long" tests/core tests/models tests/evaluation tests/training
 
-mutants: $(INSTALLED)  ## put 60 small faults into the code, one at a time: does a test notice? about 15 minutes on two cores
+mutants: $(INSTALLED)  ## put 60 small faults into the code, one at a time: does a test notice?
 	@$(BIN)/python -m tests.mutants
 
 chaos: $(INSTALLED)  ## fault injection: kill runs at random, 50 times, and compare the weights; about half an hour on two cores
