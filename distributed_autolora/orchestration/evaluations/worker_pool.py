@@ -50,32 +50,31 @@ class WorkerPool:
     def run(self, calls: Sequence[Call]) -> Iterator[tuple[Call, Any]]:
         """Yields each call with what it returned, as they end; one whose worker is lost is made three times at most.
 
+        A caller that stops early leaves the running calls to end by themselves, or with its connection to Ray.
+
         Raises:
             UserError: raised by a worker.
             RunFailedError: for a bug, a call that lost three workers, or a cluster without room for one.
         """
+        # `ray.cancel` of a call that is just ending can abort this process (github.com/ray-project/ray/pull/54798).
         waiting, running, tries = deque(calls), dict[Any, Call](), Counter[str]()
-        try:
-            while waiting or running:
-                while waiting and len(running) < self._num_workers:
-                    call = waiting.popleft()
-                    running[self._run.remote([self._task], self._use_gpu, call)] = call
-                for reference in self._ended(list(running)):
-                    call = running.pop(reference)
-                    try:
-                        returned = ray.get(reference)
-                    except ray.exceptions.RayTaskError as error:
-                        raise _user_error(error) from error
-                    except ray.exceptions.RayError as error:  # the worker was lost, its node, or its result
-                        tries[call.name] += 1
-                        if tries[call.name] == _MAX_TRIES:
-                            raise _lost(call, error) from error
-                        waiting.appendleft(call)
-                    else:
-                        yield call, returned
-        finally:
-            for reference in running:
-                ray.cancel(reference, force=True)
+        while waiting or running:
+            while waiting and len(running) < self._num_workers:
+                call = waiting.popleft()
+                running[self._run.remote([self._task], self._use_gpu, call)] = call
+            for reference in self._ended(list(running)):
+                call = running.pop(reference)
+                try:
+                    returned = ray.get(reference)
+                except ray.exceptions.RayTaskError as error:
+                    raise _user_error(error) from error
+                except ray.exceptions.RayError as error:  # the worker was lost, its node, or its result
+                    tries[call.name] += 1
+                    if tries[call.name] == _MAX_TRIES:
+                        raise _lost(call, error) from error
+                    waiting.appendleft(call)
+                else:
+                    yield call, returned
 
     def _ended(self, references: list[Any]) -> list[Any]:
         """Returns references of which one has ended; an empty list after a timeout."""
