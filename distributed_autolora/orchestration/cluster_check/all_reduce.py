@@ -23,71 +23,61 @@ from distributed_autolora.training.distributed.collectives import sum_over_worke
 _CONNECT_S = 60
 """Seconds for the processes to find each other, and for a sum."""
 _START_S = 180.0
-"""Seconds for processes to be placed and to import torch, as a node that has just started needs them."""
+"""Seconds for processes to be placed, and again to import torch, as a node that has just started needs them."""
 _SUMS = 3
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True)
 class AllReduce:
-    """The result of the check."""
+    """What was found."""
 
     backend: str
     places: tuple[Place, ...] = ()
     """By worker; empty: they could not be placed or started."""
-    milliseconds: float | None = None
-    """Median of the slowest worker's sums; None: none was made."""
+    milliseconds: float = 0.0
+    """Median of the slowest worker's sums."""
     problem: str = ""
     """What went wrong; empty: nothing."""
 
 
-def all_reduce(scaling: ScalingConfig, size: int, start_s: float = _START_S) -> AllReduce:
-    """Starts one process for each worker, lets them sum `size` bytes, and ends them.
-
-    Args:
-        scaling: the workers.
-        size: bytes of float32 to sum.
-        start_s: seconds to wait for the processes to be placed, and again for their start.
-    """
-    backend = "nccl" if scaling.use_gpu else "gloo"
+def all_reduce(scaling: ScalingConfig, size: int) -> AllReduce:
+    """Starts one process for each worker, lets them sum `size` bytes of float32, and ends them."""
+    found = AllReduce(backend="nccl" if scaling.use_gpu else "gloo")
     bundle = {"CPU": float(scaling.cpus_per_worker)} | ({"GPU": 1.0} if scaling.use_gpu else {})
     # As Ray Train places its workers.
     group = placement_group([bundle] * scaling.num_workers, strategy="PACK")
+    actor = ray.remote(num_cpus=bundle["CPU"], num_gpus=bundle.get("GPU", 0))(_Worker)
     workers: list[Any] = []
     try:
-        if not group.wait(start_s):
-            return AllReduce(
-                backend=backend, problem=f"no room for {scaling.num_workers} x {bundle} within {start_s:g} s"
-            )
+        if not group.wait(_START_S):
+            found.problem = f"no room for {scaling.num_workers} x {bundle} within {_START_S:g} s"
+            return found
         for number in range(scaling.num_workers):
             where = PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=number)
-            actor = ray.remote(num_cpus=bundle["CPU"], num_gpus=bundle.get("GPU", 0))(_Worker)
             workers.append(actor.options(scheduling_strategy=where).remote(number, scaling.num_workers))
-        return _connect_and_sum(workers, backend, size, start_s)
+        _connect_and_sum(workers, size, found)
     finally:
         for worker in workers:
             ray.kill(worker)
         remove_placement_group(group)
+    return found
 
 
-def _connect_and_sum(workers: list[Any], backend: str, size: int, start_s: float) -> AllReduce:
-    places: tuple[Place, ...] = ()
-    doing, within_s = "start", start_s
+def _connect_and_sum(workers: list[Any], size: int, found: AllReduce) -> None:
+    doing, within_s = "start", _START_S
     try:
-        places = tuple(ray.get([worker.place.remote() for worker in workers], timeout=start_s))
-        address, port = ray.get(workers[0].open_here.remote(), timeout=start_s)
+        found.places = tuple(ray.get([worker.place.remote() for worker in workers], timeout=within_s))
+        address, port = ray.get(workers[0].open_here.remote(), timeout=within_s)
         doing, within_s = "connect", 2.0 * _CONNECT_S
-        ray.get([worker.connect.remote(address, port, backend) for worker in workers], timeout=within_s)
+        ray.get([worker.connect.remote(address, port, found.backend) for worker in workers], timeout=within_s)
         doing = "sum"
         sums = ray.get([worker.sums.remote(size) for worker in workers], timeout=within_s)
+        found.milliseconds = max(milliseconds for milliseconds, _ in sums)
+        found.problem = "" if all(is_right for _, is_right in sums) else "the sums are wrong"
     except ray.exceptions.GetTimeoutError:
-        problem = f"they did not {doing} within {within_s:g} s"
-        return AllReduce(backend=backend, places=places, problem=problem)
+        found.problem = f"they did not {doing} within {within_s:g} s"
     except ray.exceptions.RayError as error:
-        cause = getattr(error, "cause", None) or error
-        return AllReduce(backend=backend, places=places, problem=f"they did not {doing}: {first_line(cause)}")
-    if not all(is_right for _, is_right in sums):
-        return AllReduce(backend=backend, places=places, problem="the sums are wrong")
-    return AllReduce(backend=backend, places=places, milliseconds=max(ms for ms, _ in sums))
+        found.problem = f"they did not {doing}: {first_line(getattr(error, 'cause', None) or error)}"
 
 
 class _Worker:

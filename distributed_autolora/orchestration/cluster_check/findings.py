@@ -21,9 +21,7 @@ class Finding:
     level: Literal["PASS", "WARN", "FAIL"]
     check: str
     figure: str
-    """What was seen."""
     advice: str = ""
-    """What to do; empty for PASS."""
 
     def __str__(self) -> str:
         return f"{self.level}  {self.check}: {self.figure}{f' -> {self.advice}' if self.advice else ''}"
@@ -31,21 +29,17 @@ class Finding:
 
 @dataclass(frozen=True, kw_only=True)
 class NodeFacts:
-    """What was seen on one node."""
+    """What was seen on one node; memory and disks in bytes free."""
 
     node: str
     """Its address and the start of its id."""
     versions: dict[str, str]
-    """By library."""
     output_problem: str
     """Why the output folder is not the driver's, or cannot be written; empty: it is, and it can."""
     output_free: int
-    """Bytes free in the output folder."""
     cache_free: int
-    """Bytes free in the folder of the image cache."""
     cache_problem: str
     memory_free: int
-    """Bytes of host memory."""
     torch_gpus: int
     inputs: dict[str, tuple[bool, str]]
     """By "data" and "weights": whether they can be read there, and their size or what is wrong."""
@@ -53,11 +47,10 @@ class NodeFacts:
 
 @dataclass(frozen=True)
 class Place:
-    """Where a worker was placed."""
+    """Where a worker was placed, and the bytes free on its GPU; None: it has none."""
 
     node_id: str
     gpu_free: int | None
-    """Bytes free on its GPU; None: it has none."""
 
 
 def check_versions(nodes: Sequence[NodeFacts]) -> Finding:
@@ -105,10 +98,8 @@ def check_disks(nodes: Sequence[NodeFacts], output_needed: int, cache_needed: in
     short = [f"{facts.node}: {facts.cache_problem}" for facts in nodes if facts.cache_problem]
     tight: list[str] = []
     for facts in nodes:
-        for what, free, needed in (
-            ("output folder", facts.output_free, output_needed),
-            ("image cache", facts.cache_free, cache_needed),
-        ):
+        disks = {"output folder": (facts.output_free, output_needed), "image cache": (facts.cache_free, cache_needed)}
+        for what, (free, needed) in disks.items():
             if free < 2 * needed:
                 text = f"{facts.node}: {_size(free)} free for the {what}, about {_size(needed)} needed"
                 (short if free < needed else tight).append(text)
@@ -116,12 +107,9 @@ def check_disks(nodes: Sequence[NodeFacts], output_needed: int, cache_needed: in
         advice = "free some space, or choose another --run.output or --scaling.cache."
         return Finding("FAIL" if short else "WARN", "disk", "; ".join([*short, *tight]), advice)
     output, cache = min(facts.output_free for facts in nodes), min(facts.cache_free for facts in nodes)
-    return Finding(
-        "PASS",
-        "disk",
-        f"{_size(output)} free for the output folder (about {_size(output_needed)} a run), {_size(cache)} for a node's "
-        f"image cache (about {_size(cache_needed)})",
-    )
+    figure = f"{_size(output)} free for the output folder (about {_size(output_needed)} a run), "
+    figure += f"{_size(cache)} for a node's image cache (about {_size(cache_needed)})"
+    return Finding("PASS", "disk", figure)
 
 
 def check_gpus(nodes: Sequence[NodeFacts], ray_gpus: Mapping[str, int], wanted: int) -> Finding:
@@ -132,10 +120,8 @@ def check_gpus(nodes: Sequence[NodeFacts], ray_gpus: Mapping[str, int], wanted: 
         if facts.torch_gpus < ray_gpus[facts.node]
     ]
     if lacking:
-        advice = (
-            "check the driver with `nvidia-smi` there: torch with CUDA 13 needs version 580 or newer, and a container "
-            "needs the NVIDIA runtime."
-        )
+        advice = "check the driver with `nvidia-smi` there: torch with CUDA 13 needs version 580 or newer, and a "
+        advice += "container needs the NVIDIA runtime."
         return Finding("FAIL" if wanted else "WARN", "GPUs", "; ".join(lacking), advice)
     in_ray, in_torch = sum(ray_gpus.values()), sum(facts.torch_gpus for facts in nodes)
     seen = f"Ray hands out {in_ray}, torch sees {in_torch}"
@@ -175,12 +161,9 @@ def check_memory(places: Sequence[Place], nodes: Mapping[str, NodeFacts], device
     return Finding("FAIL" if share > 1 else "WARN", "memory", figure, advice)
 
 
-def check_all_reduce(who: str, size: int, milliseconds: float | None, problem: str) -> Finding:
-    """The workers must reach each other, and their sums of `size` bytes must be right.
-
-    `who` names backend, workers and nodes; `problem` is empty where nothing went wrong.
-    """
-    if problem or milliseconds is None:
+def check_all_reduce(who: str, size: int, milliseconds: float, problem: str) -> Finding:
+    """The workers must reach each other, and their sums of `size` bytes must be right (`problem` is empty)."""
+    if problem:
         advice = (
             "open all TCP ports between the nodes; where a host name resolves to 127.0.x.x, or there are several "
             "networks, set GLOO_SOCKET_IFNAME and NCCL_SOCKET_IFNAME to the right interface on every node."

@@ -41,8 +41,9 @@ class Estimate:
     """The same of an attack on the largest batch that is attacked."""
     gradients: int
     """What the workers sum in every step; part of `state`."""
-    average: int
-    """A moving average of the weights; part of `state`."""
+    checkpoints: int
+    """What a run writes: two checkpoints kept and one being written, each with weights, best state, momentum and two
+    averages, and the finished model."""
 
     def on_device(self, *, use_gpu: bool) -> int:
         """Returns the peak.
@@ -52,12 +53,6 @@ class Estimate:
         """
         fullest = self.step + self.attack + _CUDA_BYTES if use_gpu else max(self.step, self.attack)
         return self.state + self.attack_network + fullest
-
-    @property
-    def checkpoints(self) -> int:
-        """Bytes that a run writes: two checkpoints kept and one being written, each with weights, best state and
-        momentum (an average is in the first two), and the finished model."""
-        return (3 * 3 + 1) * self.gradients + 3 * 2 * self.average
 
 
 def estimate(config: ExperimentConfig, size: tuple[int, int] | None) -> Estimate:
@@ -95,7 +90,7 @@ def estimate(config: ExperimentConfig, size: tuple[int, int] | None) -> Estimate
         step=step + _IMAGES_OF_THE_STEP * x.nbytes,
         attack=attack + _IMAGES_OF_THE_ATTACK * attacked.nbytes,
         gradients=weights,
-        average=average,
+        checkpoints=(3 * 3 + 1) * weights + 3 * 2 * average,
     )
 
 
@@ -104,19 +99,15 @@ def kept_bytes(forward: Callable[[], object], held: Iterable[Tensor]) -> int:
 
     Tensors that are `held` anyway do not count.
     """
-    there = {_storage(tensor) for tensor in held}
-    kept: dict[int, Tensor] = {}
+    kept: dict[int, Tensor | None] = {_storage(tensor): None for tensor in held}
 
     def pack(tensor: Tensor) -> Tensor:
-        if _storage(tensor) not in there:
-            kept[_storage(tensor)] = tensor
+        kept.setdefault(_storage(tensor), tensor)
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        result = forward()
-    total = sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
-    del result
-    return total
+        forward()
+    return sum(tensor.untyped_storage().nbytes() for tensor in kept.values() if tensor is not None)
 
 
 def _storage(tensor: Tensor) -> int:

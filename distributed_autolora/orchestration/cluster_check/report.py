@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import sys
@@ -12,32 +13,28 @@ from PIL import Image
 
 from distributed_autolora.config import ExperimentConfig, output_home
 from distributed_autolora.console import is_quiet
-from distributed_autolora.data.catalog import data_folder, embedded_backbone
+from distributed_autolora.data.catalog import data_folder
 from distributed_autolora.data.parquet.locations import split_bytes
 from distributed_autolora.data.parquet.reader import row_groups
-from distributed_autolora.errors import RunFailedError, UserError
-from distributed_autolora.models import absolute_location
+from distributed_autolora.errors import RunFailedError, UserError, counted
 from distributed_autolora.orchestration import mlflow_tracking
 from distributed_autolora.orchestration.cluster import connection
 from distributed_autolora.orchestration.cluster.address import is_open_to_others
 from distributed_autolora.orchestration.cluster.ray_internals import get_dashboard_url, is_token_auth_enabled
 from distributed_autolora.orchestration.cluster_check import findings
-from distributed_autolora.orchestration.cluster_check.all_reduce import AllReduce, all_reduce
+from distributed_autolora.orchestration.cluster_check.all_reduce import all_reduce
 from distributed_autolora.orchestration.cluster_check.findings import Finding, NodeFacts
 from distributed_autolora.orchestration.cluster_check.memory_estimate import PROCESS_BYTES, Estimate, estimate
 from distributed_autolora.orchestration.cluster_check.nodes import node_name, survey
 from distributed_autolora.orchestration.mlflow_tracking.connection import OPENING_S, failures, problem_of, timeouts
 from distributed_autolora.orchestration.runs.folder import check_writable
 from distributed_autolora.orchestration.runs.names import is_precision_open, with_precision
-from distributed_autolora.orchestration.runs.preflight import EMBEDDED
+from distributed_autolora.orchestration.runs.preflight import weights_location
 from distributed_autolora.training.methods.registry import method_of
 
 
 def report(config: ExperimentConfig) -> None:
     """Prints one line a check.
-
-    Args:
-        config: of the planned run.
 
     Raises:
         RunFailedError: when a check fails.
@@ -45,9 +42,9 @@ def report(config: ExperimentConfig) -> None:
     """
     levels = []
     for finding in examine(config):
+        levels.append(finding.level)
         if finding.level != "PASS" or not is_quiet():
             print(finding, flush=True)
-        levels.append(finding.level)
     if failed := levels.count("FAIL"):
         raise RunFailedError(f"{failed} of {len(levels)} checks failed; what to do is in each line.")
     warned = levels.count("WARN")
@@ -59,9 +56,6 @@ def examine(config: ExperimentConfig) -> Iterator[Finding]:
 
     Nothing is left behind but empty folders and, where tracking is SQLite, an empty store.
 
-    Args:
-        config: of the planned run.
-
     Raises:
         UserError: for a config, an output folder of this machine or a Ray that cannot be used at all.
     """
@@ -69,7 +63,11 @@ def examine(config: ExperimentConfig) -> Iterator[Finding]:
     method_of(config)
     home = output_home(config.run)
     check_writable(home)
-    data, data_problem = _data(config)
+    data = data_problem = None
+    try:
+        data = data_folder(config.data)
+    except UserError as error:
+        data_problem = str(error)
     if os.environ.get("RAY_ADDRESS", "local") == "local" and not ray.is_initialized() and not is_quiet():
         print("RAY_ADDRESS names no cluster: a local Ray is started for the checks, as for a run.", file=sys.stderr)
     connection.connect(config.scaling)
@@ -85,12 +83,12 @@ def examine(config: ExperimentConfig) -> Iterator[Finding]:
     config = with_precision(config, precision)
     needed = estimate(config, _image_size(config, data))
     names = {node["NodeID"]: node_name(node) for node in ray.nodes() if node["Alive"]}
-    facts, lost = survey(names, str(home), config.scaling.cache, {"data": data, "weights": _weights(config)})
+    facts, lost = survey(names, str(home), config.scaling.cache, {"data": data, "weights": weights_location(config)})
     yield from lost
     if facts:
         yield from _about_nodes(config, list(facts.values()), needed, data)
     if is_room:
-        yield from _about_workers(config, all_reduce(config.scaling, needed.gradients), facts, needed)
+        yield from _about_workers(config, facts, needed)
     yield _about_tracking(config, len(names))
     yield _about_access()
 
@@ -101,17 +99,18 @@ def _about_nodes(
     yield findings.check_versions(nodes)
     yield findings.check_output(str(output_home(config.run)), nodes)
     yield from findings.check_inputs(nodes)
-    yield findings.check_disks(nodes, needed.checkpoints, _bytes_of(data))
+    cached = 0
+    with contextlib.suppress(UserError):  # that the data cannot be read is said above
+        cached = split_bytes(data, "train") + split_bytes(data, "test") if data is not None else 0
+    yield findings.check_disks(nodes, needed.checkpoints, cached)
     ray_gpus = {node_name(node): int(node["Resources"].get("GPU", 0)) for node in ray.nodes() if node["Alive"]}
     yield findings.check_gpus(nodes, ray_gpus, config.scaling.num_workers if config.scaling.use_gpu else 0)
 
 
-def _about_workers(
-    config: ExperimentConfig, made: AllReduce, facts: Mapping[str, NodeFacts], needed: Estimate
-) -> Iterator[Finding]:
+def _about_workers(config: ExperimentConfig, facts: Mapping[str, NodeFacts], needed: Estimate) -> Iterator[Finding]:
+    made = all_reduce(config.scaling, needed.gradients)
     on = {place.node_id for place in made.places}
-    workers = config.scaling.num_workers
-    who = f"{made.backend}, {workers} worker{'s' * (workers > 1)} on {len(on)} node{'s' * (len(on) != 1)}"
+    who = f"{made.backend}, {counted(config.scaling.num_workers, 'worker')} on {counted(len(on), 'node')}"
     yield findings.check_all_reduce(who, needed.gradients, made.milliseconds, made.problem)
     if on and on <= facts.keys():
         tensors = needed.on_device(use_gpu=config.scaling.use_gpu)
@@ -137,19 +136,6 @@ def _about_access() -> Finding:
     return findings.check_access("token" if is_token_auth_enabled() else "disabled", services)
 
 
-def _data(config: ExperimentConfig) -> tuple[str | None, str]:
-    """Returns the folder of the run's images, or why there is none."""
-    try:
-        return data_folder(config.data), ""
-    except UserError as error:
-        return None, str(error)
-
-
-def _weights(config: ExperimentConfig) -> str | None:
-    weights = config.model.weights
-    return None if weights is None else absolute_location(str(embedded_backbone()) if weights == EMBEDDED else weights)
-
-
 def _image_size(config: ExperimentConfig, data: str | None) -> tuple[int, int] | None:
     """Returns height and width of the first training image; None: it cannot be read, or is resized anyway."""
     if data is None or config.data.image_size is not None:
@@ -160,13 +146,3 @@ def _image_size(config: ExperimentConfig, data: str | None) -> tuple[int, int] |
             return image.height, image.width
     except (UserError, StopIteration, OSError, Image.DecompressionBombError):
         return None
-
-
-def _bytes_of(data: str | None) -> int:
-    """Returns the size of the encoded images, which each node keeps a copy of."""
-    if data is None:
-        return 0
-    try:
-        return split_bytes(data, "train") + split_bytes(data, "test")
-    except UserError:
-        return 0

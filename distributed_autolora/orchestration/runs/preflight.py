@@ -27,15 +27,12 @@ def find_inputs(config: ExperimentConfig) -> tuple[ExperimentConfig, Inputs]:
     Raises:
         UserError: when they are missing, or are not those that the config names by digest.
     """
-    from distributed_autolora.models import absolute_location, weights_digest
+    from distributed_autolora.models import weights_digest
     from distributed_autolora.training.methods.registry import method_of
 
     config.validate()
     method_of(config)
-    folder = data_folder(config.data)
-    weights = config.model.weights
-    if weights is not None:
-        weights = absolute_location(str(embedded_backbone()) if weights == EMBEDDED else weights)
+    folder, weights = data_folder(config.data), weights_location(config)
     data = _checked("data", folder, config.data.digest, data_digest(folder))
     model = weights_digest(weights, config.model.weights_digest) if weights else None
     # Absolute paths, so that the config can be fed back from any folder.
@@ -47,6 +44,14 @@ def find_inputs(config: ExperimentConfig) -> tuple[ExperimentConfig, Inputs]:
         model=replace(config.model, weights_digest=model, weights=kept),
     )
     return config, Inputs(folder, weights)
+
+
+def weights_location(config: ExperimentConfig) -> str | None:
+    """Returns the absolute path, or the URI, of the config's pre-trained weights; None: it has none."""
+    from distributed_autolora.models import absolute_location
+
+    weights = config.model.weights
+    return None if weights is None else absolute_location(str(embedded_backbone()) if weights == EMBEDDED else weights)
 
 
 def check_inputs(config: ExperimentConfig, inputs: Inputs) -> list[str]:

@@ -26,7 +26,7 @@ from distributed_autolora.orchestration.cluster.processes import end_family
 from distributed_autolora.orchestration.cluster_check import findings
 from distributed_autolora.orchestration.cluster_check.findings import GIB, Finding, NodeFacts, Place
 from distributed_autolora.orchestration.cluster_check.memory_estimate import estimate, kept_bytes
-from distributed_autolora.orchestration.cluster_check.node_probe import driver_file, free_memory, look, versions
+from distributed_autolora.orchestration.cluster_check.nodes import driver_file, free_memory, look, versions
 from distributed_autolora.orchestration.cluster_check.report import report
 from distributed_autolora.orchestration.runs.names import with_precision
 from distributed_autolora.training.methods.registry import build_objective, fresh_classifier, method_of
@@ -134,7 +134,7 @@ OPEN_HEAD, OWN_HEAD = {"head": ("10.0.0.1:6379", True)}, {"head": ("127.0.0.1:63
     [
         (findings.check_all_reduce("2 workers", GIB, 5.0, ""), "PASS"),
         (findings.check_all_reduce("2 workers", GIB, 1500.0, ""), "WARN"),
-        (findings.check_all_reduce("2 workers", GIB, None, "the sums are wrong"), "FAIL"),
+        (findings.check_all_reduce("2 workers", GIB, 5.0, "the sums are wrong"), "FAIL"),
         (findings.check_tracking("sqlite:////out/mlflow.db", "", 1), "PASS"),
         (findings.check_tracking("sqlite:////out/mlflow.db", "", 2), "WARN"),
         (findings.check_tracking("http://host:5000", "", 2), "PASS"),
