@@ -19,13 +19,7 @@ from distributed_autolora.records.evaluation import (
     pgd_name,
 )
 from distributed_autolora.records.reader import from_json, to_json
-from distributed_autolora.records.run import (
-    Cost,
-    MaskingSummary,
-    RunResult,
-    RunSummary,
-    TrackedRun,
-)
+from distributed_autolora.records.run import Cost, MaskingSummary, RunResult, RunSummary, TrackedRun
 from distributed_autolora.records.study import (
     ArmRecord,
     Phase,
@@ -37,41 +31,4 @@ from distributed_autolora.records.study import (
     runs_to_json,
     settings_text,
     study_from_json,
-    study_to_json,
 )
-
-__all__ = [
-    "Accuracies",
-    "AccuracyCount",
-    "ArmRecord",
-    "AttackResult",
-    "Cost",
-    "Curve",
-    "CurvePoint",
-    "EpochRecord",
-    "Evaluation",
-    "GradientSimilarity",
-    "MaskingCheck",
-    "MaskingSummary",
-    "Passes",
-    "Phase",
-    "PlannedRun",
-    "RunResult",
-    "RunStatus",
-    "RunSummary",
-    "SanityCheck",
-    "Settings",
-    "Status",
-    "StudyRecord",
-    "TrackedRun",
-    "from_json",
-    "history_from_json",
-    "history_to_json",
-    "pgd_name",
-    "runs_from_json",
-    "runs_to_json",
-    "settings_text",
-    "study_from_json",
-    "study_to_json",
-    "to_json",
-]

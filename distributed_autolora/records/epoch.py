@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
+from functools import partial
 
-from distributed_autolora.errors import UserError
 from distributed_autolora.records.accuracy import AccuracyCount
-from distributed_autolora.records.reader import FORMAT, StrictReader, without_format
+from distributed_autolora.records.reader import list_from_json, list_to_json
 
 
 @dataclass(frozen=True)
@@ -139,19 +137,5 @@ class EpochRecord:
         return {name: number for name, number in found.items() if number is not None}
 
 
-def history_to_json(history: Sequence[EpochRecord]) -> dict[str, Any]:
-    """Returns JSON values for `history_from_json`."""
-    return {"format": FORMAT, "epochs": [asdict(record) for record in history]}
-
-
-def history_from_json(values: Any, source: str) -> list[EpochRecord]:
-    """Returns the records of all epochs so far.
-
-    Raises:
-        UserError: for values of version 0.1, or damaged ones.
-    """
-    epochs = without_format(values, source).get("epochs")
-    if not isinstance(epochs, list):
-        raise UserError(f'{source}: "epochs" must be a list. Restore the file, or start afresh with --fresh.')
-    reader = StrictReader(source)
-    return [reader.read(EpochRecord, record, f"epochs[{place}].") for place, record in enumerate(epochs)]
+history_to_json = partial(list_to_json, "epochs")
+history_from_json = partial(list_from_json, EpochRecord, "epochs")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import MISSING, dataclass
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -14,6 +14,7 @@ from distributed_autolora.errors import UserError
 Record = TypeVar("Record")
 FORMAT = 2
 """Version of the JSON files of runs; files of version 0.1 of this program do not state one."""
+_AFRESH = "start afresh with --fresh"
 _EXPECTED = {int: "a whole number", bool: "true or false", str: "a text", float: "a number", dict: "a mapping"}
 
 
@@ -98,12 +99,7 @@ class StrictReader:
         raise UserError(f'{self.source}: "{where}" is {value!r}; it must be a number.')
 
 
-def without_format(values: Any, source: str, otherwise: str = "start afresh with --fresh") -> dict[str, Any]:
-    """Returns the content of a versioned JSON file without its format version.
-
-    Raises:
-        UserError: for a file of another format, such as those of version 0.1.
-    """
+def _without_format(values: Any, source: str, otherwise: str) -> dict[str, Any]:
     version = values.get("format") if isinstance(values, dict) else None
     if version != FORMAT:
         writer = "version 0.1" if version is None else "a newer version"
@@ -119,11 +115,25 @@ def to_json(record: Any) -> dict[str, Any]:
     return {"format": FORMAT, **dataclasses.asdict(record)}
 
 
-def from_json(cls: type[Record], values: Any, source: str) -> Record:
+def from_json(cls: type[Record], values: Any, source: str, otherwise: str = _AFRESH) -> Record:
     """Returns the record that `to_json` made these values of; `source` is their file, for messages.
 
     Raises:
-        UserError: for values of version 0.1, or damaged ones.
+        UserError: for values of version 0.1, or damaged ones; its advice is `otherwise`.
     """
-    record: Record = StrictReader(source).read(cls, without_format(values, source))
+    record: Record = StrictReader(source).read(cls, _without_format(values, source, otherwise))
     return record
+
+
+def list_to_json(key: str, records: Sequence[Any]) -> dict[str, Any]:
+    """Returns JSON values of records under a key, with the format version, for `list_from_json`."""
+    return {"format": FORMAT, key: [dataclasses.asdict(record) for record in records]}
+
+
+def list_from_json(cls: type[Record], key: str, values: Any, source: str, otherwise: str = _AFRESH) -> list[Record]:
+    """Returns the records that `list_to_json` made these values of; raises as `from_json`."""
+    records = _without_format(values, source, otherwise).get(key)
+    if not isinstance(records, list):
+        raise UserError(f'{source}: "{key}" must be a list. Restore the file, or {otherwise}.')
+    reader = StrictReader(source)
+    return [reader.read(cls, record, f"{key}[{place}].") for place, record in enumerate(records)]

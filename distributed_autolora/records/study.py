@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Literal
 
-from distributed_autolora.errors import UserError
-from distributed_autolora.records.reader import FORMAT, StrictReader, without_format
+from distributed_autolora.records.reader import from_json, list_from_json, list_to_json
 from distributed_autolora.records.run import TrackedRun
 
 Settings = dict[str, float]
@@ -115,34 +114,6 @@ def settings_text(settings: Settings) -> str:
     return " ".join(f"{_SHORT.get(key, key.rpartition('.')[2])}={value:g}" for key, value in settings.items())
 
 
-def study_to_json(record: StudyRecord) -> dict[str, Any]:
-    """Returns JSON values for `study_from_json`."""
-    return {"format": FORMAT, **asdict(record)}
-
-
-def study_from_json(values: Any, source: str) -> StudyRecord:
-    """Returns the content of study.json.
-
-    Raises:
-        UserError: for values of version 0.1, or damaged ones.
-    """
-    record: StudyRecord = StrictReader(source).read(StudyRecord, without_format(values, source, _OTHERWISE))
-    return record
-
-
-def runs_to_json(runs: Sequence[PlannedRun]) -> dict[str, Any]:
-    """Returns JSON values for `runs_from_json`."""
-    return {"format": FORMAT, "runs": [asdict(run) for run in runs]}
-
-
-def runs_from_json(values: Any, source: str) -> list[PlannedRun]:
-    """Returns the content of runs.json.
-
-    Raises:
-        UserError: for values of version 0.1, or damaged ones.
-    """
-    runs = without_format(values, source, _OTHERWISE).get("runs")
-    if not isinstance(runs, list):
-        raise UserError(f'{source}: "runs" must be a list. Restore the file, or {_OTHERWISE}.')
-    reader = StrictReader(source)
-    return [reader.read(PlannedRun, run, f"runs[{place}].") for place, run in enumerate(runs)]
+study_from_json = partial(from_json, StudyRecord, otherwise=_OTHERWISE)
+runs_to_json = partial(list_to_json, "runs")
+runs_from_json = partial(list_from_json, PlannedRun, "runs", otherwise=_OTHERWISE)

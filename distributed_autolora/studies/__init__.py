@@ -10,23 +10,20 @@ from distributed_autolora.errors import UserError
 from distributed_autolora.records.reader import nearest
 from distributed_autolora.studies.definition import Arm, Study, with_settings
 from distributed_autolora.studies.hyperparameters import hyperparameters_page
-from distributed_autolora.studies.tables import EMBEDDED_TASK, PAPER_STUDIES
-from distributed_autolora.studies.untuned import UNTUNED
+from distributed_autolora.studies.tables import (
+    EMBEDDED_TASK,
+    automatic_lr,
+    custom,
+    gradient_similarity,
+    lora_rank,
+    pretraining_epsilon,
+    sharpening,
+    tuned_baselines,
+)
+from distributed_autolora.studies.untuned import untuned, untuned_sizes
 
-__all__ = [
-    "CUSTOM_TASK",
-    "EMBEDDED_TASK",
-    "STUDIES",
-    "TASKS",
-    "Arm",
-    "Study",
-    "base_config",
-    "hyperparameters_page",
-    "study",
-    "with_settings",
-]
-
-STUDIES = PAPER_STUDIES | UNTUNED
+_OF_THE_PAPER = (tuned_baselines, lora_rank, pretraining_epsilon, automatic_lr, sharpening, gradient_similarity)
+STUDIES = {function.__name__: function for function in (*_OF_THE_PAPER, custom, untuned, untuned_sizes)}
 """All studies by name; each takes the config that its arms share."""
 CUSTOM_TASK = "custom"
 TASKS = (EMBEDDED_TASK, *PAPER_HYPERPARAMETERS, CUSTOM_TASK)

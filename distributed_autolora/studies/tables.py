@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 
 from distributed_autolora.config import ExperimentConfig
@@ -192,18 +192,3 @@ def baseline(base: ExperimentConfig, method: str) -> ExperimentConfig:
 def paper_baseline(base: ExperimentConfig, method: str) -> ExperimentConfig:
     """Returns a baseline with the values of the paper's appendix for the task."""
     return with_settings(baseline(base, method), tuned(method, base.data.task))
-
-
-PAPER_STUDIES: dict[str, Callable[[ExperimentConfig], Study]] = {
-    function.__name__: function
-    for function in (
-        tuned_baselines,
-        lora_rank,
-        pretraining_epsilon,
-        automatic_lr,
-        sharpening,
-        gradient_similarity,
-        custom,
-    )
-}
-"""The paper's tables by name, and `custom`; each takes the config that its arms share."""

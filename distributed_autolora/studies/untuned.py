@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 from distributed_autolora.config import ExperimentConfig
 from distributed_autolora.studies.definition import Arm, Study, with_settings
@@ -99,9 +99,3 @@ def _id(on: str) -> str:
 
 def _images(images: int, validation: int) -> dict[str, object]:
     return {"data.train_images": images, "data.val_fraction": validation / images, "data.val_images_min": 0}
-
-
-UNTUNED: dict[str, Callable[[ExperimentConfig], Study]] = {
-    function.__name__: function for function in (untuned, untuned_sizes)
-}
-"""Both studies by name; each takes the config that its arms share."""

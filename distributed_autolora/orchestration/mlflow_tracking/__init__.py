@@ -14,21 +14,3 @@ from distributed_autolora.orchestration.mlflow_tracking.registry import (
 )
 from distributed_autolora.orchestration.mlflow_tracking.results import log_model, log_result
 from distributed_autolora.orchestration.mlflow_tracking.runs import end_run, finish_run, open_run, reach_store
-
-__all__ = [
-    "PARENT",
-    "MetricWriter",
-    "TrackingError",
-    "connect",
-    "default_tracking_uri",
-    "download_weights",
-    "end_run",
-    "finish_run",
-    "log_evaluation",
-    "log_model",
-    "log_result",
-    "log_study",
-    "open_run",
-    "reach_store",
-    "register_model",
-]

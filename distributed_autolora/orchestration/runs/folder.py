@@ -13,14 +13,7 @@ from distributed_autolora.config import ExperimentConfig
 from distributed_autolora.config.experiment import config_text, read_config
 from distributed_autolora.errors import UserError
 from distributed_autolora.files import acquire_folder, read_json, write_json, write_text
-from distributed_autolora.records import (
-    EpochRecord,
-    RunResult,
-    from_json,
-    history_from_json,
-    history_to_json,
-    to_json,
-)
+from distributed_autolora.records import EpochRecord, RunResult, from_json, history_from_json, history_to_json, to_json
 
 _MIN_FREE_BYTES = 200 * 2**20
 

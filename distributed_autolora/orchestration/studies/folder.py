@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from distributed_autolora.errors import UserError
-from distributed_autolora.files import acquire_folder, read_json, write_json
+from distributed_autolora.files import acquire_folder, write_json
 from distributed_autolora.orchestration.runs.folder import RunFolder, check_writable
 from distributed_autolora.orchestration.studies.plan import best_trial, plan_final, plan_search, study_record
 from distributed_autolora.orchestration.studies.request import OWN_ATTACK, StudyRequest
@@ -19,12 +19,14 @@ from distributed_autolora.records import (
     runs_from_json,
     runs_to_json,
     study_from_json,
-    study_to_json,
+    to_json,
 )
+from distributed_autolora.reporting.study.loading import parsed
 from distributed_autolora.studies import Study
 
 DONE = ("finished", "diverged", "stopped_early")
 """Status of runs that need no work any more."""
+_ADVICE = "Restore the file, or give another --name."
 _SAME = ("study", "task", "epsilon", "search_seed", "scheduler")
 """What a continued study must have as it was begun, beside its arms; seeds and arms may be added."""
 
@@ -67,12 +69,11 @@ class StudyFolder:
         Raises:
             UserError: when it cannot be read.
         """
-        values = self._read("study.json")
-        return None if values is None else study_from_json(values, str(self.path / "study.json"))
+        return parsed(self.path / "study.json", study_from_json, _ADVICE)
 
     def write(self, record: StudyRecord) -> None:
         """Writes study.json."""
-        write_json(self.path / "study.json", study_to_json(record))
+        write_json(self.path / "study.json", to_json(record))
 
     def asked(self, request: StudyRequest) -> Study:
         """Returns the study with the arms alone that this request or an earlier one asks for."""
@@ -169,16 +170,7 @@ class StudyFolder:
         return {arm: best for arm, runs in trials.items() if (best := best_trial(runs)) is not None}
 
     def _saved_runs(self) -> list[PlannedRun]:
-        values = self._read("runs.json")
-        return [] if values is None else runs_from_json(values, str(self.path / "runs.json"))
-
-    def _read(self, name: str) -> Any:
-        """Returns the content of one of the folder's JSON files, None where there is none."""
-        file = self.path / name
-        try:
-            return read_json(file) if file.is_file() else None
-        except (OSError, ValueError) as error:
-            raise UserError(f"{file} cannot be read ({error}). Restore the file, or give another --name.") from None
+        return parsed(self.path / "runs.json", runs_from_json, _ADVICE) or []
 
 
 def _difference(before: StudyRecord, record: StudyRecord) -> str | None:

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 
 from distributed_autolora.errors import UserError
+from distributed_autolora.files import read_json
 from distributed_autolora.records import (
     AccuracyCount,
     ArmRecord,
@@ -29,6 +29,8 @@ from distributed_autolora.records import (
 )
 from distributed_autolora.reporting.masking import masking_summary
 
+Parsed = TypeVar("Parsed")
+_ADVICE = "Restore it, or run that part of the study again."
 NATURAL = "natural_accuracy"
 ROBUST = "robust_accuracy/"
 AUTOATTACK = ROBUST + "autoattack"
@@ -132,10 +134,10 @@ def load_study(folder: Path) -> StudyResults:
     Raises:
         UserError: when study.json is missing, a file is no JSON, or a run belongs to no arm.
     """
-    record = _parsed(folder / "study.json", study_from_json)
+    record = parsed(folder / "study.json", study_from_json)
     if record is None:
         raise UserError(f"{folder} has no study.json: give the folder of a study, such as HOME/studies/NAME.")
-    planned = _parsed(folder / "runs.json", runs_from_json) or []
+    planned = parsed(folder / "runs.json", runs_from_json) or []
     ids = {arm.id for arm in record.arms}
     strangers = sorted({run.arm for run in planned} - ids)
     if strangers:
@@ -158,8 +160,8 @@ def _run(folder: Path, planned: PlannedRun, attack_images: int | None) -> StudyR
     known = vars(planned) | ({"status": "failed"} if planned.status == "diverged" else {})
     if home is None:
         return StudyRun(**known)
-    history: list[EpochRecord] = _parsed(home / "history.json", history_from_json) or []
-    result: RunResult | None = _parsed(home / "result.json", partial(from_json, RunResult))
+    history = parsed(home / "history.json", history_from_json) or []
+    result = parsed(home / "result.json", partial(from_json, RunResult))
     # On as many images as the study asked for, then on all.
     subset = [] if attack_images is None else [home / f"evaluation-{attack_images}-images"]
     return StudyRun(
@@ -179,7 +181,7 @@ def _in_folder(folder: Path) -> list[tuple[Path, Evaluation]]:
     """
     kept = sorted(folder.glob("evaluation-*.json"), key=lambda file: file.stat().st_mtime, reverse=True)
     files = [file for file in (folder / "evaluation.json", *kept) if file.is_file()]
-    read = [(file, _parsed(file, partial(from_json, Evaluation))) for file in files]
+    read = [(file, found) for file in files if (found := parsed(file, partial(from_json, Evaluation)))]
     counting: list[tuple[Path, Evaluation]] = []
     known: set[str] = set()
     for file, evaluation in read:
@@ -197,12 +199,16 @@ def _question(evaluation: Evaluation) -> tuple[object, ...]:
     return evaluation.model_digest, evaluation.norm, evaluation.epsilon, *images
 
 
-def _parsed(file: Path, parse: Callable[[Any, str], Any]) -> Any:
-    """Returns the parsed content of a JSON file, None where there is none."""
+def parsed(file: Path, parse: Callable[[Any, str], Parsed], advice: str = _ADVICE) -> Parsed | None:
+    """Returns the parsed content of a JSON file, None where there is none.
+
+    Raises:
+        UserError: when it cannot be read; the message ends with `advice`.
+    """
     try:
-        values = json.loads(file.read_text())
+        values = read_json(file)
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:
-        raise UserError(f"{file} cannot be read ({error}). Restore it, or run that part of the study again.") from None
+        raise UserError(f"{file} cannot be read ({error}). {advice}") from None
     return parse(values, str(file))
