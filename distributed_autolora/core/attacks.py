@@ -69,7 +69,7 @@ def pgd(
     Args:
         model: logits of images; attacked in eval mode, its own modes are kept.
         x: inside the threat model's bounds.
-        step_size: length of a step, in the units of the images.
+        step_size: length of a step in the threat model's norm, in the units of the images.
         random_start: start uniformly inside the threat model instead of at `x`.
         noise: shaped like `x`, in [0, 1), for the random start; None: drawn from torch's generator.
 
@@ -84,16 +84,16 @@ def pgd(
     x_adv = threat_model.start(x, noise if random_start else None)
     if len(x) == 0:
         return x_adv
-    lowest, highest = threat_model.box(x)
+    ball = threat_model.around(x)
     with eval_mode(model):
         for _ in range(num_steps):
             gradient = input_gradient(model, x_adv, y, loss=loss)
-            x_adv = threat_model.ascend(x_adv, gradient, step_size).clamp_(lowest, highest)
+            x_adv = ball.project_(ball.ascend(x_adv, gradient, step_size))
     return x_adv.detach()
 
 
 def fgsm(model: nn.Module, x: Tensor, y: Tensor, *, threat_model: ThreatModel) -> Tensor:
-    """Returns the result of the fast gradient sign attack: one step of length epsilon from the clean image."""
+    """Returns the result of the fast gradient (sign) attack: one step of length epsilon from the clean image."""
     return pgd(model, x, y, threat_model=threat_model, num_steps=1, step_size=threat_model.epsilon, random_start=False)
 
 

@@ -180,13 +180,15 @@ def test_bfloat16_logits_are_float32_numbers_near_the_model_s(name: str) -> None
     assert_near(logits, model(picture()), torch.bfloat16)
 
 
-def test_an_attack_on_the_folded_or_the_bfloat16_network_leaves_no_more_images_right() -> None:
+@pytest.mark.parametrize(("norm", "epsilon"), [("linf", 0.04), ("l2", 0.4)])
+def test_an_attack_on_the_folded_or_the_bfloat16_network_leaves_no_more_images_right(norm: str, epsilon: float) -> None:
     """10 steps; the float32 model evaluates the last iterates. McNemar's statistic stays below 3 standard errors."""
     model, (x, y) = learned_network(), images(512, seed=2000)
-    threat_model = ThreatModel(norm="linf", epsilon=0.04, bounds=(0.0, 1.0))
+    threat_model = ThreatModel(norm=norm, epsilon=epsilon)
 
     def right(network: nn.Module) -> Tensor:
-        x_adv = attacks.pgd(network, x, y, threat_model=threat_model, num_steps=10, step_size=0.01, random_start=False)
+        search = {"num_steps": 10, "step_size": epsilon / 4, "random_start": False}
+        x_adv = attacks.pgd(network, x, y, threat_model=threat_model, **search)  # type: ignore[arg-type]
         logits: Tensor = model(x_adv)
         return (logits.argmax(1) == y).long()
 

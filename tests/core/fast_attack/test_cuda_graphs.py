@@ -35,14 +35,16 @@ def attack(
     noise: Tensor | None = None,
     num_steps: int = 3,
     loss: str = "cross_entropy",
+    norm: str = "linf",
 ) -> Tensor:
+    epsilon = EPSILON if norm == "linf" else 0.4
     return pgd(
         network,
         x,
         y,
-        threat_model=ThreatModel("linf", EPSILON),
+        threat_model=ThreatModel(norm, epsilon),
         num_steps=num_steps,
-        step_size=0.4 * EPSILON,
+        step_size=0.4 * epsilon,
         random_start=noise is not None,
         noise=noise,
         loss=loss,
@@ -93,13 +95,19 @@ def batch(rows: int, seed: int) -> tuple[Tensor, Tensor, Tensor]:
 
 @BOTH_PRECISIONS
 @pytest.mark.parametrize(
-    ("loss", "starts_at_random"), [("cross_entropy", True), ("cross_entropy", False), ("margin", True)]
+    ("loss", "starts_at_random", "norm"),
+    [
+        ("cross_entropy", False, "linf"),
+        ("margin", True, "linf"),
+        ("cross_entropy", True, "l2"),
+    ],
 )
 def test_a_replayed_attack_is_the_eager_one_to_the_last_bit(
-    precision: torch.dtype, loss: str, starts_at_random: bool
+    precision: torch.dtype, loss: str, starts_at_random: bool, norm: str
 ) -> None:
     """Batch after batch with new images, labels and noise, the last one of an epoch shorter than the others."""
-    network, capture, search = AttackNetwork(learned_network(), precision), Counted(), partial(attack, loss=loss)
+    network, capture = AttackNetwork(learned_network(), precision), Counted()
+    search = partial(attack, loss=loss, norm=norm)
     replayed = CudaGraphAttack(search, network, capture)
     for number, rows in enumerate((16, 16, 5, 16, 16, 5)):
         x, y, noise = batch(rows, seed=number)
