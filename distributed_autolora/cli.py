@@ -1,4 +1,4 @@
-"""The command line of all programs in jobs/: flags, YAML files and recipes; exit statuses; one-line errors."""
+"""The command line of all programs: flags, YAML files and recipes; exit statuses; one-line errors."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import contextlib
 import io
 import os
 import re
+import shlex
 import signal
 import sys
 import tempfile
@@ -106,6 +107,12 @@ def parse_by(read: Callable[[str], Flags], description: str) -> Flags:
 def common_flags() -> list[str]:
     """Returns which of `COMMON_FLAGS` this program was given, for a program that it starts."""
     return list(_given)
+
+
+def typed_command() -> str:
+    """Returns this process's command line, as it was typed and for a shell, without `COMMON_FLAGS`."""
+    name = Path(sys.argv[0]).name
+    return shlex.join([*(["python", f"jobs/{name}"] if name.endswith(".py") else name.split()), *sys.argv[1:]])
 
 
 def run_program(main: Callable[[], None], *, when_interrupted: str = CONTINUES) -> NoReturn:

@@ -1,10 +1,11 @@
-"""Progress messages: --quiet suppresses them, a terminal gets a live view."""
+"""Progress messages (--quiet suppresses them, a terminal gets a live view), and how this program was typed."""
 
 from __future__ import annotations
 
 import os
 import sys
 import threading
+from pathlib import Path
 
 _quiet = threading.Event()
 
@@ -28,3 +29,18 @@ def print_line(line: str) -> None:
     """Prints a progress message and flushes stdout; with --quiet nothing."""
     if not is_quiet():
         print(line, flush=True)
+
+
+def job_file() -> Path | None:
+    """Returns the file in jobs/ that this process was started from; None for the command `autolora` and others."""
+    program = Path(sys.argv[0])
+    return program.resolve() if program.suffix == ".py" and program.absolute().parent.name == "jobs" else None
+
+
+def command(program: str) -> str:
+    """Returns how to type a program, as this one was: "autolora evaluate" or "python jobs/evaluate.py"."""
+    if job_file() is None:
+        return f"autolora {program}"
+    return "python jobs/" + {"data prepare": "prepare_data.py", "data check": "prepare_data.py check"}.get(
+        program, f"{program}.py"
+    )

@@ -1,22 +1,6 @@
-"""Checks a cluster before money is spent on it: give it the command line of the run that is to be started."""
+"""The same as `autolora doctor`, as `ray job submit -- python jobs/doctor.py` runs it."""
 
-from __future__ import annotations
-
-from distributed_autolora.cli import parse_training_flags, run_program
-
-
-def main() -> None:
-    """Prints one line a check: PASS, WARN or FAIL, the figure, and what to do."""
-    flags = parse_training_flags(
-        "Checks a Ray cluster for a run: takes the flags of jobs/finetune.py (--fresh and --evaluate change nothing). "
-        "On a local Ray by default; inside a submitted job, on its cluster. Exit status: 0 nothing fails, 1 a check "
-        "fails, 2 refused input.",
-        default_recipe="demo",
-    )
-    from distributed_autolora.orchestration.cluster_check.report import report
-
-    report(flags.experiment)
-
+from distributed_autolora.programs import run
 
 if __name__ == "__main__":
-    run_program(main, when_interrupted="The checks write nothing that is needed; start them again.")
+    run("doctor")

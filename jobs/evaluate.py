@@ -1,25 +1,6 @@
-"""Evaluates a model by adversarial attacks, image by image, on several workers."""
+"""The same as `autolora evaluate`, as `ray job submit -- python jobs/evaluate.py` runs it."""
 
-from __future__ import annotations
-
-from distributed_autolora.cli import parse_flags, run_program
-from distributed_autolora.orchestration.evaluations.request import EvaluationRequest
-
-
-def main() -> None:
-    """Evaluates one model, or resumes an interrupted evaluation."""
-    request = parse_flags(
-        EvaluationRequest,
-        "Evaluates a run, a weights file or a model in MLflow on test images: AutoAttack and PGD on several workers, "
-        "checks of the attacks, exports, and a model card. The same command resumes an interrupted evaluation.",
-    )
-    from distributed_autolora.orchestration.evaluations.evaluate import evaluate
-
-    evaluate(request)
-
+from distributed_autolora.programs import run
 
 if __name__ == "__main__":
-    run_program(
-        main,
-        when_interrupted="Finished chunks are kept: the same command resumes with the others.",
-    )
+    run("evaluate")

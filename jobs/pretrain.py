@@ -1,32 +1,6 @@
-"""Adversarially pre-trains a backbone and writes it as safetensors, with a card that says what it is."""
+"""The same as `autolora pretrain`, as `ray job submit -- python jobs/pretrain.py` runs it."""
 
-from __future__ import annotations
-
-import shlex
-import sys
-from pathlib import Path
-
-from distributed_autolora.cli import parse_training_flags, run_program
-
-
-def main() -> None:
-    """Trains one run, then writes its backbone and card to the run's folder."""
-    flags = parse_training_flags(
-        "Adversarial pre-training of a backbone. The run's folder gets backbone.safetensors and backbone.md.",
-        default_recipe="pretrain-fashion-mnist",
-    )
-    from distributed_autolora.data.catalog import data_folder
-    from distributed_autolora.orchestration.evaluations.post_training import check_attacks, evaluate_finished
-    from distributed_autolora.orchestration.runs.results import write_backbone
-    from distributed_autolora.orchestration.runs.train import train_run
-
-    check_attacks(flags.evaluate, data_folder(flags.experiment.data))
-    command = shlex.join(["python", f"jobs/{Path(sys.argv[0]).name}", *sys.argv[1:]])
-    finished = train_run(flags.experiment, fresh=flags.fresh)
-    weights = write_backbone(finished, command)
-    evaluate_finished(finished.folder, flags.evaluate)
-    print(f"\nBackbone: {weights} (card: {weights.with_suffix('.md').name})")
-
+from distributed_autolora.programs import run
 
 if __name__ == "__main__":
-    run_program(main)
+    run("pretrain")

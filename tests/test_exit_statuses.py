@@ -9,6 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from distributed_autolora import __version__
+from distributed_autolora.config.experiment import read_config
+from distributed_autolora.config.recipes import recipe
+from distributed_autolora.programs import PROGRAMS
+
 ROOT = Path(__file__).parents[1]
 REFUSED = {
     "compare.py": ["--study", "nothing"],
@@ -70,6 +75,30 @@ def test_a_program_refuses_a_wrong_command_line_with_status_2_and_one_line(name:
     assert done.stderr.startswith("error: ")
     assert done.stderr.count("\n") == 1
     assert name != "demo.py" or "--quite" in done.stderr
+
+
+def test_the_installed_command_runs_each_program_and_lists_them(tmp_path: Path) -> None:
+    def autolora(*words: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "distributed_autolora", *words]
+        environment = _environment(tmp_path)
+        return subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+
+    assert autolora("--version").stdout == f"distributed-autolora {__version__}\n"
+    listed = autolora().stdout
+    modules = {path.stem for path in (ROOT / "distributed_autolora" / "programs").glob("[a-z]*.py")}
+    assert modules == {name.replace(" ", "_") for name in PROGRAMS}
+    assert all(f"autolora {name} " in listed for name in PROGRAMS)
+    refused = autolora("evaluat")
+    assert (refused.returncode, refused.stdout, refused.stderr.count("\n")) == (2, "", 1)
+    assert 'mean "evaluate"?' in refused.stderr
+    refused = autolora("finetune", "--recipe", "custom")
+    assert refused.returncode == 2
+    assert "autolora data prepare folder --source IMAGES" in refused.stderr
+    copied = autolora("--quiet", "recipes", "copy", "custom", "mine.yaml")
+    assert (copied.returncode, copied.stdout, copied.stderr) == (0, "", "")
+    assert autolora("recipes", "show", "custom").stdout == (tmp_path / "mine.yaml").read_text()
+    assert read_config(tmp_path / "mine.yaml") == recipe("custom")
+    assert "exists already" in autolora("recipes", "copy", "demo", "mine.yaml").stderr
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ import yaml
 
 from distributed_autolora.config import sections
 from distributed_autolora.config.sections import AttackConfig, RunConfig, ranged
+from distributed_autolora.console import command
 from distributed_autolora.errors import UserError, refuse_secret
 from distributed_autolora.records.reader import StrictReader
 
@@ -98,7 +99,8 @@ class ExperimentConfig:
         if self.eval_attack.random_start:
             raise UserError(
                 "eval_attack.random_start is on, but validation and test attacks start at the clean image, so that "
-                "epochs, runs and methods can be compared: leave it off, and evaluate the model with jobs/evaluate.py."
+                "epochs, runs and methods can be compared: leave it off, and evaluate the model with "
+                f"{command('evaluate')}."
             )
         if self.schedule.min_lr >= self.optimization.lr:
             raise UserError(

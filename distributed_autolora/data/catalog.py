@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from distributed_autolora.config import DataConfig
+from distributed_autolora.console import command
 from distributed_autolora.data.parquet.locations import is_uri
 from distributed_autolora.data.parquet.reader import protocol_of, read_texts, with_protocol
 from distributed_autolora.errors import UserError
@@ -43,7 +44,7 @@ def data_folder(config: DataConfig) -> str:
     from_what = "the published files" if known else "a folder of images"
     raise UserError(
         f'The images of task "{config.task}" are not shipped: give their folder with --data.path. To write it from '
-        f"{from_what}: python jobs/prepare_data.py {how} --output FOLDER."
+        f"{from_what}: {command('data prepare')} {how} --output FOLDER."
     )
 
 

@@ -11,6 +11,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
+from distributed_autolora.console import command
 from distributed_autolora.data.decoding import ImageDecodeError, ImageFacts, inspect_image, refuse_undecodable
 from distributed_autolora.data.images import different_sizes
 from distributed_autolora.data.parquet.checks import check_same_names
@@ -208,7 +209,8 @@ def _test_copies(train: SplitFacts, test: SplitFacts) -> str:
     more = f"; and {len(rows) - _MAX_SHOWN} more" if len(rows) > _MAX_SHOWN else ""
     return (
         f"{len(rows)} of {len(test.places)} test images are also training images, byte for byte: "
-        f"{'; '.join(shown)}{more}. Write the files with jobs/prepare_data.py, which leaves such images out of train."
+        f"{'; '.join(shown)}{more}. Write the files with {command('data prepare')}, which leaves "
+        "such images out of train."
     )
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from distributed_autolora.console import command
 from distributed_autolora.data.parquet.locations import one_line
 from distributed_autolora.errors import UserError
 
@@ -105,7 +106,7 @@ def refuse_undecodable(failures: Sequence[str], *, shown: int | None = _MAX_SHOW
         return
     named = list(failures[:shown])
     left = len(failures) - len(named)
-    more = f"; and {left} more, which jobs/prepare_data.py check lists" if left else ""
+    more = f"; and {left} more, which {command('data check')} lists" if left else ""
     count = "an image" if len(failures) == 1 else f"{len(failures)} images"
     raise UserError(f"{count} cannot be decoded: {'; '.join(named)}{more}. Replace or remove what is damaged.")
 

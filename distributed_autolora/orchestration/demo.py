@@ -18,7 +18,7 @@ from aiohttp import ClientError
 from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
 
 from distributed_autolora.config.recipes import recipe
-from distributed_autolora.console import print_line
+from distributed_autolora.console import command, job_file, print_line
 from distributed_autolora.errors import UserError, first_line
 from distributed_autolora.hardware import available_cpus
 from distributed_autolora.orchestration.cluster.local_cluster import LocalCluster
@@ -80,12 +80,12 @@ def _is_in_use(folder: RunFolder) -> bool:
     return False
 
 
-def run_demo(*, home: Path, working_dir: Path, entrypoint: Sequence[str]) -> int:
+def run_demo(*, home: Path, working_dir: Path | None, entrypoint: Sequence[str]) -> int:
     """Runs one demo on a cluster of its own, printing what the job prints, and stops the cluster.
 
     Args:
         home: absolute output folder; the run is kept in runs/demo-N below it.
-        working_dir: folder that is sent to the cluster; the job starts in a copy of it.
+        working_dir: folder that is sent to the cluster; the job starts in a copy of it. None: no folder.
         entrypoint: command of the job, without the run's name: `--run.name demo-N` is appended.
 
     Returns:
@@ -113,7 +113,7 @@ def run_demo(*, home: Path, working_dir: Path, entrypoint: Sequence[str]) -> int
             print(f"Stopped. {_continuation(home / 'runs' / run.name)}", flush=True)
             return _INTERRUPTED
     if status == 0:
-        print_line(_next_steps(home / "runs" / run.name, working_dir))
+        print_line(_next_steps(home / "runs" / run.name))
     elif status == _FAILED:
         print(f"{run.name} did not finish. {_continuation(home / 'runs' / run.name)}", flush=True)
     return status
@@ -121,12 +121,17 @@ def run_demo(*, home: Path, working_dir: Path, entrypoint: Sequence[str]) -> int
 
 def _continuation(folder: Path) -> str:
     if RunFolder(folder).is_finished():
-        return f"{folder.name} is trained: python jobs/finetune.py --recipe demo --run.name {folder.name} checks it."
+        return f"{folder.name} is trained: {command('finetune')} --recipe demo --run.name {folder.name} checks it."
     return f"The same command continues {folder.name}."
 
 
 def submit_and_follow(
-    cluster: LocalCluster, *, submission_id: str, working_dir: Path, entrypoint: Sequence[str], env_vars: dict[str, str]
+    cluster: LocalCluster,
+    *,
+    submission_id: str,
+    working_dir: Path | None,
+    entrypoint: Sequence[str],
+    env_vars: dict[str, str],
 ) -> int:
     """Submits a job, and prints its lines as they come.
 
@@ -138,13 +143,14 @@ def submit_and_follow(
     """
     # Parts of Ray Train look for "the" cluster of the machine unless this names one.
     runtime_env = {"env_vars": {"RAY_ADDRESS": cluster.address, "PYTHONUNBUFFERED": "1", **env_vars}}
+    sent = {"working_dir": str(working_dir)} if working_dir else {}
     with _environment(cluster):
         client = JobSubmissionClient(cluster.dashboard_url)
         try:
             client.submit_job(
                 entrypoint=shlex.join(entrypoint),
                 submission_id=submission_id,
-                runtime_env={**runtime_env, "working_dir": str(working_dir)},
+                runtime_env={**runtime_env, **sent},
             )
             asyncio.run(_print_lines(client.tail_job_logs(submission_id)))
             return _exit_status(client.get_job_info(submission_id))
@@ -205,16 +211,18 @@ def _exit_status(job: JobDetails) -> int:
     return _REFUSED if job.driver_exit_code == _REFUSED else _FAILED
 
 
-def _next_steps(folder: Path, working_dir: Path) -> str:
-    interpreter = Path(sys.executable)
-    inside = interpreter.is_relative_to(working_dir)
-    python = str(interpreter.relative_to(working_dir)) if inside else "python"
+def _next_steps(folder: Path) -> str:
+    store = f"sqlite:///{folder.parent.parent}/mlflow.db"
+    again, browser = (
+        ("make demo", "make mlflow") if job_file() else (command("demo"), f"mlflow ui --backend-store-uri {store}")
+    )
     return f"""
 Next:
-  make mlflow    shows this run's curves, images and model in a browser
-  make demo      starts the next run
+  {browser}
+                 shows this run's curves, images and model in a browser
+  {again:<13}  starts the next run
   {folder}
                  holds its config, checkpoints, result and final model
 Your own images, one folder a class, on a network of your own:
-  {python} jobs/prepare_data.py folder --source IMAGES --output DATA
-  {python} jobs/finetune.py --recipe custom --data.path DATA --model.weights WEIGHTS"""
+  {command("data prepare")} folder --source IMAGES --output DATA
+  {command("finetune")} --recipe custom --data.path DATA --model.weights WEIGHTS"""

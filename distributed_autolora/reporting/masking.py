@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from distributed_autolora.console import command
 from distributed_autolora.evaluation.masking_test import least_share, overstates, warns_from
 from distributed_autolora.records import EpochRecord, MaskingCheck, MaskingSummary, RunResult
 from distributed_autolora.reporting.format import attack_label
@@ -99,7 +100,7 @@ def _meaning(attack: str) -> str:
 
 
 def _advice(name: str, method: str, rule: str | None) -> str:
-    confirm = f"Evaluate the model with python jobs/evaluate.py --model {name} --attacks autoattack."
+    confirm = f"Evaluate the model with {command('evaluate')} --model {name} --attacks autoattack."
     fixes = ["--schedule.rule paired"] if rule != "paired" else []
     fixes += ["--method.name vanilla"] if method != "vanilla" else []
     return f"{confirm} If that confirms it, train with {' or '.join(fixes)}." if fixes else confirm

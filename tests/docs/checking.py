@@ -24,6 +24,7 @@ from distributed_autolora.orchestration.evaluations.post_training import check_a
 from distributed_autolora.orchestration.evaluations.request import EvaluationRequest
 from distributed_autolora.orchestration.studies.dry_run import dry_run
 from distributed_autolora.orchestration.studies.request import CompareFlags, study_request
+from distributed_autolora.programs import PROGRAMS
 from tests.docs.collecting import Command
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -36,7 +37,8 @@ NOT_READ = {
 }
 NOT_READ |= dict.fromkeys(("tar", "cp", "git", "ruff", "mypy"), "a program that people know")
 """Programs whose arguments are not read, but for the names of files, and why."""
-ONLY_PARSED = {"ray": "needs a cluster or a cloud", "sudo": "needs root", "make": "takes minutes", "python": "as make"}
+ONLY_PARSED = {"ray": "needs a cluster or a cloud", "sudo": "needs root", "make": "takes minutes"}
+ONLY_PARSED |= dict.fromkeys(("python", "autolora"), "as make")
 """Programs whose arguments are read by their own parsers, and why nothing is started.
 
 Done for real are --help, --dry-run and, by other tests, `make help` and the README's lines for one's own images.
@@ -65,6 +67,8 @@ def _check(words: tuple[str, ...], is_whole: bool, home: Path) -> None:
         _check(arguments, is_whole, home)
     elif program == "python":
         _check_python(arguments, is_whole, home)
+    elif program == "autolora":
+        _check_autolora(arguments, is_whole, home)
     elif program == "make":
         _check_make(arguments)
     elif program == "ray":
@@ -92,6 +96,21 @@ def _check_python(arguments: tuple[str, ...], is_whole: bool, home: Path) -> Non
             shared = COMMON_FLAGS if path.startswith("jobs/") else ()
             own = [EXAMPLES.get(word, word) for word in rest if word not in shared]
             _check_flags(parser_of(path), own, is_whole, home)
+
+
+def _check_autolora(words: tuple[str, ...], is_whole: bool, home: Path) -> None:
+    for name in (" ".join(words[:2]), *words[:1]):
+        if name in PROGRAMS:
+            rest = words[len(name.split()) :]
+            own = [EXAMPLES.get(word, word) for word in rest if word not in COMMON_FLAGS]
+            _check_flags(parser_of(_program_file(name)), own, is_whole, home)
+            return
+    if words not in (("--version",), ("--help",), ()):
+        raise ValueError(f"there is no program {' '.join(words)}")
+
+
+def _program_file(name: str) -> str:
+    return f"distributed_autolora/programs/{name.replace(' ', '_')}.py"
 
 
 def _check_flags(parser: Parser, arguments: Sequence[str], is_whole: bool, home: Path) -> None:
@@ -129,6 +148,9 @@ def parser_of(path: str) -> Parser:
     """Returns what reads the command line in a program of this repository: a function of the arguments."""
     if not (ROOT / path).is_file():
         raise ValueError(f"there is no file {path}")
+    if path.startswith("jobs/"):
+        (run,) = (node for node in _calls(ROOT / path) if ast.unparse(node.func) == "run")
+        path = _program_file(ast.literal_eval(run.args[0]))
     module = import_module(path.removesuffix(".py").replace("/", "."))
     for node in _calls(ROOT / path):
         match ast.unparse(node.func):

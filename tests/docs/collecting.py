@@ -9,7 +9,22 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-PROGRAMS = ("python", "make", "ray", "kubectl", "pip", "sudo", "wget", "grep", "tar", "cp", "git", "ruff", "mypy")
+PROGRAMS = (
+    "autolora",
+    "python",
+    "make",
+    "ray",
+    "kubectl",
+    "pip",
+    "sudo",
+    "wget",
+    "grep",
+    "tar",
+    "cp",
+    "git",
+    "ruff",
+    "mypy",
+)
 """What documents may tell people to type; another first word is an unknown command."""
 
 _SHELL_WORDS = (".", "(", "for", "while", "export", "unset", "echo")

@@ -43,6 +43,9 @@ Type `make tset`, `jobs/nothing.py`, `--no-such-flag` or `ray job submit --adres
     python jobs/finetune.py --threat-model.epsilon 2
     python jobs/compare.py --study nosuch
     python jobs/evaluate.py --attacks pgd10
+    autolora data check DATA
+    autolora data prepare folder --source X
+    autolora fintune
     ray job submit --address http://HEAD:8265 --working-dir . \\
         -- python jobs/finetune.py --run.nmae x
 
@@ -116,14 +119,16 @@ def test_a_wrong_command_in_a_document_is_found(tmp_path: Path) -> None:
         ("X.md:4: python jobs/finetune.py --threat-model.epsilon 2", "epsilon"),
         ("X.md:4: python jobs/compare.py --study nosuch", "nosuch"),
         ("X.md:4: python jobs/evaluate.py --attacks pgd10", "--model"),
+        ("X.md:4: autolora data prepare folder --source X", "--output"),
+        ("X.md:4: autolora fintune", "no program fintune"),
         ("X.md:4: ray job submit", "--run.name"),
-        ("X.md:15: python benchmarks/attack.py --ruonds 3", "--ruonds"),
-        ("X.md:15: python -m tests.chaos --kills many", "many"),
-        ("X.md:15: python jobs/nothing.py --epsilon 0.1 two words", "there is no file jobs/nothing.py"),
-        ("X.md:15: python jobs/nothing.py --epsilon 0.2 two words", "there is no file jobs/nothing.py"),
-        ("X.md:15: make mlflow POTR=1", "no variable POTR"),
-        ("X.md:15: kubectl apply -f docs/nothing.yaml", "there is no file docs/nothing.yaml"),
-        ("X.md:23: python jobs/finetune.py --recipe demo --sed 1", "--seed"),
+        ("X.md:18: python benchmarks/attack.py --ruonds 3", "--ruonds"),
+        ("X.md:18: python -m tests.chaos --kills many", "many"),
+        ("X.md:18: python jobs/nothing.py --epsilon 0.1 two words", "there is no file jobs/nothing.py"),
+        ("X.md:18: python jobs/nothing.py --epsilon 0.2 two words", "there is no file jobs/nothing.py"),
+        ("X.md:18: make mlflow POTR=1", "no variable POTR"),
+        ("X.md:18: kubectl apply -f docs/nothing.yaml", "there is no file docs/nothing.yaml"),
+        ("X.md:26: python jobs/finetune.py --recipe demo --sed 1", "--seed"),
     ]
     assert len(problems) == len(expected), problems
     for said, (command, reason) in zip(problems, expected, strict=True):

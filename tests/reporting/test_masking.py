@@ -62,7 +62,7 @@ def test_an_epoch_that_was_checked_shows_its_gap_and_warns_only_when_it_is_large
         "14.1 %",
         "6.2 %",
         "gradients may be masked",
-        "python jobs/evaluate.py --model RUN --attacks autoattack",
+        "autolora evaluate --model RUN --attacks autoattack",
         "--schedule.rule paired",
         "--method.name vanilla",
     ):

@@ -13,9 +13,10 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.fs
 
+from distributed_autolora.console import command
 from distributed_autolora.errors import UserError, first_line, kind_of
 
-HOW_TO_WRITE = "jobs/prepare_data.py writes such files"
+HOW_TO_WRITE = f"{command('data prepare')} writes such files"
 _SPLITS = ("train", "test")
 _NUMBERED = re.compile(r"(?P<name>.*)-\d{5}-of-(?P<count>\d{5})\.parquet")
 

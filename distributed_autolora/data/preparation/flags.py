@@ -1,4 +1,4 @@
-"""The command line of jobs/prepare_data.py; importing it loads neither torch nor torchvision."""
+"""The command line of `autolora data prepare`; importing it loads neither torch nor torchvision."""
 
 from __future__ import annotations
 
@@ -146,7 +146,7 @@ Source = (
     | Annotated[ImageList, tyro.conf.subcommand("csv")]
     | Annotated[Check, tyro.conf.subcommand("check")]
 )
-"""A command of jobs/prepare_data.py."""
+"""A command of `autolora data prepare`."""
 
 
 def read_flags(description: str, arguments: Sequence[str] | None = None) -> Source:

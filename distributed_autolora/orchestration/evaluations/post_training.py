@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from distributed_autolora.config import ExperimentConfig
-from distributed_autolora.console import print_line
+from distributed_autolora.console import command, print_line
 from distributed_autolora.data.parquet.reader import read_labels, read_texts
 from distributed_autolora.errors import UserError
 from distributed_autolora.evaluation.attacks import parse, parts_for
@@ -36,10 +36,10 @@ def evaluate_finished(run: RunFolder, attacks: str) -> None:
         print_line("The model was not evaluated: this run does not open its test split.")
         return
     images = quick_images(run.config(), run.history(), result) if attacks == QUICK else None
-    command = f"python jobs/evaluate.py --model {run.path}"
+    evaluating = f"{command('evaluate')} --model {run.path}"
     if images == 0:
         text = f"The checks of the attacks would take more than {_QUICK_SECONDS / 60:g} minutes on these workers"
-        print(f"{text} and were left out: {command} makes them.", flush=True)
+        print(f"{text} and were left out: {evaluating} makes them.", flush=True)
         return
     print_line("")
     try:
@@ -52,7 +52,7 @@ def evaluate_finished(run: RunFolder, attacks: str) -> None:
             images=images,
         )
     except UserError as error:
-        raise type(error)(f"{error} The run itself is finished; {command} evaluates it.") from error
+        raise type(error)(f"{error} The run itself is finished; {evaluating} evaluates it.") from error
 
 
 def quick_images(config: ExperimentConfig, history: list[EpochRecord], result: RunResult) -> int:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from distributed_autolora.config import ExperimentConfig, RunConfig
-from distributed_autolora.console import print_line
+from distributed_autolora.console import command, print_line
 from distributed_autolora.errors import RunFailedError, UserError
 from distributed_autolora.orchestration import mlflow_tracking
 from distributed_autolora.orchestration.cluster.processes import uninterrupted
@@ -170,7 +170,7 @@ class _StudyRunner:
             "phase": run.phase,
             mlflow_tracking.PARENT: self.mlflow["run_id"],
             # The program that trains a study's runs is Ray's, which tells a reader nothing.
-            "mlflow.source.name": "jobs/compare.py",
+            "mlflow.source.name": command("compare"),
         }
         return run_config(arm, run, output=str(self.folder.path), mlflow_uri=self.mlflow["uri"]), tags
 

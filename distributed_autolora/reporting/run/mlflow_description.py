@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from distributed_autolora.console import command
 from distributed_autolora.records import AccuracyCount, EpochRecord, RunResult
 from distributed_autolora.reporting.format import attack_label, compact, pixel_fraction
 from distributed_autolora.reporting.markdown import per_cent
@@ -77,7 +78,7 @@ def _schedules(history: Sequence[EpochRecord]) -> str:
 def _reproduction(result: RunResult) -> str:
     return (
         "To repeat this run, download its artifact `config.yaml` and type\n\n"
-        "```\npython jobs/finetune.py --config config.yaml --fresh\n```\n\n"
+        f"```\n{command('finetune')} --config config.yaml --fresh\n```\n\n"
         f"Recipe `{result.recipe}`, seed {result.seed}, config digest `{result.config_digest[:12]}`; "
         f"files in `{result.folder}`."
     )

@@ -103,7 +103,7 @@ def autoattack_note(study: StudyResults) -> str:
     if not labels:
         weaker = {found[1].label for run in study.runs if APGD in run.counts and (found := run.evaluation_by(APGD))}
         instead = f" {'; '.join(sorted(weaker))}: the first two of its four attacks." if weaker else ""
-        return f"AutoAttack was not run on any of these models; `jobs/evaluate.py` runs it.{instead}"
+        return f"AutoAttack was not run on any of these models; `autolora evaluate` runs it.{instead}"
     on = " or ".join(f"{count:,}" for count in sorted(images))
     text = f"AutoAttack: {'; '.join(labels)}; on {on} test images."
     return text + (" **The runs were not all evaluated alike.**" if len(labels) > 1 or len(images) > 1 else "")

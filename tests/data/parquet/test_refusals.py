@@ -43,7 +43,7 @@ def two_shards(folder: Path) -> None:
 
 
 CASES: dict[str, tuple[Callable[[Path], object], str]] = {
-    "empty folder": (lambda folder: None, r"has no train\*\.parquet; it holds: nothing\. jobs/prepare_data\.py"),
+    "empty folder": (lambda folder: None, r"has no train\*\.parquet; it holds: nothing\. autolora data prepare"),
     "other files": (lambda folder: (folder / "readme.txt").write_text(""), r"it holds: readme\.txt"),
     "not Parquet": (lambda folder: (folder / "train.parquet").write_text("cat"), r"train\.parquet cannot be read"),
     "nothing in it": (lambda folder: (folder / "train.parquet").touch(), r"train\.parquet cannot be read"),

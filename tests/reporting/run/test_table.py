@@ -113,7 +113,7 @@ def test_events_are_named_whoever_sets_the_learning_rate() -> None:
 def test_the_description_repeats_the_result_and_how_to_get_it() -> None:
     history = runs.history(20)
     text = run_description(runs.result(history), history)
-    for part in ("83.3 % [80.9, 85.5]", "halved after epoch 9, 13, 17", "seed 0", "jobs/finetune.py --config"):
+    for part in ("83.3 % [80.9, 85.5]", "halved after epoch 9, 13, 17", "seed 0", "autolora finetune --config"):
         assert part in text
 
 

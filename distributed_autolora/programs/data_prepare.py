@@ -1,0 +1,35 @@
+"""Writes labelled images as the Parquet files that every other program reads, and checks such files."""
+
+from __future__ import annotations
+
+import shlex
+
+from distributed_autolora.cli import parse_by
+from distributed_autolora.console import command, print_line
+from distributed_autolora.data.preparation.flags import Check, read_flags
+
+WHEN_INTERRUPTED = "No file was left half-written."
+
+
+def main() -> None:
+    """Reads the command line, writes or checks the files and prints what they hold."""
+    flags = parse_by(read_flags, str(__doc__))
+    if isinstance(flags, Check):
+        check(flags.folder)
+        return
+    from distributed_autolora.data.preparation.prepare import prepare
+
+    prepared = prepare(flags)
+    print(prepared.table())
+    weights = f"{command('finetune')} --recipe {flags.recipe} --model.weights WEIGHTS --data.path"
+    print_line(f"\nNext: {weights} {shlex.quote(prepared.output)}")
+
+
+def check(folder: str) -> None:
+    """Prints what a folder holds and refuses what cannot be trained on."""
+    from distributed_autolora.data.dataset_check import examine_task
+    from distributed_autolora.data.dataset_check_report import report_text
+
+    report = examine_task(folder)
+    print(report_text(report))
+    report.usable()
