@@ -1,4 +1,4 @@
-"""A Ray cluster of several raylets on this machine, whose nodes can be killed and come back."""
+"""A Ray cluster of several raylets, on this machine or in network namespaces, whose nodes are started again."""
 
 from __future__ import annotations
 
@@ -8,17 +8,25 @@ import signal
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from ray._raylet import GcsClient  # type: ignore[attr-defined]
 from ray.core.generated.gcs_pb2 import GcsNodeInfo
 
-from tests.hosts.raylets import FAST_HEALTH_CHECKS
+from tests.hosts.network import Host
 from tests.orchestration.mlflow_tracking.tracking_server import free_port
+from tests.programs import below, wait_for
 
-_START_S = 90.0
+FAST_HEALTH_CHECKS = {
+    "RAY_health_check_initial_delay_ms": "1000",
+    "RAY_health_check_period_ms": "1000",
+    "RAY_health_check_timeout_ms": "1000",
+    "RAY_health_check_failure_threshold": "3",
+}
+"""For the head: a node is dead after 3 checks of a second without an answer; Ray's defaults are 5 of 10 seconds."""
+
+_RAY = (sys.executable, "-m", "ray.scripts.scripts")
 
 
 class Nodes:
@@ -29,18 +37,31 @@ class Nodes:
         count: nodes beside the head.
         environment: of all their processes.
         head_cpus: CPUs of the head.
+        settings: more environment variables.
+        hosts: where the head and the other nodes run; none: all on this machine.
+        note: called with what happens to the nodes beside the head.
     """
 
-    def __init__(self, folder: Path, count: int, environment: Mapping[str, str], head_cpus: int = 1) -> None:
-        self._folder, self._environment, self._head_cpus = folder, dict(environment), head_cpus
-        self.address = f"127.0.0.1:{free_port()}"
-        self._head = self._start("head", ["--head", f"--port={self.address.partition(':')[2]}"])
-        self._others = [self._head] * count
-        self._wait("head", self._head)
-        for number in range(count):
+    def __init__(
+        self,
+        folder: Path,
+        count: int,
+        environment: Mapping[str, str],
+        head_cpus: int = 1,
+        *,
+        settings: Mapping[str, str] = FAST_HEALTH_CHECKS,
+        hosts: Sequence[Host] = (),
+        note: Callable[[str], None] = lambda what: None,
+    ) -> None:
+        self._folder, self._environment, self._note = folder, {**environment, **settings}, note
+        self._environment.pop("RAY_ADDRESS", None)  # `ray start` reads it as the flag --address
+        self._head_cpus, self._hosts = head_cpus, hosts
+        self.address = f"{hosts[0].address if hosts else '127.0.0.1'}:{free_port()}"
+        self._processes: list[subprocess.Popen[bytes]] = []
+        for number in range(count + 1):
             # One after another: two that start at the same moment on one machine may choose the same port.
-            self._join(number)
-            self._wait(f"node-{number}", self._others[number])
+            self._processes.append(self._start(number))
+            self._wait(number)
         self._is_closing = threading.Event()
         threading.Thread(target=self._tend, daemon=True).start()
 
@@ -52,65 +73,54 @@ class Nodes:
 
     def announce_the_end(self, node_id: str, seconds: int) -> None:
         """Tells Ray, as a cloud does, that a node will be taken away in so many seconds."""
-        command = [sys.executable, "-m", "ray.scripts.scripts", "drain-node", f"--address={self.address}"]
-        command += [f"--node-id={node_id}", "--reason=DRAIN_NODE_REASON_PREEMPTION", "--reason-message=spot"]
+        command = [*_RAY, "drain-node", f"--address={self.address}", f"--node-id={node_id}"]
+        command += ["--reason=DRAIN_NODE_REASON_PREEMPTION", "--reason-message=spot"]
         command += [f"--deadline-remaining-seconds={seconds}"]
         subprocess.run(command, env=self._environment, check=True, capture_output=True)
 
     def kill(self, number: int) -> None:
-        """Kills all processes of a node; another comes in its place."""
-        _kill(self._others[number])
+        """Kills all processes of a node, numbered from 1; another comes in its place."""
+        process = self._processes[number]
+        for pid in (process.pid, *below(process.pid)):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        process.wait()
 
     def close(self) -> None:
         """Ends all nodes."""
         self._is_closing.set()
-        for process in (*self._others, self._head):
-            _kill(process)
+        for number in reversed(range(len(self._processes))):
+            self.kill(number)
 
     def _tend(self) -> None:
         """Starts nodes that ended again, as an init system does."""
         while not self._is_closing.wait(1.0):
-            for number, process in enumerate(self._others):
-                if process.poll() is not None and not self._is_closing.is_set():
-                    self._join(number)
+            for number, process in enumerate(self._processes):
+                if number and process.poll() is not None and not self._is_closing.is_set():
+                    self._note(f"the raylet of node {number} ended with status {process.returncode} and is started")
+                    self._processes[number] = self._start(number)
 
-    def _join(self, number: int) -> None:
-        self._others[number] = self._start(f"node-{number}", [f"--address={self.address}"])
-
-    def _start(self, name: str, role: list[str]) -> subprocess.Popen[bytes]:
-        command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--block", "--disable-usage-stats", *role]
-        command += ["--node-ip-address=127.0.0.1", "--object-store-memory=100000000"]
-        is_head = "--head" in role
-        command += [f"--num-cpus={self._head_cpus if is_head else 1}"]
-        command += ["--include-dashboard=false", f"--temp-dir={self._folder / 'ray'}"] if is_head else []
+    def _start(self, number: int) -> subprocess.Popen[bytes]:
+        host = self._hosts[number] if self._hosts else None
+        command = [*(host.prefix if host else ()), *_RAY, "start", "--block", "--disable-usage-stats"]
+        command += [f"--node-ip-address={host.address if host else '127.0.0.1'}", "--object-store-memory=100000000"]
+        if number:
+            command += [f"--address={self.address}", "--num-cpus=1"]
+        else:
+            command += ["--head", f"--port={self.address.partition(':')[2]}", f"--num-cpus={self._head_cpus}"]
+            command += ["--include-dashboard=false"]
+        if host or not number:  # on one machine the nodes share the head's folder
+            command += [f"--temp-dir={self._folder / (host.name if host else 'ray')}"]
         command += ["--min-worker-port=0", "--max-worker-port=0", "--dashboard-agent-listen-port=0"]
-        environment = {**self._environment, **FAST_HEALTH_CHECKS}
-        environment.pop("RAY_ADDRESS", None)
-        with (self._folder / f"{name}.log").open("ab") as log:
-            return subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
+        with self._log(number).open("ab") as log:
+            return subprocess.Popen(command, env=self._environment, stdout=log, stderr=log, start_new_session=True)
 
-    def _wait(self, name: str, process: subprocess.Popen[bytes]) -> None:
-        log, deadline = self._folder / f"{name}.log", time.monotonic() + _START_S
-        while "Ray runtime started" not in log.read_text(errors="replace"):
-            if process.poll() is not None or time.monotonic() > deadline:
-                raise RuntimeError(f"The node {name} did not start: {log.read_text(errors='replace')[-2000:]}")
-            time.sleep(0.1)
+    def _wait(self, number: int) -> None:
+        def has_started() -> bool:
+            assert self._processes[number].poll() is None, self._log(number).read_text(errors="replace")[-2000:]
+            return "Ray runtime started" in self._log(number).read_text(errors="replace")
 
+        wait_for(has_started, f"the start of node {number}", 180)
 
-def _kill(process: subprocess.Popen[bytes]) -> None:
-    """Kills a process and all below it, from the top."""
-    for pid in (process.pid, *_below(process.pid)):
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
-    process.wait()
-
-
-def _below(top: int) -> list[int]:
-    parents = {}
-    for folder in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):
-            parents[int(folder.name)] = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
-    below = [top]
-    for pid in below:
-        below += [child for child, parent in parents.items() if parent == pid]
-    return below[1:]
+    def _log(self, number: int) -> Path:
+        return self._folder / f"node-{number}.log"

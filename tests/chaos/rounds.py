@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import random
 import shutil
 import signal
@@ -21,8 +20,8 @@ from tests.chaos.kills import Victim, kill_all, kill_one, plan, processes, regis
 from tests.chaos.nodes import Nodes
 from tests.hosts.comparing import Verdict, compare, run_folder
 from tests.orchestration.mlflow_tracking.tracking_server import TrackingServer
+from tests.programs import ROOT, environment
 
-ROOT = Path(__file__).parents[2]
 Place = Literal["one machine", "three nodes", "tracking server"]
 
 VICTIMS: dict[Place, tuple[Victim, ...]] = {
@@ -191,7 +190,7 @@ class _FaultyRun:
             driver.send_signal(signal.SIGKILL)
         elif victim == "node":
             assert self._nodes is not None
-            self._nodes.kill(chance.randrange(2))
+            self._nodes.kill(1 + chance.randrange(2))
         elif victim == "tracking server":
             assert self._server is not None
             self._server.kill()
@@ -208,15 +207,6 @@ class _FaultyRun:
             return subprocess.Popen(command, cwd=ROOT, env=self._environment(), stdout=log, stderr=log)
 
     def _environment(self) -> dict[str, str]:
-        kept = {key: value for key, value in os.environ.items() if not key.startswith(("RAY_", "MLFLOW_"))}
         address = {"RAY_ADDRESS": self._nodes.address} if self._nodes is not None else {}
-        return {
-            **kept,
-            **address,
-            "PYTHONPATH": str(ROOT),
-            "DISTRIBUTED_AUTOLORA_HOME": str(self.home),
-            "RAY_AUTH_MODE": "disabled",
-            "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
-            "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "60",
-            "OMP_NUM_THREADS": "1",
-        }
+        more = {"RAY_AUTH_MODE": "disabled", "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "60"}
+        return environment(self.home, **address, **more)

@@ -8,10 +8,10 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, Self
+from typing import Self
 
 from distributed_autolora.errors import UserError
 from distributed_autolora.orchestration.cluster.processes import uninterrupted
@@ -26,34 +26,24 @@ _KILL_TIMEOUT_S = 15.0
 
 @dataclass(frozen=True)
 class Host:
-    """One network namespace, unique on this machine."""
+    """One network namespace; `port` is the switch's end of its cable."""
 
     name: str
     namespace: str
     address: str
-    """IPv4, known to the other hosts only."""
     port: str
-    """The switch's end of the cable."""
 
-    def start(
-        self, command: Sequence[str], environment: Mapping[str, str], folder: Path, log: BinaryIO
-    ) -> subprocess.Popen[bytes]:
-        """Starts a program on this host in a session of its own."""
-        arguments = ["ip", "netns", "exec", self.namespace, *command]
-        streams: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": log, "stderr": log}
-        return subprocess.Popen(arguments, env=environment, cwd=folder, start_new_session=True, **streams)
+    @property
+    def prefix(self) -> tuple[str, ...]:
+        """The words before a command that runs it on this host."""
+        return ("ip", "netns", "exec", self.namespace)
 
     def processes(self) -> dict[int, str]:
         """Returns the living processes of this host: their ids and command lines."""
-        own = (_NAMESPACES / self.namespace).stat()
         found = {}
-        for folder in Path("/proc").glob("[0-9]*"):
-            # A process may end meanwhile; one that has ended but was not waited for has no namespace.
-            with contextlib.suppress(OSError):
-                its = (folder / "ns" / "net").stat()
-                if (its.st_dev, its.st_ino) == (own.st_dev, own.st_ino):
-                    title = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
-                    found[int(folder.name)] = title
+        for pid in map(int, _ip("netns", "pids", self.namespace).split()):
+            with contextlib.suppress(OSError):  # it may have ended since
+                found[pid] = Path(f"/proc/{pid}/cmdline").read_text(errors="replace").replace("\0", " ").strip()
         return found
 
 
@@ -76,16 +66,18 @@ class Network:
     def __enter__(self) -> Self:
         if os.geteuid() != 0 or shutil.which("ip") is None:
             raise UserError("Network namespaces need root and the program ip (iproute2): run this with sudo.")
-        _remove_leftovers()
+        self._remove_leftovers()
         try:
             self._make()
         except BaseException:
-            self._remove()
+            self.__exit__()
             raise
         return self
 
     def __exit__(self, *error: object) -> None:
-        self._remove()
+        with uninterrupted():
+            for namespace in (*(host.namespace for host in self.hosts), self._switch):
+                _remove(namespace)
 
     def cut(self, host: Host) -> None:
         """Pulls the host's cable at the switch: its address and routes stay, and packets vanish."""
@@ -108,35 +100,27 @@ class Network:
             _ip("-n", host.namespace, "link", "set", "lo", "up")
             _ip("-n", host.namespace, "link", "set", INTERFACE, "up")
 
-    def _remove(self) -> None:
-        with uninterrupted():
-            for host in self.hosts:
-                _remove_host(host)
-            if (_NAMESPACES / self._switch).exists():
-                _ip("netns", "delete", self._switch)
+    def _remove_leftovers(self) -> None:
+        """Removes what a program that was killed left: namespaces with the id of a process that is no more."""
+        for path in _NAMESPACES.glob(f"{_PREFIX}-*-*"):
+            if not Path("/proc", path.name.removeprefix(f"{_PREFIX}-").split("-")[0]).exists():
+                _remove(path.name)
 
 
-def _remove_host(host: Host) -> None:
-    if not (_NAMESPACES / host.namespace).exists():
+def _remove(namespace: str) -> None:
+    if not (_NAMESPACES / namespace).exists():
         return
-    deadline = time.monotonic() + _KILL_TIMEOUT_S
+    host, deadline = Host("", namespace, "", ""), time.monotonic() + _KILL_TIMEOUT_S
     while (left := host.processes()) and time.monotonic() < deadline:
         for pid in left:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         time.sleep(0.1)
-    _ip("netns", "delete", host.namespace)
+    _ip("netns", "delete", namespace)
 
 
-def _remove_leftovers() -> None:
-    """Removes what a program that was killed left: namespaces that carry the id of a process that is no more."""
-    for path in _NAMESPACES.glob(f"{_PREFIX}-*-*"):
-        owner, name = path.name.removeprefix(f"{_PREFIX}-").split("-", 1)
-        if not Path("/proc", owner).exists():
-            _remove_host(Host(name, path.name, "", ""))
-
-
-def _ip(*arguments: str) -> None:
+def _ip(*arguments: str) -> str:
     done = subprocess.run(["ip", *arguments], capture_output=True, text=True, check=False)
     if done.returncode != 0:
         raise UserError(f"ip {' '.join(arguments)}: {done.stderr.strip()}. Network namespaces need root.")
+    return done.stdout

@@ -8,11 +8,12 @@ is removed at the end. Ends with status 1 when a run came to other results than 
 
 from __future__ import annotations
 
-import json
 import shutil
+import subprocess
 import sys
 import tempfile
-from dataclasses import dataclass
+import time
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -21,10 +22,35 @@ import tyro
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # a plain checkout has no package "tests"
 
 from distributed_autolora.cli import run_program
+from distributed_autolora.config.experiment import config_text
 from distributed_autolora.errors import RunFailedError
+from distributed_autolora.orchestration.cluster.processes import uninterrupted
+from tests.chaos.nodes import FAST_HEALTH_CHECKS, Nodes
 from tests.hosts.comparing import compare
-from tests.hosts.report import Played, as_json, as_markdown
-from tests.hosts.scenarios import SCENARIOS, play, write_inputs
+from tests.hosts.network import INTERFACE, Network
+from tests.hosts.report import Played, Scenario, as_markdown
+from tests.hosts.watching import RunWatch, training_workers
+from tests.programs import ROOT, environment
+from tests.training.tasks import small_config, write_task
+
+SCENARIOS = (
+    Scenario(name="uninterrupted", why="what the others must end with"),
+    Scenario(
+        name="dead-node",
+        cut_s=40,
+        settings=FAST_HEALTH_CHECKS,
+        why="the head takes the node for dead; it comes back as a new one",
+    ),
+    Scenario(
+        name="default-checks",
+        cut_s=40,
+        why="Ray's own settings: the workers' limit passes long before the head takes the node for dead",
+    ),
+    Scenario(name="short-cut", cut_s=6, why="shorter than the workers' limit and than Ray's health checks"),
+)
+COLLECTIVE_TIMEOUT_S = 20.0
+_CUT_AFTER_EPOCH, _CUT_AT = 2, 0.35
+_LIMIT_S, _ENDING_S, _POLL_S = 600.0, 15.0, 0.2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +58,7 @@ class Flags:
     """What to play, and where to write."""
 
     output: Path | None = None
-    """Folder for report.md and two_hosts.json; None: the report is only printed."""
+    """Folder for report.md; None: the report is only printed."""
     only: tuple[str, ...] = ()
     """Names of scenarios to play beside the uninterrupted run; none: all."""
     train_images: int = 600
@@ -46,37 +72,132 @@ def main() -> None:
     flags = tyro.cli(Annotated[Flags, tyro.conf.arg(name="")], description=__doc__)
     folder = Path(tempfile.mkdtemp(prefix="hosts-", dir="/tmp"))  # short: UNIX sockets live in there
     try:
-        played = _play_all(flags, folder)
+        _write_inputs(folder, flags.train_images)
+        played: list[Played] = []
+        for scenario in SCENARIOS:
+            if scenario is SCENARIOS[0] or not flags.only or scenario.name in flags.only:
+                print(f"{scenario.name} ...", file=sys.stderr, flush=True)
+                played.append(_play(scenario, folder))
+                if played[0].status != 0:
+                    raise RunFailedError(f"The uninterrupted run ended with {played[0].status}: {played[0].output}")
     finally:
         if flags.keep:
             print(f"Everything is in {folder}.", file=sys.stderr)
         else:
             shutil.rmtree(folder, ignore_errors=True)
-    report = as_markdown(played, flags.train_images)
+    report = as_markdown(played, flags.train_images, COLLECTIVE_TIMEOUT_S)
     print(report)
     if flags.output is not None:
         flags.output.mkdir(parents=True, exist_ok=True)
         (flags.output / "report.md").write_text(report)
-        (flags.output / "two_hosts.json").write_text(json.dumps(as_json(played), indent=2) + "\n")
     failed = [each.scenario.name for each in played if not each.is_good]
     if failed:
         raise RunFailedError(f"Not as the uninterrupted run: {', '.join(failed)}.")
 
 
-def _play_all(flags: Flags, folder: Path) -> list[Played]:
-    write_inputs(folder, flags.train_images)
-    played: list[Played] = []
-    for scenario in SCENARIOS:
-        if played and flags.only and scenario.name not in flags.only:
-            continue
-        print(f"{scenario.name} ...", file=sys.stderr, flush=True)
-        outcome = play(scenario, folder)
-        is_first = not played
-        verdicts = compare(folder / SCENARIOS[0].name, folder / scenario.name) if outcome.status == 0 else []
-        played.append(Played(scenario, outcome, verdicts))
-        if is_first and outcome.status != 0:
-            raise RunFailedError(f"The uninterrupted run ended with status {outcome.status}: {outcome.output}")
-    return played
+def _write_inputs(folder: Path, train_images: int) -> None:
+    """Writes the task and the config that all scenarios run."""
+    config = small_config(write_task(folder / "task", train=train_images), epochs=5, global_batch_size=32)
+    # It learns all the while, so that the model it ends with is one of an epoch after the cut.
+    config = replace(
+        config,
+        threat_model=replace(config.threat_model, epsilon=0.01),
+        train_attack=replace(config.train_attack, step_size=0.005),
+        eval_attack=replace(config.eval_attack, step_size=0.005),
+        schedule=replace(config.schedule, name="step_decay"),
+        optimization=replace(config.optimization, lr=0.03),
+    )
+    scaling = replace(config.scaling, num_workers=2, checkpoint_every_s=1.0, check_finite_every=5)
+    scaling = replace(scaling, collective_timeout_s=COLLECTIVE_TIMEOUT_S)
+    (folder / "config.yaml").write_text(config_text(replace(config, scaling=scaling)))
+
+
+def _play(scenario: Scenario, folder: Path) -> Played:
+    """Runs a scenario on hosts and a cluster of its own, from the inputs in the folder."""
+    own, of_ray = folder / scenario.name, folder / f"ray{SCENARIOS.index(scenario)}"
+    own.mkdir()
+    of_ray.mkdir()
+    with Network(("first", "second")) as network:
+        # The name of this machine is an address of loopback, as on many machines: gloo would offer it to peers.
+        settings = environment(own, RAY_AUTH_MODE="disabled", GLOO_SOCKET_IFNAME=INTERFACE)
+        settings = {key: value for key, value in settings.items() if not key.lower().endswith("_proxy")}
+        watch = RunWatch(own / "runs" / "mine", network.hosts)
+        nodes = Nodes(of_ray, 1, settings, settings=scenario.settings, hosts=network.hosts, note=watch.note)
+        command = [
+            *network.hosts[0].prefix,
+            sys.executable,
+            "jobs/finetune.py",
+            "--config",
+            str(folder / "config.yaml"),
+        ]
+        command += ["--run.name", "mine", "--evaluate", "none"]
+        log = own / "driver.log"
+        with log.open("wb") as output:
+            settings |= {"RAY_ADDRESS": nodes.address}
+            driver = subprocess.Popen(command, env=settings, cwd=ROOT, stdout=output, stderr=output)
+        try:
+            status = _follow(driver, network, scenario.cut_s, watch)
+            seconds = watch.now()
+            watch.note(f"the driver ended with status {status}")
+            left = _left(network, only_workers=True)
+        finally:
+            nodes.close()
+        left += _left(network, only_workers=False)
+    watch.note_logs(of_ray)
+    tail = "\n".join(log.read_text(errors="replace").splitlines()[-12:])
+    verdicts = compare(folder / SCENARIOS[0].name, own) if status == 0 else []
+    return Played(
+        scenario=scenario,
+        status=status,
+        seconds=seconds,
+        events=watch.events,
+        left=left,
+        output=tail,
+        verdicts=verdicts,
+    )
+
+
+def _follow(driver: subprocess.Popen[bytes], network: Network, cut_s: float, watch: RunWatch) -> int | None:
+    """Waits for the driver's end; cuts the second host's link in the middle of an epoch and restores it later.
+
+    Returns its status.
+    """
+    due, at = ([network.cut, network.restore] if cut_s else []), None
+    watch.begin()
+    try:
+        while driver.poll() is None:
+            watch.look()
+            if at is None and watch.epochs >= _CUT_AFTER_EPOCH:
+                at = watch.now() + _CUT_AT * watch.epoch_seconds
+            if due and at is not None and watch.now() >= at:
+                is_cut = len(due) == 2
+                due.pop(0)(network.hosts[1])
+                where = f"**link of the second host cut**, in epoch {watch.epochs + 1}"
+                watch.note(where if is_cut else "**link back**")
+                at = watch.now() + cut_s
+            if watch.now() > _LIMIT_S:
+                return None
+            time.sleep(_POLL_S)
+        watch.look()
+        return driver.returncode
+    finally:
+        with uninterrupted():
+            driver.kill()
+            driver.wait()
+
+
+def _left(network: Network, *, only_workers: bool) -> list[str]:
+    """Returns the processes still there after a while: training workers, or all."""
+    deadline = time.monotonic() + _ENDING_S
+    while True:
+        found = [
+            f"{host.name} host: {title[:120]}"
+            for host in network.hosts
+            for title in (training_workers(host) if only_workers else host.processes().values())
+        ]
+        if not found or time.monotonic() > deadline:
+            return found
+        time.sleep(_POLL_S)
 
 
 if __name__ == "__main__":

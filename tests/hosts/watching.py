@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import json
 import re
-import threading
 import time
 from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
-from typing import NamedTuple
 
 from distributed_autolora.orchestration.runs.folder import RunFolder
 from tests.hosts.network import Host
-from tests.hosts.raylets import ROOT
+from tests.programs import ROOT
 
 # What Ray Train's controller and the workers log, and how the report says it, with the pattern's groups in it.
 _LOGGED = (
@@ -30,85 +28,57 @@ _RAY_LINE = re.compile(r"\[(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3}) \w [\d ]+\] (.
 _LONGEST = 300
 
 
-class Event(NamedTuple):
-    """What happened, and how many seconds after the driver's start."""
-
-    seconds: float
-    what: str
-
-
-class Timeline:
-    """Collects events, from any thread."""
-
-    def __init__(self) -> None:
-        self._began, self._origin = time.monotonic(), time.time()
-        self._events: list[Event] = []
-        self._lock = threading.Lock()
-
-    def begin(self) -> None:
-        """Counts from now."""
-        self._began, self._origin = time.monotonic(), time.time()
-
-    def now(self) -> float:
-        """Returns the seconds since the beginning."""
-        return time.monotonic() - self._began
-
-    def note(self, what: str) -> None:
-        """Adds an event that happens now."""
-        self.note_at(time.monotonic() - self._began + self._origin, what)
-
-    def note_at(self, clock: float, what: str) -> None:
-        """Adds an event of a time in seconds since the epoch."""
-        with self._lock:
-            self._events.append(Event(clock - self._origin, what))
-
-    def events(self) -> list[Event]:
-        """Returns all events in the order of time."""
-        return sorted(self._events)
-
-
 class RunWatch:
     """Notes what changes in a run's folder and among the hosts' training workers."""
 
-    def __init__(self, run: Path, hosts: list[Host], timeline: Timeline) -> None:
+    def __init__(self, run: Path, hosts: list[Host]) -> None:
         self._run, self._hosts = run, hosts
-        self.timeline = timeline
-        self.epochs = 0
-        """Number of epochs recorded so far."""
-        self._workers: dict[str, int] = {}
-        self.epoch_seconds = 0.0
-        """Of the last epoch that was recorded."""
+        self._origin = time.time()
+        self._workers = ""
+        self.events: list[tuple[float, str]] = []
+        self.epochs, self.epoch_seconds = 0, 0.0
+        """Number of epochs recorded so far, and the duration of the last one."""
+
+    def begin(self) -> None:
+        """Counts from now."""
+        self._origin = time.time()
+
+    def now(self) -> float:
+        """Returns the seconds since the beginning."""
+        return time.time() - self._origin
+
+    def note(self, what: str) -> None:
+        """Adds an event that happens now."""
+        self.events.append((self.now(), what))
 
     def look(self) -> None:
         """Notes what has changed since the last look."""
         history = RunFolder(self._run).history()
         for record in history[self.epochs :]:
-            self.timeline.note(f"epoch {record.epoch} recorded ({record.epoch_seconds:.1f} s of work)")
+            self.note(f"epoch {record.epoch} recorded ({record.epoch_seconds:.1f} s of work)")
             self.epoch_seconds = record.epoch_seconds
         self.epochs = len(history)
-        workers = {host.name: len(training_workers(host)) for host in self._hosts}
+        workers = ", ".join(f"{host.name} host {len(training_workers(host))}" for host in self._hosts)
         if workers != self._workers:
-            counts = ", ".join(f"{name} host {count}" for name, count in workers.items())
-            self.timeline.note(f"training workers: {counts}")
+            self.note(f"training workers: {workers}")
         self._workers = workers
 
+    def note_logs(self, folder: Path) -> None:
+        """Adds what Ray Train's controller and the workers wrote into the hosts' logs, each message once a second."""
+        noted: dict[str, float] = {}
+        for clock, logged in sorted(_logged(folder)):
+            for pattern, text in _LOGGED:
+                found = pattern.search(logged.replace(f"{ROOT}/", ""))
+                what = text.format(*(" ".join(group.split()) for group in found.groups())) if found else ""
+                if found and clock - noted.get(what, 0.0) > 1:
+                    shown = what if len(what) <= _LONGEST else f"{what[:_LONGEST]} ..."
+                    self.events.append((clock - self._origin, shown))
+                    noted[what] = clock
 
-def training_workers(host: Host) -> dict[int, str]:
+
+def training_workers(host: Host) -> list[str]:
     """Returns the training workers' processes on a host."""
-    return {pid: title for pid, title in host.processes().items() if title.startswith("ray::RayTrainWorker")}
-
-
-def note_logs(folder: Path, timeline: Timeline) -> None:
-    """Adds what Ray Train's controller and the workers wrote into the hosts' logs, each message once a second."""
-    noted: dict[str, float] = {}
-    for clock, logged in sorted(_logged(folder)):
-        message = logged.replace(f"{ROOT}/", "")
-        for pattern, text in _LOGGED:
-            found = pattern.search(message)
-            what = text.format(*(" ".join(group.split()) for group in found.groups())) if found else ""
-            if found and clock - noted.get(what, 0.0) > 1:
-                timeline.note_at(clock, what if len(what) <= _LONGEST else f"{what[:_LONGEST]} ...")
-                noted[what] = clock
+    return [title for title in host.processes().values() if title.startswith("ray::RayTrainWorker")]
 
 
 def _logged(folder: Path) -> Iterator[tuple[float, str]]:

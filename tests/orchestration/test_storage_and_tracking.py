@@ -27,14 +27,13 @@ from distributed_autolora.orchestration.runs.folder import RunFolder, check_writ
 from distributed_autolora.orchestration.runs.results import _save_figure
 from distributed_autolora.reporting.study.report import write_report
 from tests.orchestration.mlflow_tracking.tracking_server import TrackingServer, assert_each_point_once
-from tests.orchestration.runs.test_survival import driver, epochs_of, uninterrupted, wait_for, write_config
+from tests.orchestration.runs.test_survival import driver, epochs_of, uninterrupted, write_config
+from tests.programs import wait_for
 from tests.reporting import runs
 from tests.reporting.evaluations import evaluation
 from tests.reporting.runs import without_times
 from tests.reporting.study import studies
 from tests.training.gloo import run_workers
-
-ROOT = Path(__file__).parents[2]
 
 
 class Disk:

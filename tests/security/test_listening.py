@@ -16,7 +16,8 @@ from distributed_autolora.orchestration.mlflow_tracking import connect
 from distributed_autolora.training.distributed.collectives import open_rendezvous
 from tests.orchestration.cluster.test_local_cluster import listening
 from tests.orchestration.mlflow_tracking.tracking_server import free_port
-from tests.security.watching import LOOPBACK, ROOT, descendants, wait_for
+from tests.programs import ROOT, environment, wait_for
+from tests.security.watching import LOOPBACK, descendants
 
 LOCAL_RAY = """
 import sys
@@ -30,12 +31,15 @@ sys.stdin.read()
 """
 
 
-def test_a_local_ray_listens_on_loopback_only() -> None:
-    environment = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
+def test_a_local_ray_listens_on_loopback_only(tmp_path: Path) -> None:
     command = [sys.executable, "-c", LOCAL_RAY]
-    environment |= {"PYTHONPATH": str(ROOT)}
     with subprocess.Popen(
-        command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+        command,
+        env=environment(tmp_path),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
     ) as program:
         assert program.stdout is not None
         assert program.stdout.readline() == "up\n"
@@ -61,9 +65,13 @@ def make_mlflow(home: Path, stamp: Path) -> Iterator[tuple[int, int]]:
     port = free_port()
     stamp.touch()
     command = ["make", "mlflow", f"PORT={port}", f"BIN={Path(sys.executable).parent}", f"INSTALLED={stamp}"]
-    environment = {**os.environ, "DISTRIBUTED_AUTOLORA_HOME": str(home), "PYTHONPATH": str(ROOT)}
     program = subprocess.Popen(
-        command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+        command,
+        cwd=ROOT,
+        env=environment(home),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
     )
     try:
         wait_for(lambda: any(number == port for _, number in listening(descendants(program.pid))), "`make mlflow`")

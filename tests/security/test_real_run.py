@@ -16,7 +16,8 @@ from distributed_autolora.config.experiment import config_text
 from distributed_autolora.models import build, save_weights
 from tests.orchestration.cluster.test_local_cluster import listening
 from tests.orchestration.mlflow_tracking.tracking_server import TrackingServer
-from tests.security.watching import LOOPBACK, ROOT, SECRET, descendants, wait_for
+from tests.programs import ROOT, environment, wait_for
+from tests.security.watching import LOOPBACK, SECRET, descendants
 from tests.training.tasks import small_config, write_task
 
 
@@ -46,16 +47,13 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WatchedRun]:
     config = replace(config, run=replace(config.run, mlflow_uri=server.uri))
     (folder / "config.yaml").write_text(config_text(config))
     command = [sys.executable, "jobs/finetune.py", "--config", str(folder / "config.yaml"), "--run.name", "mine"]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "DISTRIBUTED_AUTOLORA_HOME": str(folder / "home")}
-    environment |= {"RAY_TMPDIR": str(ray_logs)}
-    environment |= {"MLFLOW_TRACKING_USERNAME": "user", "MLFLOW_TRACKING_PASSWORD": SECRET}
-    environment.pop("RAY_ADDRESS", None)
+    credentials = {"MLFLOW_TRACKING_USERNAME": "user", "MLFLOW_TRACKING_PASSWORD": SECRET}
     ray_logs.mkdir()
     history = folder / "home" / "runs" / "mine" / "history.json"
     program = subprocess.Popen(
         [*command, "--evaluate", "none"],
         cwd=ROOT,
-        env=environment,
+        env=environment(folder / "home", RAY_TMPDIR=str(ray_logs)) | credentials,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 import tempfile
@@ -14,7 +13,8 @@ import pytest
 from distributed_autolora.orchestration.cluster.processes import end_family
 from tests.orchestration.cluster.test_local_cluster import listening
 from tests.orchestration.mlflow_tracking.tracking_server import free_port
-from tests.security.watching import ROOT, descendants, wait_for
+from tests.programs import environment, wait_for
+from tests.security.watching import descendants
 
 
 @dataclass
@@ -37,21 +37,19 @@ def ray(environment: dict[str, str], *words: str) -> subprocess.CompletedProcess
 def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TokenHead]:
     home = tmp_path_factory.mktemp("home")
     gcs, dashboard, client, agent = (free_port() for _ in range(4))
-    environment = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
-    environment |= {"HOME": str(home), "RAY_AUTH_MODE": "token", "PYTHONPATH": str(ROOT)}
-    environment |= {"RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0", "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
-    assert ray(environment, "get-auth-token", "--generate").returncode == 0
+    own = environment(home, HOME=str(home), RAY_AUTH_MODE="token", RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S="0")
+    assert ray(own, "get-auth-token", "--generate").returncode == 0
     with tempfile.TemporaryDirectory(prefix="tok-", dir="/tmp", ignore_cleanup_errors=True) as folder:
         command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", "--disable-usage-stats"]
         command += ["--node-ip-address=127.0.0.1", f"--port={gcs}", f"--dashboard-port={dashboard}", "--num-cpus=1"]
         command += [f"--ray-client-server-port={client}", f"--dashboard-agent-listen-port={agent}"]
         command += [f"--temp-dir={folder}", "--min-worker-port=0", "--max-worker-port=0"]
         with (home / "head.log").open("wb") as log:
-            started = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
+            started = subprocess.Popen(command, env=own, stdout=log, stderr=log, start_new_session=True)
         try:
             wait_for(lambda: dashboard in {port for _, port in listening(descendants(started.pid))}, "the job server")
             token = (home / ".ray" / "auth_token").read_text().strip()
-            yield TokenHead(environment, token, f"127.0.0.1:{gcs}", f"http://127.0.0.1:{dashboard}")
+            yield TokenHead(own, token, f"127.0.0.1:{gcs}", f"http://127.0.0.1:{dashboard}")
         finally:
             end_family(started)
 
@@ -92,9 +90,9 @@ def test_a_program_needs_the_token_and_says_so_in_one_line(head: TokenHead) -> N
         ({"RAY_AUTH_TOKEN": "0" * 64}, 2, "the token"),
         ({"HOME": "/nowhere"}, 2, "needs a token, and none was found"),
     ):
-        environment = head.environment | {"RAY_ADDRESS": head.address} | changes
+        own = head.environment | {"RAY_ADDRESS": head.address} | changes
         done = subprocess.run(
-            [sys.executable, "-c", CONNECT], env=environment, capture_output=True, text=True, check=False, timeout=200
+            [sys.executable, "-c", CONNECT], env=own, capture_output=True, text=True, check=False, timeout=200
         )
         assert done.returncode == status, done.stderr
         assert says in done.stderr

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow as pa
@@ -11,31 +9,15 @@ import pyarrow.parquet as pq
 
 from distributed_autolora.cli import parse_training_flags
 from distributed_autolora.orchestration.runs.preflight import check_inputs, find_inputs
+from tests.programs import below
 
-ROOT = Path(__file__).parents[2]
 LOOPBACK = {"0100007F", "0000000000000000FFFF00000100007F", "00000000000000000000000001000000"}
 SECRET = "hunter2hunter2"
 
 
 def descendants(root: int) -> set[int]:
     """Returns a process and everything below it."""
-    parents = {}
-    for file in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            parents[int(file.parent.name)] = int(file.read_text().rpartition(")")[2].split()[1])
-        except OSError:
-            continue
-    below = {root}
-    while more := {child for child, parent in parents.items() if parent in below} - below:
-        below |= more
-    return below
-
-
-def wait_for(condition: Callable[[], bool], what: str, seconds: float = 200) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, f"{what} did not happen within {seconds} s"
-        time.sleep(0.05)
+    return {root, *below(root)}
 
 
 def replace_value(file: Path, row: int, column: str, value: object) -> None:

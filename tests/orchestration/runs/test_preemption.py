@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 import tempfile
@@ -17,12 +16,12 @@ import torch
 from distributed_autolora.config.experiment import config_text
 from distributed_autolora.models import read_weights
 from tests.chaos.nodes import Nodes
-from tests.orchestration.runs.test_survival import epochs_of, wait_for
+from tests.orchestration.runs.test_survival import epochs_of
+from tests.programs import ROOT, environment, wait_for
 from tests.training.gloo import run_workers
 from tests.training.tasks import small_config, write_task
 from tests.training.test_resume import run
 
-ROOT = Path(__file__).parents[3]
 EPOCHS, NOTICE_S = 3, 12
 
 
@@ -46,29 +45,22 @@ def test_a_node_taken_away_with_a_notice_costs_no_failure_and_changes_nothing(fo
     config = small_config(task, epochs=EPOCHS, global_batch_size=32)
     scaling = replace(config.scaling, check_finite_every=1, checkpoint_every_s=1e9, max_failures=0)
     (folder / "config.yaml").write_text(config_text(replace(config, scaling=scaling)))
-    environment = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")} | {
-        "PYTHONPATH": str(ROOT),
-        "DISTRIBUTED_AUTOLORA_HOME": str(folder / "home"),
-        "RAY_AUTH_MODE": "disabled",
-        "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
-        "RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S": "1",
-    }
+    home = environment(folder / "home", RAY_AUTH_MODE="disabled", RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S="1")
     run_folder = folder / "home" / "runs" / "mine"
-    nodes = Nodes(folder, 2, environment, head_cpus=0)
+    nodes = Nodes(folder, 2, home, head_cpus=0)
     command = [sys.executable, "jobs/finetune.py", "--config", str(folder / "config.yaml")]
     command += ["--run.name", "mine", "--evaluate", "none"]
     try:
         with (folder / "driver.log").open("wb") as log:
-            driver = subprocess.Popen(
-                command, cwd=ROOT, env=environment | {"RAY_ADDRESS": nodes.address}, stdout=log, stderr=log
-            )
+            own = home | {"RAY_ADDRESS": nodes.address}
+            driver = subprocess.Popen(command, cwd=ROOT, env=own, stdout=log, stderr=log)
         wait_for(lambda: epochs_of(run_folder / "history.json") >= 1, "epoch 1")
         nodes.announce_the_end(nodes.ids()[0], NOTICE_S)
         told = time.monotonic()
         wait_for(lambda: any((run_folder / "train").glob("checkpoint_*_step_*")), "a checkpoint within the epoch")
         assert time.monotonic() - told < NOTICE_S
         time.sleep(max(0.0, told + NOTICE_S - time.monotonic()))
-        nodes.kill(0)
+        nodes.kill(1)
         assert driver.wait(300) == 0, (folder / "driver.log").read_text()
     finally:
         nodes.close()

@@ -6,8 +6,7 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -25,12 +24,12 @@ from distributed_autolora.orchestration.runs.folder import RunFolder
 from distributed_autolora.records import EpochRecord
 from distributed_autolora.training.loop import fit
 from distributed_autolora.training.task_data import TaskData
+from tests.programs import ROOT, below, environment, wait_for
 from tests.reporting.runs import without_times
 from tests.training.gloo import run_workers
 from tests.training.tasks import small_config, write_task
 from tests.training.test_resume import FolderReporter
 
-ROOT = Path(__file__).parents[3]
 EPOCHS = 6
 
 
@@ -53,10 +52,8 @@ def driver(folder: Path, stderr: int | None = None) -> Iterator[subprocess.Popen
     """Runs `python jobs/finetune.py` on a local Ray of its own; kills it if it is still there at the end."""
     command = [sys.executable, "jobs/finetune.py", "--config", str(folder / "config.yaml"), "--run.name", "mine"]
     command += ["--evaluate", "none"]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "DISTRIBUTED_AUTOLORA_HOME": str(folder / "home")}
-    environment.pop("RAY_ADDRESS", None)
-    environment["RAY_TRAIN_HEALTH_CHECK_INTERVAL_S"] = "0.5"
-    process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=stderr, text=True)
+    own = environment(folder / "home")
+    process = subprocess.Popen(command, cwd=ROOT, env=own, stdout=subprocess.PIPE, stderr=stderr, text=True)
     try:
         yield process
     finally:
@@ -64,29 +61,10 @@ def driver(folder: Path, stderr: int | None = None) -> Iterator[subprocess.Popen
         process.wait()
 
 
-def below(driver: int, title: bytes) -> list[int]:
+def titled(driver: int, title: bytes) -> list[int]:
     """Returns the process ids of a driver's descendants that are titled so."""
-    parents = {}
-    for status in Path("/proc").glob("[0-9]*/stat"):
-        with status.open() as file:
-            parents[int(status.parent.name)] = int(file.read().rpartition(")")[2].split()[1])
-    family = {driver}
-    while more := {child for child, parent in parents.items() if parent in family} - family:
-        family |= more
-    titles = {pid: Path(f"/proc/{pid}/cmdline").read_bytes() for pid in family}
+    titles = {pid: Path(f"/proc/{pid}/cmdline").read_bytes() for pid in below(driver)}
     return sorted(pid for pid, own in titles.items() if own.startswith(title))
-
-
-def training_workers(driver: int) -> list[int]:
-    """Returns the process ids of the training workers below a driver."""
-    return below(driver, b"ray::RayTrainWorker")
-
-
-def wait_for(condition: Callable[[], bool], what: str, seconds: float = 120) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, f"{what} did not happen within {seconds} s"
-        time.sleep(0.05)
 
 
 def tracked_run(home: Path) -> Run:
@@ -133,7 +111,7 @@ def survivor(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     history = folder / "home" / "runs" / "mine" / "history.json"
     with driver(folder) as process:
         wait_for_an_epoch(history, "the start")
-        os.kill(training_workers(process.pid)[-1], signal.SIGKILL)
+        os.kill(titled(process.pid, b"ray::RayTrainWorker")[-1], signal.SIGKILL)
         wait_for_an_epoch(history, "the worker's death")
         os.kill(process.pid, signal.SIGKILL)
     assert not (history.parent / "result.json").exists(), "the run must be killed before its end"
@@ -149,7 +127,7 @@ def test_a_killed_controller_ends_the_command_in_one_line_and_the_same_command_g
     folder = tmp_path / "home" / "runs" / "mine"
     with driver(tmp_path) as process:
         wait_for_an_epoch(folder / "history.json", "the start")
-        os.kill(below(process.pid, b"ray::TrainController")[0], signal.SIGKILL)
+        os.kill(titled(process.pid, b"ray::TrainController")[0], signal.SIGKILL)
         output, _ = process.communicate(timeout=60)
     assert process.returncode == 1
     assert "Traceback" not in output

@@ -20,11 +20,11 @@ from mlflow.entities import Run
 
 from distributed_autolora.orchestration.cluster.processes import end_family
 from distributed_autolora.orchestration.runs.folder import RunFolder
-from tests.orchestration.runs.test_survival import epochs_of, wait_for
+from tests.orchestration.runs.test_survival import epochs_of
 from tests.orchestration.studies.two_trials import EPOCHS, LRS, NAME
+from tests.programs import ROOT, environment, wait_for
 from tests.training.tasks import write_task
 
-ROOT = Path(__file__).parents[3]
 Entry = dict[str, Any]
 
 
@@ -33,10 +33,9 @@ def comparison(folder: Path, *lrs: float) -> Iterator[subprocess.Popen[str]]:
     """Runs the two-trial comparison; ends it and its cluster if they are still there at the end."""
     arguments = map(str, (folder / "home", folder / "task", *lrs))
     command = [sys.executable, "-m", "tests.orchestration.studies.two_trials", *arguments]
-    environment = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"}
-    environment |= {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1", "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5"}
+    own = environment(folder / "home", PYTHONUNBUFFERED="1")
     with (folder / "log.txt").open("a") as log:
-        process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=log, text=True)
+        process = subprocess.Popen(command, cwd=ROOT, env=own, stdout=log, stderr=log, text=True)
     try:
         yield process
     finally:
