@@ -7,8 +7,6 @@ The floor is the forward and the input gradient of the network's convolutions al
 layout. torchattacks is measured too if it is installed.
 """
 
-from __future__ import annotations
-
 import copy
 import importlib.util
 import sys

@@ -8,8 +8,6 @@ one process evaluates two chunks of test images one after the other, two process
 called directly with the same settings and seed, evaluates the first. All must find the same images robust.
 """
 
-from __future__ import annotations
-
 import logging
 import statistics
 import sys

@@ -1,7 +1,5 @@
 """Training steps of one worker, and their collectives as a profile shows them."""
 
-from __future__ import annotations
-
 import time
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence

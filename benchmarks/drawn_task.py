@@ -1,7 +1,5 @@
 """A task of drawn images in the package's file format."""
 
-from __future__ import annotations
-
 import io
 from collections.abc import Callable, Iterator
 

@@ -1,7 +1,5 @@
 """The variants of AutoLoRa's training step that `gpu.py` measures, and their network and batch."""
 
-from __future__ import annotations
-
 import copy
 import gc
 import warnings

@@ -9,8 +9,6 @@ process of one thread: on a CPU the highest resident memory less what was reside
 Larger batches are computed from the theory, not measured.
 """
 
-from __future__ import annotations
-
 import ctypes
 import gc
 import sys

@@ -9,8 +9,6 @@ implementation: no setting is chosen by these accuracies. Results are kept in --
 the rest, a new folder starts afresh.
 """
 
-from __future__ import annotations
-
 import json
 import multiprocessing
 import os

@@ -6,8 +6,6 @@
 It draws JPEG files, writes them as a task, and reads a training epoch of it as one worker does, in a fresh process.
 """
 
-from __future__ import annotations
-
 import sys
 import tempfile
 import time

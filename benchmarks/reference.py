@@ -1,7 +1,5 @@
 """Adversarial training in plain PyTorch, as the paper writes the algorithm: the baseline of the benchmarks."""
 
-from __future__ import annotations
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn

@@ -11,8 +11,6 @@ an honest one, and whose true accuracy is 5 to 30 points worse (docs/log.md has 
 check, every four epochs on a quarter of the images, sees half of that, and takes a point from every state.
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 

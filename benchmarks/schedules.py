@@ -6,8 +6,6 @@
 benchmarks/schedule_worlds.py defines a run and its validation images. Rules see outcomes, never the true accuracy.
 """
 
-from __future__ import annotations
-
 import math
 import statistics
 import sys

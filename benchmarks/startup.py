@@ -7,8 +7,6 @@ Each start is a run of one epoch in an output folder of its own. The beginning o
 package and of Ray Train.
 """
 
-from __future__ import annotations
-
 import contextlib
 import json
 import os

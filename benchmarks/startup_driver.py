@@ -3,8 +3,6 @@
 One JSON object a line, "asctime" and "message", as in Ray Train's own logs.
 """
 
-from __future__ import annotations
-
 import logging
 import runpy
 import sys

@@ -6,8 +6,6 @@ The plain step is float32, contiguous, with a PGD by `.backward()`. Ours is that
 One process, one thread. Also measures the forward pass for the natural-branch accuracy.
 """
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace

@@ -1,7 +1,5 @@
 """What the benchmarks share: variants timed in turn, ratios within one run, a table and a JSON file."""
 
-from __future__ import annotations
-
 import json
 import math
 import platform

@@ -1,7 +1,5 @@
 """The package's own training step, as the benchmarks take it."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

@@ -1,7 +1,5 @@
 """Processes of one thread each that hold a state and call functions on it, all at once or in turn."""
 
-from __future__ import annotations
-
 import multiprocessing
 import os
 from collections.abc import Callable, Mapping, Sequence

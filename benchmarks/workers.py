@@ -7,8 +7,6 @@ Processes of one thread train the demo's network on the demo's images. In every 
 a speed-up is the median over the rounds.
 """
 
-from __future__ import annotations
-
 import statistics
 import sys
 import tempfile

@@ -1,7 +1,5 @@
 """Programs that tests start in processes of their own."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 import time

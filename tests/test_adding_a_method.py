@@ -1,7 +1,5 @@
 """The example of docs/adding_a_method.md works as it stands there."""
 
-from __future__ import annotations
-
 import json
 import os
 import re

@@ -1,7 +1,5 @@
 """What people are told of an error."""
 
-from __future__ import annotations
-
 import pytest
 
 from distributed_autolora.errors import first_line

@@ -1,7 +1,5 @@
 """How every program ends: its status, one line, and a stack trace only where one is asked for."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys

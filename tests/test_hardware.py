@@ -1,7 +1,5 @@
 """The CPUs that a process may use, and the number format that they compute natively."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 

@@ -3,8 +3,6 @@
 Who may import whom is read from the source; what an import brings along is seen in a fresh interpreter.
 """
 
-from __future__ import annotations
-
 import ast
 import json
 import subprocess

@@ -1,7 +1,5 @@
 """The programs, from a collection's own files to a robust model at 224 pixels on a published kind of checkpoint."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os

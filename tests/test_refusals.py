@@ -1,7 +1,5 @@
 """Bad input is refused before work starts, in one line that says what, where and what to do."""
 
-from __future__ import annotations
-
 import contextlib
 import io
 import os

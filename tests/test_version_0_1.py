@@ -1,7 +1,5 @@
 """A run of version 0.1 in the output folder is refused in one clear line."""
 
-from __future__ import annotations
-
 import os
 import shutil
 import subprocess

@@ -1,7 +1,5 @@
 """What the benchmarks of the attack and of the step compare does the same work."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import pytest

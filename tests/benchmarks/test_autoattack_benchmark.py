@@ -1,7 +1,5 @@
 """The benchmark of AutoAttack evaluates the same images in every way that it times."""
 
-from __future__ import annotations
-
 import pytest
 
 from benchmarks.autoattack import ONE, PLAIN, TWO, Flags, measure

@@ -1,7 +1,5 @@
 """The benchmark for GPUs runs from a checkout with torch and torchvision alone, and its numbers hang together."""
 
-from __future__ import annotations
-
 import json
 import subprocess
 import sys

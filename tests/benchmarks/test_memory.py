@@ -1,7 +1,5 @@
 """The theory of a step's memory obeys its own laws, and what is measured comes near it."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

@@ -1,7 +1,5 @@
 """The quality check trains each model once, evaluates it in float32, and follows its own rule."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from pathlib import Path
 from typing import Any

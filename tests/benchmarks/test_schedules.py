@@ -1,7 +1,5 @@
 """The simulated world behaves as its description says, and the program writes what it prints."""
 
-from __future__ import annotations
-
 import json
 import subprocess
 import sys

@@ -1,7 +1,5 @@
 """What the logs of a start say becomes the seconds of its parts."""
 
-from __future__ import annotations
-
 import importlib.util
 import json
 from datetime import datetime

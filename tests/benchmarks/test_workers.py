@@ -1,7 +1,5 @@
 """The benchmark of two workers measures what it says."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest

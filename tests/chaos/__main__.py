@@ -6,8 +6,6 @@ Victims and moments are drawn from the seed and the round; the effect of a kill 
 same command resumes after the rounds in the output folder.
 """
 
-from __future__ import annotations
-
 import json
 import random
 import sys

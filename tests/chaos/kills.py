@@ -1,7 +1,5 @@
 """Kills processes of a run, found by their titles, at a random time or at a critical point."""
 
-from __future__ import annotations
-
 import contextlib
 import json
 import os

@@ -1,7 +1,5 @@
 """A Ray cluster of several raylets, on this machine or in network namespaces, whose nodes are started again."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 import signal

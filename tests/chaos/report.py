@@ -1,7 +1,5 @@
 """The report of a fault injection."""
 
-from __future__ import annotations
-
 import platform
 from collections import Counter
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """One run that is killed repeatedly, and restarted with the same command."""
 
-from __future__ import annotations
-
 import json
 import random
 import shutil

@@ -1,7 +1,5 @@
 """One object, however it is given; one digest for everything that determines the numbers."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from pathlib import Path
 

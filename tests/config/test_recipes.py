@@ -1,7 +1,5 @@
 """Every experiment of the paper has a recipe with the paper's hyperparameters, and each of them trains."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import replace
 

@@ -1,7 +1,5 @@
 """Laws of the attacks, and projected gradient descent against a textbook version."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest

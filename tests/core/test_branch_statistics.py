@@ -1,7 +1,5 @@
 """Statistics of the natural branch's own: natural images move them, adversarial ones the backbone's, and none both."""
 
-from __future__ import annotations
-
 import copy
 from typing import Any
 

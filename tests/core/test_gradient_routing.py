@@ -1,7 +1,5 @@
 """Which term of the AutoLoRa loss trains which parameters."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 from torch import Tensor

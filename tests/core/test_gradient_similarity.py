@@ -1,7 +1,5 @@
 """Gradient similarity against hand-written forwards and hand-flattened gradients, in float64; and its laws."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 from torch import Tensor, nn

@@ -1,7 +1,5 @@
 """The low-rank branch: which layers, how many parameters, which weights."""
 
-from __future__ import annotations
-
 import math
 from collections import OrderedDict
 from collections.abc import Callable

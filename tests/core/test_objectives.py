@@ -1,7 +1,5 @@
 """The objectives against the slow oracles: loss, every gradient, every batch-norm buffer, in float64."""
 
-from __future__ import annotations
-
 from functools import partial
 
 import pytest

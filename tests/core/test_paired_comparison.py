@@ -1,7 +1,5 @@
 """Epochs compared image by image: against scipy, a slow replay, and the laws the rule is made for."""
 
-from __future__ import annotations
-
 import math
 from fractions import Fraction
 from statistics import fmean

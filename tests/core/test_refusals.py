@@ -1,7 +1,5 @@
 """What the core refuses, and that the message names the offender."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The automatic learning rate on the traces of the released code and against a slow replay; the loss weights."""
 
-from __future__ import annotations
-
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st

@@ -1,7 +1,5 @@
 """Laws of the threat model."""
 
-from __future__ import annotations
-
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st

@@ -1,7 +1,5 @@
 """TWINS against two explicit networks: loss, every gradient, both sets of batch norm, in float64; and its laws."""
 
-from __future__ import annotations
-
 from functools import partial
 
 import pytest

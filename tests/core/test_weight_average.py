@@ -1,7 +1,5 @@
 """The moving average against its recursion written out by hand, and as a teacher of the soft labels."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from functools import partial

@@ -1,7 +1,5 @@
 """Says what is wrong with a command of a document, by the parser of the program that it calls; starts none of them."""
 
-from __future__ import annotations
-
 import ast
 import contextlib
 import io

@@ -1,7 +1,5 @@
 """Finds the commands in a Markdown text, and has a shell split them into words."""
 
-from __future__ import annotations
-
 import os
 import re
 import subprocess

@@ -1,7 +1,5 @@
 """The names of docs/api.md can be imported, and its example is a step of AutoLoRa."""
 
-from __future__ import annotations
-
 import re
 from importlib import import_module
 from typing import Any

@@ -1,7 +1,5 @@
 """Every command in the documents is one that its program takes, and every flag, key and file they name exists."""
 
-from __future__ import annotations
-
 import re
 import subprocess
 import sys

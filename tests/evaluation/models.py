@@ -1,7 +1,5 @@
 """A healthy robust model and three broken ones, on the shipped images at half their size."""
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Callable
 from functools import cache

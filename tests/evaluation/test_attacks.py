@@ -1,7 +1,5 @@
 """Attacks by name, and what their results may be called."""
 
-from __future__ import annotations
-
 import pytest
 
 from distributed_autolora.core.threat_model import ThreatModel

@@ -1,7 +1,5 @@
 """Chunks are fixed; one chunk's outcome is pyautoattack's, image by image, and leaves no trace."""
 
-from __future__ import annotations
-
 import logging
 import sys
 from types import FrameType

@@ -1,7 +1,5 @@
 """The curve of robust accuracy over epsilon, and its mean."""
 
-from __future__ import annotations
-
 from functools import partial
 from itertools import pairwise
 

@@ -1,7 +1,5 @@
 """Compares two finished runs in everything but times and rates."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any, NamedTuple

@@ -1,7 +1,5 @@
 """Hosts that are network namespaces of this machine, on a switch, each with an address of its own. Needs root."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 import shutil

@@ -1,7 +1,5 @@
 """The record of the scenarios: what was done at which second, what was seen, and whether the results are equal."""
 
-from __future__ import annotations
-
 import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field

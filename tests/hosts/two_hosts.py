@@ -6,8 +6,6 @@ The hosts are network namespaces of this machine with addresses of their own. No
 is removed at the end. Ends with status 1 when a run came to other results than the uninterrupted one.
 """
 
-from __future__ import annotations
-
 import shutil
 import subprocess
 import sys

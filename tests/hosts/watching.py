@@ -1,7 +1,5 @@
 """What happened at which second: to the run's files, to the workers' processes, and in Ray's own logs."""
 
-from __future__ import annotations
-
 import json
 import re
 import time

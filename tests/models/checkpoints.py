@@ -1,7 +1,5 @@
 """Writes checkpoints as the programs do that published them, from the layouts' descriptions alone."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any

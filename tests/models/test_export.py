@@ -1,7 +1,5 @@
 """What is exported computes what was evaluated, for any number of images, or is removed."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Classifiers take images in [0, 1]; weights move in and out by torchvision's names, strictly."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

@@ -1,7 +1,5 @@
 """Networks of timm: built without a download, fed, reached by the low-rank branch, and attacked like any other."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 

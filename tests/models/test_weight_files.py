@@ -1,7 +1,5 @@
 """Published checkpoints load strictly, from every layout; nothing in a file is executed or passed over in silence."""
 
-from __future__ import annotations
-
 import argparse
 import hashlib
 import pickle

@@ -4,8 +4,6 @@ python -m tests.mutants                                  # the fixed sample
 python -m tests.mutants --sample 20 --only "core/*"      # 20 of some modules
 """
 
-from __future__ import annotations
-
 import argparse
 import os
 import sys

@@ -1,7 +1,5 @@
 """Mutants that compute the same as the module, and why: no test can kill them."""
 
-from __future__ import annotations
-
 _FUSION = "distributed_autolora/core/fast_attack/fusion.py"
 
 EQUIVALENT: dict[str, str] = {

@@ -1,7 +1,5 @@
 """Which modules are mutated, and which tests cover each, the quickest first."""
 
-from __future__ import annotations
-
 from fnmatch import fnmatch
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Makes mutants: small faults in the source text of a module, one at a time."""
 
-from __future__ import annotations
-
 import ast
 import hashlib
 from collections.abc import Iterator

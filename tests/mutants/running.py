@@ -1,7 +1,5 @@
 """Runs tests against a mutant, in a child process and a copy of the repository."""
 
-from __future__ import annotations
-
 import os
 import shutil
 import signal

@@ -1,7 +1,5 @@
 """The mutants are faults of the modules that they say, and the tests that should notice them exist."""
 
-from __future__ import annotations
-
 import ast
 
 from tests.mutants.equivalent import EQUIVALENT

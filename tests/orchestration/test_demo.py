@@ -1,7 +1,5 @@
 """The demo chooses the right run, shows the job and nothing else, and leaves nothing behind."""
 
-from __future__ import annotations
-
 import json
 import os
 import shutil

@@ -1,7 +1,5 @@
 """How many images the checks at the end of a training take."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 from distributed_autolora.config.recipes import recipe

@@ -1,7 +1,5 @@
 """A disk that is full, read-only or gone, and a tracking server that is away: what happens is defined."""
 
-from __future__ import annotations
-
 import json
 import subprocess
 from collections.abc import Callable, Iterator

@@ -1,7 +1,5 @@
 """A small problem and a small network that has learned it, for claims about attacks that need a margin to attack."""
 
-from __future__ import annotations
-
 import copy
 from functools import cache
 

@@ -4,8 +4,6 @@ The modules are what the package is tested on; the forwards (`tests.reference.sl
 layer lists are the oracle's: nothing here is found by walking over modules.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 

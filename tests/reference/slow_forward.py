@@ -1,7 +1,5 @@
 """Forward passes of the test networks, written out layer by layer on plain dicts of tensors."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 
 import torch

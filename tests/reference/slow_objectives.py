@@ -1,11 +1,10 @@
 """AutoLoRa (Eq. 5) and vanilla RFT (Eq. 1) as the released code computes them: slow, explicit, one process."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cache
 from itertools import product
+from typing import Self
 
 import torch
 from torch import Tensor, nn
@@ -36,7 +35,7 @@ class SlowState:
     factors: Factors
 
     @classmethod
-    def of(cls, network: nn.Module, factors: Factors | None = None) -> SlowState:
+    def of(cls, network: nn.Module, factors: Factors | None = None) -> Self:
         """Copies a network and the factors of its low-rank branch."""
         return cls(
             {name: value.detach().clone().requires_grad_() for name, value in network.named_parameters()},

@@ -1,7 +1,5 @@
 """Projected gradient descent as a textbook writes it, on a copy of the model, with `backward`."""
 
-from __future__ import annotations
-
 import copy
 
 import torch

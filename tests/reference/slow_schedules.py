@@ -1,7 +1,5 @@
 """The automatic learning rate, replayed from its whole history of robust accuracies at every epoch."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 

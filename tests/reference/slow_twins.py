@@ -1,9 +1,8 @@
 """TWINS (Eq. 2) and gradient similarity (Eq. 3, 4) as two explicit networks: slow, one row and formula at a time."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
+from typing import Self
 
 import torch
 from torch import Tensor, nn
@@ -34,7 +33,7 @@ class SlowTwinsState:
     frozen_buffers: dict[str, Tensor]
 
     @classmethod
-    def of(cls, backbone: nn.Module, frozen: dict[str, Tensor]) -> SlowTwinsState:
+    def of(cls, backbone: nn.Module, frozen: dict[str, Tensor]) -> Self:
         """Copies a backbone, and what its frozen path has in place of it: affine and statistics by name."""
         adaptive = {name: value.detach().clone().requires_grad_() for name, value in backbone.named_parameters()}
         buffers = {name: value.detach().clone() for name, value in backbone.named_buffers()}

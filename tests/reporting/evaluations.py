@@ -1,7 +1,5 @@
 """An evaluation as a record, for tests of what reads it."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from distributed_autolora.records import AccuracyCount, AttackResult, Evaluation, SanityCheck

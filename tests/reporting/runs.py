@@ -1,7 +1,5 @@
 """A made-up but typical run: 20 epochs, three halvings with restores, and its result."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import replace

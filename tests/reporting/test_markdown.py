@@ -1,7 +1,5 @@
 """Lists in sentences stay lists, whatever their items hold."""
 
-from __future__ import annotations
-
 import pytest
 
 from distributed_autolora.reporting.markdown import listed

@@ -1,7 +1,5 @@
 """What the checks by a stronger attack say: when they warn, and in which words."""
 
-from __future__ import annotations
-
 import itertools
 from dataclasses import replace
 from fractions import Fraction

@@ -1,7 +1,5 @@
 """docs/metrics.md names every number that a run and a study write, and none that no run writes."""
 
-from __future__ import annotations
-
 import csv
 import io
 import re

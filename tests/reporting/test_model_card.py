@@ -1,7 +1,5 @@
 """The card says what was measured, and its four lines load the model; the RobustBench entry has its fields."""
 
-from __future__ import annotations
-
 import os
 import re
 import subprocess

@@ -1,7 +1,5 @@
 """The Wilson interval against its closed form and published values."""
 
-from __future__ import annotations
-
 import math
 
 import pytest

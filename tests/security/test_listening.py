@@ -1,7 +1,5 @@
 """Nothing listens beyond this machine."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys

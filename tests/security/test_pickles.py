@@ -1,7 +1,5 @@
 """Nothing from outside is executed."""
 
-from __future__ import annotations
-
 import io
 import pickle
 import tarfile

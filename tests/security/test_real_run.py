@@ -1,7 +1,5 @@
 """A real run with MLflow credentials in its environment listens on loopback only, and writes them nowhere."""
 
-from __future__ import annotations
-
 import os
 import shutil
 import subprocess

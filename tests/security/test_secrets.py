@@ -1,7 +1,5 @@
 """A password or token in a URI is refused, and no error message shows one."""
 
-from __future__ import annotations
-
 import pickle
 from dataclasses import replace
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Token mode: a head takes jobs and programs with the token, and refuses all others in words."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 import tempfile

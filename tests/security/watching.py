@@ -1,7 +1,5 @@
 """What the tests of security share."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pyarrow as pa

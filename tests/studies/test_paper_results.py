@@ -1,7 +1,5 @@
 """The paper's numbers against one another: its tables repeat and subtract themselves."""
 
-from __future__ import annotations
-
 from collections import Counter
 
 import pytest

@@ -1,7 +1,5 @@
 """Every study can be built on every task, with the paper's values, and nothing but what it varies differs."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Runs a function in several real gloo processes."""
 
-from __future__ import annotations
-
 import multiprocessing
 import tempfile
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """Small tasks for tests: synthetic images that a network can learn."""
 
-from __future__ import annotations
-
 import io
 from dataclasses import replace
 from pathlib import Path

@@ -1,7 +1,5 @@
 """A loss that is not finite ends a run within the configured number of steps."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from pathlib import Path
 

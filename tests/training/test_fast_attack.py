@@ -1,7 +1,5 @@
 """The fast attack is not a weaker attack."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import pytest

@@ -1,7 +1,5 @@
 """What a run steers by is checked by a stronger attack: the alarm rings for masked gradients only, and costs little."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """A run that must not see the test split does not open it; one that may leaves every image's outcome."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from pathlib import Path
 from typing import Any

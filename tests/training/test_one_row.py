@@ -1,7 +1,5 @@
 """A batch may be one image, as the last of an epoch, however few pixels are left of it behind the convolutions."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

@@ -1,7 +1,5 @@
 """A run that is stopped and started again ends with the weights it would have had."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal

@@ -1,7 +1,5 @@
 """AutoLoRa on networks without batch norm; TWINS needs batch norm and says so."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """The law of distribution: W workers compute what one worker computes at the same global batch."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The folded network that attacks run on: the same function, refreshed in place, no weaker attack."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import pytest
@@ -21,7 +19,7 @@ from tests.reference.networks import BASIC, BOTTLENECK, GROUPED, RESNEXT, build,
 class OddNet(nn.Module):
     """Layers for forwards that leave a batch norm, or a convolution, as it is."""
 
-    def __init__(self, way: Callable[[OddNet, Tensor], Tensor], **batch_norm: bool) -> None:
+    def __init__(self, way: Callable[["OddNet", Tensor], Tensor], **batch_norm: bool) -> None:
         super().__init__()
         self.way = way
         self.bn0 = nn.BatchNorm2d(3)

@@ -1,7 +1,5 @@
 """Attacks that are captured once and replayed; on a CPU a recorder of tensor operations captures them."""
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Callable, Iterator
 from functools import partial

@@ -1,7 +1,5 @@
 """Fused convolutions compute what the layers they replace do, and their input gradients."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import pytest

@@ -1,7 +1,5 @@
 """Networks that are written in unusual ways keep their function: a convolution that cannot be fused stays."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import pytest

@@ -1,7 +1,5 @@
 """Where float32 may be TF32 and where it may not; the settings, not what a GPU makes of them."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """Small collections in the original formats of the published ones."""
 
-from __future__ import annotations
-
 import pickle
 import tarfile
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """Every kind of source that jobs/prepare_data.py reads, a few images a class, and the words that prepare it."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from tests.data.preparation import archives

@@ -1,7 +1,5 @@
 """Every kind of source goes through preparation, the check and training."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """The sanity checks pass an honest model and catch dishonest ones."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import asdict
 from functools import cache

@@ -1,7 +1,5 @@
 """An address is looked at before Ray tries it for minutes."""
 
-from __future__ import annotations
-
 import socket
 
 import pytest

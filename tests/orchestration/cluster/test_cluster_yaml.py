@@ -1,7 +1,5 @@
 """cluster.yaml is one that `ray up` accepts, checked by Ray's own rules without a cloud."""
 
-from __future__ import annotations
-
 import re
 import subprocess
 from pathlib import Path

@@ -1,7 +1,5 @@
 """docs/kuberay asks Kubernetes for what the run that it starts asks Ray for; checked without a cluster."""
 
-from __future__ import annotations
-
 import re
 import shlex
 from pathlib import Path

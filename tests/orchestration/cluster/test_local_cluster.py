@@ -1,7 +1,5 @@
 """A cluster of one's own: it starts beside another one, and nothing of it is left."""
 
-from __future__ import annotations
-
 import os
 import signal
 import socket

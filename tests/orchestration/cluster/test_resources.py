@@ -1,7 +1,5 @@
 """A cluster that is too small, or away, is said in one line; what Ray itself prints is plain text."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 from pathlib import Path

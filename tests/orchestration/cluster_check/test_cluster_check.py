@@ -1,7 +1,5 @@
 """The cluster check finds what would end or spoil a run, and says what to do."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 import shutil

@@ -1,7 +1,5 @@
 """A small trained model with its task, for tests of the evaluation program."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import dataclass
 from pathlib import Path

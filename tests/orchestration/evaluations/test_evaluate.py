@@ -1,7 +1,5 @@
 """Every image has the outcome of a plain evaluation, whatever the number of workers, and also if some are lost."""
 
-from __future__ import annotations
-
 import json
 import os
 import signal

@@ -1,7 +1,5 @@
 """An evaluation that cannot work is refused in one line before any work starts."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from pathlib import Path
 from typing import Any

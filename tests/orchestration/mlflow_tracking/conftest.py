@@ -1,7 +1,5 @@
 """An output folder with a store of its own, and a server."""
 
-from __future__ import annotations
-
 import shutil
 from collections.abc import Iterator
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Metrics on real stores: SQLite files and a server that is killed and started again."""
 
-from __future__ import annotations
-
 import socket
 import time
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Opening and continuing MLflow runs on real stores."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys

@@ -1,7 +1,5 @@
 """What runs, evaluations and studies leave on real stores."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys

@@ -1,7 +1,5 @@
 """A real MLflow server in a process of its own, that can be killed and started again."""
 
-from __future__ import annotations
-
 import os
 import signal
 import socket

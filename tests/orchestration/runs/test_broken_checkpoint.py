@@ -1,7 +1,5 @@
 """A checkpoint that lost its last writes is skipped for the one before it, and for no other reason."""
 
-from __future__ import annotations
-
 import asyncio
 import json
 from collections.abc import Callable

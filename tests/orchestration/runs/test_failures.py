@@ -1,7 +1,5 @@
 """An error that would come again ends a run at once; a lost process, connection or disk is worth a restart."""
 
-from __future__ import annotations
-
 import errno
 import json
 import os

@@ -1,7 +1,5 @@
 """A run has a name and an identity, and one live process holds it."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 from dataclasses import replace

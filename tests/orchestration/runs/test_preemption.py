@@ -1,7 +1,5 @@
 """A node that is taken away with a notice costs seconds: a checkpoint at once, then on with its replacement."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 import tempfile

@@ -1,7 +1,5 @@
 """What a terminal shows while a run goes on, and what a log does not."""
 
-from __future__ import annotations
-
 import contextlib
 import io
 import os

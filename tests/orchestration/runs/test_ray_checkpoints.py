@@ -1,7 +1,5 @@
 """Half a list of checkpoints does not end a run."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Whatever is killed, the run ends with the weights it would have had."""
 
-from __future__ import annotations
-
 import os
 import signal
 import subprocess

@@ -1,7 +1,5 @@
 """A comparison for real: two trials, then the final run of the best one and the report."""
 
-from __future__ import annotations
-
 import json
 import os
 import re

@@ -1,7 +1,5 @@
 """A dry run lists every run with the passes that such a run records, and starts nothing."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys

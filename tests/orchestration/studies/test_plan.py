@@ -1,7 +1,5 @@
 """Which runs a study makes, who wins a search, and what a continued study takes over: all without Ray."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import replace
 from pathlib import Path

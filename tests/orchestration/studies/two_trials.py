@@ -3,8 +3,6 @@
 python -m tests.orchestration.studies.two_trials HOME TASK_FOLDER [LEARNING_RATES]
 """
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Sequence
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """The figure of a run: that what it shows is what happened, and that nothing of it is hidden."""
 
-from __future__ import annotations
-
 import itertools
 from dataclasses import replace
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Descriptions for the pages of an experiment tracker: complete, short enough, no broken pictures."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 from distributed_autolora.reporting.run.mlflow_description import run_description

@@ -1,7 +1,5 @@
 """The figure of a few test images: what is shown, and in which colours."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 

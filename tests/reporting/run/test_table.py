@@ -1,7 +1,5 @@
 """Text reports: the right numbers, within 80 columns."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import pytest

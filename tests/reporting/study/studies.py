@@ -1,7 +1,5 @@
 """Made-up study folders in exactly the documented format, finished or broken off."""
 
-from __future__ import annotations
-
 import itertools
 import json
 from dataclasses import replace

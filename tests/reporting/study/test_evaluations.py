@@ -1,7 +1,5 @@
 """A study whose runs were evaluated more than once: every attack's newest result counts, on the study's own images."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Callable

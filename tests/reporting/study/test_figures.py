@@ -1,7 +1,5 @@
 """A study's figures hold their legends, however long the names of the arms are."""
 
-from __future__ import annotations
-
 import pytest
 from matplotlib.figure import Figure
 

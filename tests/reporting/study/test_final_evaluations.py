@@ -1,7 +1,5 @@
 """A study evaluated by APGD on some of its test images, with arms of several sizes: what its report says of both."""
 
-from __future__ import annotations
-
 import json
 import statistics
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """What a report says of where its numbers come from, and of which of them to doubt."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """The report of a study: its numbers from its files, whatever is missing."""
 
-from __future__ import annotations
-
 import csv
 import json
 import re

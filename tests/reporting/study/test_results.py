@@ -1,7 +1,5 @@
 """The results of a study: which accuracy they are on, their means and tests, and the status of an unfinished one."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Sequence
 from dataclasses import replace

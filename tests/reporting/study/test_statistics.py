@@ -1,7 +1,5 @@
 """Statistics of a study against hand computation, enumeration and formulas."""
 
-from __future__ import annotations
-
 import math
 import statistics
 from dataclasses import replace

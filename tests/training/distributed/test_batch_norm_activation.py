@@ -1,7 +1,5 @@
 """timm's batch norms apply an activation themselves; over several workers they still do."""
 
-from __future__ import annotations
-
 import torch
 from timm.layers.norm_act import BatchNormAct2d
 from torch import Tensor, nn

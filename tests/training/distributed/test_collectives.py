@@ -1,7 +1,5 @@
 """Where a training step communicates, and where it does not."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path

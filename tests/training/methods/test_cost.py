@@ -1,7 +1,5 @@
 """The cost ledger counts the passes that really happen."""
 
-from __future__ import annotations
-
 from collections import Counter
 from dataclasses import asdict, replace
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Methods, schedules and loss weights combine freely; what makes no sense together is refused."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from typing import Any
 

@@ -1,7 +1,5 @@
 """A moving average of the weights in a run: deployed, teaching, and in every checkpoint."""
 
-from __future__ import annotations
-
 import copy
 from dataclasses import replace
 from pathlib import Path
