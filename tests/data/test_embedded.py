@@ -23,18 +23,18 @@ def test() -> ImageTable:
     return read_images(embedded_folder(), "test")
 
 
-def test_the_shipped_task_has_2500_and_1000_balanced_images(train: ImageTable, test: ImageTable) -> None:
+def test_the_shipped_task_has_3500_balanced_images_and_stays_small(
+    train: ImageTable, test: ImageTable
+) -> None:
     assert train.labels.bincount().tolist() == [500] * 5
     assert test.labels.bincount().tolist() == [200] * 5
     check_same_classes(train, test)
     assert train.class_names == ("Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
     assert train.card["task"] == "fashion-mnist-5-9"
     assert train.card["licence"].startswith("MIT")
-
-
-def test_no_shipped_image_is_in_both_splits(train: ImageTable, test: ImageTable) -> None:
     assert len({*train.row_ids, *test.row_ids}) == 3500
     assert not {train.encoded(row) for row in range(2500)} & {test.encoded(row) for row in range(1000)}
+    assert sum(path.stat().st_size for path in Path(embedded_folder()).iterdir()) < 2_500_000
 
 
 def test_every_shipped_image_decodes_to_28_x_28_grey_pixels(train: ImageTable, test: ImageTable) -> None:
@@ -45,10 +45,6 @@ def test_every_shipped_image_decodes_to_28_x_28_grey_pixels(train: ImageTable, t
         # The mean and deviation of all of Fashion-MNIST are 0.286 and 0.353.
         assert 0.2 < images.float().mean() / 255 < 0.4
         assert 0.3 < images.float().std() / 255 < 0.4
-
-
-def test_the_shipped_images_stay_small() -> None:
-    assert sum(path.stat().st_size for path in Path(embedded_folder()).iterdir()) < 2_500_000
 
 
 def test_only_the_shipped_task_needs_no_path() -> None:

@@ -30,18 +30,6 @@ def test_results_come_in_order_and_at_most_two_ahead() -> None:
     assert list(prefetched(load, [])) == []
 
 
-def test_loading_goes_on_while_the_caller_works() -> None:
-    def load(item: int) -> int:
-        time.sleep(0.05)
-        return item
-
-    start = time.perf_counter()
-    for _ in prefetched(load, range(10)):
-        time.sleep(0.05)
-    # One after another takes 1 s.
-    assert time.perf_counter() - start < 0.85
-
-
 def test_an_error_comes_where_its_result_would_have_and_ends_the_thread() -> None:
     results = prefetched(lambda item: 1 // item, [2, 1, 0, 1])
     assert [next(results), next(results)] == [0, 1]

@@ -18,10 +18,6 @@ def test_an_epoch_has_every_row_exactly_once(count: int, size: int, seed: int, e
     assert len(batches) == -(-count // size)
 
 
-def test_the_last_batch_is_ragged() -> None:
-    assert [len(batch) for batch in global_batches(ROWS, 64, 0, 0)] == [64] * 15 + [40]
-
-
 def test_the_order_is_repeatable_and_new_in_every_epoch_and_for_every_seed() -> None:
     order = torch.cat(global_batches(ROWS, 64, 0, 0))
     assert torch.equal(order, torch.cat(global_batches(ROWS, 64, 0, 0)))
@@ -40,10 +36,6 @@ def test_the_workers_shares_are_a_partition_of_the_batch(count: int, num_workers
     assert max(sizes) - min(sizes) <= 1
     interleaved = [shares[place % num_workers][place // num_workers].item() for place in range(count)]
     assert interleaved == batch.tolist()
-
-
-def test_a_batch_of_one_leaves_the_second_worker_without_rows() -> None:
-    assert len(worker_share(ROWS[:1], 1, 2)) == 0
 
 
 def test_impossible_workers_and_batch_sizes_are_refused() -> None:

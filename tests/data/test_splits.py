@@ -19,17 +19,17 @@ SETTINGS = hypothesis.settings(max_examples=60, deadline=None)
 
 
 @pytest.mark.parametrize(
-    ("images", "val"), [(50_000, 2_500), (12_000, 600), (5_994, 300), (3_760, 188), (20, 1), (100, 5)]
+    ("minimum", "images", "val"),
+    [
+        *((0, *sizes) for sizes in ((50_000, 2_500), (12_000, 600), (5_994, 300), (3_760, 188), (20, 1), (100, 5))),
+        *((250, *sizes) for sizes in ((2_500, 250), (1_250, 250), (1_000, 250), (999, 249), (10_000, 500), (8, 2))),
+        *((250, 4, 1), (250, 3, 0)),
+    ],
 )
-def test_the_papers_tasks_keep_95_per_cent_to_train(images: int, val: int) -> None:
-    assert validation_size(images, 0.05, 0) == val
-
-
-@pytest.mark.parametrize(
-    ("images", "val"), [(2_500, 250), (1_250, 250), (1_000, 250), (999, 249), (10_000, 500), (8, 2), (4, 1), (3, 0)]
-)
-def test_250_images_are_held_out_but_never_more_than_a_quarter(images: int, val: int) -> None:
-    assert validation_size(images, 0.05, 250) == val
+def test_a_twentieth_or_the_minimum_is_held_out_but_never_more_than_a_quarter(
+    minimum: int, images: int, val: int
+) -> None:
+    assert validation_size(images, 0.05, minimum) == val
 
 
 @SETTINGS
@@ -44,13 +44,8 @@ def test_a_subset_is_stratified_to_within_one_image(labels: torch.Tensor, share:
         assert abs(int((labels[chosen] == label).sum()) - exact) < 1
 
 
-def test_a_subset_of_everything_is_everything() -> None:
-    labels = torch.tensor([2, 0, 0, 1])
-    assert stratified_subset(labels, 4, 0).tolist() == [0, 1, 2, 3]
-    assert stratified_subset(labels, 0, 0).tolist() == []
-
-
-def test_a_subset_larger_than_the_table_is_refused() -> None:
+def test_a_subset_of_everything_is_everything_and_a_larger_one_is_refused() -> None:
+    assert stratified_subset(torch.tensor([2, 0, 0, 1]), 4, 0).tolist() == [0, 1, 2, 3]
     with pytest.raises(UserError, match="5 images was asked for, but there are 4"):
         stratified_subset(torch.zeros(4, dtype=torch.int64), 5, 0)
 
@@ -103,8 +98,6 @@ def test_a_split_is_repeatable_and_another_seed_gives_another() -> None:
 
 def test_the_digest_tells_train_from_val() -> None:
     one, two = torch.tensor([1, 2]), torch.tensor([3])
-    assert (
-        len({split_digest(one, two), split_digest(two, one), split_digest(torch.tensor([1]), torch.tensor([2, 3]))})
-        == 3
-    )
+    others = split_digest(two, one), split_digest(torch.tensor([1]), torch.tensor([2, 3]))
+    assert len({split_digest(one, two), *others}) == 3
     assert len(Split(one, two, split_digest(one, two)).digest) == 64

@@ -88,53 +88,48 @@ def test_weights_come_from_a_uri(tmp_path: Path) -> None:
     source = small()
     save_weights(source.state_dict(), tmp_path / "w.safetensors")
     network = small()
+    fresh = network.fc.weight.clone()
     load_backbone(network, f"file://{tmp_path}/w.safetensors", head="fc")
     assert_backbone_is(network, source)
+    assert torch.equal(network.fc.weight, fresh)
     for uri in (f"file://{tmp_path}/none.pt", "gopher://host/w.pt"):
         with pytest.raises(UserError, match="cannot be read"):
             load_backbone(network, uri, head="fc")
 
 
-def _a_copy_differs(state: State) -> None:
-    state["module.attacker.model.conv1.weight"] = state["module.model.conv1.weight"] + 1
-
-
-def _a_copy_is_missing(state: State) -> None:
-    del state["module.attacker.model.layer1.0.conv1.weight"]
-
-
-def _a_normaliser_differs(state: State) -> None:
-    state["module.attacker.normalize.new_std"] = state["module.normalizer.new_std"] * 2
-
-
-def _renamed(state: State) -> None:
-    for prefix in ("module.model.", "module.attacker.model."):
-        state[f"{prefix}layer1.0.convolution.weight"] = state.pop(f"{prefix}layer1.0.conv1.weight")
-
-
-def _an_unknown_part(state: State) -> None:
-    state["module.extra.weight"] = torch.zeros(2)
-
-
-def _reshaped(state: State) -> None:
-    for prefix in ("module.model.", "module.attacker.model."):
-        state[f"{prefix}conv1.weight"] = torch.zeros(16, 1, 3, 3)
-
-
-REFUSED: list[tuple[Callable[[State], None], str]] = [
-    (_a_copy_differs, "differ.*model.conv1.weight"),
-    (_a_copy_is_missing, "model.layer1.0.conv1.weight"),
-    (_a_normaliser_differs, "normalizer.new_std"),
-    (_renamed, "missing layer1.0.conv1.weight; unexpected layer1.0.convolution.weight"),
-    (_an_unknown_part, "extra.weight"),
-    (_reshaped, r"conv1.weight is \[16, 1, 3, 3\], not \[16, 3, 3, 3\]"),
+COPIES = ("module.model.", "module.attacker.model.")
+REFUSED: list[tuple[Callable[[State], dict[str, Tensor | None]], str]] = [
+    (lambda state: {f"{COPIES[1]}conv1.weight": state[f"{COPIES[0]}conv1.weight"] + 1}, "differ.*model.conv1.weight"),
+    (lambda state: {f"{COPIES[1]}layer1.0.conv1.weight": None}, "model.layer1.0.conv1.weight"),
+    (
+        lambda state: {"module.attacker.normalize.new_std": state["module.normalizer.new_std"] * 2},
+        "normalizer.new_std",
+    ),
+    (
+        lambda state: (
+            {f"{copy}layer1.0.conv1.weight": None for copy in COPIES}
+            | {f"{copy}layer1.0.convolution.weight": state[f"{copy}layer1.0.conv1.weight"] for copy in COPIES}
+        ),
+        "missing layer1.0.conv1.weight; unexpected layer1.0.convolution.weight",
+    ),
+    (lambda state: {"module.extra.weight": torch.zeros(2)}, "extra.weight"),
+    (
+        lambda state: {f"{copy}conv1.weight": torch.zeros(16, 1, 3, 3) for copy in COPIES},
+        r"conv1.weight is \[16, 1, 3, 3\], not \[16, 3, 3, 3\]",
+    ),
 ]
 
 
-@pytest.mark.parametrize(("change", "named"), REFUSED)
+@pytest.mark.parametrize(("changes", "named"), REFUSED)
 def test_a_changed_checkpoint_is_refused_by_the_tensor_s_name(
-    tmp_path: Path, change: Callable[[State], None], named: str
+    tmp_path: Path, changes: Callable[[State], dict[str, Tensor | None]], named: str
 ) -> None:
+    def change(state: State) -> None:
+        for name, value in changes(dict(state)).items():
+            state.pop(name, None)
+            if value is not None:
+                state[name] = value
+
     path = write_robust_imagenet(tmp_path / "robust.ckpt", small(), change=change)
     with pytest.raises(UserError, match=named):
         load_backbone(small(), path, head="fc")

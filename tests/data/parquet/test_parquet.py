@@ -72,11 +72,6 @@ def test_an_interrupted_write_leaves_the_old_file_and_nothing_else(tmp_path: Pat
     assert [entry.name for entry in tmp_path.iterdir()] == ["train.parquet"]
 
 
-def test_the_same_rows_give_the_same_file(tmp_path: Path) -> None:
-    one, two = write(tmp_path / "a", "train.parquet", ROWS), write(tmp_path / "b", "train.parquet", ROWS)
-    assert one.read_bytes() == two.read_bytes()
-
-
 def test_the_digest_covers_the_bytes_of_both_splits_and_not_the_place(tmp_path: Path) -> None:
     digests = []
     for folder, train, test in (("a", ROWS, ROWS[:1]), ("b", ROWS, ROWS[:1]), ("c", ROWS[:5], ROWS[:1])):

@@ -11,7 +11,7 @@ FORMATS: dict[str, list[str]] = {
     "dtd": [],
     "dogs": [],
     "cub": [],
-    "caltech256": ["--test-fraction", "0.25"],
+    "caltech256": ["--test-fraction", "0.25", "--no-clutter", "--seed", "1"],
     "fashion-mnist": ["--classes", "5-9", "--train-images", "20", "--test-images", "5"],
     "folder": [],
     "csv": [],
