@@ -23,9 +23,7 @@ def test() -> ImageTable:
     return read_images(embedded_folder(), "test")
 
 
-def test_the_shipped_task_has_3500_balanced_images_and_stays_small(
-    train: ImageTable, test: ImageTable
-) -> None:
+def test_the_shipped_task_has_3500_balanced_images_and_stays_small(train: ImageTable, test: ImageTable) -> None:
     assert train.labels.bincount().tolist() == [500] * 5
     assert test.labels.bincount().tolist() == [200] * 5
     check_same_classes(train, test)

@@ -1,7 +1,6 @@
 """Every study can be built on every task, with the paper's values, and nothing but what it varies differs."""
 
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
@@ -20,8 +19,8 @@ from distributed_autolora.studies import (
     study,
     with_settings,
 )
-
-ROOT = Path(__file__).parents[2]
+from tests.config.test_recipes import APPENDIX
+from tests.programs import ROOT
 
 
 def build(name: str, task: str) -> Study:
@@ -142,17 +141,6 @@ def test_each_size_has_the_released_rule_as_its_reference_and_the_images_that_it
         rule = schedule.rule if schedule.name == "automatic" else "step decay"
         assert arm.label == ", ".join([rule, *(["detached"] if labels == "detached" else []), where])
         assert arm.reference == f"released-{data.train_images}-{held_out}"
-
-
-# Appendix A.1, task by task: vanilla RFT's learning rate; TWINS' learning rate and gamma.
-APPENDIX = {
-    "cifar10": (1e-2, 1e-2, 1.0),
-    "cifar100": (1e-3, 1e-2, 1.0),
-    "dtd": (1e-2, 1e-3, 1.0),
-    "dogs": (1e-3, 3e-3, 1.0),
-    "cub": (1e-2, 1e-2, 3.0),
-    "caltech256": (1e-2, 3e-3, 1.0),
-}
 
 
 @pytest.mark.parametrize(("task", "expected"), APPENDIX.items())
