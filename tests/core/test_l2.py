@@ -1,7 +1,5 @@
 """The L2 threat model: its laws, and other programs' formulas as oracles."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np
