@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-import torch
 from torch import Tensor, nn
 
 from distributed_autolora.config import AttackConfig, ExperimentConfig
 from distributed_autolora.core.attacks import pgd
 from distributed_autolora.core.fast_attack.attack_network import AttackNetwork
-from distributed_autolora.core.fast_attack.cuda_graphs import CudaGraphAttack, CudaGraphs
+from distributed_autolora.core.fast_attack.cuda_graphs import Capture, CudaGraphAttack
 from distributed_autolora.core.fast_attack.tf32 import allow_tf32
 from distributed_autolora.core.threat_model import ThreatModel
 from distributed_autolora.hardware import dtype_of
@@ -51,15 +50,25 @@ class Attacks:
     stronger: Attack
 
 
-def build_attacks(config: ExperimentConfig, model: nn.Module, device: torch.device) -> Attacks:
-    """Returns the attacks on a model and on others of its structure; on a GPU they replay CUDA graphs."""
+def build_attacks(
+    config: ExperimentConfig, model: nn.Module, deployed: nn.Module, capture: Capture | None = None
+) -> Attacks:
+    """Returns the attacks on a model and on others of its structure.
+
+    Args:
+        model: what the training attack is captured on.
+        deployed: what the evaluation attack is captured on: `model`, or its moving average.
+        capture: such as `CudaGraphs`; None: every attack runs eagerly. Tensors of both models must stay where they
+            are: a replay reads the current weights there.
+    """
     network = AttackNetwork(model, dtype_of(config.compute.attack_precision))
-    train, evaluation = build_attack(config, config.train_attack), build_attack(config, config.eval_attack)
-    if device.type == "cuda":
-        graphs = CudaGraphs(device)
-        train, evaluation = (CudaGraphAttack(search, network, graphs) for search in (train, evaluation))
-    stronger = build_attack(config, stronger_attack(config.eval_attack))
-    return Attacks(network, *(FastAttack(network, search) for search in (train, evaluation, stronger)))
+    settings = (config.train_attack, config.eval_attack, stronger_attack(config.eval_attack))
+    train, evaluation, stronger = (FastAttack(network, build_attack(config, attack)) for attack in settings)
+    if capture is None:
+        return Attacks(network, train, evaluation, stronger)
+    return Attacks(
+        network, CudaGraphAttack(train, model, capture), CudaGraphAttack(evaluation, deployed, capture), stronger
+    )
 
 
 def build_attack(config: ExperimentConfig, attack: AttackConfig) -> Attack:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from distributed_autolora.config import ExperimentConfig
+from distributed_autolora.core.fast_attack.cuda_graphs import CudaGraphs
 from distributed_autolora.core.keyed_random import keyed_uniform
 from distributed_autolora.core.paired_comparison import StrongerCheck
 from distributed_autolora.core.schedules import Decision
@@ -60,7 +61,8 @@ class Trainer:
         averaging = Averaging(config, self.objective, self.backbone, len(data.split.train))
         self.deployed = averaging.deployed
         batch_norm.globalize_batch_norm(self.objective)
-        self.attacks = build_attacks(config, self.backbone, device)
+        graphs = CudaGraphs(device) if device.type == "cuda" else None
+        self.attacks = build_attacks(config, self.backbone, self.deployed, graphs)
         self.step = TrainingStep(config, self.backbone, self.objective, self.attacks.train, averaging, device)
         set_weights(self.objective, config.method, None)
         self.steering = Steering(config)

@@ -59,7 +59,7 @@ class CudaGraphAttack:
 
     Args:
         attack: attack(network, x, y, noise=...) -> x_adv; it starts at `noise`, or at the image without it.
-        network: its storage must stay where it is, as that of an `AttackNetwork` does.
+        network: its tensors must stay where they are, as those of a trained network or an `AttackNetwork` do.
         capture: such as `CudaGraphs`.
     """
 
