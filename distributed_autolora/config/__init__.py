@@ -17,22 +17,3 @@ from distributed_autolora.config.sections import (
     ScheduleConfig,
     ThreatModelConfig,
 )
-
-__all__ = [
-    "IMAGENET_MEAN",
-    "IMAGENET_STD",
-    "AttackConfig",
-    "ComputeConfig",
-    "DataConfig",
-    "EvaluationConfig",
-    "ExperimentConfig",
-    "MethodConfig",
-    "ModelConfig",
-    "OptimizationConfig",
-    "Precision",
-    "RunConfig",
-    "ScalingConfig",
-    "ScheduleConfig",
-    "ThreatModelConfig",
-    "output_home",
-]

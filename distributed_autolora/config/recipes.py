@@ -31,43 +31,30 @@ _DETACHED = MethodConfig(soft_labels="detached")
 """Both for data that the authors did not tune their method on; docs/method.md gives the reasons."""
 
 
-def fashion_mnist() -> ExperimentConfig:
+def fashion_mnist(recipe: str = "fashion-mnist", train_images: int | None = None, epochs: int = 40) -> ExperimentConfig:
     """The shipped task: Fashion-MNIST classes 5-9, all 2,500 training images, 40 epochs."""
     return ExperimentConfig(
-        recipe="fashion-mnist",
-        data=DataConfig(task="fashion-mnist-5-9", augmentation="none"),
+        recipe=recipe,
+        data=DataConfig(task="fashion-mnist-5-9", augmentation="none", train_images=train_images),
         model=ModelConfig(backbone="small_resnet", weights="embedded", mean=FASHION_MNIST_MEAN, std=FASHION_MNIST_STD),
         threat_model=ThreatModelConfig(epsilon=_FASHION_EPSILON),
         train_attack=AttackConfig(step_size=_FASHION_EPSILON / 4),
         eval_attack=AttackConfig(step_size=_FASHION_EPSILON / 4, random_start=False),
         method=_DETACHED,
         schedule=_PAIRED,
-        optimization=OptimizationConfig(epochs=40, global_batch_size=64),
+        optimization=OptimizationConfig(epochs=epochs, global_batch_size=64),
     )
 
 
 def demo() -> ExperimentConfig:
     """The shipped task in some minutes on two CPU cores: 1,000 images to train, 250 to validate, 20 epochs."""
-    full = fashion_mnist()
-    return replace(
-        full,
-        recipe="demo",
-        data=replace(full.data, train_images=1250),
-        optimization=replace(full.optimization, epochs=20),
-    )
+    return fashion_mnist("demo", train_images=1250, epochs=20)
 
 
 def demo_study() -> ExperimentConfig:
     """One run of a study on the shipped task, as in the paper, small enough for 21 in an hour on two CPU cores."""
-    full = fashion_mnist()
-    return replace(
-        full,
-        recipe="demo-study",
-        method=MethodConfig(),
-        schedule=ScheduleConfig(),
-        data=replace(full.data, train_images=1000),
-        optimization=replace(full.optimization, epochs=16),
-    )
+    own = fashion_mnist("demo-study", train_images=1000, epochs=16)
+    return replace(own, method=MethodConfig(), schedule=ScheduleConfig())
 
 
 def pretrain_fashion_mnist() -> ExperimentConfig:

@@ -3,15 +3,3 @@
 from distributed_autolora.models.classifier import Classifier, build, check_takes_images
 from distributed_autolora.models.weight_files import absolute_location, read_checkpoint, read_weights, weights_digest
 from distributed_autolora.models.weights import load_backbone, save_weights
-
-__all__ = [
-    "Classifier",
-    "absolute_location",
-    "build",
-    "check_takes_images",
-    "load_backbone",
-    "read_checkpoint",
-    "read_weights",
-    "save_weights",
-    "weights_digest",
-]

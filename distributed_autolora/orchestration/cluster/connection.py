@@ -58,10 +58,10 @@ def check_local_gpus(scaling: ScalingConfig, gpus: float | None = None) -> None:
     workers, gpus = scaling.num_workers, ray.cluster_resources().get("GPU", 0.0) if gpus is None else gpus
     if not scaling.use_gpu or gpus >= workers:
         return
-    lower = ["lower --scaling.num-workers"] if workers > 1 and gpus >= 1 else []
+    advice = "Lower --scaling.num-workers, give" if workers > 1 and gpus >= 1 else "Give"
     raise UserError(
         f"{counted(workers, 'worker')} {'needs' if workers == 1 else 'need'} {counted(workers, 'GPU')}, but Ray sees "
-        f"{gpus:g} on this machine. {_either(*lower, 'give --scaling.no-use-gpu', 'submit the job to a cluster')}"
+        f"{gpus:g} on this machine. {advice} --scaling.no-use-gpu, or submit the job to a cluster."
     )
 
 
@@ -78,18 +78,12 @@ def check_local_cpus(scaling: ScalingConfig, cpus: int | None = None) -> None:
     workers, each, cpus = scaling.num_workers, scaling.cpus_per_worker, available_cpus() if cpus is None else cpus
     if workers * each <= cpus:
         return
-    fewer = ["lower --scaling.num-workers"] if workers > 1 else []
-    smaller = ["give --scaling.cpus-per-worker 1"] if each > 1 else []
+    remedies = ["lower --scaling.num-workers"] * (workers > 1) + ["give --scaling.cpus-per-worker 1"] * (each > 1)
+    advice = ", ".join([*remedies, "or submit the job to a cluster."])
     raise UserError(
         f"{counted(workers, 'worker')} of {counted(each, 'CPU')} {'needs' if workers == 1 else 'need'} "
-        f"{workers * each} CPUs, but this machine has {cpus}. "
-        f"{_either(*fewer, *smaller, 'submit the job to a cluster')}"
+        f"{workers * each} CPUs, but this machine has {cpus}. {advice[0].upper()}{advice[1:]}"
     )
-
-
-def _either(*remedies: str) -> str:
-    text = f"{', '.join(remedies[:-1])}, or {remedies[-1]}."
-    return text[0].upper() + text[1:]
 
 
 def initialize(address: str, own: dict[str, Any]) -> None:

@@ -36,10 +36,6 @@ class LocalCluster:
 
     If the program is killed, a watchdog stops them a moment later.
 
-    Args:
-        num_cpus: CPUs that Ray may hand out, at least 1.
-        start_timeout_s: seconds to wait for the job server.
-
     Attributes:
         address: "127.0.0.1:PORT" of the cluster, for `ray.init`.
         dashboard_url: "http://127.0.0.1:PORT" of the job server, for `ray job submit --address`.
@@ -142,7 +138,7 @@ class LocalCluster:
         return self.folder / "head.log"
 
     def _log_tail(self) -> str:
-        lines = self._log.read_text(errors="replace").split("\n")
+        lines = self._log.read_text(errors="replace").splitlines()
         return " | ".join([line.strip() for line in lines if line.strip()][-8:]) or "(nothing)"
 
     def _stop(self) -> None:

@@ -64,11 +64,8 @@ def _handled_by(handler: Any, numbers: Iterable[signal.Signals]) -> Iterator[Non
             signal.signal(number, earlier)
 
 
-class _Process(NamedTuple):
-    """A process id with its start time is unique; the id alone may be reused."""
-
-    pid: int
-    started: int
+_Process = tuple[int, int]
+"""A process id with its start time is unique; the id alone may be reused."""
 
 
 class _Seen(NamedTuple):
@@ -89,7 +86,7 @@ def end_family(head: subprocess.Popen[Any]) -> None:
 
 def started_at(pid: int) -> int | None:
     """Returns the start time of a living process, in the system's own unit; None without one, or without /proc."""
-    return next((seen.process.started for seen in _process_table() if seen.process.pid == pid and seen.alive), None)
+    return next((seen.process[1] for seen in _process_table() if seen.process[0] == pid and seen.alive), None)
 
 
 def end_orphans(head: int, started: int | None) -> None:
@@ -114,7 +111,7 @@ def _end_session(head: int, is_alive: Callable[[], bool]) -> None:
     while (family := _relatives(head, family)) and time.monotonic() < deadline:
         for process in family:
             with contextlib.suppress(ProcessLookupError):
-                os.kill(process.pid, signal.SIGKILL)
+                os.kill(process[0], signal.SIGKILL)
         time.sleep(_POLL_S)
 
 
@@ -123,7 +120,7 @@ def _relatives(head: int, known: set[_Process]) -> set[_Process]:
 
     Without /proc (outside Linux) there is only the head's process group to go by, and the set is empty.
     """
-    table = {seen.process.pid: seen for seen in _process_table()}
+    table = {seen.process[0]: seen for seen in _process_table()}
     family = {pid for pid, seen in table.items() if seen.session == head or seen.process in known}
     while grown := {pid for pid, seen in table.items() if seen.parent in family} - family:
         family |= grown
@@ -135,7 +132,7 @@ def _process_table() -> Iterator[_Seen]:
         with contextlib.suppress(OSError):
             # The name in parentheses may itself hold spaces and parentheses.
             state, parent, _, session, *rest = (folder / "stat").read_text().rpartition(")")[2].split()
-            yield _Seen(_Process(int(folder.name), int(rest[15])), int(parent), int(session), state not in "ZX")
+            yield _Seen((int(folder.name), int(rest[15])), int(parent), int(session), state not in "ZX")
 
 
 def start_watchdog(head: int, folder: Path) -> subprocess.Popen[bytes]:

@@ -33,7 +33,12 @@ def find_inputs(config: ExperimentConfig) -> tuple[ExperimentConfig, Inputs]:
     config.validate()
     method_of(config)
     folder, weights = data_folder(config.data), weights_location(config)
-    data = _checked("data", folder, config.data.digest, data_digest(folder))
+    data = data_digest(folder)
+    if config.data.digest not in (None, data):
+        raise UserError(
+            f"The data at {folder} are not those of the config (digest {data[:12]}, not {str(config.data.digest)[:12]})"
+            ". Give the original path, or remove the digest from the config."
+        )
     model = weights_digest(weights, config.model.weights_digest) if weights else None
     # Absolute paths, so that the config can be fed back from any folder.
     path = None if config.data.path is None else folder
@@ -110,12 +115,3 @@ def _warnings(config: ExperimentConfig, train_images: int, val_images: int) -> l
     if config.model.weights is None and config.method.name == "autolora":
         warnings.append("model.weights is not given: this fine-tunes a random network.")
     return warnings
-
-
-def _checked(what: str, where: str | None, expected: str | None, found: str) -> str:
-    if expected not in (None, found):
-        raise UserError(
-            f"The {what} at {where} are not those of the config (digest {found[:12]}, not {str(expected)[:12]}). "
-            "Give the original path, or remove the digest from the config."
-        )
-    return found

@@ -6,9 +6,11 @@ The controller imports this module before it can start any worker: nothing here 
 from __future__ import annotations
 
 import os
+import re
 import signal
 import sys
 import threading
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +19,7 @@ from ray.exceptions import RayActorError
 from ray.train import (
     Checkpoint,
     CheckpointConfig,
+    ControllerError,
     FailureConfig,
     RunConfig,
     ScalingConfig,
@@ -26,9 +29,15 @@ from ray.train import (
 from ray.train.torch import TorchTrainer
 
 from distributed_autolora.config import ExperimentConfig
-from distributed_autolora.errors import TrainingDivergedError
+from distributed_autolora.errors import (
+    RunFailedError,
+    StorageError,
+    TrainingDivergedError,
+    UserError,
+    first_line,
+)
+from distributed_autolora.files import write_text
 from distributed_autolora.orchestration.cluster.rendezvous import NodeTorchConfig
-from distributed_autolora.orchestration.runs.failures import RepeatableErrors, remove_error, user_error_of
 from distributed_autolora.orchestration.runs.folder import RunFolder
 from distributed_autolora.orchestration.runs.ray_checkpoints import (
     copy_index,
@@ -41,6 +50,13 @@ from distributed_autolora.training.checkpoint_integrity import read_values
 
 if TYPE_CHECKING:
     from distributed_autolora.orchestration.mlflow_tracking import MetricWriter
+
+_TRACEBACK = "error.txt"
+# What PyTorch raises on the workers that are left when another one is gone, or when a device fails.
+_LOST_CLASSES = ("DistError", "AcceleratorError")
+_LOST_WORDS = re.compile(r"gloo|nccl|c10d|TCPStore|\bpeer\b|connection|cuda|cudnn|cublas|nvml", re.IGNORECASE)
+# A label out of range, and a batch that is too large: both would come again.
+_REPEATABLE_WORDS = re.compile(r"device-side assert|out of memory", re.IGNORECASE)
 
 
 class ProgressCallback(UserCallback):  # type: ignore[misc]
@@ -89,14 +105,14 @@ def train_on_ray(
     try:
         returned = trainer.fit().return_value
     except (TrainingFailedError, RayActorError) as error:
-        raise user_error_of(error, folder) from error
+        raise _user_error_of(error, folder) from error
     except SystemExit:  # how Ray Train ends the process on Ctrl-C, after it has stopped its workers
         raise KeyboardInterrupt from None
     finally:
         if threading.current_thread() is threading.main_thread():  # a trial of a study runs in another
             signal.signal(signal.SIGINT, on_sigint)
     remove_unregistered(folder.path)
-    remove_error(folder)
+    (folder.path / _TRACEBACK).unlink(missing_ok=True)  # of an earlier failure
     if "diverged" in returned:
         raise TrainingDivergedError(returned["diverged"])
     return dict(returned)
@@ -128,4 +144,40 @@ def _trainer(
             checkpoint_config=CheckpointConfig(num_to_keep=2),
             callbacks=[*callbacks, RepeatableErrors()],
         ),
+    )
+
+
+class RepeatableErrors(UserCallback):  # type: ignore[misc]
+    """Ends a run at once, instead of restarting its workers, for an error that would come again."""
+
+    def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
+        """Raises the first such error; Ray Train ends a run whose callback fails."""
+        for error in worker_exceptions.values():
+            if not may_be_cured_by_a_restart(error):
+                raise error
+
+
+def may_be_cured_by_a_restart(error: BaseException) -> bool:
+    """Tells a lost process, connection, device or disk from an error of input or program, which would come again."""
+    if isinstance(error, OSError | StorageError) or type(error).__module__.partition(".")[0] == "ray":
+        return True
+    if _REPEATABLE_WORDS.search(str(error)):
+        return False
+    is_lost = any(kind.__name__ in _LOST_CLASSES for kind in type(error).__mro__)
+    return is_lost or (type(error) is RuntimeError and _LOST_WORDS.search(str(error)) is not None)
+
+
+def _user_error_of(error: TrainingFailedError | RayActorError, folder: RunFolder) -> UserError:
+    """Returns the user error that ended a run, or a `RunFailedError`, whose traceback goes into the run's folder."""
+    rank: int | None = None
+    cause: BaseException = error.controller_failure if isinstance(error, ControllerError) else error
+    if failures := getattr(error, "worker_failures", None):
+        rank, cause = min(failures.items(), key=lambda item: (may_be_cured_by_a_restart(item[1]), item[0]))
+    if isinstance(cause, UserError):
+        return cause
+    write_text(folder.path / _TRACEBACK, "".join(traceback.format_exception(cause)))
+    who = "controller" if cause is error else f"worker {rank}" if rank is not None else type(cause).__name__
+    return RunFailedError(
+        f"Training failed ({who}: {first_line(cause)}). The traceback is in {folder.path / _TRACEBACK}; the same "
+        "command resumes from the last checkpoint."
     )

@@ -95,11 +95,5 @@ def train_worker(payload: dict[str, Any]) -> dict[str, Any] | None:
     if ray.train.get_context().get_world_rank() > 0:
         return None
     weights = {name: value.cpu().numpy() for name, value in result.weights.items()}
-    return {
-        "summary": result.summary,
-        "history": result.history,
-        "weights": weights,
-        "samples": result.samples,
-        "outcomes": result.outcomes,
-        "row_ids": None if result.outcomes is None else data.test_row_ids,
-    }
+    row_ids = None if result.outcomes is None else data.test_row_ids
+    return {**vars(result), "weights": weights, "row_ids": row_ids}

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import sys
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -69,12 +68,17 @@ def finish(
         folder=str(folder.path),
     )
     folder.write_history(history)
-    _save_model(config, folder, returned["weights"], result.num_classes)
+    weights = {name.removeprefix("backbone."): torch.tensor(value) for name, value in returned["weights"].items()}
+    network = NetworkDescription.of(config.model, result.num_classes)
+    save_weights(weights, folder.path / "model.safetensors", network.metadata())
     _save_figure(curves_figure(history, result), folder.path / "curves.png")
     if result.test is not None:
         figure = samples_figure(returned["samples"], result.class_names, result.epsilon)
         _save_figure(figure, folder.path / "samples.png")
-        _save_outcomes(folder, returned["outcomes"], returned["row_ids"])
+        outcomes = returned["outcomes"]
+        row_ids = [returned["row_ids"][row] for row in outcomes["row"]]
+        with atomic_write(folder.path / "outcomes.parquet", pa.ArrowException) as unfinished:
+            pq.write_table(pa.table({"row": outcomes["row"], "row_id": row_ids, **outcomes}), unfinished)
     folder.write_result(result)
     print(f"\n{result_table(result, history)}", flush=True)
     result = replace(result, tracked=track(config, folder, result))
@@ -110,19 +114,6 @@ def _save_figure(figure: Figure, path: Path) -> None:
         figure.savefig(unfinished, format=path.suffix[1:])
 
 
-def _save_outcomes(folder: RunFolder, outcomes: dict[str, Any], row_ids: Sequence[str]) -> None:
-    table = pa.table({"row": outcomes["row"], "row_id": [row_ids[row] for row in outcomes["row"]], **outcomes})
-    with atomic_write(folder.path / "outcomes.parquet", pa.ArrowException) as unfinished:
-        pq.write_table(table, unfinished)
-
-
-def _save_model(config: ExperimentConfig, folder: RunFolder, weights: dict[str, Any], num_classes: int) -> None:
-    description = NetworkDescription.of(config.model, num_classes)
-    classifier = description.build()
-    classifier.load_state_dict({name: torch.tensor(value) for name, value in weights.items()})
-    save_weights(classifier.backbone.state_dict(), folder.path / "model.safetensors", description.metadata())
-
-
 def write_backbone(run: FinishedRun, command: str) -> Path:
     """Writes a finished run's network without its head, and its card beside it."""
     folder, config = run.folder, run.folder.config()
@@ -144,8 +135,7 @@ def write_backbone(run: FinishedRun, command: str) -> Path:
 def _card(
     folder: RunFolder, config: ExperimentConfig, result: RunResult, digest: str, parameters: int, command: str
 ) -> str:
-    attack = config.train_attack
-    eval_attack = config.eval_attack
+    attack, eval_attack, test = config.train_attack, config.eval_attack, result.test
     rows = {
         "Network": f"{config.model.backbone}, {parameters:,} parameters without its head",
         "Data": f"{config.data.task}: {result.train_images:,} training, {result.val_images:,} validation, "
@@ -159,9 +149,9 @@ def _card(
         "Optimiser": f"SGD, lr {config.optimization.lr:g} ({config.schedule.name}), momentum "
         f"{config.optimization.momentum:g}, weight decay {config.optimization.weight_decay:g}, global batch "
         f"{config.optimization.global_batch_size}, seed {config.seed}",
-        "Test natural accuracy": _accuracy(None if result.test is None else result.test.natural),
+        "Test natural accuracy": _accuracy(test.natural if test else None),
         f"Test robust accuracy (PGD, {eval_attack.num_steps} steps of {eval_attack.step_size:g})": _accuracy(
-            None if result.test is None else result.test.robust
+            test.robust if test else None
         ),
         "Precision": f"attack {config.compute.attack_precision}, training step {config.compute.train_precision}",
         "Config digest": f"`{config.digest()}`",

@@ -54,7 +54,10 @@ def train_run(
         return _show_finished(found[1])
     with ExitStack() as stack:
         if found is None:
-            _check(config, inputs, checked)
+            _log.info("Checking the inputs.")
+            check_writable(output_home(config.run) / "runs")
+            for warning in [] if checked else check_inputs(config, inputs):
+                print(f"warning: {warning}", file=sys.stderr)
         else:
             config, folder = found
             _acquire(folder, stack)
@@ -73,13 +76,6 @@ def _acquire(folder: RunFolder, stack: ExitStack) -> None:
     folder.acquire()
     stack.callback(folder.release)
     folder.history()
-
-
-def _check(config: ExperimentConfig, inputs: Inputs, checked: bool) -> None:
-    _log.info("Checking the inputs.")
-    check_writable(output_home(config.run) / "runs")
-    for warning in [] if checked else check_inputs(config, inputs):
-        print(f"warning: {warning}", file=sys.stderr)
 
 
 def _connect(config: ExperimentConfig, tracking_uri: str | None) -> None:
@@ -127,7 +123,9 @@ def _train(
     from distributed_autolora.orchestration.runs.ray_trainer import ProgressCallback, train_on_ray
     from distributed_autolora.orchestration.runs.results import finish
 
-    _announce(config, folder)
+    epochs = len(folder.history())
+    verb = f"continues after epoch {epochs}" if epochs else "starts"
+    print_line(f'Run "{folder.name}" {verb}: {config.method.name} on {config.data.task}, in {folder.path}')
     _log.info("Opening the MLflow run.")
     mlflow = _open_tracking(config, folder, tags)
     payload = {"config": config.to_dict(), "data_folder": inputs.data_folder, "weights": inputs.weights}
@@ -147,12 +145,6 @@ def _train(
             with uninterrupted():
                 mlflow_tracking.finish_run(**mlflow, status=status)
     return finished
-
-
-def _announce(config: ExperimentConfig, folder: RunFolder) -> None:
-    epochs = len(folder.history())
-    verb = f"continues after epoch {epochs}" if epochs else "starts"
-    print_line(f'Run "{folder.name}" {verb}: {config.method.name} on {config.data.task}, in {folder.path}')
 
 
 def _tracking_uri(config: ExperimentConfig) -> str:

@@ -19,9 +19,8 @@ from torch.multiprocessing.spawn import start_processes
 from distributed_autolora.config import ScalingConfig
 from distributed_autolora.errors import RunFailedError, UserError, cannot_write, kind_of
 from distributed_autolora.orchestration.cluster import connection
-from distributed_autolora.orchestration.runs.failures import may_be_cured_by_a_restart
 from distributed_autolora.orchestration.runs.folder import RunFolder
-from distributed_autolora.orchestration.runs.ray_trainer import train_on_ray
+from distributed_autolora.orchestration.runs.ray_trainer import may_be_cured_by_a_restart, train_on_ray
 from tests.training.tasks import small_config, write_task
 
 
