@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
-
 import torch
 from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock
 
 _WIDTHS = (16, 32, 64)
-_BLOCKS = 2
 
 
 class SmallResNet(nn.Module):
@@ -20,9 +17,9 @@ class SmallResNet(nn.Module):
         self.conv1 = nn.Conv2d(in_channels, _WIDTHS[0], 3, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(_WIDTHS[0])
         self.relu = nn.ReLU(inplace=True)
-        widths = (_WIDTHS[0], *_WIDTHS)
-        stages = [_stage(widths[i], widths[i + 1], stride=1 if i == 0 else 2) for i in range(len(_WIDTHS))]
-        self.layer1, self.layer2, self.layer3 = stages
+        self.layer1 = _stage(_WIDTHS[0], _WIDTHS[0], stride=1)
+        self.layer2 = _stage(_WIDTHS[0], _WIDTHS[1], stride=2)
+        self.layer3 = _stage(_WIDTHS[1], _WIDTHS[2], stride=2)
         self.fc = nn.Linear(_WIDTHS[-1], num_classes)
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
@@ -38,10 +35,8 @@ class SmallResNet(nn.Module):
 
 def _stage(width_in: int, width_out: int, stride: int) -> nn.Sequential:
     downsample = None
-    if stride != 1 or width_in != width_out:
+    if stride != 1:
         downsample = nn.Sequential(
             nn.Conv2d(width_in, width_out, 1, stride=stride, bias=False), nn.BatchNorm2d(width_out)
         )
-    first = BasicBlock(width_in, width_out, stride, downsample)
-    rest = [BasicBlock(width_out, width_out) for _ in range(_BLOCKS - 1)]
-    return nn.Sequential(OrderedDict((str(i), block) for i, block in enumerate([first, *rest])))
+    return nn.Sequential(BasicBlock(width_in, width_out, stride, downsample), BasicBlock(width_out, width_out))

@@ -97,9 +97,8 @@ class TrainingState:
 
 
 def _taken_by_image(tensors: dict[str, Tensor], history: list[EpochRecord], folder: Path) -> dict[str, Tensor]:
-    found = {name: tensors.pop(stored, None) for name, stored in _BY_IMAGE.items()}
-    taken = {name: value for name, value in found.items() if value is not None}
-    if len(taken) < len(found):
+    taken = {name: tensors.pop(stored) for name, stored in _BY_IMAGE.items() if stored in tensors}
+    if len(taken) < len(_BY_IMAGE):
         raise UserError(
             f"Checkpoint {folder} was written by an earlier version of this program, which kept less by "
             "validation image, so the run cannot resume from it: start it afresh with --fresh."

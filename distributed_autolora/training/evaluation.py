@@ -1,4 +1,4 @@
-"""Accuracies over all workers: integer counts travel, ratios do not."""
+"""Accuracies and gradient similarity over all workers: counts and sums travel, ratios do not."""
 
 from __future__ import annotations
 
@@ -11,15 +11,20 @@ from torch import Tensor, nn
 
 from distributed_autolora.config import ExperimentConfig
 from distributed_autolora.core.attacks import eval_mode
+from distributed_autolora.core.gradient_similarity import batch_gradient_similarity, gradient_similarity
+from distributed_autolora.core.keyed_random import keyed_permutation
 from distributed_autolora.data.sampler import worker_share
+from distributed_autolora.data.splits import Split, stratified_subset
 from distributed_autolora.models import Classifier
-from distributed_autolora.records import Accuracies, AccuracyCount
+from distributed_autolora.records import Accuracies, AccuracyCount, GradientSimilarity
 from distributed_autolora.training.attacks import Attack
 from distributed_autolora.training.distributed import collectives
 from distributed_autolora.training.methods.registry import AdaptsLossWeights, follows_accuracy
 from distributed_autolora.training.task_data import TaskData
 
 Batches = Callable[[Tensor], tuple[Tensor, Tensor]]
+SIMILARITY_BATCH = 32
+"""Images of a batch of gradient similarity's batch form: a constant, so that it does not depend on the workers."""
 _RIDGE = 1e-4
 _LBFGS_STEPS = 200
 
@@ -129,6 +134,37 @@ def fit_linear_head(classifier: Classifier, batches: Batches, rows: Tensor, batc
         head.bias.copy_(bias)
         collectives.copy_from_first(head.weight)
         collectives.copy_from_first(head.bias)
+
+
+def similarity_rows(config: ExperimentConfig, labels: Tensor, split: Split) -> Tensor:
+    """Returns the training rows to measure on: a stratified subset in random order, the same for every method and seed.
+
+    Raises:
+        UserError: when there are fewer training images than asked for.
+    """
+    count, seed = config.evaluation.gradient_similarity_images, config.data.split_seed
+    rows = split.train[stratified_subset(labels[split.train], count, seed)]
+    # Training never draws the order of an epoch 0. A table sorted by class would give batches of one class each.
+    return rows[keyed_permutation(seed, "order", 0, len(rows))]
+
+
+def measure_similarity(
+    config: ExperimentConfig, objective: nn.Module, model: Classifier, attack: Attack, data: TaskData
+) -> GradientSimilarity:
+    """Returns the mean similarity of a method's two objectives (Eq. 3 and 4) by image, and by batch of images.
+
+    Batches of `SIMILARITY_BATCH` consecutive rows are dealt to the workers; their sums are added and divided once.
+    """
+    rows = similarity_rows(config, data.table.labels, data.split)
+    batches = rows.split(SIMILARITY_BATCH)
+    sums = torch.zeros(2, dtype=torch.float64, device=next(objective.parameters()).device)
+    for batch in batches[collectives.rank() :: collectives.world_size()]:
+        x, y = data.plain_batch(batch)
+        x_adv = attack(model, x, y)
+        sums[0] += gradient_similarity(objective, x, x_adv, y, head=model.head_name).double().sum()
+        sums[1] += batch_gradient_similarity(objective, x, x_adv, y, head=model.head_name).double()
+    images, parts = collectives.sum_over_workers(sums).tolist()
+    return GradientSimilarity(by_image=images / len(rows), by_batch=parts / len(batches))
 
 
 def _device(module: nn.Module) -> torch.device:

@@ -15,9 +15,8 @@ from distributed_autolora.core.schedules import Decision
 from distributed_autolora.records import AccuracyCount, EpochRecord
 from distributed_autolora.training.attacks import attack_name
 from distributed_autolora.training.distributed import collectives
-from distributed_autolora.training.evaluation import Validation, natural_branch_accuracy, validate
+from distributed_autolora.training.evaluation import Validation, measure_similarity, natural_branch_accuracy, validate
 from distributed_autolora.training.final_evaluation import FinalEvaluation, evaluate_finally
-from distributed_autolora.training.gradient_similarity import measure_similarity
 from distributed_autolora.training.masking_check import CheckResult, check_masking
 from distributed_autolora.training.methods.cost import epoch_passes, is_checked
 from distributed_autolora.training.methods.registry import weights_of
@@ -140,10 +139,7 @@ def _record(trainer: Trainer, found: Validation, check: CheckResult | None, deci
 
 def _prepare(trainer: Trainer, epoch: int) -> None:
     progress = trainer.progress
-    if progress.step:
-        _log.info("Epoch %d resumes after step %d.", epoch, progress.step)
-    else:
-        _log.info("Epoch %d begins.", epoch)
+    _log.info("Epoch %d %s.", epoch, f"resumes after step {progress.step}" if progress.step else "begins")
     if epoch == 1 and progress.step == 0:
         with progress.timer.phase("validation"):
             branch = _natural_branch(trainer, epoch=0)

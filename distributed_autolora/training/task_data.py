@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import Literal, Protocol
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from distributed_autolora.config import ExperimentConfig
 from distributed_autolora.data.augmentation import crop_flip, to_unit_interval
+from distributed_autolora.data.dataset_check import SplitFacts
 from distributed_autolora.data.images import ImageSource
 from distributed_autolora.data.parquet.locations import split_bytes
 from distributed_autolora.data.parquet.node_cache import mapped_images
@@ -28,22 +29,6 @@ AugmentationStream = Literal["augmentation", "natural_accuracy"]
 
 IN_MEMORY_BYTES = 256 * 2**20
 """Splits of unscaled images up to this size are held in memory; others are mapped from this node's cache."""
-
-
-class Labelled(Protocol):
-    """What splitting needs to know of a table."""
-
-    @property
-    def labels(self) -> Tensor:
-        """int64 [n]."""
-
-    @property
-    def fingerprints(self) -> Tensor:
-        """int64 [n]; equal for equal bytes."""
-
-    @property
-    def where(self) -> str:
-        """The folder and split, for messages."""
 
 
 class TaskData:
@@ -79,10 +64,7 @@ class TaskData:
         Work on the device stays in the caller's thread. Holds three batches of pixels at most.
         """
 
-        def load(rows: Tensor) -> tuple[Tensor, Tensor]:
-            return rows, self._training_pixels(rows, epoch, stream)
-
-        for rows, pixels in prefetched(load, batches):
+        for rows, pixels in prefetched(lambda rows: (rows, self._training_pixels(rows, epoch, stream)), batches):
             yield self._augmented(pixels, rows, epoch, stream)
 
     def plain_batch(self, rows: Tensor) -> tuple[Tensor, Tensor]:
@@ -152,7 +134,7 @@ def image_source(config: ExperimentConfig, table: ImageTable) -> ImageSource:
     return ImageSource(table, channels=len(config.model.mean), image_size=config.data.image_size, resized=resized)
 
 
-def split_rows(config: ExperimentConfig, table: Labelled) -> Split:
+def split_rows(config: ExperimentConfig, table: ImageTable | SplitFacts) -> Split:
     """Returns the rows to train and to validate on, both positions in the training table.
 
     Images with the same bytes are never on both sides.

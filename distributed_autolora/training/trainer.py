@@ -92,8 +92,7 @@ class Trainer:
             history=self.history,
             identity=self._identity,
             progress=self.progress.state() if self.progress.step else None,
-            outcomes=self.steering.outcomes,
-            newly_broken=self.steering.newly_broken,
+            **self.steering.by_image,
         )
 
     def load(self, state: TrainingState) -> None:
@@ -209,14 +208,10 @@ class Steering:
         return self._schedule.best
 
     @property
-    def outcomes(self) -> Tensor:
-        """bool [epochs, validation images]: robust to the evaluation attack after each epoch."""
-        return _stacked(self._outcomes)
-
-    @property
-    def newly_broken(self) -> Tensor:
-        """bool [epochs, validation images]: of these, broken by the stronger attack of a check."""
-        return _stacked(self._newly_broken)
+    def by_image(self) -> dict[str, Tensor]:
+        """`outcomes` and `newly_broken` of a `TrainingState`."""
+        found = {"outcomes": self._outcomes, "newly_broken": self._newly_broken}
+        return {name: torch.stack(epochs) for name, epochs in found.items() if epochs}
 
     def decide(self, found: Validation, check: CheckResult | None) -> Decision:
         """Takes an epoch's validation, and its check if there was one, and decides about the next epoch."""
@@ -233,7 +228,3 @@ class Steering:
         for record, robust, broken in zip(history, self._outcomes, self._newly_broken, strict=True):
             check = None if record.masking is None else StrongerCheck(broken, record.masking.images)
             self._schedule.step(record.robust.accuracy, robust, check)
-
-
-def _stacked(epochs: list[Tensor]) -> Tensor:
-    return torch.stack(epochs) if epochs else torch.empty((0, 0), dtype=torch.bool)

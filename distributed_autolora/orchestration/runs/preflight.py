@@ -70,7 +70,7 @@ def check_inputs(config: ExperimentConfig, inputs: Inputs) -> list[str]:
     from distributed_autolora.data.dataset_check import examine_task
     from distributed_autolora.data.images import check_image_settings
     from distributed_autolora.models import check_takes_images
-    from distributed_autolora.training.gradient_similarity import similarity_rows
+    from distributed_autolora.training.evaluation import similarity_rows
     from distributed_autolora.training.methods.registry import build_objective, fresh_classifier
     from distributed_autolora.training.task_data import split_rows
 

@@ -72,10 +72,8 @@ def _vanilla(config: ExperimentConfig, backbone: Classifier) -> nn.Module:
 
 
 def _twins(config: ExperimentConfig, backbone: Classifier) -> nn.Module:
-    method = config.method
-    return Twins(
-        backbone, twins_gamma=method.twins_gamma, trades_beta=method.trades_beta, soft_labels=method.soft_labels
-    )
+    own = config.method
+    return Twins(backbone, twins_gamma=own.twins_gamma, trades_beta=own.trades_beta, soft_labels=own.soft_labels)
 
 
 def _frozen_rows(global_rows: int, worker: int, num_workers: int) -> dict[str, Any]:
@@ -102,13 +100,13 @@ def method_of(config: ExperimentConfig) -> Method:
     method = METHODS[name]
     for field in ("natural_weight", "kl_weight"):
         if getattr(config.method, field) is not None and not method.adapts_loss_weights:
-            able = [other for other, entry in METHODS.items() if entry.adapts_loss_weights]
-            raise UserError(f"method.{field} is set, but {name} has no such weight: only {', '.join(able)} does.")
+            able = _methods_with("adapts_loss_weights")
+            raise UserError(f"method.{field} is set, but {name} has no such weight: only {able} does.")
     if config.evaluation.gradient_similarity_images and not method.has_gradient_similarity:
-        able = [other for other, entry in METHODS.items() if entry.has_gradient_similarity]
         raise UserError(
             f"evaluation.gradient_similarity_images is {config.evaluation.gradient_similarity_images}, but gradient "
-            f"similarity is not defined for {name}: set it to 0, or choose one of: {', '.join(able)}."
+            f"similarity is not defined for {name}: set it to 0, or choose one of: "
+            f"{_methods_with('has_gradient_similarity')}."
         )
     _check_switches(config, method)
     return method
@@ -117,24 +115,24 @@ def method_of(config: ExperimentConfig) -> Method:
 def _check_switches(config: ExperimentConfig, method: Method) -> None:
     name, average = config.method.name, config.method.weight_average
     if config.method.branch_batch_norm == "own" and not method.has_natural_branch:
-        able = [other for other, entry in METHODS.items() if entry.has_natural_branch]
         raise UserError(
-            f'method.branch_batch_norm is "own", but {name} has no natural branch: only {", ".join(able)} does. '
-            'Set it to "shared".'
+            f'method.branch_batch_norm is "own", but {name} has no natural branch: only '
+            f'{_methods_with("has_natural_branch")} does. Set it to "shared".'
         )
-    if not has_teacher(config):
-        return
-    if not method.takes_teacher:
-        able = [other for other, entry in METHODS.items() if entry.takes_teacher]
+    if has_teacher(config) and not method.takes_teacher:
         raise UserError(
             f'method.weight_average is "{average}", but {name} has no soft labels that a teacher could give: set it to '
-            f'"deployed" or "none", or choose one of: {", ".join(able)}.'
+            f'"deployed" or "none", or choose one of: {_methods_with("takes_teacher")}.'
         )
-    if config.evaluation.gradient_similarity_images:
+    if has_teacher(config) and config.evaluation.gradient_similarity_images:
         raise UserError(
             f'method.weight_average is "{average}", but gradient similarity is defined on a method\'s own soft labels: '
             'set evaluation.gradient_similarity_images to 0, or method.weight_average to "deployed" or "none".'
         )
+
+
+def _methods_with(ability: str) -> str:
+    return ", ".join(name for name, method in METHODS.items() if getattr(method, ability))
 
 
 def fresh_classifier(config: ExperimentConfig, num_classes: int, weights: str | None) -> Classifier:

@@ -14,11 +14,6 @@ def has_teacher(config: ExperimentConfig) -> bool:
     return config.method.weight_average in ("teacher", "both")
 
 
-def deploys_average(config: ExperimentConfig) -> bool:
-    """Tells whether the averaged network is validated, selected, evaluated and saved."""
-    return config.method.weight_average in ("deployed", "both")
-
-
 class Averaging:
     """Keeps the average that a config asks for inside the objective, and so in every checkpoint and the best state.
 
@@ -40,15 +35,13 @@ class Averaging:
         steps = -(-train_images // config.optimization.global_batch_size)
         self._average = WeightAverage(backbone, memory=steps)
         objective.add_module("average", self._average)
-        if deploys_average(config):
+        if config.method.weight_average in ("deployed", "both"):
             assert isinstance(self._average.network, Classifier)
             self.deployed = self._average.network
 
     def teacher_arguments(self, x: Tensor) -> dict[str, Tensor]:
         """Returns the objective's keyword arguments for natural images [n, C, H, W]: the teacher's logits, if any."""
-        if self._average is None or not self._has_teacher:
-            return {}
-        return {"teacher_logits": self._average(x)}
+        return {"teacher_logits": self._average(x)} if self._average is not None and self._has_teacher else {}
 
     def update(self) -> None:
         """Moves the average, if there is one, towards the backbone; after every step of the optimiser."""

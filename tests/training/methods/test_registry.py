@@ -12,8 +12,7 @@ from distributed_autolora.core.gradient_similarity import batch_gradient_similar
 from distributed_autolora.errors import UserError
 from distributed_autolora.models import Classifier
 from distributed_autolora.orchestration.runs.preflight import check_inputs, find_inputs
-from distributed_autolora.training.evaluation import natural_branch_accuracy
-from distributed_autolora.training.gradient_similarity import BATCH, similarity_rows
+from distributed_autolora.training.evaluation import SIMILARITY_BATCH, natural_branch_accuracy, similarity_rows
 from distributed_autolora.training.loop import run_epoch
 from distributed_autolora.training.methods.registry import METHODS, build_objective
 from distributed_autolora.training.task_data import TaskData
@@ -137,7 +136,7 @@ def test_the_recorded_similarity_is_the_mean_over_a_fixed_subset_of_the_plain_im
     assert torch.equal(rows, similarity_rows(replace(config, seed=5), trainer.data.table.labels, trainer.data.split))
     assert any(not torch.equal(value, before[name]) for name, value in trainer.objective.state_dict().items())
     images, batches = [], []
-    for batch in rows.split(BATCH):
+    for batch in rows.split(SIMILARITY_BATCH):
         x, y = trainer.data.plain_batch(batch)
         x_adv = trainer.attacks.evaluation(trainer.backbone, x, y)
         images += gradient_similarity(trainer.objective, x, x_adv, y).tolist()
