@@ -53,7 +53,12 @@ def checkpoint_of(where: str, content: Any, metadata: Mapping[str, str]) -> Chec
     state = _unwrapped(state, ("module", "_orig_mod"))
     if any(name.startswith(_ATTACKER) for name in state):
         state = _without_attacker(where, state)
-    named = _normalisers(state)
+    # A normaliser's mean and standard deviation: one value a channel, outside any layer.
+    named = {
+        name
+        for name, value in state.items()
+        if name.split(".")[-1] in (*_MEANS, *_STDS) and name.count(".") <= 1 and value.numel() in (1, 3)
+    }
     mean = _agreed(where, "mean", [state[name] for name in named if name.split(".")[-1] in _MEANS])
     std = _agreed(where, "std", [state[name] for name in named if name.split(".")[-1] in _STDS])
     rest = {name: value for name, value in state.items() if name not in named}
@@ -76,11 +81,9 @@ def _only_state_dict(where: str, content: Any) -> State:
 
 
 def _is_state_dict(content: Any) -> bool:
-    return (
-        isinstance(content, Mapping)
-        and bool(content)
-        and all(isinstance(name, str) and isinstance(value, Tensor) for name, value in content.items())
-    )
+    if not isinstance(content, Mapping) or not content:
+        return False
+    return all(isinstance(name, str) and isinstance(value, Tensor) for name, value in content.items())
 
 
 def _check_finite(where: str, state: State) -> None:
@@ -104,32 +107,22 @@ def _unwrapped(state: State, wrappers: Iterable[str]) -> State:
 
 def _without_attacker(where: str, state: State) -> State:
     """Drops the second classifier and normaliser of an `AttackerModel` after comparing them with the first."""
+    kept = {name: value for name, value in state.items() if not name.startswith(_ATTACKER)}
     copies = {
         name.removeprefix(_ATTACKER).replace("normalize.", "normalizer.", 1): value
         for name, value in state.items()
-        if name.startswith(_ATTACKER)
+        if name not in kept
     }
-    kept = {name: value for name, value in state.items() if not name.startswith(_ATTACKER)}
-    differing = [
-        name
-        for name in sorted(copies.keys() | kept.keys())
-        if name not in copies or name not in kept or not torch.equal(copies[name], kept[name])
-    ]
+    both = copies.keys() & kept.keys()
+    differing = sorted(
+        copies.keys() ^ kept.keys() | {name for name in both if not torch.equal(copies[name], kept[name])}
+    )
     if differing:
         raise UserError(
             f"Weights: {where} holds the network twice, as model and as attacker.model, and {len(differing)} tensors "
             f"differ or lack their copy, first {differing[0]}. The file is damaged or edited: take the original."
         )
     return kept
-
-
-def _normalisers(state: State) -> set[str]:
-    """Returns the names of a normaliser's mean and standard deviation: one value a channel, outside any layer."""
-    return {
-        name
-        for name, value in state.items()
-        if name.split(".")[-1] in (*_MEANS, *_STDS) and name.count(".") <= 1 and value.numel() in (1, 3)
-    }
 
 
 def _agreed(where: str, what: str, values: list[Tensor]) -> tuple[float, ...] | None:

@@ -17,16 +17,8 @@ from distributed_autolora.models.weights import load_backbone
 from distributed_autolora.records.reader import nearest
 
 _HEAD = "fc"
-_TORCHVISION_RESNETS = (
-    "resnet18",
-    "resnet34",
-    "resnet50",
-    "resnet101",
-    "resnet152",
-    "resnext50_32x4d",
-    "wide_resnet50_2",
-    "wide_resnet101_2",
-)
+_TORCHVISION_RESNETS: tuple[str, ...] = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
+_TORCHVISION_RESNETS += ("resnext50_32x4d", "wide_resnet50_2", "wide_resnet101_2")
 BACKBONES = ("small_resnet", *_TORCHVISION_RESNETS)
 
 
@@ -55,10 +47,8 @@ class Classifier(nn.Module):
         fixed_size: int | None = None,
     ) -> None:
         super().__init__()
-        self.backbone = backbone
-        self.input_size = input_size
-        self.head_name = head_name
-        self.fixed_size = fixed_size
+        self.backbone, self.input_size = backbone, input_size
+        self.head_name, self.fixed_size = head_name, fixed_size
         self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1), persistent=False)
 
@@ -111,8 +101,7 @@ def build(
         backbone: one of `BACKBONES`, or "timm/" and the name of a timm network.
         weights: file or URI of pre-trained weights (see `load_backbone`); None: random.
         mean: one value a channel, as in `std`; its length is the number of input channels.
-        input_size: nearest-neighbour up-sampling inside the model, in pixels; None: none. A network for images of
-            one size is built for this one.
+        input_size: see `Classifier`; a network for images of one size is built for this one.
         weights_digest: SHA-256 that the file must have; None: any.
         allow_pickle: see `weight_files.read_checkpoint`.
 

@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -53,16 +53,11 @@ class NetworkDescription:
     def from_metadata(cls, metadata: Mapping[str, str]) -> Self | None:
         """Returns the description in a file's metadata; None where a value is missing or of another type."""
         mean, std = (channels(stated(metadata, key)) for key in ("mean", "std"))
-        num_classes, input_size = (stated(metadata, key) for key in ("num_classes", "input_size"))
-        if "backbone" not in metadata or mean is None or std is None or not _is_count(num_classes):
+        classes, size = (stated(metadata, key) for key in ("num_classes", "input_size"))
+        are_counts = all(type(value) is int and value >= 1 for value in (classes, 1 if size is None else size))
+        if "backbone" not in metadata or mean is None or std is None or not are_counts:
             return None
-        if input_size is not None and not _is_count(input_size):
-            return None
-        return cls(backbone=metadata["backbone"], num_classes=num_classes, mean=mean, std=std, input_size=input_size)
-
-
-def _is_count(value: Any) -> bool:
-    return type(value) is int and value >= 1
+        return cls(backbone=metadata["backbone"], num_classes=classes, mean=mean, std=std, input_size=size)
 
 
 @dataclass(frozen=True)

@@ -40,9 +40,10 @@ def timm_backbone(
             "timm.list_models() lists the names after timm/."
         )
     options: dict[str, Any] = {"num_classes": num_classes, "in_chans": channels}
-    fixed = _published_size(short)
-    if fixed is not None:
-        fixed = options["img_size"] = size or fixed
+    fixed: int | None = None
+    published = timm.models.get_pretrained_cfg(short)
+    if published is not None and published.fixed_input_size:
+        fixed = options["img_size"] = size or int(published.input_size[-1])
     try:
         network: nn.Module = timm.create_model(short, pretrained=False, **options)
     except (TypeError, ValueError, AssertionError, RuntimeError) as error:
@@ -51,13 +52,6 @@ def timm_backbone(
         raise UserError(f"timm cannot build {name} with {given}: {reason}. Choose another backbone or size.") from None
     _remove_randomness(network)
     return network, _head_name(name, network), fixed
-
-
-def _published_size(short: str) -> int | None:
-    from timm.models import get_pretrained_cfg
-
-    published = get_pretrained_cfg(short)
-    return int(published.input_size[-1]) if published is not None and published.fixed_input_size else None
 
 
 def _head_name(name: str, network: Any) -> str:

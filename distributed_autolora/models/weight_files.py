@@ -37,19 +37,8 @@ SHA256 = {
 By Salman et al. 2020, "Do Adversarially Robust ImageNet Models Transfer Better?"; in the Hugging Face repository
 madrylab/robust-imagenet-models.
 """
-_DAMAGED = (
-    SafetensorError,
-    pickle.UnpicklingError,
-    RuntimeError,
-    EOFError,
-    OSError,
-    ValueError,
-    LookupError,
-    TypeError,
-    AttributeError,
-    AssertionError,
-    MemoryError,
-)
+_DAMAGED: tuple[type[Exception], ...] = (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, OSError)
+_DAMAGED += (ValueError, LookupError, TypeError, AttributeError, AssertionError, MemoryError)
 """What readers of damaged files raise: a flipped byte can request any attribute, type or amount of memory."""
 TENSORS_OR_TRUST = (
     "Take a file of tensors only; or, if you trust its publisher, give model.allow_pickle and model.weights_digest."

@@ -81,8 +81,8 @@ def check_same_names(one: Sequence[str], other: Sequence[str], one_where: str, o
     if list(one) == list(other):
         return
     pairs = enumerate(zip(one, other, strict=False))
-    differences = [f'label {n} is "{a}" in one and "{b}" in the other' for n, (a, b) in pairs if a != b]
-    difference = differences[0] if differences else f"{len(one)} classes and {len(other)}"
+    differences = (f'label {n} is "{a}" in one and "{b}" in the other' for n, (a, b) in pairs if a != b)
+    difference = next(differences, f"{len(one)} classes and {len(other)}")
     raise UserError(
         f"{one_where} and {other_where} have different class names: {difference}. Write all files of a task in one go."
     )
