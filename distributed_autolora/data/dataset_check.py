@@ -106,8 +106,7 @@ def examine_task(
 ) -> Report:
     """Decodes every image of a task, one row group in memory at a time, and compares the splits.
 
-    Args:
-        choose: chooses the training and validation rows; None: do not check that split.
+    `choose` chooses the training and validation rows; None: that split is not checked.
 
     Raises:
         UserError: for files that cannot be read, labels out of range, and splits with different classes.
@@ -205,12 +204,10 @@ def _test_copies(train: SplitFacts, test: SplitFacts) -> str:
     if not rows:
         return ""
     at = {key: row for row, key in enumerate(train.fingerprints.tolist())}
-    shown = [f"{test.places[row]} is {train.places[at[int(test.fingerprints[row])]]}" for row in rows[:_MAX_SHOWN]]
-    more = f"; and {len(rows) - _MAX_SHOWN} more" if len(rows) > _MAX_SHOWN else ""
+    copies = [f"{test.places[row]} is {train.places[at[int(test.fingerprints[row])]]}" for row in rows]
     return (
         f"{len(rows)} of {len(test.places)} test images are also training images, byte for byte: "
-        f"{'; '.join(shown)}{more}. Write the files with {command('data prepare')}, which leaves "
-        "such images out of train."
+        f"{_some(copies)}. Write the files with {command('data prepare')}, which leaves such images out of train."
     )
 
 

@@ -10,13 +10,7 @@ from distributed_autolora.core.keyed_random import keyed_permutation
 def global_batches(rows: Tensor, global_batch_size: int, seed: int, epoch: int) -> list[Tensor]:
     """Shuffles the rows of an epoch and cuts them into global batches; no row is dropped or repeated.
 
-    Args:
-        rows: int64 [n], positions in the training table.
-        global_batch_size: rows of a batch over all workers; the last batch may have fewer.
-        epoch: from 1; each has an order of its own.
-
-    Returns:
-        int64 vectors, ceil(n / global_batch_size) of them.
+    The last batch may have fewer rows. Each epoch, from 1, has an order of its own.
 
     Raises:
         ValueError: if `global_batch_size` is below 1.

@@ -29,10 +29,7 @@ class Split:
 
 
 def stratified_subset(labels: Tensor, count: int, seed: int) -> Tensor:
-    """Chooses `count` positions so that each class has its share, to within one image.
-
-    Returns:
-        int64 [count], ascending positions in `labels`.
+    """Returns `count` ascending positions in `labels`, each class's share to within one image.
 
     Raises:
         UserError: if there are fewer than `count` labels.
@@ -43,10 +40,9 @@ def stratified_subset(labels: Tensor, count: int, seed: int) -> Tensor:
 
 
 def stratified_holdout(labels: Tensor, count: int, seed: int) -> Tensor:
-    """Chooses up to `count` positions, each class's share to within one image, but never all of a class.
+    """Returns `count` ascending positions in `labels`, each class's share to within one image, never all of a class.
 
-    Returns:
-        int64 [count], ascending positions in `labels`; fewer only if every class would be left with a single one.
+    There are fewer only if every class would be left with a single one.
     """
     return _choose(labels, count, seed, _HOLDOUT_DRAW, keep=1)
 
@@ -65,12 +61,7 @@ def validation_size(count: int, fraction: float, minimum: int) -> int:
 
 
 def split_train_val(labels: Tensor, *, fraction: float, minimum: int, seed: int) -> Split:
-    """Holds out a stratified validation set; every class keeps at least one training image.
-
-    Args:
-        labels: int64 [n].
-        fraction: share of the images to hold out, in [0, 1]; with `minimum`, see `validation_size`.
-        seed: of the choice within a class.
+    """Holds out a stratified validation set of `validation_size`; every class keeps at least one training image.
 
     Raises:
         UserError: if nothing would be left for validation.

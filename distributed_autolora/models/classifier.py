@@ -102,8 +102,7 @@ def build(
         weights: file or URI of pre-trained weights (see `load_backbone`); None: random.
         mean: one value a channel, as in `std`; its length is the number of input channels.
         input_size: see `Classifier`; a network for images of one size is built for this one.
-        weights_digest: SHA-256 that the file must have; None: any.
-        allow_pickle: see `weight_files.read_checkpoint`.
+        weights_digest, allow_pickle: see `weight_files.read_checkpoint`.
 
     Raises:
         UserError: for an unknown backbone, or weights that do not fit.

@@ -49,9 +49,7 @@ def load_strictly(
 ) -> None:
     """Loads a state dict that must match the network in every name and shape.
 
-    Args:
-        where: the file, for messages; `advice` ends them.
-        fresh: layer that keeps its values, and is not compared; None: none.
+    The layer `fresh` keeps its values, and is not compared. Messages begin with the file, `where`.
 
     Raises:
         UserError: when a tensor is missing, left over, or of another shape; names the first three.

@@ -37,12 +37,7 @@ class FastAttack:
 
 @dataclass(frozen=True)
 class Attacks:
-    """The attacks of a run; all share one attack network.
-
-    Attributes:
-        evaluation: measures robust accuracy.
-        stronger: checks `evaluation` for masked gradients.
-    """
+    """The attacks of a run on one attack network; `stronger` checks `evaluation` for masked gradients."""
 
     network: AttackNetwork
     train: Attack

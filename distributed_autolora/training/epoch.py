@@ -34,16 +34,14 @@ class PhaseSeconds:
 class LossSums:
     """Sums of the loss terms over the rows of an epoch, kept on the device.
 
-    Args:
-        check_every: steps between two checks for a non-finite loss; each costs one host synchronisation.
+    They are checked to be finite every `check_every` steps; each check costs one host synchronisation.
     """
 
     def __init__(self, check_every: int, where: str) -> None:
         self._check_every, self._where = check_every, where
         self._names: list[str] = []
         self._sums: Tensor | None = None
-        self._rows = 0
-        self._steps = 0
+        self._rows = self._steps = 0
 
     def add(self, terms: LossTerms, denominator: float, global_rows: int) -> None:
         """Adds one step's terms, which are this worker's sums divided by `denominator`.

@@ -37,13 +37,10 @@ def own_batches(rows: Tensor, batch_size: int) -> Iterator[Tensor]:
 
 @dataclass(frozen=True)
 class Validation(Accuracies):
-    """Accuracies of a network on the validation images.
-
-    Attributes:
-        outcomes: bool [n] on the CPU: robust or not, in ascending order of the rows; the same on every worker.
-    """
+    """Accuracies of a network on the validation images."""
 
     outcomes: Tensor
+    """bool [n] on the CPU: robust or not, in ascending order of the rows; the same on every worker."""
 
 
 def validate(config: ExperimentConfig, model: nn.Module, attack: Attack, data: TaskData) -> Validation:

@@ -29,14 +29,11 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class FitResult(FinalEvaluation):
-    """A finished run.
-
-    Attributes:
-        weights: the deployable model: backbone and head of the epoch chosen on validation, or their average.
-    """
+    """A finished run."""
 
     history: list[EpochRecord]
     weights: dict[str, Tensor]
+    """The deployable model: backbone and head of the epoch chosen on validation, or their average."""
 
 
 def fit(

@@ -35,12 +35,7 @@ from distributed_autolora.training.task_data import TaskData
 
 
 class Trainer:
-    """A run in one process.
-
-    Attributes:
-        objective: the method's objective, which owns the backbone and every other trained tensor.
-        deployed: the network that is validated and deployed: the backbone, or its moving average.
-        history: one record an epoch.
+    """A run in one process; its objective owns the backbone and every other trained tensor.
 
     Raises:
         UserError: for weights that do not fit.
@@ -147,13 +142,7 @@ class Trainer:
             return progress.sums.means()
 
     def train_step(self, batch: Tensor, x: Tensor, y: Tensor) -> None:
-        """Takes one step on this worker's share of a global batch.
-
-        Args:
-            batch: [global rows] rows of the batch.
-            x: [n, C, H, W] augmented images of this worker's rows of it; n may be 0.
-            y: [n] their labels.
-        """
+        """Takes one step on this worker's share of a global batch of rows: images x and labels y, possibly none."""
         worker, workers, progress = collectives.rank(), collectives.world_size(), self.progress
         rows, denominator = worker_share(batch, worker, workers), len(batch) / workers
         with progress.timer.phase("attack"):

@@ -13,13 +13,7 @@ import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
-from distributed_autolora.data.parquet.checks import (
-    COLUMNS,
-    check_columns,
-    check_metadata,
-    check_rows,
-    check_same_names,
-)
+from distributed_autolora.data.parquet.checks import check_columns, check_metadata, check_rows, check_same_names
 from distributed_autolora.data.parquet.locations import HOW_TO_WRITE, readable, split_files
 from distributed_autolora.errors import UserError
 
@@ -106,8 +100,10 @@ def fingerprint(encoded: bytes) -> int:
     return int.from_bytes(hashlib.blake2b(encoded, digest_size=8).digest(), "little", signed=True)
 
 
-def row_groups(folder: str, split: str) -> Iterator[RowGroup]:
+def row_groups(folder: str, split: str, columns: Sequence[str] = IN_MEMORY.names) -> Iterator[RowGroup]:
     """Reads the row groups of all files `<split>*.parquet` of a folder or URI one by one, in the order of their names.
+
+    The rows are checked where all columns are read.
 
     Raises:
         UserError: for a missing folder or file, a damaged file, missing columns or class names, labels that
@@ -116,7 +112,7 @@ def row_groups(folder: str, split: str) -> Iterator[RowGroup]:
     filesystem, paths = split_files(folder, split)
     first_names: list[str] | None = None
     for path in paths:
-        for group in _file_groups(filesystem, path):
+        for group in _file_groups(filesystem, path, columns):
             first_names = first_names or group.texts["class_names"]
             check_same_names(first_names, group.texts["class_names"], paths[0], path)
             yield group
@@ -128,15 +124,9 @@ def read_images(folder: str, split: str) -> ImageTable:
     Raises:
         UserError: see `row_groups`.
     """
-    groups = list(row_groups(folder, split))
-    rows = pa.concat_tables([group.rows for group in groups])
-    files, count = [], 0
-    for group in groups:
-        if group.first == 0:
-            files.append((count, group.path))
-        count += len(group.rows)
-    prints = [fingerprint(image.as_buffer()) for chunk in rows["image"].chunks for image in chunk]
-    return image_table(rows, torch.tensor(prints, dtype=torch.int64), groups[0].texts, f"{folder} ({split})", files)
+    read = _read(folder, split, IN_MEMORY.names)
+    prints = [fingerprint(image.as_buffer()) for chunk in read.rows["image"].chunks for image in chunk]
+    return image_table(read.rows, torch.tensor(prints), read.texts, f"{folder} ({split})", read.files)
 
 
 def image_table(
@@ -157,10 +147,10 @@ def image_table(
 
 @dataclass(frozen=True)
 class Labels:
-    """A split without its images."""
+    """The columns of a split, all or without the images."""
 
     rows: Any
-    """pyarrow Table with the columns label and row_id."""
+    """pyarrow Table."""
     texts: dict[str, Any]
     """The JSON values of the first file's metadata."""
     files: tuple[tuple[int, str], ...]
@@ -173,29 +163,26 @@ def read_labels(folder: str, split: str) -> Labels:
     Raises:
         UserError: for a missing folder or file, a damaged file, missing class names.
     """
-    filesystem, paths = split_files(folder, split)
-    tables, files, texts, count = [], [], [], 0
-    columns = [name for name in IN_MEMORY.names if name != "image"]
-    for path in paths:
-        with readable(path), filesystem.open_input_file(path) as stream, pq.ParquetFile(stream) as file:
-            check_columns(file.schema_arrow, path)
-            texts.append(check_metadata(file.metadata.metadata or {}, path))
-            rows = file.read(columns=columns).select(columns)
-        tables.append(rows.cast(pa.schema([IN_MEMORY.field(name) for name in columns])))
-        files.append((count, path))
-        count += len(rows)
-    return Labels(pa.concat_tables(tables), texts[0], tuple(files))
+    return _read(folder, split, [name for name in IN_MEMORY.names if name != "image"])
+
+
+def _read(folder: str, split: str, columns: Sequence[str]) -> Labels:
+    groups = list(row_groups(folder, split, columns))
+    files, count = [], 0
+    for group in groups:
+        if group.first == 0:
+            files.append((count, group.path))
+        count += len(group.rows)
+    return Labels(pa.concat_tables([group.rows for group in groups]), groups[0].texts, tuple(files))
 
 
 def read_texts(folder: str, split: str) -> dict[str, Any]:
-    """Returns the JSON values of the metadata of a split's first file, without reading its rows.
+    """Returns the JSON values of the metadata of a split's first file, without reading its images.
 
     Raises:
         UserError: for a missing folder or file, a damaged file, missing class names.
     """
-    filesystem, paths = split_files(folder, split)
-    with readable(paths[0]), filesystem.open_input_file(paths[0]) as stream, pq.ParquetFile(stream) as file:
-        return check_metadata(file.metadata.metadata or {}, paths[0])
+    return next(row_groups(folder, split, ["label"])).texts
 
 
 def check_same_classes(train: ImageTable, test: ImageTable) -> None:
@@ -207,7 +194,8 @@ def check_same_classes(train: ImageTable, test: ImageTable) -> None:
     check_same_names(train.class_names, test.class_names, train.where, test.where)
 
 
-def _file_groups(filesystem: Any, path: str) -> Iterator[RowGroup]:
+def _file_groups(filesystem: Any, path: str, columns: Sequence[str]) -> Iterator[RowGroup]:
+    schema = pa.schema([IN_MEMORY.field(name) for name in columns])
     with readable(path):
         stream = filesystem.open_input_file(path)
     with stream:
@@ -220,8 +208,9 @@ def _file_groups(filesystem: Any, path: str) -> Iterator[RowGroup]:
         first = 0
         for group in range(file.num_row_groups):
             with readable(path):
-                rows = file.read_row_group(group, columns=list(COLUMNS)).select(list(COLUMNS)).cast(IN_MEMORY)
-            check_rows(rows, len(texts["class_names"]), path, first)
+                rows = file.read_row_group(group, columns=schema.names).select(schema.names).cast(schema)
+            if "image" in columns:
+                check_rows(rows, len(texts["class_names"]), path, first)
             if len(rows):
                 yield RowGroup(path, first, rows, texts)
             first += len(rows)

@@ -138,9 +138,7 @@ def _process_table() -> Iterator[_Seen]:
 def start_watchdog(head: int, folder: Path) -> subprocess.Popen[bytes]:
     """Starts the process that ends a cluster after this program; kill it when the cluster was ended in order.
 
-    Args:
-        head: id of the cluster's first process, the leader of a session of its own.
-        folder: the cluster's folder, removed with it.
+    `head` leads a session of its own; the folder is removed with the cluster.
     """
     return subprocess.Popen(
         [sys.executable, "-m", __name__, str(head), str(folder)],

@@ -40,8 +40,7 @@ def epoch_lines(
 def seconds_left(history: Sequence[EpochRecord], before: int, epochs: int) -> float | None:
     """Returns the mean duration of the last epochs, five at most, times those left; None: none was measured yet.
 
-    Args:
-        before: how many of them are of an earlier process, whose workers may have been others.
+    The first `before` epochs are of an earlier process, whose workers may have been others.
     """
     recent = [record.epoch_seconds for record in history[before:][-5:]]
     return (epochs - len(history)) * sum(recent) / len(recent) if recent else None

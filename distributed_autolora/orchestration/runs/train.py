@@ -41,8 +41,7 @@ def train_run(
 ) -> FinishedRun:
     """Starts, resumes or just shows the run that a config describes.
 
-    Args:
-        checked: the inputs were looked at already, as those of a study are.
+    With `checked` the inputs were looked at already, as those of a study are.
 
     Raises:
         UserError: for bad input, before any work starts wherever it can be known.

@@ -86,8 +86,7 @@ def settle_reduction_layout(wrapped: nn.Module, *inputs: Tensor) -> None:
     more workers that changes the order of additions, and a resumed run would differ from an
     uninterrupted one by rounding.
 
-    Args:
-        wrapped: what `data_parallel` returned; its parameters and buffers are left as they were.
+    Parameters and buffers are left as they were.
     """
     if world_size() == 1:
         return
@@ -104,11 +103,7 @@ def open_rendezvous(address: str) -> tuple[int, Any]:
 
     PyTorch's own would listen on every address of the machine.
 
-    Args:
-        address: IP address of this machine, where the other workers can reach it.
-
-    Returns:
-        The port, and the store, which is open as long as it is referenced.
+    Returns the port, and the store, which is open as long as it is referenced.
     """
     listener = socket.create_server((address, 0), family=socket.AF_INET6 if ":" in address else socket.AF_INET)
     port = int(listener.getsockname()[1])

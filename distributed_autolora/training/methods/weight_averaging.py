@@ -19,11 +19,7 @@ class Averaging:
 
     Workers compute it alike from equal weights: no collective runs.
 
-    Attributes:
-        deployed: the network that is validated, selected, evaluated and saved: the backbone, or its average.
-
-    Args:
-        train_images: images of an epoch; the average remembers about so many.
+    It remembers about one epoch. `deployed` is the network that is validated, selected, evaluated and saved.
     """
 
     def __init__(self, config: ExperimentConfig, objective: nn.Module, backbone: Classifier, train_images: int) -> None:
