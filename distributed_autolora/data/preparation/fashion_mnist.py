@@ -39,13 +39,11 @@ def fashion_mnist(
 
     Args:
         source: folder with train-images-idx3-ubyte and so on, gzipped or not; torchvision's download folder too.
-        split: "train" or "test".
         classes: official labels to keep; they become 0, 1, ... in this order.
         limit: size of a stratified subset, which `seed` decides; None: all images.
         left_out: pixels [28, 28] of images to leave out, as bytes; None: none.
 
-    Returns:
-        PNG rows in the order of the file, with the split and the index in the official file as row ids.
+    Returns PNG rows in the order of the file, with the split and the index in the official file as row ids.
 
     Raises:
         UserError: for a missing or damaged file, or a limit above the number of images.

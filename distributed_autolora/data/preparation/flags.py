@@ -31,6 +31,10 @@ class Published(Common):
     protocol: Literal["clean", "released"] = "clean"
     """released: the splits of the released code, faults included, labelled wherever numbers from them appear."""
 
+    def __init_subclass__(cls) -> None:
+        """A task's recipe has the name of its class."""
+        cls.recipe = cls.__name__.lower()
+
 
 @dataclass(frozen=True, kw_only=True)
 class Cifar10(Published):
@@ -39,35 +43,25 @@ class Cifar10(Published):
     unverified: bool = False
     """Also read files that are not the published ones; they are pickles, which can run any code."""
 
-    recipe: ClassVar[str] = "cifar10"
-
 
 @dataclass(frozen=True, kw_only=True)
 class Cifar100(Cifar10):
     """CIFAR-100: the folder that holds cifar-100-python."""
-
-    recipe: ClassVar[str] = "cifar100"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Dtd(Published):
     """Describable Textures: the folder that holds dtd/images and dtd/labels."""
 
-    recipe: ClassVar[str] = "dtd"
-
 
 @dataclass(frozen=True, kw_only=True)
 class Dogs(Published):
     """Stanford Dogs: the folder with Images/ or images.tar, and the lists or lists.tar."""
 
-    recipe: ClassVar[str] = "dogs"
-
 
 @dataclass(frozen=True, kw_only=True)
 class Cub(Published):
     """CUB-200-2011: the folder CUB_200_2011 or the one that holds it."""
-
-    recipe: ClassVar[str] = "cub"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,8 +76,6 @@ class Caltech256(Published):
     """Whether the clutter class, the 257th, is kept; the released protocol always keeps it."""
     seed: int = 0
     """Seed of the held-out share."""
-
-    recipe: ClassVar[str] = "caltech256"
 
 
 @dataclass(frozen=True, kw_only=True)

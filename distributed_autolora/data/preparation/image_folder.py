@@ -105,24 +105,20 @@ def _refuse(error: OSError) -> NoReturn:
     raise UserError(f"{error.filename} cannot be read: {error.strerror}. Give yourself the right to, or move it away.")
 
 
-def _ending(path: Path) -> str:
-    return path.suffix.lower() or "without an ending"
-
-
 def _labelled_files(root: Path, class_names: list[str]) -> tuple[list[tuple[Path, int]], Counter[str]]:
     """Returns (path, label) of every image, by class and path, and the number of other files by their endings."""
     if len(class_names) < 2:
         raise UserError(f"{root} has {len(class_names)} folders: two or more are needed, one a class.")
-    skipped = Counter(_ending(path) for path in _entries(root) if path.is_file())
+    skipped = [path for path in _entries(root) if path.is_file()]
     files: list[tuple[Path, int]] = []
     for label, name in enumerate(class_names):
         found = _visible_files(root / name)
         images = [path for path in found if path.suffix.lower() in IMAGE_EXTENSIONS]
         if not images:
             raise UserError(f"{root / name} holds no image: add some, or remove the folder. A folder is a class.")
-        skipped.update(_ending(path) for path in found if path.suffix.lower() not in IMAGE_EXTENSIONS)
+        skipped += [path for path in found if path.suffix.lower() not in IMAGE_EXTENSIONS]
         files += [(path, label) for path in images]
-    return files, skipped
+    return files, Counter(path.suffix.lower() or "without an ending" for path in skipped)
 
 
 def _visible_files(folder: Path) -> list[Path]:

@@ -54,10 +54,7 @@ def file_row(path: Path, label: int, row_id: str) -> SourceRow:
 
 
 def held_out(labels: Sequence[int], test_fraction: float, seed: int) -> tuple[list[int], list[int], str]:
-    """Holds out a stratified share for testing.
-
-    Returns:
-        Positions to train on, positions to test on, both ascending, and a text for the provenance.
+    """Returns ascending positions to train on and, a stratified share, to test on, and a text for the provenance.
 
     Raises:
         UserError: for a share outside (0, 1), or one that leaves nothing to test on.

@@ -55,7 +55,13 @@ def cifar(flags: published.Cifar10) -> SourceTask:
     with _readable(folder, f"unpack {kind.filename} into {root} again"):
         kind = _without_checksums(kind) if unverified else kind
         splits = {split: kind(str(root), train=split == "train") for split in SPLITS}
-    rows = {split: _pixel_rows(images, split, folder) for split, images in splits.items()}
+    rows = {
+        split: [
+            SourceRow(partial(png, pixels), int(label), f"{split}/{number:05d}", f"{folder}, {split} image {number}")
+            for number, (pixels, label) in enumerate(zip(images.data, images.targets, strict=True))
+        ]
+        for split, images in splits.items()
+    }
     return SourceTask(
         task=task,
         class_names=splits["train"].classes,
@@ -76,13 +82,6 @@ def _check_published(folder: Path, checksums: dict[str, str], archive: str) -> N
             f"{folder}: {', '.join(others)} are not the published files (their MD5 differs), and opening them could "
             f"run any program: unpack {archive} again, or give --unverified if you trust these ones."
         )
-
-
-def _pixel_rows(images: Any, split: str, folder: Path) -> list[SourceRow]:
-    return [
-        SourceRow(partial(png, pixels), int(label), f"{split}/{number:05d}", f"{folder}, {split} image {number}")
-        for number, (pixels, label) in enumerate(zip(images.data, images.targets, strict=True))
-    ]
 
 
 def _without_checksums(kind: Any) -> Any:

@@ -27,11 +27,7 @@ class WrittenSplit:
     images: int = 0
     image_bytes: int = 0
     labels: set[int] = field(default_factory=set)
-
-    @property
-    def classes(self) -> int:
-        """Number of classes that have an image."""
-        return len(self.labels)
+    """Those that an image has."""
 
     def add(self, rows: list[ImageRow]) -> None:
         """Counts rows as written."""
@@ -53,7 +49,7 @@ class Prepared:
     def table(self) -> str:
         """Returns the splits as an aligned table, with the task card below it."""
         lines = [f"{'split':<6} {'images':>8} {'classes':>8} {'bytes':>14}"]
-        lines += [f"{one.split:<6} {one.images:>8,} {one.classes:>8} {one.image_bytes:>14,}" for one in self.splits]
+        lines += [f"{one.split:<6} {one.images:>8,} {len(one.labels):>8} {one.image_bytes:>14,}" for one in self.splits]
         lines += [f"{key}: {self.card[key]}" for key in ("task", "protocol", "licence", "provenance")]
         lines += [f"known overlap: {overlap}" for overlap in self.card["known_overlaps"]]
         return "\n".join([*lines, *(f"note: {note}" for note in self.card["notes"]), f"Written to {self.output}"])
@@ -90,7 +86,11 @@ def write_task(output: str, source: SourceTask, *, overwrite: bool, shard_bytes:
                     written[split].add(kept)
         # There is no file yet that the check could list the others of.
         refuse_undecodable(failures, shown=None)
-        _check_rows_left(folder, written)
+        for split, one in written.items():
+            if one.images == 0:
+                raise UserError(
+                    f"Nothing is left to write for {split} to {folder}: the source has no other images for it."
+                )
         card = _card(source, written, left_out)
         texts = {"class_names": names, **{key: card[key] for key in ("task", "protocol", "licence", "provenance")}}
         # Old files go first: train and test of two tasks never lie side by side, whenever this is interrupted.
@@ -118,10 +118,8 @@ def _loaded(rows: Any) -> Iterator[tuple[list[ImageRow], list[str]]]:
     with ThreadPoolExecutor(available_cpus()) as workers:
         for group in groups_of(rows, ROW_GROUP):
             results = list(workers.map(_load, group))
-            yield (
-                [result for result in results if isinstance(result, ImageRow)],
-                [result for result in results if isinstance(result, str)],
-            )
+            failed = [result for result in results if isinstance(result, str)]
+            yield [result for result in results if isinstance(result, ImageRow)], failed
 
 
 def _load(row: SourceRow) -> ImageRow | str:
@@ -131,12 +129,6 @@ def _load(row: SourceRow) -> ImageRow | str:
     except (ImageDecodeError, OSError) as error:
         return f"{row.where}: {one_line(error)}"
     return ImageRow(image, row.label, row.row_id)
-
-
-def _check_rows_left(folder: str, written: dict[str, WrittenSplit]) -> None:
-    for split, one in written.items():
-        if one.images == 0:
-            raise UserError(f"Nothing is left to write for {split} to {folder}: the source has no other images for it.")
 
 
 def _card(source: SourceTask, written: dict[str, WrittenSplit], left_out: list[str]) -> dict[str, Any]:
