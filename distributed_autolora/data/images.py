@@ -8,7 +8,6 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import TypeVar
 
-import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
@@ -94,7 +93,7 @@ class ImageSource:
 
     def _stack(self, rows: Tensor, load: Callable[[int], Image.Image]) -> Tensor:
         width, height = (self.image_size, self.image_size) if self.image_size else self._own_size
-        images = self._each(rows.tolist(), lambda row: _to_tensor(load(row)))
+        images = self._each(rows.tolist(), lambda row: transforms.pil_to_tensor(load(row)).contiguous())
         return torch.stack(images) if images else torch.empty(0, self.channels, height, width, dtype=torch.uint8)
 
     def _each(self, rows: Sequence[int], load: Callable[[int], T]) -> list[T]:
@@ -168,8 +167,3 @@ def resized_crop_box(width: int, height: int, draws: Sequence[float]) -> tuple[i
     w = width if width / height <= high else round(height * high)
     h = height if width / height >= low else round(width / low)
     return (width - w) // 2, (height - h) // 2, w, h
-
-
-def _to_tensor(image: Image.Image) -> Tensor:
-    pixels = torch.from_numpy(np.array(image))
-    return pixels[None] if pixels.dim() == 2 else pixels.permute(2, 0, 1).contiguous()

@@ -49,7 +49,12 @@ def checkpoint_of(where: str, content: Any, metadata: Mapping[str, str]) -> Chec
     """
     tensors = {name: value.detach() for name, value in _only_state_dict(where, content).items()}
     state = {name: value.float() if value.is_floating_point() else value for name, value in tensors.items()}
-    _check_finite(where, state)
+    broken = [name for name, value in state.items() if value.is_floating_point() and not value.isfinite().all()]
+    if broken:
+        raise UserError(
+            f"Weights: {where} holds NaN or infinite values in {len(broken)} tensors, first {broken[0]}: "
+            "use a checkpoint from before the run diverged."
+        )
     state = _unwrapped(state, ("module", "_orig_mod"))
     if any(name.startswith(_ATTACKER) for name in state):
         state = _without_attacker(where, state)
@@ -86,20 +91,11 @@ def _is_state_dict(content: Any) -> bool:
     return all(isinstance(name, str) and isinstance(value, Tensor) for name, value in content.items())
 
 
-def _check_finite(where: str, state: State) -> None:
-    broken = [name for name, value in state.items() if value.is_floating_point() and not value.isfinite().all()]
-    if broken:
-        raise UserError(
-            f"Weights: {where} holds NaN or infinite values in {len(broken)} tensors, first {broken[0]}: "
-            "use a checkpoint from before the run diverged."
-        )
-
-
 def _unwrapped(state: State, wrappers: Iterable[str]) -> State:
     """Removes the first name part while all tensors share it and it is a wrapper's."""
-    while state:
+    while state and all("." in name for name in state):
         first = {name.partition(".")[0] for name in state}
-        if len(first) > 1 or not first <= set(wrappers) or any("." not in name for name in state):
+        if len(first) > 1 or not first <= set(wrappers):
             break
         state = {name.partition(".")[2]: value for name, value in state.items()}
     return state

@@ -41,7 +41,14 @@ def export_model(model: PortableModel, folder: Path, batches: Iterable[Tensor]) 
     with writing(folder):
         unfinished = tempfile.TemporaryDirectory(prefix=".export-", dir=folder, ignore_cleanup_errors=True)
     with unfinished as place:
-        reloaded = _write(model, Path(place), first)
+        program, weights = Path(place, PROGRAM_FILE), Path(place, WEIGHTS_FILE)
+        about = {"input": "float32 images [n, C, H, W] in [0, 1], normalised with mean and std"}
+        save_weights(model.weights, weights, model.description.metadata() | about)
+        export_program(model.build(), first, program)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            loaded = torch.export.load(program).module()
+        reloaded = {WEIGHTS_FILE: read_model(weights).build(), PROGRAM_FILE: loaded}
         own, differences = model.build(), dict.fromkeys(reloaded, 0.0)
         for x in itertools.chain([first], images):  # one pass: a test set may be larger than the memory
             for name, copy in reloaded.items():
@@ -90,14 +97,3 @@ def largest_difference(model: nn.Module, copy: nn.Module, x: Tensor, what: Path)
             f"{difference.max().item():.2g}, and {allowed:.2g} is allowed. --no-export evaluates without an export."
         )
     return float(difference.max())
-
-
-def _write(model: PortableModel, folder: Path, example: Tensor) -> dict[str, nn.Module]:
-    program, weights = folder / PROGRAM_FILE, folder / WEIGHTS_FILE
-    about = {"input": "float32 images [n, C, H, W] in [0, 1], normalised with mean and std"}
-    save_weights(model.weights, weights, model.description.metadata() | about)
-    export_program(model.build(), example, program)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        reloaded = torch.export.load(program).module()
-    return {WEIGHTS_FILE: read_model(weights).build(), PROGRAM_FILE: reloaded}

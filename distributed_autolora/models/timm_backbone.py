@@ -50,7 +50,13 @@ def timm_backbone(
         given = ", ".join(f"{key} {value}" for key, value in options.items())
         reason = str(error).partition("\n")[0]
         raise UserError(f"timm cannot build {name} with {given}: {reason}. Choose another backbone or size.") from None
-    _remove_randomness(network)
+    # Training draws random numbers from the keyed streams only: no dropout and no stochastic depth.
+    for module in network.modules():
+        if isinstance(module, nn.modules.dropout._DropoutNd):
+            module.p = 0.0
+        for rate in ("drop_prob", "drop_rate", "drop_path_rate", "attn_drop_rate"):
+            if isinstance(getattr(module, rate, None), float):
+                setattr(module, rate, 0.0)
     return network, _head_name(name, network), fixed
 
 
@@ -62,13 +68,3 @@ def _head_name(name: str, network: Any) -> str:
             f"{name} ends in a {type(head).__name__}: only backbones with one linear head can be used. Choose another."
         )
     return str(names[0])
-
-
-def _remove_randomness(network: nn.Module) -> None:
-    """Sets dropout and stochastic depth to 0: training draws random numbers from the keyed streams only."""
-    for module in network.modules():
-        if isinstance(module, nn.modules.dropout._DropoutNd):
-            module.p = 0.0
-        for rate in ("drop_prob", "drop_rate", "drop_path_rate", "attn_drop_rate"):
-            if isinstance(getattr(module, rate, None), float):
-                setattr(module, rate, 0.0)

@@ -55,7 +55,10 @@ def evaluate_finally(
         return FinalEvaluation(summary=summary)
     linear_head = None
     if config.evaluation.linear_head and weights is not None:
-        linear_head = accuracies_of(_predictions(config, data, _linear_head(config, data, model, weights), attack))
+        parameter, batch_size = next(model.parameters()), config.evaluation.batch_size_per_worker
+        untouched = fresh_classifier(config, data.num_classes, weights).to(parameter.device, parameter.dtype)
+        fit_linear_head(untouched, data.plain_batch, data.split.train, batch_size)
+        linear_head = accuracies_of(_predictions(config, data, untouched, attack))
     predictions = _predictions(config, data, model, attack)
     test = accuracies_of(predictions)
     summary = replace(summary, test=test, test_images=data.num_test, linear_head=linear_head)
@@ -82,13 +85,6 @@ def _summary(config: ExperimentConfig, data: TaskData, history: Sequence[EpochRe
         test=None,
         linear_head=None,
     )
-
-
-def _linear_head(config: ExperimentConfig, data: TaskData, like: Classifier, weights: str) -> Classifier:
-    parameter = next(like.parameters())
-    classifier = fresh_classifier(config, data.num_classes, weights).to(parameter.device, parameter.dtype)
-    fit_linear_head(classifier, data.plain_batch, data.split.train, config.evaluation.batch_size_per_worker)
-    return classifier
 
 
 def _predictions(config: ExperimentConfig, data: TaskData, model: Classifier, attack: Attack) -> Tensor:

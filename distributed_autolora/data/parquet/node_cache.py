@@ -87,7 +87,8 @@ def mapped_images(folder: str, split: str, *, digest: str | None, cache: str | N
     labels = reader.read_labels(folder, split)
     table = _open(path, len(labels.rows))
     if table is None:
-        with _usable(path), _only_one(path.with_suffix(".lock")):
+        with _usable(path), path.with_suffix(".lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)  # the system releases it when this process ends
             table = _open(path, len(labels.rows))  # another process may have written it meanwhile
             if table is None:
                 _write(path, folder, split, digest)
@@ -132,14 +133,6 @@ def _write(path: Path, folder: str, split: str, digest: str) -> None:
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
-
-
-@contextlib.contextmanager
-def _only_one(path: Path) -> Iterator[None]:
-    """Holds an exclusive lock, which the system releases when this process ends."""
-    with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
 
 
 @contextlib.contextmanager

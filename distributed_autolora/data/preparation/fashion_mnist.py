@@ -48,7 +48,11 @@ def fashion_mnist(
     Raises:
         UserError: for a missing or damaged file, or a limit above the number of images.
     """
-    images, official = _read_split(source, split)
+    prefix = {"train": "train", "test": "t10k"}[split]
+    images = _read_idx(source, f"{prefix}-images-idx3-ubyte", dimensions=3)
+    official = torch.from_numpy(_read_idx(source, f"{prefix}-labels-idx1-ubyte", dimensions=1)).long()
+    if len(images) != len(official):
+        raise UserError(f"{source} has {len(images)} {split} images but {len(official)} labels: fetch the files again.")
     indices = torch.isin(official, torch.tensor(list(classes))).nonzero().flatten()
     if left_out is not None:
         indices = indices[[images[index].tobytes() not in left_out for index in indices.tolist()]]
@@ -64,15 +68,6 @@ def fashion_mnist(
         SourceRow(partial(png, images[index]), classes.index(int(official[index])), row_id, f"{source}, {row_id}")
         for index, row_id in chosen
     ]
-
-
-def _read_split(source: Path, split: str) -> tuple[NDArray[np.uint8], torch.Tensor]:
-    prefix = {"train": "train", "test": "t10k"}[split]
-    images = _read_idx(source, f"{prefix}-images-idx3-ubyte", dimensions=3)
-    labels = torch.from_numpy(_read_idx(source, f"{prefix}-labels-idx1-ubyte", dimensions=1)).long()
-    if len(images) != len(labels):
-        raise UserError(f"{source} has {len(images)} {split} images but {len(labels)} labels: fetch the files again.")
-    return images, labels
 
 
 def _read_idx(source: Path, name: str, dimensions: int) -> NDArray[np.uint8]:

@@ -44,7 +44,9 @@ def prepare(flags: kinds.Common) -> Prepared:
 def _some_classes(flags: kinds.FashionMnist) -> SourceTask:
     labels, classes = _parse_classes(flags.classes), flags.classes
     limits = {"train": flags.train_images, "test": flags.test_images}
-    shipped = _shipped_pixels() if flags.without_shipped else None
+    tables = [read_images(embedded_folder(), split) for split in SPLITS] if flags.without_shipped else []
+    encoded = [table.encoded(row) for table in tables for row in range(len(table))]
+    shipped = frozenset(decode_image(image, channels=1).tobytes() for image in encoded) if tables else None
     chosen = {split: "all images" if limits[split] is None else f"{limits[split]} images" for split in SPLITS}
     return SourceTask(
         task=f"fashion-mnist-{classes}{'-other' if flags.without_shipped else ''}",
@@ -60,14 +62,6 @@ def _some_classes(flags: kinds.FashionMnist) -> SourceTask:
         f"classes {classes}; {chosen['train']} of the training file, {chosen['test']} of the test file, stratified, "
         f"seed {flags.seed}"
         f"{'; without the images that are shipped with the package' if flags.without_shipped else ''}",
-    )
-
-
-def _shipped_pixels() -> frozenset[bytes]:
-    """Returns the pixels [28, 28] of every shipped image, of both splits."""
-    tables = [read_images(embedded_folder(), split) for split in SPLITS]
-    return frozenset(
-        decode_image(table.encoded(row), channels=1).tobytes() for table in tables for row in range(len(table))
     )
 
 

@@ -45,7 +45,11 @@ class RayReporter:
 
     def report(self, state: TrainingState) -> None:
         """Reports the last record's numbers, and the checkpoint with all records; a barrier over the workers."""
-        metrics = _flat(state)
+        metrics: dict[str, float] = {}  # what Ray's tables and schedulers can use
+        for last in state.history[-1:]:
+            robust, best = last.robust.accuracy, last.best_robust_accuracy
+            metrics = {**last.metrics(), "val/robust_accuracy": robust, "best_val/robust_accuracy": best}
+        metrics |= {"epoch": len(state.history), "step": state.step}
         if ray.train.get_context().get_world_rank() > 0:
             ray.train.report(metrics, checkpoint=None)
             return
@@ -59,16 +63,6 @@ class RayReporter:
                 checkpoint=Checkpoint.from_directory(folder),
                 checkpoint_dir_name=f"checkpoint_{len(state.history):06d}{within}",
             )
-
-
-def _flat(state: TrainingState) -> dict[str, float]:
-    """Returns what Ray's tables and schedulers can use; robust accuracies also without the attack's name."""
-    position: dict[str, float] = {"epoch": len(state.history), "step": state.step}
-    if not state.history:
-        return position
-    last = state.history[-1]
-    robust = {"val/robust_accuracy": last.robust.accuracy, "best_val/robust_accuracy": last.best_robust_accuracy}
-    return {**last.metrics(), **robust, **position}
 
 
 def train_worker(payload: dict[str, Any]) -> dict[str, Any] | None:

@@ -46,10 +46,9 @@ def run_passes(config: ExperimentConfig, train_images: int, val_images: int) -> 
     """Returns the passes of a run of all its epochs; one that its schedule ends earlier has fewer."""
     images = masking_images(config, train_images, val_images)
     epochs = range(1, config.optimization.epochs + 1)
-    checked = {epoch: images if is_checked(config, epoch) else 0 for epoch in epochs}
-    return sum(
-        (epoch_passes(config, train_images, val_images, epoch, checked[epoch]) for epoch in epochs), Passes(0, 0)
-    )
+    checked = (images * is_checked(config, epoch) for epoch in epochs)
+    each = (epoch_passes(config, train_images, val_images, *one) for one in zip(epochs, checked, strict=True))
+    return sum(each, Passes(0, 0))
 
 
 def is_checked(config: ExperimentConfig, epoch: int) -> bool:
