@@ -17,11 +17,11 @@ def fingerprint(file: Path) -> dict[str, int]:
     Raises:
         OSError: when the file cannot be read.
     """
-    length, crc = 0, 0
+    crc = 0
     with file.open("rb") as opened:
         while chunk := opened.read(_CHUNK_BYTES):
-            length, crc = length + len(chunk), zlib.crc32(chunk, crc)
-    return {"bytes": length, "crc32": crc}
+            crc = zlib.crc32(chunk, crc)
+        return {"bytes": opened.tell(), "crc32": crc}
 
 
 def read_values(folder: Path) -> dict[str, Any]:

@@ -9,7 +9,6 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from types import TracebackType
 from typing import Any, Self
 
 import pyarrow as pa
@@ -99,7 +98,7 @@ class SplitWriter:
                 self._filesystem.move(shard.path, f"{self._path}/{name}.parquet")
         self._shards = []
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+    def __exit__(self, *_: object) -> None:
         """Removes files that were not finished."""
         for shard in self._shards:
             with contextlib.suppress(OSError, pa.ArrowException):
@@ -117,9 +116,8 @@ class _Shard:
         self.path, self.image_bytes = path, 0
         self._stream, self._content = stream, hashlib.sha256()
         # Page checksums tell a damaged file from a good one when it is read.
-        self._writer = pq.ParquetWriter(
-            stream, _SCHEMA, compression="zstd", use_dictionary=False, write_page_checksum=True
-        )
+        options = {"compression": "zstd", "use_dictionary": False, "write_page_checksum": True}
+        self._writer = pq.ParquetWriter(stream, _SCHEMA, **options)
 
     def write(self, group: Sequence[ImageRow]) -> None:
         for row in group:
@@ -130,9 +128,8 @@ class _Shard:
 
     def finish(self, texts: dict[str, Any]) -> None:
         texts = {**texts, "content_digest": self._content.hexdigest()}
-        self._writer.add_key_value_metadata(
-            {key: json.dumps(value, ensure_ascii=False) for key, value in texts.items()}
-        )
+        metadata = {key: json.dumps(value, ensure_ascii=False) for key, value in texts.items()}
+        self._writer.add_key_value_metadata(metadata)
         self.abandon()
 
     def abandon(self) -> None:

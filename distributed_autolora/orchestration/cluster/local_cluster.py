@@ -18,7 +18,6 @@ import time
 import urllib.error
 import urllib.request
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 from distributed_autolora.errors import RunFailedError, UserError
@@ -47,8 +46,7 @@ class LocalCluster:
     """
 
     def __init__(self, *, num_cpus: int = 2, start_timeout_s: float = 120.0) -> None:
-        self._num_cpus = num_cpus
-        self._start_timeout_s = start_timeout_s
+        self._num_cpus, self._start_timeout_s = num_cpus, start_timeout_s
         self._head: subprocess.Popen[bytes] | None = None
         self._watchdog: subprocess.Popen[bytes] | None = None
 
@@ -66,9 +64,7 @@ class LocalCluster:
             raise
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._stop()
 
     def environment(self) -> dict[str, str]:
@@ -92,10 +88,9 @@ class LocalCluster:
 
     def _start(self) -> None:
         gcs, dashboard, client, agent, autoscaler_metrics, dashboard_metrics = self._ports
-        scratch = self.folder / "tmp"
-        scratch.mkdir()
+        (self.folder / "tmp").mkdir()
         environment = self.environment() | {
-            "TMPDIR": str(scratch),
+            "TMPDIR": str(self.folder / "tmp"),
             "AUTOSCALER_METRIC_PORT": str(autoscaler_metrics),
             "DASHBOARD_METRIC_PORT": str(dashboard_metrics),
         }

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from itertools import count, takewhile
 from pathlib import Path
+from typing import Any
 
 from distributed_autolora.config import ExperimentConfig, output_home
 from distributed_autolora.errors import UserError
@@ -75,10 +77,8 @@ def is_precision_open(config: ExperimentConfig) -> bool:
 
 def with_precision(config: ExperimentConfig, precision: str) -> ExperimentConfig:
     """Returns the config with this number format wherever it leaves the choice to the hardware."""
-    values = config.to_dict()
-    compute = values["compute"]
-    values["compute"] = {name: precision if value == "auto" else value for name, value in compute.items()}
-    return type(config).from_dict(values)
+    chosen: dict[str, Any] = {name: precision for name, value in vars(config.compute).items() if value == "auto"}
+    return replace(config, compute=replace(config.compute, **chosen))
 
 
 def _differences(there: ExperimentConfig, here: ExperimentConfig) -> str:

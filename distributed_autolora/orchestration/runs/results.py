@@ -16,7 +16,7 @@ import torch
 from distributed_autolora.config import ExperimentConfig
 from distributed_autolora.config.experiment import config_text
 from distributed_autolora.files import atomic_write, write_text
-from distributed_autolora.models import build, read_weights, save_weights
+from distributed_autolora.models import read_weights, save_weights
 from distributed_autolora.models.portable import NetworkDescription, PortableModel
 from distributed_autolora.orchestration import mlflow_tracking
 from distributed_autolora.orchestration.runs.folder import RunFolder
@@ -118,9 +118,7 @@ def write_backbone(run: FinishedRun, command: str) -> Path:
     """Writes a finished run's network without its head, and its card beside it."""
     folder, config = run.folder, run.folder.config()
     model = config.model
-    classifier = build(
-        model.backbone, run.result.num_classes, mean=model.mean, std=model.std, input_size=model.input_size
-    )
+    classifier = NetworkDescription.of(model, run.result.num_classes).build()
     weights = folder.path / "backbone.safetensors"
     state = read_weights(folder.path / "model.safetensors")
     backbone = {name: value for name, value in state.items() if not name.startswith(f"{classifier.head_name}.")}
