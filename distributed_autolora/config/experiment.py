@@ -1,7 +1,5 @@
 """The frozen description of an experiment, its YAML file, and the strict reading of both."""
 
-from __future__ import annotations
-
 import dataclasses
 import hashlib
 import json
@@ -65,7 +63,7 @@ class ExperimentConfig:
             del (values[group] if group else values)[name]
         return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
-    def differences(self, other: ExperimentConfig) -> dict[str, tuple[Any, Any]]:
+    def differences(self, other: Self) -> dict[str, tuple[Any, Any]]:
         """Returns {"optimization.lr": (here, there), ...} of the seed and what else determines the numbers."""
         here, there = self.flat(), other.flat()
         return {

@@ -1,7 +1,5 @@
 """Named experiments: functions that return a complete config."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial

@@ -4,8 +4,6 @@ Fractions and pixel values live in [0, 1]. Everything here is standard library, 
 config never imports torch.
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass, field
 from typing import Any, Literal

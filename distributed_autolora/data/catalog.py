@@ -1,7 +1,5 @@
 """Locations of the files of tasks."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from distributed_autolora.config import DataConfig

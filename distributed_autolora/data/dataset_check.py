@@ -1,7 +1,5 @@
 """Checks every image of a task before training."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor

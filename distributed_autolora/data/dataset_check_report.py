@@ -1,7 +1,5 @@
 """The check of a task as text."""
 
-from __future__ import annotations
-
 from distributed_autolora.data.dataset_check import Report, SplitFacts
 from distributed_autolora.data.decoding import CONVERSIONS
 

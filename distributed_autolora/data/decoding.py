@@ -1,7 +1,5 @@
 """From encoded bytes to 8-bit grey or RGB pixels."""
 
-from __future__ import annotations
-
 import io
 import struct
 import zlib

@@ -1,7 +1,5 @@
 """Pixels of a table's rows: decoded once when all are of one size and few, otherwise on access."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor

@@ -1,7 +1,5 @@
 """Loads what comes next in a thread while the caller works on what came before."""
 
-from __future__ import annotations
-
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor

@@ -1,7 +1,5 @@
 """Which rows a step sees: global batches that do not depend on the number of workers."""
 
-from __future__ import annotations
-
 from torch import Tensor
 
 from distributed_autolora.core.keyed_random import keyed_permutation

@@ -1,7 +1,5 @@
 """Stratified subsets and the training/validation split."""
 
-from __future__ import annotations
-
 import hashlib
 from dataclasses import dataclass
 from fractions import Fraction

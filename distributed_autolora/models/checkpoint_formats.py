@@ -5,8 +5,6 @@ Known are a plain state dict; one inside a dict with an optimiser and the like; 
 the classifier twice. Every name is accounted for.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field

@@ -1,7 +1,5 @@
 """Classifiers: a backbone with its head and input normalisation; images in [0, 1] in, logits out."""
 
-from __future__ import annotations
-
 import torch
 import torch.fx
 import torch.nn.functional as F

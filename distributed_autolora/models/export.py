@@ -1,7 +1,5 @@
 """The deployable model as files that do not need this package, checked by reloading them."""
 
-from __future__ import annotations
-
 import io
 import itertools
 import tempfile

@@ -1,7 +1,5 @@
 """A model that travels between processes and machines: a network by its description and its weights."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Mapping

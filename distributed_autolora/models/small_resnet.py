@@ -1,7 +1,5 @@
 """A ResNet for images of about 28 pixels."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock

@@ -1,7 +1,5 @@
 """Networks of timm with random weights as backbones."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from torch import nn

@@ -1,7 +1,5 @@
 """Weights files: checked by digest, and read without executing pickled code."""
 
-from __future__ import annotations
-
 import argparse
 import hashlib
 import io

@@ -1,7 +1,5 @@
 """Weights of networks: loaded strictly, written atomically."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import safetensors.torch

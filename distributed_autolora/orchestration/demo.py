@@ -1,7 +1,5 @@
 """The demo: one fine-tuning run, submitted as a job to a Ray cluster that lives as long as the run."""
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import os

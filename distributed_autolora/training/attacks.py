@@ -1,7 +1,5 @@
 """A run's attacks, searched on the folded, low-precision copy of the attacked model (the attack network)."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 

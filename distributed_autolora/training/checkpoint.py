@@ -1,12 +1,10 @@
 """A checkpoint holds everything that a run needs to resume: tensors as safetensors, the rest as JSON; no pickle."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import safetensors.torch
 import torch
@@ -67,7 +65,7 @@ class TrainingState:
             unfinished.write_text(json.dumps({**own, "tensors": fingerprint(folder / TENSORS)}))
 
     @classmethod
-    def load(cls, folder: Path) -> TrainingState:
+    def load(cls, folder: Path) -> Self:
         """Reads what `save` wrote.
 
         Raises:

@@ -1,7 +1,5 @@
 """Whether a checkpoint holds what was written, without PyTorch: files that lost their last writes, or parts of them."""
 
-from __future__ import annotations
-
 import json
 import zlib
 from pathlib import Path

@@ -1,7 +1,5 @@
 """One pass over the training images."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager

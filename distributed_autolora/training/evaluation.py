@@ -1,7 +1,5 @@
 """Accuracies and gradient similarity over all workers: counts and sums travel, ratios do not."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 

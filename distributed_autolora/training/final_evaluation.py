@@ -1,7 +1,5 @@
 """The final evaluation: the only time that a run opens its test split."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any

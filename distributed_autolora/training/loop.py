@@ -1,7 +1,5 @@
 """A whole run in one process: epochs, decisions, checkpoints, and the final evaluation."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, replace

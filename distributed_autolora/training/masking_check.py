@@ -4,8 +4,6 @@ The learning rate follows the evaluation attack, and so do restores and the choi
 its gradients looks robust to that attack only (Athalye et al., 2018); rule "paired" counts the images that break here.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import torch

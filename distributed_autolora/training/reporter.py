@@ -1,7 +1,5 @@
 """Where a run's progress goes, and when it goes there within an epoch."""
 
-from __future__ import annotations
-
 import time
 from typing import Protocol
 

@@ -1,7 +1,5 @@
 """One training step: attack, objective, backward, optimiser."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

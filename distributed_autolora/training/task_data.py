@@ -1,7 +1,5 @@
 """A task as one worker sees it: its share of every batch, on the device, in [0, 1]."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator
 from typing import Literal
 

@@ -1,7 +1,5 @@
 """What a run holds in one process: network, schedule, records, and how they are saved and resumed."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from typing import Any
 

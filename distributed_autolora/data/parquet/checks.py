@@ -1,7 +1,5 @@
 """Checks of Parquet files of labelled images."""
 
-from __future__ import annotations
-
 import contextlib
 import json
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """Folders of Parquet files, on a local disk or any pyarrow filesystem."""
 
-from __future__ import annotations
-
 import contextlib
 import fnmatch
 import hashlib

@@ -1,7 +1,5 @@
 """Encoded images of a split in one memory-mapped file a node, so that no worker holds them all."""
 
-from __future__ import annotations
-
 import contextlib
 import fcntl
 import os

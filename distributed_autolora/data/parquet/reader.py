@@ -1,7 +1,5 @@
 """Reads the Parquet files of labelled images, at once or one row group at a time."""
 
-from __future__ import annotations
-
 import bisect
 import hashlib
 from collections.abc import Iterator, Sequence

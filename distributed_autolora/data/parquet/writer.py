@@ -1,7 +1,5 @@
 """The one file format of labelled images: encoded bytes, label and stable row id in Parquet."""
 
-from __future__ import annotations
-
 import contextlib
 import hashlib
 import json

@@ -1,7 +1,5 @@
 """A CSV file of image paths and labels, as a task."""
 
-from __future__ import annotations
-
 import csv
 from pathlib import Path
 

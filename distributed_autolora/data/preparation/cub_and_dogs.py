@@ -1,7 +1,5 @@
 """Stanford Dogs and CUB-200-2011 in the layout of their archives."""
 
-from __future__ import annotations
-
 import io
 import tarfile
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """Fashion-MNIST from its IDX files, as rows for Parquet."""
 
-from __future__ import annotations
-
 import gzip
 import io
 import math

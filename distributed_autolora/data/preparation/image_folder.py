@@ -1,7 +1,5 @@
 """Folders of images, one folder a class, as rows for Parquet."""
 
-from __future__ import annotations
-
 import os
 from collections import Counter
 from collections.abc import Iterator, Sequence

@@ -1,7 +1,5 @@
 """Prepares the Parquet files of each known kind of task."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable
 from dataclasses import replace

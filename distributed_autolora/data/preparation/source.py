@@ -1,7 +1,5 @@
 """A collection of images before it is written as Parquet files."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,7 +1,5 @@
 """CIFAR-10, CIFAR-100, DTD and Caltech-256 from their published files, read by torchvision; nothing is downloaded."""
 
-from __future__ import annotations
-
 import contextlib
 import pickle
 import tempfile

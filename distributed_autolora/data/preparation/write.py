@@ -1,7 +1,5 @@
 """Writes a collection as the Parquet files of a task: every image decoded once, no test image in train."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field

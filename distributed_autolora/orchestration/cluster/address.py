@@ -1,7 +1,5 @@
 """Checks of a Ray address before Ray tries to connect for minutes."""
 
-from __future__ import annotations
-
 import os
 import socket
 

@@ -1,7 +1,5 @@
 """Connecting to a Ray cluster, or starting a local one."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 import signal

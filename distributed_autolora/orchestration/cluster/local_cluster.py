@@ -4,8 +4,6 @@ Ray's own `ray stop` ends every Ray process of the machine; here a process is en
 if the cluster started it.
 """
 
-from __future__ import annotations
-
 import contextlib
 import os
 import random

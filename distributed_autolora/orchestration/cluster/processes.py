@@ -4,8 +4,6 @@ A program that is killed by SIGKILL or for lack of memory ends nothing that it s
 with HEAD_PID and FOLDER, reads a pipe whose other end only that program holds, so it sees the program's end.
 """
 
-from __future__ import annotations
-
 import contextlib
 import os
 import shutil

@@ -3,8 +3,6 @@
 The format of Ray Train's checkpoint index is internal as well: `runs/ray_checkpoints.py` reads it.
 """
 
-from __future__ import annotations
-
 import ray
 
 from distributed_autolora.errors import UserError

@@ -4,8 +4,6 @@ Ray has PyTorch listen on every address of the machine. Here the first worker li
 its node (loopback for a local Ray), and all workers join as they do under PyTorch's own launcher.
 """
 
-from __future__ import annotations
-
 import os
 from dataclasses import dataclass
 from typing import Any
@@ -31,7 +29,7 @@ class NodeTorchConfig(TorchConfig):  # type: ignore[misc]
     """PyTorch's process group for CPU workers (gloo) and GPU workers (NCCL), with the rendezvous on one address."""
 
     @property
-    def backend_cls(self) -> type[_NodeBackend]:
+    def backend_cls(self) -> "type[_NodeBackend]":
         """What sets the group up."""
         return _NodeBackend
 

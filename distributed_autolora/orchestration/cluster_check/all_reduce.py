@@ -1,7 +1,5 @@
 """An all-reduce between processes that are placed and connected as the workers of a run are."""
 
-from __future__ import annotations
-
 import statistics
 import time
 from dataclasses import dataclass

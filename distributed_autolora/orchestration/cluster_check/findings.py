@@ -1,7 +1,5 @@
 """The rules of the cluster check: from what was seen on the nodes to one finding a check. No Ray and no files here."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal

@@ -1,7 +1,5 @@
 """A rough estimate of a worker's memory, from the shapes of a step on PyTorch's meta device: nothing is stored."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import cast

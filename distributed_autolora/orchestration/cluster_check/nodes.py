@@ -1,7 +1,5 @@
 """What is seen on every node of the cluster."""
 
-from __future__ import annotations
-
 import contextlib
 import hashlib
 import os

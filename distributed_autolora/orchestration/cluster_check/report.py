@@ -1,7 +1,5 @@
 """The preflight check of a cluster: one line for each check, with what to do."""
 
-from __future__ import annotations
-
 import contextlib
 import io
 import os

@@ -1,7 +1,5 @@
 """A run has one folder, which only one live process holds."""
 
-from __future__ import annotations
-
 import shutil
 import tempfile
 from collections.abc import Sequence

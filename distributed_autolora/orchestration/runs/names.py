@@ -1,7 +1,5 @@
 """The run of a config: its name, its number among the repeats of that name, and the run that it continues."""
 
-from __future__ import annotations
-
 import re
 from dataclasses import replace
 from itertools import count, takewhile

@@ -1,7 +1,5 @@
 """Looks at everything a run needs before it starts, and writes down what it found."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, replace
 
 from distributed_autolora.config import ExperimentConfig

@@ -1,7 +1,5 @@
 """The progress of a run: one line an epoch, and on a terminal a bar below them."""
 
-from __future__ import annotations
-
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence

@@ -4,8 +4,6 @@ Ray writes the index in place: a process killed during that write leaves half a 
 loses its power may leave broken checkpoints in the index.
 """
 
-from __future__ import annotations
-
 import contextlib
 import json
 import shutil

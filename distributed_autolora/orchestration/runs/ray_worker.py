@@ -1,7 +1,5 @@
 """The training function on Ray Train's workers. They import all that it needs at the same time, before it runs."""
 
-from __future__ import annotations
-
 import hashlib
 import logging
 import shutil

@@ -1,7 +1,5 @@
 """Batch norm whose training statistics are those of the global batch."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

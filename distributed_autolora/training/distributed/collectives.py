@@ -1,7 +1,5 @@
 """Everything about ranks. Every verb is a no-op on one process."""
 
-from __future__ import annotations
-
 import inspect
 import socket
 from typing import Any

@@ -5,8 +5,6 @@ natural-branch accuracy, the natural and adversarial forwards of validation, and
 measurement of gradient similarity and the final evaluation are left out: they neither choose nor train a model.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from itertools import accumulate

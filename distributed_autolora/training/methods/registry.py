@@ -1,7 +1,5 @@
 """From a config's words to networks, objectives, schedules and attacks. `METHODS` is where a method is registered."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, Protocol, runtime_checkable

@@ -1,7 +1,5 @@
 """A moving average of the trained weights: as the deployed network, as the teacher of the soft labels, or both."""
 
-from __future__ import annotations
-
 from torch import Tensor, nn
 
 from distributed_autolora.config import ExperimentConfig
