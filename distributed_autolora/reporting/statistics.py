@@ -9,6 +9,8 @@ import math
 import statistics
 from collections.abc import Sequence
 
+from scipy.stats import binomtest, t, ttest_ind_from_stats
+
 
 def wilson_interval(correct: int, total: int, confidence: float = 0.95) -> tuple[float, float]:
     """Returns the two-sided Wilson score interval of an accuracy, both ends in [0, 1].
@@ -18,17 +20,10 @@ def wilson_interval(correct: int, total: int, confidence: float = 0.95) -> tuple
     Raises:
         ValueError: for counts that are no accuracy.
     """
-    from scipy.stats import binomtest
-
     if not 0 <= correct <= total or total < 1:
         raise ValueError(f"{correct} correct of {total} is not an accuracy")
     interval = binomtest(correct, total).proportion_ci(confidence_level=confidence, method="wilson")
     return float(interval.low), float(interval.high)
-
-
-def standard_deviation(values: Sequence[float]) -> float | None:
-    """Returns the sample standard deviation (n - 1), None for fewer than two values."""
-    return statistics.stdev(values) if len(values) > 1 else None
 
 
 def t_test(first: Sequence[float], second: Sequence[float], *, equal_variances: bool) -> float | None:
@@ -37,8 +32,6 @@ def t_test(first: Sequence[float], second: Sequence[float], *, equal_variances: 
     Args:
         equal_variances: True: Student's test, as in the paper's Table 8; False: Welch's.
     """
-    from scipy.stats import ttest_ind_from_stats
-
     if min(len(first), len(second)) < 2 or (len(set(first)) == 1 and len(set(second)) == 1):
         return None
     moments = [(statistics.fmean(part), statistics.stdev(part), len(part)) for part in (first, second)]
@@ -64,8 +57,6 @@ def mcnemar_exact(only_first: int, only_second: int) -> float:
 
     Source: McNemar (1947), with the binomial distribution instead of its approximation.
     """
-    from scipy.stats import binomtest
-
     discordant = only_first + only_second
     return float(binomtest(only_first, discordant, 0.5).pvalue) if discordant else 1.0
 
@@ -77,8 +68,6 @@ def smallest_significant_difference(
 
     None where the test is undefined.
     """
-    from scipy.stats import t
-
     if t_test(first, second, equal_variances=True) is None:
         return None
     freedom = len(first) + len(second) - 2

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 
-from distributed_autolora.reporting.markdown import table
+from distributed_autolora.reporting.format import table
 from tests.chaos.rounds import Round
 
 _HEADS = ("run", "where", "workers", "kills (epochs recorded before)", "times started", "seconds", "lost or changed")

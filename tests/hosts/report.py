@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
 
-from distributed_autolora.reporting.markdown import table
+from distributed_autolora.reporting.format import table
 from tests.hosts.comparing import Verdict
 
 _CLOSING = """Times and rates (`seconds/...`, `worker_seconds`, `images_per_second`) are the only values

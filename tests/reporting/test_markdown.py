@@ -2,7 +2,7 @@
 
 import pytest
 
-from distributed_autolora.reporting.markdown import listed
+from distributed_autolora.reporting.format import listed
 
 
 @pytest.mark.parametrize(

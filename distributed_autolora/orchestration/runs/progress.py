@@ -12,8 +12,7 @@ from distributed_autolora.errors import UserError
 from distributed_autolora.orchestration.runs.folder import RunFolder
 from distributed_autolora.progress import ProgressBar
 from distributed_autolora.records import EpochRecord
-from distributed_autolora.reporting.format import attack_label
-from distributed_autolora.reporting.markdown import per_cent
+from distributed_autolora.reporting.format import attack_label, per_cent
 from distributed_autolora.reporting.masking import masking_warning
 from distributed_autolora.reporting.run.table import epoch_header, epoch_line
 

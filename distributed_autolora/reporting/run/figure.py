@@ -7,7 +7,11 @@ Built without pyplot, so that nothing global changes and no display is needed. T
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from distributed_autolora.records import AccuracyCount, EpochRecord, MaskingCheck, RunResult
 from distributed_autolora.reporting.format import attack_label, duration, pixel_fraction
@@ -29,10 +33,6 @@ from distributed_autolora.reporting.run.panels import (
 )
 from distributed_autolora.reporting.statistics import wilson_interval
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-
 _WIDTH, _DPI = 12.0, 100
 _TOP, _BOTTOM, _GAP = 1.62, 0.62, 0.52
 _LEFT, _MAIN_END, _SIDE_START, _RIGHT = 0.07, 0.775, 0.80, 0.985
@@ -47,8 +47,6 @@ def curves_figure(history: Sequence[EpochRecord], result: RunResult) -> Figure:
     rate with every halving and restore, loss weights, losses, seconds by phase; beside the first the accuracies on the
     test split. The deployed epoch and every fall of the rate are marked in all. What a run does not have is left out.
     """
-    from matplotlib.figure import Figure
-
     panels = [(_draw_accuracies, 3.4), (draw_lr, 1.5), (draw_losses, 1.7), (draw_seconds, 1.8)]
     if history[-1].natural_weight is not None:
         panels.insert(2, (draw_weights, 1.7))
@@ -84,8 +82,6 @@ def _write_title(figure: Figure, result: RunResult) -> None:
 
 def _mark_epochs(axes: Axes, history: Sequence[EpochRecord], deployed: int) -> None:
     """Integer epochs below; thin lines where the rate fell, a dashed one at the deployed epoch."""
-    from matplotlib.ticker import MaxNLocator
-
     for record in lowered(history):
         axes.axvline(record.epoch + 0.5, color=GREY, linewidth=0.8, linestyle=":", zorder=0.5, gid="lowered_line")
     axes.axvline(deployed, color=BLACK, linewidth=1.0, linestyle="--", zorder=0.6, gid="deployed_line")
@@ -96,8 +92,6 @@ def _mark_epochs(axes: Axes, history: Sequence[EpochRecord], deployed: int) -> N
 
 
 def _draw_accuracies(axes: Axes, history: Sequence[EpochRecord]) -> None:
-    from matplotlib.ticker import PercentFormatter
-
     last, deployed = history[-1], history[history[-1].best_epoch - 1]
     attack = attack_label(last.attack)
     _draw_measured(axes, measured({record.epoch: record.natural for record in history}), "natural", BLUE, "o-")

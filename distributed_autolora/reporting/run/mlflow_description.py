@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from distributed_autolora.console import command
-from distributed_autolora.records import AccuracyCount, EpochRecord, RunResult
-from distributed_autolora.reporting.format import attack_label, compact, pixel_fraction
-from distributed_autolora.reporting.markdown import per_cent
+from distributed_autolora.records import EpochRecord, RunResult
+from distributed_autolora.reporting.format import attack_label, compact, pixel_fraction, with_interval
 from distributed_autolora.reporting.masking import masking_sentences
-from distributed_autolora.reporting.statistics import wilson_interval
 
 
 def run_description(result: RunResult, history: Sequence[EpochRecord]) -> str:
@@ -37,13 +35,9 @@ def _accuracies(result: RunResult) -> str:
     if result.linear_head is not None:
         parts.append(("untouched backbone, linear head", result.linear_head))
     for label, part in parts:
-        rows.append(f"- {label}: natural {_with_interval(part.natural)}, {attack} {_with_interval(part.robust)}")
+        natural, robust = (with_interval(count, " % ") for count in (part.natural, part.robust))
+        rows.append(f"- {label}: natural {natural}, {attack} {robust}")
     return "\n".join(rows)
-
-
-def _with_interval(count: AccuracyCount) -> str:
-    low, high = wilson_interval(count.correct, count.total)
-    return f"{per_cent(count.accuracy)} % [{per_cent(low)}, {per_cent(high)}]"
 
 
 def _data(result: RunResult) -> str:

@@ -5,16 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import median
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
 
 from distributed_autolora.records import AccuracyCount, EpochRecord
 from distributed_autolora.reporting.format import compact
 from distributed_autolora.reporting.statistics import wilson_interval
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
 
 BLUE, RED, GREEN, PINK, SKY, ORANGE = "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00"
 BLACK, GREY, PALE = "#222222", "#8c8c8c", "#cfcfcf"
@@ -109,8 +108,6 @@ def _rate_axis(axes: Axes, rates: list[float]) -> None:
 
 
 def draw_weights(axes: Axes, history: Sequence[EpochRecord]) -> None:
-    from matplotlib.ticker import MaxNLocator
-
     epochs = [record.epoch for record in history]
     size = 4 if len(epochs) <= 30 else 2
     style: dict[str, Any] = {"linewidth": 1.7, "markersize": size}

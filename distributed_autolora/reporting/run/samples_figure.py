@@ -6,16 +6,14 @@ The figure is built without pyplot, so that nothing global changes and no displa
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
 
 from distributed_autolora.reporting.format import pixel_fraction
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-    from numpy.typing import NDArray
 
 _RIGHT, _WRONG = "#1a7f37", "#b2182b"
 _COLUMNS = 8
@@ -28,8 +26,6 @@ def samples_figure(samples: dict[str, Any], class_names: Sequence[str], epsilon:
         samples: x uint8 [n, C, H, W]; x_adv float [n, C, H, W] in [0, 1]; label, natural_prediction and
             adversarial_prediction [n]; C is 1 or 3.
     """
-    from matplotlib.figure import Figure
-
     columns = min(_COLUMNS, len(samples["x"]))
     x = samples["x"][:columns].astype(np.float64) / 255
     x_adv = samples["x_adv"][:columns].astype(np.float64)

@@ -5,17 +5,24 @@ from __future__ import annotations
 import io
 import sys
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+
+from rich.box import Box
+from rich.console import Console, RenderableType
+from rich.table import Table
+from rich.text import Text
 
 from distributed_autolora.records import Accuracies, EpochRecord, RunResult
-from distributed_autolora.reporting.format import attack_label, compact, duration, event, pixel_fraction
-from distributed_autolora.reporting.markdown import NONE, per_cent
+from distributed_autolora.reporting.format import (
+    NONE,
+    attack_label,
+    compact,
+    duration,
+    event,
+    per_cent,
+    pixel_fraction,
+    with_interval,
+)
 from distributed_autolora.reporting.masking import masking_gap, masking_sentences
-from distributed_autolora.reporting.statistics import wilson_interval
-
-if TYPE_CHECKING:
-    from rich.console import RenderableType
-    from rich.table import Table
 
 WIDTH = 80
 _EVENT_WIDTH = 29
@@ -53,8 +60,6 @@ def _marks(record: EpochRecord) -> list[str]:
 
 def result_table(result: RunResult, history: Sequence[EpochRecord]) -> str:
     """Returns the final report of a run, at most 80 columns wide; coloured when standard output is a terminal."""
-    from rich.text import Text
-
     heading = Text.assemble((result.name, "bold"), f"  (recipe {result.recipe}, seed {result.seed})\n")
     sentences = masking_sentences(result)
     masking = [Text(text, style="bold red" if place else "dim") for place, text in enumerate(sentences)]
@@ -84,8 +89,6 @@ def _decimals(number: float | None, digits: int) -> str:
 
 def _accuracies(result: RunResult) -> RenderableType:
     if result.test is None:
-        from rich.text import Text
-
         return Text(f"test split not opened; the epoch chosen on validation is {result.best_epoch}", style="bold")
     attack = attack_label(result.attack)
     table = _table(f"on {result.test_images:,} test images", "natural accuracy, %", f"{attack} accuracy, %")
@@ -97,16 +100,10 @@ def _accuracies(result: RunResult) -> RenderableType:
 
 
 def _with_intervals(part: Accuracies) -> list[str]:
-    texts = []
-    for count in (part.natural, part.robust):
-        low, high = wilson_interval(count.correct, count.total)
-        texts.append(f"{per_cent(count.accuracy)}  [{per_cent(low)}, {per_cent(high)}]")
-    return texts
+    return [with_interval(count, "  ") for count in (part.natural, part.robust)]
 
 
 def _sizes(result: RunResult) -> RenderableType:
-    from rich.text import Text
-
     intervals = "" if result.test is None else "In brackets: 95 % Wilson intervals. "
     return Text(
         f"{intervals}Perturbations: at most {pixel_fraction(result.epsilon)} a pixel.\n"
@@ -147,9 +144,6 @@ def _schedule(history: Sequence[EpochRecord]) -> Table:
 
 
 def _table(first: str, *others: str, gap: int = 2) -> Table:
-    from rich.box import Box
-    from rich.table import Table
-
     rule = Box("    \n    \n -- \n    \n    \n    \n    \n    \n", ascii=True)
     table = Table(
         box=rule, header_style="bold cyan", show_edge=False, padding=(0, gap - 1, 0, 0), caption_justify="left"
@@ -161,8 +155,6 @@ def _table(first: str, *others: str, gap: int = 2) -> Table:
 
 
 def _render(*parts: RenderableType) -> str:
-    from rich.console import Console
-
     text = io.StringIO()
     console = Console(file=text, width=WIDTH, force_terminal=sys.stdout.isatty(), highlight=False, emoji=False)
     for part in parts:

@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import math
 import statistics
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter, LogLocator, MaxNLocator, NullLocator
 
 from distributed_autolora.records import ArmRecord
-from distributed_autolora.reporting.format import attack_label
+from distributed_autolora.reporting.format import attack_label, number
 from distributed_autolora.reporting.statistics import wilson_interval
-from distributed_autolora.reporting.study.format import metric_label, number
-from distributed_autolora.reporting.study.loading import StudyResults, StudyRun
+from distributed_autolora.reporting.study.loading import StudyResults, StudyRun, metric_label
 from distributed_autolora.reporting.study.run_tables import mean_final_cost, total
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#7b4ea3", "#b2182b", "#8c8c8c", "#c9a000", "#56b4e9")
 _MARKERS = "os^Dv<>P"
@@ -120,8 +118,6 @@ def similarity_figure(study: StudyResults) -> Figure | None:
 
 
 def _figure(width: float, height: float) -> Figure:
-    from matplotlib.figure import Figure
-
     return Figure(figsize=(max(8.0, width), height), dpi=100, layout="constrained")
 
 
@@ -130,8 +126,6 @@ def _style(index: int) -> dict[str, Any]:
 
 
 def _log_axis(axes: Axes) -> None:
-    from matplotlib.ticker import EngFormatter, LogLocator, NullLocator
-
     axes.set_xscale("log")
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.xaxis.set_major_formatter(EngFormatter())
@@ -212,8 +206,6 @@ def _draw_trial(axes: Axes, run: StudyRun, at: float, marker: str, style: dict[s
 def _draw_by_epoch(
     axes: Axes, study: StudyResults, measured: dict[str, list[StudyRun]], key: str, scale: float = 1.0
 ) -> None:
-    from matplotlib.ticker import MaxNLocator
-
     for index, (name, runs) in enumerate(measured.items()):
         lines = [
             scale * np.array([record.metrics().get(key, np.nan) for record in run.history], dtype=float) for run in runs

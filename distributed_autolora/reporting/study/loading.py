@@ -27,6 +27,7 @@ from distributed_autolora.records import (
     runs_from_json,
     study_from_json,
 )
+from distributed_autolora.reporting.format import attack_label
 from distributed_autolora.reporting.masking import masking_summary
 
 Parsed = TypeVar("Parsed")
@@ -212,3 +213,9 @@ def parsed(file: Path, parse: Callable[[Any, str], Parsed], advice: str = _ADVIC
     except (OSError, ValueError) as error:
         raise UserError(f"{file} cannot be read ({error}). {advice}") from None
     return parse(values, str(file))
+
+
+def metric_label(metric: str) -> str:
+    """Returns an accuracy's name in text: "natural", "PGD-10", "AutoAttack"."""
+    names = {NATURAL: "natural", AUTOATTACK: "AutoAttack", APGD: "APGD-CE + APGD-T"}
+    return names.get(metric) or attack_label(metric.removeprefix(ROBUST))

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from distributed_autolora.records import AccuracyCount
 from distributed_autolora.reporting.study.loading import NATURAL, ROBUST, StudyResults, StudyRun
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
 
 _FILE = "outcomes.parquet"
 
@@ -22,8 +23,6 @@ def pooled_outcomes(study: StudyResults) -> Any:
     Columns: arm, seed, run, then those of a run's outcomes.parquet (row, row_id, label, <attack>_prediction) and of
     its evaluations (robust/<attack>, broken_by), null for images or runs that were not evaluated.
     """
-    import pyarrow as pa
-
     runs = [(run, run.folder / _FILE) for arm in study.arms for run in study.evaluated(arm.id) if run.folder]
     tables = [_of_run(run, own) for run, own in runs if own.is_file()]
     return pa.concat_tables(tables, promote_options="default") if tables else None
@@ -31,8 +30,6 @@ def pooled_outcomes(study: StudyResults) -> Any:
 
 def right(pooled: Any, arm: str, seed: int, metric: str) -> tuple[NDArray[np.str_], NDArray[np.bool_]] | None:
     """Returns (row ids, correct) of one run's images for one accuracy, None where they were not kept."""
-    import pyarrow.compute as pc
-
     if pooled is None:
         return None
     mine = pooled.filter(pc.and_(pc.equal(pooled["arm"], arm), pc.equal(pooled["seed"], seed)))
@@ -72,9 +69,6 @@ def only_one_right(pooled: Any, first: str, second: str, seed: int, metric: str)
 
 
 def _of_run(run: StudyRun, file: Path) -> Any:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
     own = pq.read_table(file)
     for evaluated in filter(Path.is_file, run.evaluations):
         extra = pq.read_table(evaluated)

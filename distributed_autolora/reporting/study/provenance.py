@@ -6,10 +6,8 @@ import importlib.metadata
 from collections.abc import Collection
 from typing import Any
 
-from distributed_autolora.reporting.format import attack_label
-from distributed_autolora.reporting.markdown import counted, listed, per_cent
-from distributed_autolora.reporting.study.format import metric_label
-from distributed_autolora.reporting.study.loading import APGD, AUTOATTACK, StudyResults, StudyRun
+from distributed_autolora.reporting.format import attack_label, counted, listed, per_cent
+from distributed_autolora.reporting.study.loading import APGD, AUTOATTACK, StudyResults, StudyRun, metric_label
 from distributed_autolora.reporting.study.outcomes import disagreements, right
 
 _PACKAGES = ("distributed-autolora", "torch", "torchvision", "ray", "mlflow", "scipy", "pyautoattack")

@@ -7,7 +7,10 @@ import io
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import pyarrow.parquet as pq
+from matplotlib.figure import Figure
 
 from distributed_autolora.files import atomic_write, writing
 from distributed_autolora.reporting.statistics import wilson_interval
@@ -17,9 +20,6 @@ from distributed_autolora.reporting.study.loading import StudyResults, StudyRun,
 from distributed_autolora.reporting.study.outcomes import pooled_outcomes
 from distributed_autolora.reporting.study.run_tables import cost_of
 from distributed_autolora.reporting.study.text import report_text
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 _FIGURES: dict[str, Callable[[StudyResults], Figure | None]] = {
     "accuracies.png": accuracies_figure,
@@ -89,8 +89,6 @@ def _record(study: StudyResults, run: StudyRun) -> dict[str, Any]:
 
 
 def _parquet(pooled: Any) -> bytes | None:
-    import pyarrow.parquet as pq
-
     if pooled is None:
         return None
     content = io.BytesIO()

@@ -7,9 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from distributed_autolora.records import ArmRecord, EpochRecord, settings_text
-from distributed_autolora.reporting.format import compact, duration
-from distributed_autolora.reporting.markdown import NONE, counted, per_cent, table
-from distributed_autolora.reporting.study.format import error_text, number
+from distributed_autolora.reporting.format import NONE, compact, counted, duration, number, per_cent, table
 from distributed_autolora.reporting.study.loading import StudyResults, StudyRun
 
 
@@ -148,7 +146,7 @@ def missing(study: StudyResults) -> list[str]:
             filter(None, [study.arm(run.arm).label, run.phase, f"seed {run.seed}", settings_text(run.settings)])
         )
         if run.status == "failed":
-            lines.append(f"failed: {name}: `{error_text(run)}`")
+            lines.append(f"failed: {name}: `{_error_text(run)}`")
         elif run.status == "finished" and run.result is None:
             lines.append(f"finished, but without a result.json: {name}")
         elif run.status == "running" or (run.status == "pending" and run.history):
@@ -172,7 +170,7 @@ def is_unfinished(study: StudyResults) -> bool:
 
 def _trial_note(run: StudyRun) -> str:
     if run.status == "failed":
-        return f"failed: {error_text(run)}"
+        return f"failed: {_error_text(run)}"
     if run.status == "stopped_early":
         return f"stopped after epoch {len(run.history)}"
     return "" if run.status == "finished" else run.status
@@ -218,3 +216,8 @@ def _events(history: list[EpochRecord]) -> str:
 
 def _from_to(first: float | None, last: float | None) -> str:
     return NONE if first is None or last is None else f"{first:.2f} to {last:.2f}"
+
+
+def _error_text(run: StudyRun) -> str:
+    text = " ".join((run.error or "no error was recorded").split()).replace("`", "'")
+    return text if len(text) <= 160 else f"{text[:157]}..."

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from distributed_autolora.reporting.markdown import counted
+from distributed_autolora.reporting.format import counted
 from distributed_autolora.reporting.statistics import holm, mcnemar_exact, smallest_significant_difference, t_test
 from distributed_autolora.reporting.study.loading import APGD, AUTOATTACK, NATURAL, StudyResults
 from distributed_autolora.reporting.study.outcomes import only_one_right

@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from distributed_autolora.records import AccuracyCount, ArmRecord
-from distributed_autolora.reporting.markdown import NONE, counted, p_value, per_cent, points, table
-from distributed_autolora.reporting.statistics import wilson_interval
-from distributed_autolora.reporting.study.format import mean_and_each, mean_and_spread, metric_label
-from distributed_autolora.reporting.study.loading import APGD, AUTOATTACK, NATURAL, ROBUST, StudyResults, StudyRun
+from distributed_autolora.config import ExperimentConfig
+from distributed_autolora.core.lora import LowRankBranch, parameter_ratio, table3_ratio
+from distributed_autolora.models import build
+from distributed_autolora.records import ArmRecord
+from distributed_autolora.reporting.format import NONE, counted, p_value, per_cent, points, table, with_interval
+from distributed_autolora.reporting.study.loading import (
+    APGD,
+    AUTOATTACK,
+    NATURAL,
+    ROBUST,
+    StudyResults,
+    StudyRun,
+    metric_label,
+)
 from distributed_autolora.reporting.study.outcomes import right
 from distributed_autolora.reporting.study.statistics import Comparison, McNemar
 from distributed_autolora.studies.paper_results import printed
@@ -70,7 +80,7 @@ def tests_table(study: StudyResults, comparisons: Sequence[Comparison]) -> str:
 def intervals_table(study: StudyResults) -> str:
     """Returns every final run's accuracies with 95 % Wilson intervals."""
     rows = [
-        [arm.label, str(run.seed), *(_interval(run.counts.get(metric)) for metric in study.metrics)]
+        [arm.label, str(run.seed), *(with_interval(c) if (c := run.counts.get(m)) else NOT_RUN for m in study.metrics)]
         for arm in study.arms
         for run in study.evaluated(arm.id)
     ]
@@ -124,7 +134,7 @@ def _cell(study: StudyResults, arm: str, metric: str) -> str:
         return NOT_RUN if study.evaluated(arm) else NONE
     planned = len(study.record.seeds)
     short = f" [{len(counts)} of {counted(planned, 'seed')}]" if len(counts) < planned else ""
-    return mean_and_spread([part.accuracy for part in counts.values()]) + short
+    return _mean_and_spread([part.accuracy for part in counts.values()]) + short
 
 
 def _paper_row(study: StudyResults, arm: ArmRecord) -> list[str] | None:
@@ -154,20 +164,13 @@ def _pair(study: StudyResults, baseline: str) -> str:
     return arm.label if len(study.references) == 1 else f"{study.arm(arm.reference or '').label} - {arm.label}"
 
 
-def _interval(counts: AccuracyCount | None) -> str:
-    if counts is None:
-        return NOT_RUN
-    low, high = wilson_interval(counts.correct, counts.total)
-    return f"{per_cent(counts.accuracy)} [{per_cent(low)}, {per_cent(high)}]"
-
-
 def gap_column(study: StudyResults) -> dict[str, str]:
     """Returns {arm: "3.2 (2.8, 3.6)"}, the points that a stronger attack took on validation images.
 
     In the check nearest to the chosen epoch of each final run; empty where none was checked.
     """
     gaps = {arm.id: [run.masking.gap for run in study.of(arm.id, "final") if run.masking] for arm in study.arms}
-    return {name: mean_and_each(each) for name, each in gaps.items() if each}
+    return {name: _mean_and_each(each) for name, each in gaps.items() if each}
 
 
 def branch_ratios(study: StudyResults) -> dict[str, str]:
@@ -188,10 +191,6 @@ def branch_ratios(study: StudyResults) -> dict[str, str]:
 
 
 def _of_run(run: StudyRun) -> tuple[float, float]:
-    from distributed_autolora.config import ExperimentConfig
-    from distributed_autolora.core.lora import LowRankBranch, parameter_ratio, table3_ratio
-    from distributed_autolora.models import build
-
     config = ExperimentConfig.from_dict(run.config())
     model, method = config.model, config.method
     classifier = build(
@@ -216,7 +215,7 @@ def same_images_table(study: StudyResults, pooled: Any) -> str | None:
         found = (_on_same_images(pooled, arm.id, run.seed, weak, strong) for run in study.evaluated(arm.id))
         if pairs := list(filter(None, found)):
             lost = [one - other for one, other in pairs]
-            rows.append([arm.label, *map(mean_and_each, (*zip(*pairs, strict=True), lost))])
+            rows.append([arm.label, *map(_mean_and_each, (*zip(*pairs, strict=True), lost))])
     header = ["%", metric_label(weak), metric_label(strong), "points lost"]
     return table(header, rows) if rows else None
 
@@ -228,3 +227,17 @@ def _on_same_images(pooled: Any, arm: str, seed: int, weak: str, strong: str) ->
         return None
     _, mine, theirs = np.intersect1d(one[0], other[0], return_indices=True)
     return (float(one[1][mine].mean()), float(other[1][theirs].mean())) if len(mine) else None
+
+
+def _mean_and_each(fractions: Sequence[float]) -> str:
+    """Returns "3.2 (2.8, 3.6)" in hundredths, a single one alone."""
+    each = f" ({', '.join(map(per_cent, fractions))})" if len(fractions) > 1 else ""
+    return per_cent(statistics.fmean(fractions)) + each
+
+
+def _mean_and_spread(values: Sequence[float]) -> str:
+    """Returns "83.2 ± 0.4 (83.6, 82.8)", a single one alone."""
+    if len(values) == 1:
+        return per_cent(values[0])
+    each = ", ".join(map(per_cent, values))
+    return f"{per_cent(statistics.fmean(values))} ± {per_cent(statistics.stdev(values))} ({each})"

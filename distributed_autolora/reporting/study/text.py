@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from distributed_autolora.reporting.format import duration, pixel_fraction
-from distributed_autolora.reporting.markdown import counted, p_value, per_cent, points
+from distributed_autolora.reporting.format import counted, duration, p_value, per_cent, pixel_fraction, points
 from distributed_autolora.reporting.study import run_tables, tables
-from distributed_autolora.reporting.study.format import metric_label
-from distributed_autolora.reporting.study.loading import StudyResults
+from distributed_autolora.reporting.study.loading import StudyResults, metric_label
 from distributed_autolora.reporting.study.provenance import reproduction, split_digests, warnings
 from distributed_autolora.reporting.study.run_tables import total
 from distributed_autolora.reporting.study.statistics import Comparison, compare, decisive, mcnemar_tests

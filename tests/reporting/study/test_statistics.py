@@ -12,11 +12,11 @@ from distributed_autolora.reporting.statistics import (
     holm,
     mcnemar_exact,
     smallest_significant_difference,
-    standard_deviation,
     t_test,
 )
 from distributed_autolora.reporting.study.loading import load_study
 from distributed_autolora.reporting.study.statistics import compare, corrected
+from distributed_autolora.reporting.study.tables import _mean_and_spread
 from tests.reporting.study import studies
 
 FIRST, SECOND = [0.842, 0.845, 0.841], [0.83, 0.826, 0.835]
@@ -75,8 +75,8 @@ def test_the_smallest_significant_difference_is_just_significant() -> None:
 
 
 def test_the_standard_deviation_divides_by_n_minus_one() -> None:
-    assert standard_deviation([0.8, 0.9]) == pytest.approx(0.1 / math.sqrt(2))
-    assert standard_deviation([0.8]) is None
+    assert _mean_and_spread([0.8, 0.9]) == f"85.0 ± {10 / math.sqrt(2):.1f} (80.0, 90.0)"
+    assert _mean_and_spread([0.8]) == "80.0"
 
 
 def test_significance_needs_both_tests_after_correction(tmp_path: Path) -> None:
