@@ -15,12 +15,10 @@ from distributed_autolora.records import ArmRecord
 from distributed_autolora.reporting.format import attack_label, number
 from distributed_autolora.reporting.statistics import wilson_interval
 from distributed_autolora.reporting.study.loading import StudyResults, StudyRun, metric_label
-from distributed_autolora.reporting.study.run_tables import mean_final_cost, total
+from distributed_autolora.reporting.study.run_tables import mean_final_cost, summed, total
 
 _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#7b4ea3", "#b2182b", "#8c8c8c", "#c9a000", "#56b4e9")
 _MARKERS = "os^Dv<>P"
-_LETTER_INCHES, _LEGEND_HANDLE_INCHES = 0.066, 0.6
-"""How wide a legend's text is, about, by the letter, and what stands before and behind it."""
 
 
 def accuracies_figure(study: StudyResults) -> Figure | None:
@@ -28,15 +26,14 @@ def accuracies_figure(study: StudyResults) -> Figure | None:
     metrics = [m for m in study.metrics if any(study.accuracies(arm.id, m) for arm in study.arms)]
     if not metrics:
         return None
-    figure = _figure(1.5 + 4.0 * len(metrics), 1.9 + 0.55 * len(study.arms))
-    figure.suptitle("Test accuracy of every seed; bars: 95 % intervals, lines: means", fontsize=12)
+    size = 1.5 + 4.0 * len(metrics), 1.9 + 0.55 * len(study.arms)
+    figure = _figure(*size, "Test accuracy of every seed; bars: 95 % intervals, lines: means")
     panels = figure.subplots(1, len(metrics), squeeze=False)[0]
     for axes, metric in zip(panels, metrics, strict=True):
         for height, arm in enumerate(study.arms):
             _draw_seeds(axes, study, arm, metric, height)
         axes.set_yticks(range(len(study.arms)), [arm.label if axes is panels[0] else "" for arm in study.arms])
-        axes.set_ylim(len(study.arms) - 0.5, -0.5)
-        axes.set_xlabel(f"{metric_label(metric)} accuracy (%)")
+        axes.set(ylim=(len(study.arms) - 0.5, -0.5), xlabel=f"{metric_label(metric)} accuracy (%)")
         axes.grid(True, axis="x", alpha=0.25)
     return figure
 
@@ -49,18 +46,16 @@ def cost_figure(study: StudyResults) -> Figure | None:
     robust = next((m for m in study.metrics[1:] if any(study.accuracies(arm.id, m) for arm in study.arms)), None)
     if robust is None:
         return None
-    figure = _figure(12, 4.6 + 0.06 * len(study.arms))
-    figure.suptitle("Robust accuracy against cost: hollow: one final run alone; filled: with its search", fontsize=12)
-    measures = {
-        "worker_seconds": "worker-seconds (log scale)",
-        "passes": "forward and backward image passes (log scale)",
-    }
-    for axes, (measure, label) in zip(figure.subplots(1, 2), measures.items(), strict=True):
+    title = "Robust accuracy against cost: hollow: one final run alone; filled: with its search"
+    figure = _figure(12, 4.6 + 0.06 * len(study.arms), title)
+    measures = ("worker_seconds", "worker-seconds"), ("passes", "forward and backward image passes")
+    for axes, (measure, label) in zip(figure.subplots(1, 2), measures, strict=True):
         for index, arm in enumerate(study.arms):
             _draw_cost(axes, study, arm, robust, measure, index)
-        _log_axis(axes)
-        axes.set_xlabel(label)
-        axes.set_ylabel(f"{metric_label(robust)} test accuracy (%)")
+        axes.set(xscale="log", xlabel=f"{label} (log scale)", ylabel=f"{metric_label(robust)} test accuracy (%)")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.xaxis.set_major_formatter(EngFormatter())
+        axes.xaxis.set_minor_locator(NullLocator())
         axes.margins(x=0.15, y=0.15)
         axes.grid(True, which="both", alpha=0.2)
     _shared_legend(figure)
@@ -76,12 +71,8 @@ def search_figure(study: StudyResults) -> Figure | None:
     arms = [arm for arm in study.arms if arm.grid and any(run.history for run in study.of(arm.id, "search"))]
     if not arms:
         return None
-    figure = _figure(1.0 + 5.6 * len(arms), 6.2)
-    figure.suptitle(
-        "How much a method depends on its settings: one mark a trial\n"
-        "ring: chosen; hollow: not finished; cross: failed",
-        fontsize=12,
-    )
+    title = "How much a method depends on its settings: one mark a trial"
+    figure = _figure(1.0 + 5.6 * len(arms), 6.2, f"{title}\nring: chosen; hollow: not finished; cross: failed")
     panels = figure.subplots(1, len(arms), squeeze=False, sharey=True)[0]
     for axes, arm in zip(panels, arms, strict=True):
         _draw_search(axes, study, arm)
@@ -104,37 +95,30 @@ def similarity_figure(study: StudyResults) -> Figure | None:
     attack = next((run.attack for runs in measured.values() for run in runs if run.attack), None)
     if attack is None:
         return None
-    figure = _figure(12, 4.8)
-    figure.suptitle("Thick: mean over seeds, thin: every seed. Accuracy is on validation images", fontsize=12)
+    figure = _figure(12, 4.8, "Thick: mean over seeds, thin: every seed. Accuracy is on validation images")
     left, right = figure.subplots(1, 2)
     _draw_by_epoch(left, study, measured, "gradient_similarity")
     _draw_by_epoch(right, study, measured, f"val/robust_accuracy/{attack}", scale=100)
-    left.set_title("Gradient similarity (Eq. 3 and 4)")
-    left.set_ylabel("mean cosine per image, from -1 to 1")
-    right.set_title("Robust validation accuracy")
-    right.set_ylabel(f"{attack_label(attack)} validation accuracy (%)")
+    left.set(title="Gradient similarity (Eq. 3 and 4)", ylabel="mean cosine per image, from -1 to 1")
+    right.set(title="Robust validation accuracy", ylabel=f"{attack_label(attack)} validation accuracy (%)")
     _shared_legend(figure)
     return figure
 
 
-def _figure(width: float, height: float) -> Figure:
-    return Figure(figsize=(max(8.0, width), height), dpi=100, layout="constrained")
+def _figure(width: float, height: float, title: str) -> Figure:
+    figure = Figure(figsize=(max(8.0, width), height), dpi=100, layout="constrained")
+    figure.suptitle(title, fontsize=12)
+    return figure
 
 
 def _style(index: int) -> dict[str, Any]:
     return {"color": _COLOURS[index % len(_COLOURS)]}
 
 
-def _log_axis(axes: Axes) -> None:
-    axes.set_xscale("log")
-    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    axes.xaxis.set_major_formatter(EngFormatter())
-    axes.xaxis.set_minor_locator(NullLocator())
-
-
 def _shared_legend(figure: Figure) -> None:
     handles, labels = figure.axes[0].get_legend_handles_labels()
-    inches = _LEGEND_HANDLE_INCHES + _LETTER_INCHES * max(map(len, labels), default=1)
+    # About: the mark and its margins, then the text by the letter.
+    inches = 0.6 + 0.066 * max(map(len, labels), default=1)
     columns = max(1, min(5, int(figure.get_figwidth() / inches)))
     figure.legend(handles, labels, loc="outside lower center", ncols=columns, frameon=False, fontsize=9)
 
@@ -157,7 +141,7 @@ def _draw_cost(axes: Axes, study: StudyResults, arm: ArmRecord, metric: str, mea
     values = [100 * part.accuracy for part in study.accuracies(arm.id, metric).values()]
     if final is None or not values or not (alone := getattr(final, measure)):
         return
-    style, together = _style(index), getattr(final + search, measure)
+    style, together = _style(index), getattr(summed([final, search]), measure)
     mean, marker = statistics.fmean(values), _MARKERS[(index + index // len(_COLOURS)) % len(_MARKERS)]
     axes.plot([alone, together], [mean, mean], "-", linewidth=1, alpha=0.6, **style)
     axes.plot(alone, mean, marker, fillstyle="none", markersize=10, **style)
@@ -207,9 +191,8 @@ def _draw_by_epoch(
     axes: Axes, study: StudyResults, measured: dict[str, list[StudyRun]], key: str, scale: float = 1.0
 ) -> None:
     for index, (name, runs) in enumerate(measured.items()):
-        lines = [
-            scale * np.array([record.metrics().get(key, np.nan) for record in run.history], dtype=float) for run in runs
-        ]
+        values = ([record.metrics().get(key, np.nan) for record in run.history] for run in runs)
+        lines = [scale * np.array(line, dtype=float) for line in values]
         for line in lines:
             axes.plot(np.arange(1, len(line) + 1), line, linewidth=0.8, alpha=0.5, **_style(index))
         if lines:

@@ -80,11 +80,6 @@ class StudyRun(PlannedRun):
             return {}
         return yaml.safe_load((self.folder / "config.yaml").read_text()) or {}
 
-    def automatic_rule(self) -> str | None:
-        """Returns the rule of the run's automatic schedule; None for another schedule or without a config."""
-        schedule = self.config().get("schedule") or {}
-        return schedule.get("rule") if schedule.get("name") == "automatic" else None
-
 
 @dataclass(frozen=True)
 class StudyResults:
@@ -103,9 +98,13 @@ class StudyResults:
         """Returns the runs of an arm in one phase ("search" or "final"), by seed."""
         return sorted((run for run in self.runs if (run.arm, run.phase) == (arm, phase)), key=lambda run: run.seed)
 
-    def evaluated(self, arm: str) -> list[StudyRun]:
-        """Returns the finished final runs of an arm that have test accuracies, by seed."""
-        return [run for run in self.of(arm, "final") if run.counts]
+    def final(self) -> list[StudyRun]:
+        """Returns the final runs of all arms, by arm and seed."""
+        return [run for arm in self.arms for run in self.of(arm.id, "final")]
+
+    def evaluated(self, arm: str | None = None) -> list[StudyRun]:
+        """Returns the finished final runs of an arm that have test accuracies, by seed; None: of all arms."""
+        return [run for run in self.final() if run.counts and arm in (None, run.arm)]
 
     def accuracies(self, arm: str, metric: str) -> dict[int, AccuracyCount]:
         """Returns {seed: counts} of one test accuracy of an arm, only for seeds that have it."""
@@ -146,21 +145,18 @@ def load_study(folder: Path) -> StudyResults:
             f'{folder / "runs.json"} names "{strangers[0]}", which is no arm of study.json. Restore the two files, or '
             "start the study again under another --name."
         )
-    arms = tuple(replace(arm, reference=_reference(arm, record, ids)) for arm in record.arms)
+    others = [arm.reference or record.reference for arm in record.arms]
+    references = [other if other in ids - {arm.id} else None for arm, other in zip(record.arms, others, strict=True)]
+    arms = tuple(replace(arm, reference=other) for arm, other in zip(record.arms, references, strict=True))
     runs = tuple(_run(folder, run, record.attack_images) for run in planned)
     return StudyResults(record, arms, runs)
 
 
-def _reference(arm: ArmRecord, record: StudyRecord, ids: set[str]) -> str | None:
-    other = arm.reference or record.reference
-    return other if other != arm.id and other in ids else None
-
-
 def _run(folder: Path, planned: PlannedRun, attack_images: int | None) -> StudyRun:
-    home = folder / "runs" / planned.run if planned.run else None
     known = vars(planned) | ({"status": "failed"} if planned.status == "diverged" else {})
-    if home is None:
+    if planned.run is None:
         return StudyRun(**known)
+    home = folder / "runs" / planned.run
     history = parsed(home / "history.json", history_from_json) or []
     result = parsed(home / "result.json", partial(from_json, RunResult))
     # On as many images as the study asked for, then on all.

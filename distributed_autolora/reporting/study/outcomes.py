@@ -23,7 +23,7 @@ def pooled_outcomes(study: StudyResults) -> Any:
     Columns: arm, seed, run, then those of a run's outcomes.parquet (row, row_id, label, <attack>_prediction) and of
     its evaluations (robust/<attack>, broken_by), null for images or runs that were not evaluated.
     """
-    runs = [(run, run.folder / _FILE) for arm in study.arms for run in study.evaluated(arm.id) if run.folder]
+    runs = [(run, run.folder / _FILE) for run in study.evaluated() if run.folder]
     tables = [_of_run(run, own) for run, own in runs if own.is_file()]
     return pa.concat_tables(tables, promote_options="default") if tables else None
 
@@ -48,14 +48,12 @@ def right(pooled: Any, arm: str, seed: int, metric: str) -> tuple[NDArray[np.str
 def disagreements(study: StudyResults, pooled: Any) -> list[str]:
     """Returns one line for every accuracy of a result that its own outcomes do not give."""
     lines = []
-    for arm in study.arms:
-        for run in study.evaluated(arm.id):
-            for metric, counts in run.counts.items():
-                found = right(pooled, arm.id, run.seed, metric)
-                again = counts if found is None else AccuracyCount(int(found[1].sum()), len(found[1]))
-                if again != counts:
-                    both = f"{counts.correct} of {counts.total}, its outcomes {again.correct} of {again.total}"
-                    lines.append(f"{arm.label}, seed {run.seed}, {metric}: the result says {both}")
+    for run, metric in [(one, metric) for one in study.evaluated() for metric in one.counts]:
+        counts, found = run.counts[metric], right(pooled, run.arm, run.seed, metric)
+        again = counts if found is None else AccuracyCount(int(found[1].sum()), len(found[1]))
+        if again != counts:
+            both = f"{counts.correct} of {counts.total}, its outcomes {again.correct} of {again.total}"
+            lines.append(f"{study.arm(run.arm).label}, seed {run.seed}, {metric}: the result says {both}")
     return lines
 
 

@@ -16,7 +16,7 @@ _PACKAGES = ("distributed-autolora", "torch", "torchvision", "ray", "mlflow", "s
 def warnings(study: StudyResults, pooled: Any) -> list[str]:
     """Returns one line for every warning about a number of the report."""
     lines = [*_sanity(study), *disagreements(study, pooled)]
-    lines += [text for arm in study.arms for run in study.of(arm.id, "final") for text in _masked(run, arm.label)]
+    lines += [text for run in study.final() for text in _masked(run, study.arm(run.arm).label)]
     for arm in study.arms:
         failed = sum(run.status == "failed" for run in study.of(arm.id, "search"))
         if failed and study.evaluated(arm.id):
@@ -36,6 +36,8 @@ def reproduction(study: StudyResults, pooled: Any) -> str:
     digests = split_digests(study)
     kept = "not kept by any run" if pooled is None else "one line an image, seed and method"
     commands = "\n".join(["```", *study.record.commands, "```"])
+    found = {package: next(iter(importlib.metadata.distributions(name=package)), None) for package in _PACKAGES}
+    versions = ", ".join(f"{package} {known.version}" for package, known in found.items() if known)
     return (
         f"## How to reproduce\n\n{commands}\n\n"
         "- accuracies, differences, intervals and McNemar's tests: `outcomes.parquet` beside this file "
@@ -45,7 +47,7 @@ def reproduction(study: StudyResults, pooled: Any) -> str:
         "- the config of a run, to train it again: `../runs/RUN/config.yaml`\n"
         f"- {_attacks(study)}: {_evaluation_files(study)}\n\n"
         f"Data split (SHA-256): {', '.join(f'`{digest}`' for digest in digests) or 'no run has one yet'}. "
-        f"Written with {_versions()}.{_evaluated_with(study)}"
+        f"Written with {versions}.{_evaluated_with(study)}"
     )
 
 
@@ -89,10 +91,9 @@ def _splits_apart(study: StudyResults) -> list[str]:
 
 
 def _images_apart(study: StudyResults, pooled: Any) -> list[str]:
-    runs = [(arm.id, run.seed) for arm in study.arms for run in study.evaluated(arm.id)]
     lines = []
     for metric in study.metrics:
-        found = filter(None, (right(pooled, arm, seed, metric) for arm, seed in runs))
+        found = filter(None, (right(pooled, run.arm, run.seed, metric) for run in study.evaluated()))
         if len({frozenset(rows) for rows, _ in found}) > 1:
             lines.append(f"The runs were not evaluated on the same images ({metric_label(metric)}).")
     return lines
@@ -108,11 +109,6 @@ def _evaluation_files(study: StudyResults) -> str:
     is_kept = any(file.name != "outcomes.parquet" for file in files)
     earlier = ", and earlier ones as `evaluation-DIGEST.json` and `outcomes-DIGEST.parquet`" if is_kept else ""
     return f"`evaluation.json` and `outcomes.parquet` in `../runs/RUN/{folder}`{earlier}"
-
-
-def _versions() -> str:
-    found = {package: next(iter(importlib.metadata.distributions(name=package)), None) for package in _PACKAGES}
-    return ", ".join(f"{package} {known.version}" for package, known in found.items() if known)
 
 
 def _evaluated_with(study: StudyResults) -> str:

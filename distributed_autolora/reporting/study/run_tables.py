@@ -4,45 +4,41 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Iterable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from distributed_autolora.records import ArmRecord, EpochRecord, settings_text
 from distributed_autolora.reporting.format import NONE, compact, counted, duration, number, per_cent, table
 from distributed_autolora.reporting.study.loading import StudyResults, StudyRun
 
 
-@dataclass(frozen=True)
-class Cost:
+class Cost(NamedTuple):
     """Training and validation; the test is not in it."""
 
     worker_seconds: float = 0.0
-    forward_passes: int = 0
-    backward_passes: int = 0
+    forward_passes: float = 0
+    backward_passes: float = 0
 
     @property
-    def passes(self) -> int:
+    def passes(self) -> float:
         """Forward plus backward passes, each of one image."""
         return self.forward_passes + self.backward_passes
-
-    def __add__(self, other: Cost) -> Cost:
-        return Cost(
-            self.worker_seconds + other.worker_seconds,
-            self.forward_passes + other.forward_passes,
-            self.backward_passes + other.backward_passes,
-        )
 
 
 def cost_of(run: StudyRun) -> Cost:
     """Returns the cost of a run: from its result, or of the epochs it finished."""
     if run.result is None:
-        epochs = ((e.epoch_seconds * e.num_workers, e.passes.forward, e.passes.backward) for e in run.history)
-        return sum((Cost(*epoch) for epoch in epochs), Cost())
+        return summed(Cost(e.epoch_seconds * e.num_workers, e.passes.forward, e.passes.backward) for e in run.history)
     return Cost(run.result.cost.worker_seconds, run.result.cost.forward_passes, run.result.cost.backward_passes)
+
+
+def summed(costs: Iterable[Cost]) -> Cost:
+    """Returns several costs together."""
+    return Cost(*map(sum, zip(Cost(), *costs, strict=True)))
 
 
 def total(runs: Iterable[StudyRun]) -> Cost:
     """Returns the cost of several runs together, failed and stopped ones included."""
-    return sum((cost_of(run) for run in runs), Cost())
+    return summed(map(cost_of, runs))
 
 
 def mean_final_cost(study: StudyResults, arm: str) -> Cost | None:
@@ -50,8 +46,8 @@ def mean_final_cost(study: StudyResults, arm: str) -> Cost | None:
     runs = study.evaluated(arm)
     if not runs:
         return None
-    cost, count = total(runs), len(runs)
-    return Cost(cost.worker_seconds / count, round(cost.forward_passes / count), round(cost.backward_passes / count))
+    seconds, *passes = (part / len(runs) for part in total(runs))
+    return Cost(seconds, *map(round, passes))
 
 
 def cost_table(study: StudyResults) -> str:
@@ -69,14 +65,14 @@ def cost_table(study: StudyResults) -> str:
         if final:
             rows.append([arm.label, f"one final run, mean of {len(finished)}", *_cost_cells(final, base)])
         if trials and final:
-            rows.append([arm.label, "**search and one final run**", *_cost_cells(search + final, base)])
+            rows.append([arm.label, "**search and one final run**", *_cost_cells(summed([search, final]), base)])
     times = f"times {study.arm(alone).label}: time" if alone else "times: time"
     return table(["method", "", "worker time", "forward", "backward", times, "passes"], rows)
 
 
 def schedule_table(study: StudyResults) -> str | None:
     """Returns what the schedules did in every final run that has at least one epoch, None without any."""
-    runs = [run for arm in study.arms for run in study.of(arm.id, "final") if run.history]
+    runs = [run for run in study.final() if run.history]
     rows = [[study.arm(run.arm).label, str(run.seed), *_schedule_cells(run.history)] for run in runs]
     header = ["method", "seed", "epochs", "selected", "learning rate", "after epoch", "lambda1", "lambda2"]
     return table(header, rows) if rows else None
@@ -84,21 +80,10 @@ def schedule_table(study: StudyResults) -> str | None:
 
 def automatic_rules(study: StudyResults) -> str:
     """Returns "rule `paired`" of the final runs with an automatic schedule, all of them if there are more; else ""."""
-    rules = {run.automatic_rule(): None for run in study.runs if run.phase == "final" and run.history}
-    named = [f"`{rule}`" for rule in rules if rule is not None]
-    return f"{'rule' if len(named) == 1 else 'rules'} {', '.join(named)}" if named else ""
-
-
-def similarity_table(study: StudyResults) -> str | None:
-    """Returns the gradient similarity of each arm at the first, the middle and the last epoch; None without any."""
-    rows = []
-    for run in (run for arm in study.arms for run in study.of(arm.id, "final")):
-        known = [(record.epoch, found.by_image) for record in run.history if (found := record.gradient_similarity)]
-        if known:
-            picked = (known[0], known[len(known) // 2], known[-1])
-            cells = [f"{similarity:.3f} (epoch {epoch})" for epoch, similarity in picked]
-            rows.append([study.arm(run.arm).label, str(run.seed), *cells])
-    return table(["method", "seed", "first", "middle", "last"], rows) if rows else None
+    runs = (run for run in study.runs if run.phase == "final" and run.history)
+    schedules = [run.config().get("schedule") or {} for run in runs]
+    rules = dict.fromkeys(found["rule"] for found in schedules if found.get("name") == "automatic")
+    return f"rule{'s' * (len(rules) > 1)} {', '.join(f'`{rule}`' for rule in rules)}" if rules else ""
 
 
 def search_table(study: StudyResults, arm: ArmRecord) -> str:
@@ -116,14 +101,11 @@ def search_table(study: StudyResults, arm: ArmRecord) -> str:
 def search_sentence(study: StudyResults, arm: ArmRecord) -> str:
     """Returns how many trials finished, the range of their accuracies, the best one, and whether it is at an edge."""
     trials = study.of(arm.id, "search")
-    scores = {
-        settings_text(run.settings): run.validation_accuracy
-        for run in trials
-        if run.status == "finished" and run.validation_accuracy is not None
-    }
+    finished = [run.validation_accuracy for run in trials if run.status == "finished"]
+    scores = [score for score in finished if score is not None]
     text = f"{arm.label}: {len(scores)} of {counted(len(trials), 'trial')} finished"
     if scores:
-        text += f", validation accuracy {per_cent(min(scores.values()))} to {per_cent(max(scores.values()))} %"
+        text += f", validation accuracy {per_cent(min(scores))} to {per_cent(max(scores))} %"
     chosen = next((run.settings for run in study.of(arm.id, "final") if run.settings), None)
     if chosen is None:
         return f"{text}."
@@ -133,7 +115,7 @@ def search_sentence(study: StudyResults, arm: ArmRecord) -> str:
         if len(values) > 1 and chosen.get(key) in (min(values), max(values))
     ]
     edge = f", at the edge of the grid in {', '.join(edges)}" if edges else ""
-    ties = sum(score == max(scores.values()) for score in scores.values()) if scores else 0
+    ties = scores.count(max(scores, default=0.0))
     first = f", first of {ties} equal ones" if ties > 1 else ""
     return f"{text}; best trial: {settings_text(chosen)}{first}{edge}."
 
@@ -142,9 +124,7 @@ def missing(study: StudyResults) -> list[str]:
     """Returns one line for everything that a finished study would have and this one has not."""
     lines = []
     for run in study.runs:
-        name = " ".join(
-            filter(None, [study.arm(run.arm).label, run.phase, f"seed {run.seed}", settings_text(run.settings)])
-        )
+        name = f"{study.arm(run.arm).label} {run.phase} seed {run.seed} {settings_text(run.settings)}".rstrip()
         if run.status == "failed":
             lines.append(f"failed: {name}: `{_error_text(run)}`")
         elif run.status == "finished" and run.result is None:
@@ -162,12 +142,6 @@ def missing(study: StudyResults) -> list[str]:
     return lines
 
 
-def is_unfinished(study: StudyResults) -> bool:
-    """Tells whether some final run has no accuracy yet, or some trial is still to end; failed trials do not count."""
-    complete = all({run.seed for run in study.evaluated(arm.id)} >= set(study.record.seeds) for arm in study.arms)
-    return any(run.status in ("pending", "running") for run in study.runs) or not complete
-
-
 def _trial_note(run: StudyRun) -> str:
     if run.status == "failed":
         return f"failed: {_error_text(run)}"
@@ -182,22 +156,17 @@ def _cost_cells(cost: Cost, base: Cost | None) -> list[str]:
     return [duration(cost.worker_seconds), _count(cost.forward_passes), _count(cost.backward_passes), time, passes]
 
 
-def _count(passes: int) -> str:
+def _count(passes: float) -> str:
     return f"{passes:,}" if passes < 10**6 else f"{passes / 1e6:,.2f} M"
 
 
 def _schedule_cells(history: list[EpochRecord]) -> list[str]:
     rates = [record.lr for record in history]
     changed = f" to {compact(rates[-1])}, mean {compact(statistics.fmean(rates))}" if len(set(rates)) > 1 else ""
-    first, last = history[0], history[-1]
-    return [
-        str(len(history)),
-        str(last.best_epoch),
-        compact(rates[0]) + changed,
-        _events(history) or NONE,
-        _from_to(first.natural_weight, last.natural_weight),
-        _from_to(first.kl_weight, last.kl_weight),
-    ]
+    weights = zip(*((record.natural_weight, record.kl_weight) for record in (history[0], history[-1])), strict=True)
+    cells = [NONE if None in (first, last) else f"{first:.2f} to {last:.2f}" for first, last in weights]
+    events = _events(history) or NONE
+    return [str(len(history)), str(history[-1].best_epoch), compact(rates[0]) + changed, events, *cells]
 
 
 def _events(history: list[EpochRecord]) -> str:
@@ -212,10 +181,6 @@ def _events(history: list[EpochRecord]) -> str:
         if record.stopped:
             done.setdefault("stopped", []).append(str(record.epoch))
     return "; ".join(f"{what} {', '.join(epochs)}" for what, epochs in done.items())
-
-
-def _from_to(first: float | None, last: float | None) -> str:
-    return NONE if first is None or last is None else f"{first:.2f} to {last:.2f}"
 
 
 def _error_text(run: StudyRun) -> str:

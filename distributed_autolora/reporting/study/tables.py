@@ -1,4 +1,4 @@
-"""The tables of a study's report: accuracies beside the paper's, tests, intervals, paired counts."""
+"""The tables of a study's report: accuracies beside the paper's, tests, paired counts."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from distributed_autolora.config import ExperimentConfig
 from distributed_autolora.core.lora import LowRankBranch, parameter_ratio, table3_ratio
 from distributed_autolora.models import build
 from distributed_autolora.records import ArmRecord
-from distributed_autolora.reporting.format import NONE, counted, p_value, per_cent, points, table, with_interval
+from distributed_autolora.reporting.format import NONE, counted, p_value, per_cent, points, table
 from distributed_autolora.reporting.study.loading import (
     APGD,
     AUTOATTACK,
@@ -77,16 +77,6 @@ def tests_table(study: StudyResults, comparisons: Sequence[Comparison]) -> str:
     return table([*header, *(["paper's p"] if has_paper else [])], rows)
 
 
-def intervals_table(study: StudyResults) -> str:
-    """Returns every final run's accuracies with 95 % Wilson intervals."""
-    rows = [
-        [arm.label, str(run.seed), *(with_interval(c) if (c := run.counts.get(m)) else NOT_RUN for m in study.metrics)]
-        for arm in study.arms
-        for run in study.evaluated(arm.id)
-    ]
-    return table(["method", "seed", *map(metric_label, study.metrics)], rows)
-
-
 def mcnemar_table(study: StudyResults, tests: Sequence[McNemar]) -> str:
     """Returns, for each baseline and seed, the images that only one of the two models classifies correctly."""
     metrics = [metric for metric in study.metrics if any(test.metric == metric for test in tests)]
@@ -121,7 +111,7 @@ def autoattack_note(study: StudyResults) -> str:
 
 def _column(study: StudyResults, metric: str) -> str:
     """Returns the head of a column: "APGD-CE + APGD-T on 250 of 1,000 images" where not all test images count."""
-    runs = [run.counts for arm in study.arms for run in study.evaluated(arm.id) if metric in run.counts]
+    runs = [run.counts for run in study.evaluated() if metric in run.counts]
     images = {(counts[metric].total, counts[NATURAL].total) for counts in runs if NATURAL in counts}
     some = [f"{count:,} of {there:,}" for count, there in sorted(images) if count < there]
     text = " or ".join([*some, *(["all"] if len(some) < len(images) else [])])

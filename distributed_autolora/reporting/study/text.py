@@ -29,7 +29,7 @@ def report_text(study: StudyResults, pooled: Any, figures: Sequence[str]) -> str
         _section("Test accuracy", *_accuracies(study, pooled, comparisons, figures)),
         _section("Statistical tests", *_tests(study, pooled, comparisons)),
         _section("Cost", *_cost(study, figures)),
-        _section("Gradient similarity", *_similarity(study, figures)),
+        _section("Gradient similarity", *_similarity(figures)),
         _section("Learning rate and loss weights", *_schedules(study)),
         _section("Hyperparameter search", *_search(study, figures)),
         _section("Warnings", _bullets(doubts)),
@@ -53,7 +53,8 @@ def mlflow_note(study: StudyResults, length: int = 8000) -> str:
 def status(study: StudyResults) -> str:
     """Returns whether the study is finished: how many of its runs are done, of how many arms and seeds."""
     done = sum(run.status in ("finished", "stopped_early") for run in study.runs)
-    if run_tables.is_unfinished(study):
+    complete = all({run.seed for run in study.evaluated(arm.id)} >= set(study.record.seeds) for arm in study.arms)
+    if not complete or any(run.status in ("pending", "running") for run in study.runs):
         return f"Status: not finished, {done} of {len(study.runs)} runs done."
     arms, seeds = counted(len(study.arms), "arm"), counted(len(study.record.seeds), "seed")
     return f"Status: finished, {done} of {len(study.runs)} runs done, {arms}, {seeds}."
@@ -72,8 +73,10 @@ def _result(study: StudyResults, cell: Comparison) -> str:
 def _setting(study: StudyResults) -> str:
     record = study.record
     from_elsewhere = f" (images of {record.images})" if record.images else ""
-    parts = [f"Task {record.task}{from_elsewhere}; backbone {record.backbone}, pre-trained: {record.pretraining}."]
-    parts.append(f"L-infinity perturbations of at most {pixel_fraction(study.record.epsilon)} a pixel.")
+    parts = [
+        f"Task {record.task}{from_elsewhere}; backbone {record.backbone}, pre-trained: {record.pretraining}. "
+        f"L-infinity perturbations of at most {pixel_fraction(record.epsilon)} a pixel."
+    ]
     results = [run.result for run in study.runs if run.phase == "final" and run.counts and run.result]
     if results:
         sizes = dict.fromkeys((result.train_images, result.val_images) for result in results)
@@ -105,14 +108,11 @@ def _accuracies(
             "stronger one, in the check nearest to the selected epoch."
         )
     yield note
-    yield _picture("accuracies.png", "Test accuracy of every seed", figures)
+    yield _picture("accuracies.png", "Test accuracy of every seed with 95 % Wilson intervals", figures)
     same = tables.same_images_table(study, pooled)
     if same is not None:
         yield "Both attacks on the same test images; a large loss indicates masked gradients:"
         yield same
-    if any(study.evaluated(arm.id) for arm in study.arms):
-        yield "95 % Wilson intervals:"
-        yield tables.intervals_table(study)
 
 
 def _tests(study: StudyResults, pooled: Any, comparisons: Sequence[Comparison]) -> Iterable[str]:
@@ -143,14 +143,12 @@ def _cost(study: StudyResults, figures: Sequence[str]) -> Iterable[str]:
     yield _picture("cost.png", "Accuracy against cost", figures)
 
 
-def _similarity(study: StudyResults, figures: Sequence[str]) -> Iterable[str]:
-    found = run_tables.similarity_table(study)
-    if found is not None:
-        yield found
+def _similarity(figures: Sequence[str]) -> Iterable[str]:
+    if "gradient_similarity.png" in figures:
         yield (
             "Mean cosine per image between the gradients of the natural and the adversarial objective (Eq. 3 and 4) on "
             "a fixed subset of the training images; the paper's Figures 1 and 2 show *test* accuracy beside it, this "
-            "figure *validation* accuracy."
+            "figure *validation* accuracy. The numbers of every epoch are in `../runs/RUN/history.json`."
         )
         yield _picture("gradient_similarity.png", "Gradient similarity and robust validation accuracy", figures)
 
