@@ -1,16 +1,24 @@
-"""A model card in Markdown: what the model is, how it was evaluated, and how to load it without this package."""
+"""A model for others: its card in Markdown (what it is, how it was evaluated, how to load it) and leaderboard entry."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from distributed_autolora.records import Evaluation, RunResult
 from distributed_autolora.reporting.evaluation import broken_text
 from distributed_autolora.reporting.format import duration, pixel_fraction
 from distributed_autolora.reporting.masking import masking_sentences
 from distributed_autolora.reporting.statistics import wilson_interval
+
+_AUTOLORA = {
+    "link": "https://arxiv.org/abs/2310.01818",
+    "name": "AutoLoRa: A Parameter-Free Automated Robust Fine-Tuning Framework",
+    "authors": "Xilie Xu, Jingfeng Zhang, Mohan Kankanhalli",
+    "venue": "ICLR 2024",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +55,37 @@ def model_card(evaluation: Evaluation, facts: ModelFacts) -> str:
         _licences(facts),
     )
     return "\n\n".join(parts) + "\n"
+
+
+def robustbench_entry(evaluation: Evaluation, facts: ModelFacts) -> dict[str, Any] | None:
+    """Returns the entry, or None for an evaluation that RobustBench would not list.
+
+    It lists AutoAttack on the whole test set. Accuracies are texts in per cent, as in their files. Empty texts of the
+    paper are for its author to fill in.
+    """
+    autoattack = evaluation.attack("autoattack")
+    if autoattack is None or evaluation.is_subset:
+        return None
+    unpublished = {"link": "", "name": evaluation.model, "authors": "", "venue": "Unpublished"}
+    failed = [check.name for check in evaluation.sanity if check.status == "FAIL"]
+    remarks = [f"{autoattack.label} on {evaluation.test_images:,} test images."]
+    if not evaluation.sanity:
+        remarks.append("No sanity checks were made.")
+    if failed:
+        remarks.append(f"Failed sanity checks: {', '.join(failed)}.")
+    return {
+        **(_AUTOLORA if facts.method == "autolora" else unpublished),
+        "additional_data": facts.pretrained,
+        "number_forward_passes": 1,
+        "dataset": evaluation.task,
+        "architecture": facts.architecture,
+        "eps": pixel_fraction(evaluation.epsilon),
+        "clean_acc": f"{100 * evaluation.natural.accuracy:.2f}",
+        "reported": f"{100 * autoattack.robust.accuracy:.2f}",
+        "autoattack_acc": f"{100 * autoattack.robust.accuracy:.2f}",
+        "footnote": " ".join(remarks),
+        "unreliable": bool(failed),
+    }
 
 
 def _summary(evaluation: Evaluation, facts: ModelFacts) -> str:

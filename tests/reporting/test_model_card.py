@@ -16,8 +16,7 @@ from distributed_autolora.models.export import export_model
 from distributed_autolora.models.portable import NetworkDescription, PortableModel
 from distributed_autolora.records import AccuracyCount, SanityCheck
 from distributed_autolora.reporting.evaluation import chunk_line, evaluation_table
-from distributed_autolora.reporting.model_card import ModelFacts, model_card
-from distributed_autolora.reporting.robustbench import robustbench_entry
+from distributed_autolora.reporting.model_card import ModelFacts, model_card, robustbench_entry
 from distributed_autolora.reporting.statistics import wilson_interval
 from tests.data.pictures import encode, picture, table_of
 from tests.reporting import runs

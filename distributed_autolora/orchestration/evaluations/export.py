@@ -10,8 +10,7 @@ from distributed_autolora.files import write_json, write_text
 from distributed_autolora.models.export import export_model
 from distributed_autolora.orchestration.evaluations.plan import Plan
 from distributed_autolora.records import Evaluation
-from distributed_autolora.reporting.model_card import ModelFacts, model_card
-from distributed_autolora.reporting.robustbench import robustbench_entry
+from distributed_autolora.reporting.model_card import ModelFacts, model_card, robustbench_entry
 
 CARD_FILE, ENTRY_FILE = "model_card.md", "robustbench.json"
 _EXPORT = "export"

@@ -37,6 +37,7 @@ _WIDTH, _DPI = 12.0, 100
 _TOP, _BOTTOM, _GAP = 1.62, 0.62, 0.52
 _LEFT, _MAIN_END, _SIDE_START, _RIGHT = 0.07, 0.775, 0.80, 0.985
 _LEGEND_PAD = 38
+_BARS: dict[str, Any] = {"linewidth": 1.4, "zorder": 3}
 _ALARM: dict[str, Any] = {"fontsize": 13, "fontweight": "bold", "zorder": 6, "color": BLACK}
 
 
@@ -85,10 +86,9 @@ def _mark_epochs(axes: Axes, history: Sequence[EpochRecord], deployed: int) -> N
     for record in lowered(history):
         axes.axvline(record.epoch + 0.5, color=GREY, linewidth=0.8, linestyle=":", zorder=0.5, gid="lowered_line")
     axes.axvline(deployed, color=BLACK, linewidth=1.0, linestyle="--", zorder=0.6, gid="deployed_line")
-    axes.set_xlim(history[0].epoch - 0.7, history[-1].epoch + 0.7)
+    axes.set(xlim=(history[0].epoch - 0.7, history[-1].epoch + 0.7), axisbelow=True)
     axes.xaxis.set_major_locator(MaxNLocator(nbins=16, integer=True, min_n_ticks=1))
     axes.grid(True, axis="y", alpha=0.25)
-    axes.set_axisbelow(True)
 
 
 def _draw_accuracies(axes: Axes, history: Sequence[EpochRecord]) -> None:
@@ -116,11 +116,7 @@ def _draw_measured(axes: Axes, measured: Measured, label: str, colour: str, styl
     if len(measured.epochs) > 1:
         axes.fill_between(measured.epochs, measured.low, measured.high, color=colour, alpha=0.16, linewidth=0)
     else:
-        _error_bars(axes, measured, colour)
-
-
-def _error_bars(axes: Axes, measured: Measured, colour: str) -> None:
-    axes.vlines(measured.epochs, measured.low, measured.high, color=colour, linewidth=1.4, zorder=3)
+        axes.vlines(measured.epochs, measured.low, measured.high, color=colour, **_BARS)
 
 
 def _draw_checks(axes: Axes, checks: dict[int, MaskingCheck], attack: str) -> None:
@@ -131,7 +127,7 @@ def _draw_checks(axes: Axes, checks: dict[int, MaskingCheck], attack: str) -> No
     both = [(check.robust + check.broken) / check.images for check in checks.values()]
     images = next(iter(checks.values())).images
     style: dict[str, Any] = {"linestyle": "none", "marker": "D", "markersize": 7, "zorder": 4}
-    _error_bars(axes, found, GREEN)
+    axes.vlines(found.epochs, found.low, found.high, color=GREEN, **_BARS)
     axes.plot(
         found.epochs, both, color=RED, fillstyle="none", gid="same_images", label=f"{attack} on {images} of them",
         **style,
@@ -149,11 +145,8 @@ def _draw_checks(axes: Axes, checks: dict[int, MaskingCheck], attack: str) -> No
 
 def _draw_test(axes: Axes, result: RunResult) -> None:
     """Points with 95 % Wilson intervals, the deployed model filled, the untouched backbone hollow."""
-    parts = [
-        ("deployed model", result.test, "full", -0.16),
-        ("backbone, linear head", result.linear_head, "none", 0.22),
-    ]
-    for label, part, fill, shift in parts:
+    deployed = ("deployed model", result.test, "full", -0.16)
+    for label, part, fill, shift in (deployed, ("backbone, linear head", result.linear_head, "none", 0.22)):
         if part is None:
             continue
         for place, (count, colour, mark) in enumerate(((part.natural, BLUE, "o"), (part.robust, RED, "s"))):
@@ -168,13 +161,11 @@ def _draw_test(axes: Axes, result: RunResult) -> None:
                 fontsize=10, fontweight="bold" if fill == "full" else "normal",
             )  # fmt: skip
         axes.plot([], [], "D", color=GREY, fillstyle=fill, label=label)
-    axes.set_xlim(-0.5, 1.5)
     bottom, top = axes.get_ylim()
-    axes.set_ylim(bottom, top + 0.06 * (top - bottom))
+    axes.set(xlim=(-0.5, 1.5), ylim=(bottom, top + 0.06 * (top - bottom)), axisbelow=True)
     axes.set_xticks(range(2), ["natural", attack_label(result.attack)])
     axes.tick_params(labelleft=False)
     axes.grid(True, axis="y", alpha=0.25)
-    axes.set_axisbelow(True)
     title(axes, f"On {result.test_images:,} test images", pad=_LEGEND_PAD)
     axes.legend(
         loc="lower left", bbox_to_anchor=(-0.03, 1.0), frameon=False, fontsize=9.5, borderaxespad=0.2,

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from statistics import median
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -18,15 +17,14 @@ from distributed_autolora.reporting.statistics import wilson_interval
 BLUE, RED, GREEN, PINK, SKY, ORANGE = "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00"
 BLACK, GREY, PALE = "#222222", "#8c8c8c", "#cfcfcf"
 _MOST_TICKS = 7
-_PHASE_NAMES = {"step": "training step", "masking": "stronger attack", "gradient_similarity": "gradient similarity"}
-_PHASE_COLOURS = {
-    "attack": RED,
-    "step": BLUE,
-    "validation": GREEN,
-    "data": ORANGE,
-    "gradient_similarity": SKY,
-    "masking": PINK,
-    "other": PALE,
+_PHASES = {
+    "attack": (RED, "attack"),
+    "step": (BLUE, "training step"),
+    "validation": (GREEN, "validation"),
+    "data": (ORANGE, "data"),
+    "gradient_similarity": (SKY, "gradient similarity"),
+    "masking": (PINK, "stronger attack"),
+    "other": (PALE, "other"),
 }
 _LOSSES = {
     "total": (BLACK, "-"),
@@ -38,8 +36,7 @@ _LOSSES = {
 }
 
 
-@dataclass(frozen=True)
-class Measured:
+class Measured(NamedTuple):
     """An accuracy by epoch with its 95 % Wilson intervals, fractions in [0, 1]."""
 
     epochs: tuple[int, ...]
@@ -51,8 +48,7 @@ class Measured:
 def measured(counts: dict[int, AccuracyCount]) -> Measured:
     """Returns an accuracy with intervals from its counts by epoch."""
     ends = [wilson_interval(count.correct, count.total) for count in counts.values()]
-    values = tuple(count.accuracy for count in counts.values())
-    return Measured(tuple(counts), values, tuple(low for low, _ in ends), tuple(high for _, high in ends))
+    return Measured(tuple(counts), tuple(count.accuracy for count in counts.values()), *zip(*ends, strict=True))
 
 
 def losses(history: Sequence[EpochRecord]) -> dict[str, list[float]]:
@@ -64,7 +60,7 @@ def losses(history: Sequence[EpochRecord]) -> dict[str, list[float]]:
 
 def seconds(history: Sequence[EpochRecord]) -> dict[str, list[float]]:
     """Returns the phases that took part in some epoch, and "other": the rest of the epoch's time."""
-    phases = [phase for phase in _PHASE_COLOURS if any(phase in record.phase_seconds for record in history)]
+    phases = [phase for phase in _PHASES if any(phase in record.phase_seconds for record in history)]
     found = {phase: [record.phase_seconds.get(phase, 0.0) for record in history] for phase in phases}
     spent = [sum(parts) for parts in zip(*found.values(), strict=True)]
     other = [max(0.0, record.epoch_seconds - part) for record, part in zip(history, spent, strict=True)]
@@ -79,16 +75,19 @@ def draw_lr(axes: Axes, history: Sequence[EpochRecord]) -> None:
     label = "halved" if any(record.halved for record in history) else "lowered"
     restored = [record for record in history if record.restored]
     triangle: dict[str, Any] = {"marker": "v", "color": RED, "markersize": 9, "label": label, "gid": "lowered"}
-    circle: dict[str, Any] = {"marker": "o", "color": BLACK, "markersize": 15, "fillstyle": "none"}
-    circle |= {"label": "restored epoch", "gid": "restored"}
-    for marked, style in ((lowered(history), triangle), (restored, circle)):
+    circle: dict[str, Any] = {"marker": "o", "color": BLACK, "markersize": 15, "fillstyle": "none", "gid": "restored"}
+    for marked, style in ((lowered(history), triangle), (restored, {**circle, "label": "restored epoch"})):
         if marked:
             places = [record.epoch + 0.5 for record in marked]
             axes.plot(places, [record.lr for record in marked], linestyle="none", **style)
     for record in restored:
         place, text = (record.epoch + 0.5, record.lr), str(record.restored_epoch)
         axes.annotate(text, place, (10, 3), textcoords="offset points", fontsize=9.5, fontweight="bold")
-    _rate_axis(axes, sorted({*rates}))
+    levels = sorted({*rates})
+    axes.set(yscale="log", ylim=(levels[0] / 1.7, levels[-1] * 2.2))
+    axes.minorticks_off()
+    shown = levels[::-1][:: -(-len(levels) // _MOST_TICKS)]
+    axes.set_yticks(shown, [compact(rate) for rate in shown])
     title(axes, "Learning rate (log scale)")
     _legend_beside(axes)
 
@@ -96,15 +95,6 @@ def draw_lr(axes: Axes, history: Sequence[EpochRecord]) -> None:
 def lowered(history: Sequence[EpochRecord]) -> list[EpochRecord]:
     """Returns the epochs after which the learning rate fell, by halving or by a fixed decay."""
     return [record for record in history if record.next_lr < record.lr]
-
-
-def _rate_axis(axes: Axes, rates: list[float]) -> None:
-    axes.set_yscale("log")
-    axes.set_ylim(rates[0] / 1.7, rates[-1] * 2.2)
-    axes.minorticks_off()
-    step = -(-len(rates) // _MOST_TICKS)
-    shown = rates[::-1][::step]
-    axes.set_yticks(shown, [compact(rate) for rate in shown])
 
 
 def draw_weights(axes: Axes, history: Sequence[EpochRecord]) -> None:
@@ -116,8 +106,7 @@ def draw_weights(axes: Axes, history: Sequence[EpochRecord]) -> None:
     branches = [record.natural_branch.accuracy for record in history if record.natural_branch is not None]
     if len(branches) == len(epochs):
         axes.plot(epochs, branches, "^:", color=GREY, markersize=size, label="natural-branch\naccuracy")
-    axes.set_ylim(0, 1.06)
-    axes.set_ylabel("lambda1, accuracy")
+    axes.set(ylim=(0, 1.06), ylabel="lambda1, accuracy")
     right = axes.twinx()
     kl = [record.kl_weight or 0.0 for record in history]
     right.plot(epochs, kl, "s--", color=RED, label="lambda2 (right axis)", **style)
@@ -136,8 +125,8 @@ def draw_losses(axes: Axes, history: Sequence[EpochRecord]) -> None:
         mark = "." if len(epochs) <= 30 else ""
         axes.plot(epochs, values, style, color=colour, marker=mark, linewidth=1.7, label=term.replace("_", " "))
     axes.set_ylim(bottom=min(0, axes.get_ylim()[0]))
-    title(axes, "Training loss by term, weights included")
     axes.set_ylabel("mean (nats)")
+    title(axes, "Training loss by term, weights included")
     _legend_beside(axes)
 
 
@@ -145,13 +134,12 @@ def draw_seconds(axes: Axes, history: Sequence[EpochRecord]) -> None:
     """Stacked bars."""
     epochs, bottom = [record.epoch for record in history], np.zeros(len(history))
     for phase, values in seconds(history).items():
-        colour, label = _PHASE_COLOURS[phase], _PHASE_NAMES.get(phase, phase)
+        colour, label = _PHASES[phase]
         axes.bar(epochs, values, bottom=bottom, width=0.8, color=colour, label=label)
         bottom += np.array(values)
-    axes.set_ylim(0, max(1.06 * float(bottom.max()), 1e-9))
+    axes.set(ylim=(0, max(1.06 * float(bottom.max()), 1e-9)), ylabel="seconds")
     rate = median(record.images_per_second for record in history)
     title(axes, f"Time of an epoch by phase ({rate:,.0f} training images a second, median)")
-    axes.set_ylabel("seconds")
     _legend_beside(axes, is_reversed=True)
 
 

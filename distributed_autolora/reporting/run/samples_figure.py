@@ -9,14 +9,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from numpy.typing import NDArray
 
 from distributed_autolora.reporting.format import pixel_fraction
 
 _RIGHT, _WRONG = "#1a7f37", "#b2182b"
-_COLUMNS = 8
 
 
 def samples_figure(samples: dict[str, Any], class_names: Sequence[str], epsilon: float) -> Figure:
@@ -26,23 +23,22 @@ def samples_figure(samples: dict[str, Any], class_names: Sequence[str], epsilon:
         samples: x uint8 [n, C, H, W]; x_adv float [n, C, H, W] in [0, 1]; label, natural_prediction and
             adversarial_prediction [n]; C is 1 or 3.
     """
-    columns = min(_COLUMNS, len(samples["x"]))
+    columns = min(8, len(samples["x"]))
     x = samples["x"][:columns].astype(np.float64) / 255
     x_adv = samples["x_adv"][:columns].astype(np.float64)
     gain = 1 / (2 * epsilon) if epsilon > 0 else 1.0
     rows = (x, np.clip(0.5 + gain * (x_adv - x), 0, 1), x_adv)
-    labels = (
-        "natural",
-        f"perturbation x {gain:.3g}\n(black -{pixel_fraction(epsilon)}, white +{pixel_fraction(epsilon)})",
-        "adversarial",
-    )
+    scale = f"(black -{pixel_fraction(epsilon)}, white +{pixel_fraction(epsilon)})"
+    labels = ("natural", f"perturbation x {gain:.3g}\n{scale}", "adversarial")
     figure = Figure(figsize=(max(1.6 + 1.5 * columns, 7.5), 6.4), dpi=100, layout="constrained")
     figure.suptitle("Test images under attack: predictions in green are right, in red wrong", fontsize=13)
     grid = figure.subplots(3, columns, squeeze=False)
     for row, (images, label) in enumerate(zip(rows, labels, strict=True)):
         grid[row, 0].set_ylabel(label, fontsize=10)
         for column in range(columns):
-            _draw_image(grid[row, column], images[column])
+            image = np.moveaxis(images[column], 0, -1).squeeze()
+            grid[row, column].imshow(image, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+            grid[row, column].set(xticks=[], yticks=[])
     for column in range(columns):
         label_index = int(samples["label"][column])
         grid[0, column].set_title(f"label: {class_names[label_index]}", fontsize=9)
@@ -51,10 +47,3 @@ def samples_figure(samples: dict[str, Any], class_names: Sequence[str], epsilon:
             colour = _RIGHT if prediction == label_index else _WRONG
             grid[row, column].set_xlabel(f"seen as {class_names[prediction]}", color=colour, fontsize=9)
     return figure
-
-
-def _draw_image(axes: Axes, image: NDArray[np.float64]) -> None:
-    """Draws [C, H, W] in [0, 1], grey when C is 1."""
-    axes.imshow(np.moveaxis(image, 0, -1).squeeze(), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
-    axes.set_xticks([])
-    axes.set_yticks([])

@@ -11,7 +11,7 @@ from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from distributed_autolora.records import Accuracies, EpochRecord, RunResult
+from distributed_autolora.records import EpochRecord, RunResult
 from distributed_autolora.reporting.format import (
     NONE,
     attack_label,
@@ -93,14 +93,11 @@ def _accuracies(result: RunResult) -> RenderableType:
     attack = attack_label(result.attack)
     table = _table(f"on {result.test_images:,} test images", "natural accuracy, %", f"{attack} accuracy, %")
     final = f"final model\n(chosen on validation, epoch {result.best_epoch})"
-    table.add_row(final, *_with_intervals(result.test), style="bold")
-    if result.linear_head is not None:
-        table.add_row("untouched backbone,\nlinear head", *_with_intervals(result.linear_head))
+    other = "untouched backbone,\nlinear head"
+    for name, part, style in ((final, result.test, "bold"), (other, result.linear_head, None)):
+        if part is not None:
+            table.add_row(name, *(with_interval(count, "  ") for count in (part.natural, part.robust)), style=style)
     return table
-
-
-def _with_intervals(part: Accuracies) -> list[str]:
-    return [with_interval(count, "  ") for count in (part.natural, part.robust)]
 
 
 def _sizes(result: RunResult) -> RenderableType:
@@ -119,9 +116,7 @@ def _schedule(history: Sequence[EpochRecord]) -> Table:
         "lr": lambda record: compact(record.lr),
         "lambda1": lambda record: _decimals(record.natural_weight, 3),
         "lambda2": lambda record: _decimals(record.kl_weight, 3),
-        "branch\nnat. %": lambda record: (
-            NONE if record.natural_branch is None else per_cent(record.natural_branch.accuracy)
-        ),
+        "branch\nnat. %": lambda record: per_cent(record.natural_branch.accuracy) if record.natural_branch else NONE,
         "val %\nnat.": lambda record: per_cent(record.natural.accuracy),
         f"val %\n{attack_label(history[0].attack)}": lambda record: per_cent(record.robust.accuracy),
     }
@@ -132,14 +127,9 @@ def _schedule(history: Sequence[EpochRecord]) -> Table:
     chosen = history[-1].best_epoch
     table.caption = "* final model"
     for record in history:
-        is_chosen = record.epoch == chosen
-        happened = event(record)
-        if len(happened) > _EVENT_WIDTH:
-            happened = event(record, short=True)
-        cells = [cell(record) for cell in columns.values()]
-        table.add_row(
-            f"{'*' if is_chosen else ''}{record.epoch}", *cells, happened, style="bold" if is_chosen else None
-        )
+        mark, style = ("*", "bold") if record.epoch == chosen else ("", None)
+        happened = event(record, short=len(event(record)) > _EVENT_WIDTH)
+        table.add_row(f"{mark}{record.epoch}", *(cell(record) for cell in columns.values()), happened, style=style)
     return table
 
 
