@@ -24,6 +24,7 @@ from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, Pri
 
 from distributed_autolora.config import ExperimentConfig, RunConfig, output_home
 from distributed_autolora.config.experiment import fraction, read_config
+from distributed_autolora.config.flags import flags_of, full_names, short_names
 from distributed_autolora.config.recipes import RECIPES_IN_WORDS, recipe
 from distributed_autolora.console import be_quiet
 from distributed_autolora.errors import RunFailedError, UserError, first_line, masked, refuse_secret
@@ -55,6 +56,9 @@ class TrainingFlags:
     experiment: Annotated[ExperimentConfig, tyro.conf.arg(name="")] = field(default_factory=ExperimentConfig)
 
 
+_TRAINING = {flag.replace("--experiment.", "--") for flag in flags_of(TrainingFlags)} | {*COMMON_FLAGS}
+
+
 def parse_training_flags(
     description: str, default_recipe: str, arguments: Sequence[str] | None = None
 ) -> TrainingFlags:
@@ -66,7 +70,7 @@ def parse_training_flags(
         UserError: for an unknown flag, a value that cannot be read, an unknown recipe, or an unusable file.
         SystemExit: for --help.
     """
-    words = _words(arguments)
+    words = full_names(_words(arguments), _TRAINING)
     chosen_recipe, file = _value_of(words, "--recipe"), _value_of(words, "--config")
     if chosen_recipe and file:
         raise UserError("Give --recipe or --config, not both: either one names every value.")
@@ -77,7 +81,7 @@ def parse_training_flags(
             args=words,
             default=TrainingFlags(experiment=base),
             description=f"{description}\n\nRecipes: {RECIPES_IN_WORDS}. The defaults below are those of "
-            f"the recipe or file given; without one, of {default_recipe}.\n\n{COMMON_HELP}",
+            f"the recipe or file given; without one, of {default_recipe}.\n\n{_help(_TRAINING)}",
         )
 
 
@@ -88,8 +92,10 @@ def parse_flags(kind: type[Flags], description: str, arguments: Sequence[str] | 
         UserError: for an unknown flag, a missing one, or a value that cannot be read.
         SystemExit: for --help.
     """
+    known = flags_of(kind) | {*COMMON_FLAGS}
+    words = full_names(_words(arguments), known)
     with _NUMBERS, _refusals_in_one_line():
-        return tyro.cli(kind, args=_words(arguments), description=f"{description}\n\n{COMMON_HELP}")
+        return tyro.cli(kind, args=words, description=f"{description}\n\n{_help(known)}")
 
 
 def parse_by(read: Callable[[str], Flags], description: str) -> Flags:
@@ -209,6 +215,12 @@ def _number(flag: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[float] | None:
         is_instance=lambda value: isinstance(value, float),
         str_from_instance=lambda value: [str(value)],
     )
+
+
+def _help(known: set[str]) -> str:
+    named = ", ".join(f"{short} ({full})" for short, full in short_names(known).items())
+    gpus = "--gpus N (N workers with one GPU each; 0: no GPU)"
+    return f"Short names: {named}, {gpus}.\n\n{COMMON_HELP}" if named else COMMON_HELP
 
 
 def _words(arguments: Sequence[str] | None) -> list[str]:

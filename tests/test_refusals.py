@@ -88,7 +88,7 @@ def _existing_run(place: Place) -> list[str]:
 HELD: list[RunFolder] = []
 
 CASES: dict[str, tuple[Callable[[Place], list[str]], list[str]]] = {
-    "a wrong flag": (lambda p: ["--optimisation.lr", "1"], ["--optimisation.lr", "meant: --optimization.lr"]),
+    "a wrong flag": (lambda p: ["--optimisation.lr", "1"], ["--optimisation.lr", "mean --optimization.lr"]),
     "an unknown recipe": (lambda p: ["--recipe", "dem"], ['"dem"', 'mean "demo"']),
     "an unknown key": (
         lambda p: ["--config", p.file("c.yaml", b"optimization: {learning_rat: 1}")],
@@ -101,8 +101,8 @@ CASES: dict[str, tuple[Callable[[Place], list[str]], list[str]]] = {
     "a missing folder": (lambda p: flags_of("/nowhere"), ["/nowhere"]),
     "a missing Parquet file": (_missing_parquet, ["test*.parquet", "autolora data prepare"]),
     "a label out of range": (lambda p: _change_row_7(p, "label", 3), ["row 7", "label 3"]),
-    "data of no task": (lambda p: ["--recipe", "custom"], ["--data.path", "autolora data prepare folder"]),
-    "data of a published task": (lambda p: ["--recipe", "cub"], ["--data.path", "autolora data prepare cub"]),
+    "data of no task": (lambda p: ["--recipe", "custom"], ["--data", "autolora data prepare folder"]),
+    "data of a published task": (lambda p: ["--recipe", "cub"], ["--data", "autolora data prepare cub"]),
     "images of a size that the backbone does not take": (
         lambda p: [*p.task(), "--model.backbone", "timm/vit_tiny_patch16_224"],
         ["takes images of 224 x 224 pixels, not 12 x 12", "model.input_size"],
@@ -120,14 +120,14 @@ CASES: dict[str, tuple[Callable[[Place], list[str]], list[str]]] = {
     "an unknown backbone": (lambda p: [*p.task(), "--model.backbone", "resnet17"], ['mean "resnet1']),
     "more workers than CPUs": (
         lambda p: [*p.task(), "--scaling.num-workers", "4096"],
-        ["4096 workers of 1 CPU need 4096 CPUs", "Lower --scaling.num-workers, or submit"],
+        ["4096 workers of 1 CPU need 4096 CPUs", "Lower --workers, or submit"],
     ),
     "a value that is no number": (lambda p: ["--seed", "abc"], ["--seed", "abc"]),
     "a word that is no flag": (lambda p: ["stray"], ["stray"]),
     "a division by zero": (lambda p: ["--threat-model.epsilon", "8/0"], ["--threat-model.epsilon", "8/0"]),
     "more GPUs than there are": (
         lambda p: [*p.task(), "--scaling.use-gpu", "--scaling.num-workers", "1"],
-        ["1 worker needs 1 GPU, but Ray sees 0", "Give --scaling.no-use-gpu"],
+        ["1 worker needs 1 GPU, but Ray sees 0", "Give --gpus 0"],
     ),
     "a negative epsilon": (lambda p: [*p.task(), "--threat-model.epsilon=-0.1"], ["threat_model.epsilon", "-0.1"]),
     "an infinite learning rate": (lambda p: [*p.task(), "--optimization.lr", "inf"], ["optimization.lr", "finite"]),
@@ -136,7 +136,7 @@ CASES: dict[str, tuple[Callable[[Place], list[str]], list[str]]] = {
     "a run in use": (_run_in_use, ['"mine"', "in use"]),
     "an output folder that cannot be written": (
         lambda p: [*p.task(), "--run.output", p.file("file", b"") + "/below"],
-        ["cannot be written", "--run.output"],
+        ["cannot be written", "--output"],
     ),
     "a run name that is no name": (lambda p: [*p.task(), "--run.name", "../up"], ["run.name", "../up"]),
     "data that are not the config's": (lambda p: [*p.task(), "--data.digest", "0" * 64], ["not those of the config"]),
@@ -184,5 +184,5 @@ def _finetune(arguments: list[str]) -> None:
     "stream", [io.StringIO(), *(io.TextIOWrapper(io.BytesIO(), name) for name in ("ascii", "utf-8"))]
 )
 def test_a_refusal_does_not_depend_on_what_standard_output_can_show(stream: TextIO) -> None:
-    with contextlib.redirect_stdout(stream), pytest.raises(UserError, match=r"--lr, 3\..*--optimization\.lr"):
-        parse_training_flags("", "demo", ["--lr", "3"])
+    with contextlib.redirect_stdout(stream), pytest.raises(UserError, match="--seed"):
+        parse_training_flags("", "demo", ["--seed", "abc"])

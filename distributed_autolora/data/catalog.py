@@ -41,7 +41,7 @@ def data_folder(config: DataConfig) -> str:
     how = f"{config.task} --source UNPACKED" if known else "folder --source IMAGES"
     from_what = "the published files" if known else "a folder of images"
     raise UserError(
-        f'The images of task "{config.task}" are not shipped: give their folder with --data.path. To write it from '
+        f'The images of task "{config.task}" are not shipped: give their folder with --data. To write it from '
         f"{from_what}: {command('data prepare')} {how} --output FOLDER."
     )
 

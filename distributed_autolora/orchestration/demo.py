@@ -223,4 +223,4 @@ Next:
                  holds its config, checkpoints, result and final model
 Your own images, one folder a class, on a network of your own:
   {command("data prepare")} folder --source IMAGES --output DATA
-  {command("finetune")} --recipe custom --data.path DATA --model.weights WEIGHTS"""
+  {command("finetune")} --recipe custom --data DATA --weights WEIGHTS"""

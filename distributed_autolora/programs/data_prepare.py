@@ -21,7 +21,7 @@ def main() -> None:
 
     prepared = prepare(flags)
     print(prepared.table())
-    weights = f"{command('finetune')} --recipe {flags.recipe} --model.weights WEIGHTS --data.path"
+    weights = f"{command('finetune')} --recipe {flags.recipe} --weights WEIGHTS --data"
     print_line(f"\nNext: {weights} {shlex.quote(prepared.output)}")
 
 

@@ -102,5 +102,5 @@ def _meaning(attack: str) -> str:
 def _advice(name: str, method: str, rule: str | None) -> str:
     confirm = f"Evaluate the model with {command('evaluate')} --model {name} --attacks autoattack."
     fixes = ["--schedule.rule paired"] if rule != "paired" else []
-    fixes += ["--method.name vanilla"] if method != "vanilla" else []
+    fixes += ["--method vanilla"] if method != "vanilla" else []
     return f"{confirm} If that confirms it, train with {' or '.join(fixes)}." if fixes else confirm

@@ -11,6 +11,7 @@ import pytest
 
 from distributed_autolora.cli import COMMON_FLAGS, TrainingFlags
 from distributed_autolora.config import ExperimentConfig
+from distributed_autolora.config.flags import SHORT
 from distributed_autolora.data.preparation import flags as prepare_flags
 from distributed_autolora.orchestration.evaluations.request import EvaluationRequest
 from distributed_autolora.orchestration.studies.request import CompareFlags
@@ -73,6 +74,8 @@ def known_flags() -> set[str]:
     flags = {name.replace("_", "-") for name in names}
     return {f"--{flag}" for flag in flags | {re.sub(r"([^.]+)$", r"no-\1", flag) for flag in flags}} | {
         "--help",
+        "--gpus",
+        *SHORT,
         *COMMON_FLAGS,
     }
 

@@ -101,7 +101,7 @@ def disk(tmp_path: Path) -> Iterator[Disk]:
 
 
 def test_a_nearly_full_disk_is_refused_before_a_run_starts(disk: Disk) -> None:
-    with pytest.raises(UserError, match=r"less than 200 MiB free.*--run.output") as refused:
+    with pytest.raises(UserError, match=r"less than 200 MiB free.*--output") as refused:
         check_writable(disk.folder / "runs")
     assert "\n" not in str(refused.value)
 
@@ -112,7 +112,7 @@ def test_a_read_only_disk_is_refused_before_a_run_starts(disk: Disk) -> None:
     for folder in (disk.folder / "runs", disk.folder / "new"):
         with pytest.raises(UserError, match=r"cannot be written \(Read-only file system\)") as refused:
             check_writable(folder)
-        assert "--run.output" in str(refused.value)
+        assert "--output" in str(refused.value)
 
 
 WRITERS: dict[str, Callable[[Path, int], None]] = {

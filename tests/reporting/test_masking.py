@@ -62,7 +62,7 @@ def test_an_epoch_that_was_checked_shows_its_gap_and_warns_only_when_it_is_large
         "gradients may be masked",
         "autolora evaluate --model RUN --attacks autoattack",
         "--schedule.rule paired",
-        "--method.name vanilla",
+        "--method vanilla",
     ):
         assert words in warning
     assert "\n" not in warning
@@ -72,7 +72,7 @@ def test_the_advice_never_names_what_is_already_on() -> None:
     alarming = runs.checked(runs.history(1)[0], 9)
     for method, rule in itertools.product(("autolora", "vanilla"), ("released", "paired")):
         text = warning_of(alarming, method, rule) or ""
-        assert ("--method.name vanilla" in text) == (method != "vanilla")
+        assert ("--method vanilla" in text) == (method != "vanilla")
         assert ("--schedule.rule paired" in text) == (rule != "paired")
 
 

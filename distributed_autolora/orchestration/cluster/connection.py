@@ -56,10 +56,10 @@ def check_local_gpus(scaling: ScalingConfig, gpus: float | None = None) -> None:
     workers, gpus = scaling.num_workers, ray.cluster_resources().get("GPU", 0.0) if gpus is None else gpus
     if not scaling.use_gpu or gpus >= workers:
         return
-    advice = "Lower --scaling.num-workers, give" if workers > 1 and gpus >= 1 else "Give"
+    advice = "Lower --workers, give" if workers > 1 and gpus >= 1 else "Give"
     raise UserError(
         f"{counted(workers, 'worker')} {'needs' if workers == 1 else 'need'} {counted(workers, 'GPU')}, but Ray sees "
-        f"{gpus:g} on this machine. {advice} --scaling.no-use-gpu, or submit the job to a cluster."
+        f"{gpus:g} on this machine. {advice} --gpus 0, or submit the job to a cluster."
     )
 
 
@@ -76,7 +76,7 @@ def check_local_cpus(scaling: ScalingConfig, cpus: int | None = None) -> None:
     workers, each, cpus = scaling.num_workers, scaling.cpus_per_worker, available_cpus() if cpus is None else cpus
     if workers * each <= cpus:
         return
-    remedies = ["lower --scaling.num-workers"] * (workers > 1) + ["give --scaling.cpus-per-worker 1"] * (each > 1)
+    remedies = ["lower --workers"] * (workers > 1) + ["give --cpus-per-worker 1"] * (each > 1)
     advice = ", ".join([*remedies, "or submit the job to a cluster."])
     raise UserError(
         f"{counted(workers, 'worker')} of {counted(each, 'CPU')} {'needs' if workers == 1 else 'need'} "
@@ -152,7 +152,7 @@ def wait_for_resources(scaling: ScalingConfig) -> None:
             if time.monotonic() > deadline:
                 raise UserError(
                     f"After {scaling.wait_for_resources_s:g} s the cluster still lacks {missing}. "
-                    "Lower --scaling.num-workers, add nodes, or raise --scaling.wait-for-resources-s."
+                    "Lower --workers, add nodes, or wait longer (scaling.wait_for_resources_s)."
                 )
             time.sleep(_POLL_S)
     finally:

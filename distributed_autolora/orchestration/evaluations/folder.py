@@ -35,7 +35,7 @@ class EvaluationFolder:
         Raises:
             UserError: when another live process holds it, or it cannot be written.
         """
-        check_writable(self.path, flag="--output")
+        check_writable(self.path)
         with writing(self.chunks):
             self.chunks.mkdir(parents=True, exist_ok=True)
         what, otherwise = f"The evaluation in {self.path}", "give another --output"

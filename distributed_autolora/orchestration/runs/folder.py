@@ -110,8 +110,8 @@ class RunFolder:
         self._lock = acquire_folder(
             self.path,
             what=f'Run "{self.name}"',
-            otherwise="start another with --fresh or --run.name",
-            elsewhere="--run.output",
+            otherwise="start another with --fresh or --name",
+            elsewhere="--output",
         )
 
     def release(self) -> None:
@@ -121,7 +121,7 @@ class RunFolder:
             self._lock = None
 
 
-def check_writable(folder: Path, *, flag: str = "--run.output") -> None:
+def check_writable(folder: Path) -> None:
     """Makes the folder if need be, and checks that it can be written.
 
     Raises:
@@ -134,11 +134,11 @@ def check_writable(folder: Path, *, flag: str = "--run.output") -> None:
         free = shutil.disk_usage(folder).free
     except OSError as error:
         raise UserError(
-            f"The output folder {folder} cannot be written ({error.strerror}). Choose another with {flag} "
+            f"The output folder {folder} cannot be written ({error.strerror}). Choose another with --output "
             "or $DISTRIBUTED_AUTOLORA_HOME."
         ) from None
     if free < _MIN_FREE_BYTES:
         raise UserError(
             f"The disk of {folder} has less than {_MIN_FREE_BYTES >> 20} MiB free: "
-            f"free some space, or choose another {flag}."
+            "free some space, or choose another --output."
         )

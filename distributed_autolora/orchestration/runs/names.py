@@ -63,7 +63,7 @@ def find_run(config: ExperimentConfig) -> tuple[ExperimentConfig, RunFolder] | N
     if folder is not None and folder.exists():
         raise UserError(
             f'Run "{folder.name}" exists with another config ({_differences(folder.config(), config)}). '
-            "Give another --run.name, or the same config."
+            "Give another --name, or the same config."
         )
     return None
 

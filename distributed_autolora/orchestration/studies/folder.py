@@ -52,7 +52,7 @@ class StudyFolder:
         Raises:
             UserError: when another live process holds it, or the folder cannot be written.
         """
-        check_writable(self.path, flag="--output")
+        check_writable(self.path)
         self._lock = acquire_folder(
             self.path, what=f'Study "{self.name}"', otherwise="give another --name", elsewhere="--output"
         )

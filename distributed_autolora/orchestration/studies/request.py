@@ -45,7 +45,11 @@ class CompareFlags:
     num_workers: int = 1
     """Training processes of each run; as many runs at a time as the cluster has room for."""
     use_gpu: bool = False
-    """One GPU for each worker; the recipes of the paper's tasks want it anyway: without GPUs take --config."""
+    """One GPU for each worker; the recipes of the paper's tasks want it anyway."""
+    gpus: int | None = None
+    """So many workers for each run, with one GPU each; 0: no GPU; None: as the recipe, --num-workers and --use-gpu."""
+    cpus_per_worker: int | None = None
+    """CPUs of each worker; None: as the recipe or the file of --config."""
     attacks: str = OWN_ATTACK
     """pgd10: the accuracies that each run has; else also evaluate the final runs by these, such as autoattack."""
     attack_images: int | None = None
@@ -154,5 +158,7 @@ def _base(flags: CompareFlags) -> ExperimentConfig:
     base = base_config(
         _task(flags), recipe_config=base, backbone=flags.backbone, weights=flags.weights, data=flags.data
     )
-    use_gpu = flags.use_gpu or base.scaling.use_gpu
-    return replace(base, scaling=replace(base.scaling, num_workers=flags.num_workers, use_gpu=use_gpu))
+    use_gpu = flags.use_gpu or base.scaling.use_gpu if flags.gpus is None else flags.gpus > 0
+    cpus = flags.cpus_per_worker or base.scaling.cpus_per_worker
+    scaling = replace(base.scaling, num_workers=flags.gpus or flags.num_workers, use_gpu=use_gpu, cpus_per_worker=cpus)
+    return replace(base, scaling=scaling)

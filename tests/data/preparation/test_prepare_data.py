@@ -51,10 +51,8 @@ def test_ones_own_folder_becomes_a_task_that_trains(pets: Path, tmp_path: Path) 
     assert done.stderr == ""
     assert done.stdout.splitlines()[1].split()[:3] == ["train", "16", "2"]
     assert "not used, because of their endings: 1 files (1 .txt)" in done.stdout
-    assert done.stdout.splitlines()[-1].startswith(
-        "Next: python jobs/finetune.py --recipe custom --model.weights WEIGHTS"
-    )
-    assert done.stdout.rstrip().endswith(f"--data.path '{output}'")
+    assert done.stdout.splitlines()[-1].startswith("Next: python jobs/finetune.py --recipe custom --weights WEIGHTS")
+    assert done.stdout.rstrip().endswith(f"--data '{output}'")
     train, test = read_images(str(output), "train"), read_images(str(output), "test")
     check_same_classes(train, test)
     assert (train.card["task"], train.card["licence"], train.class_names) == ("my pets", "CC0", ("cats", "dogs"))

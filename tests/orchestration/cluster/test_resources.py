@@ -65,10 +65,10 @@ def test_a_ray_that_is_late_is_a_failure_that_another_attempt_may_fix() -> None:
 @pytest.mark.parametrize(
     ("workers", "each", "said"),
     [
-        (1, 8, "1 worker of 8 CPUs needs 8 CPUs, but this machine has 2. Give --scaling.cpus-per-worker 1, or"),
-        (4, 1, "4 workers of 1 CPU need 4 CPUs, but this machine has 2. Lower --scaling.num-workers, or"),
+        (1, 8, "1 worker of 8 CPUs needs 8 CPUs, but this machine has 2. Give --cpus-per-worker 1, or"),
+        (4, 1, "4 workers of 1 CPU need 4 CPUs, but this machine has 2. Lower --workers, or"),
         (2, 2, "2 workers of 2 CPUs need 4 CPUs, but this machine has 2. "
-         "Lower --scaling.num-workers, give --scaling.cpus-per-worker 1, or"),
+         "Lower --workers, give --cpus-per-worker 1, or"),
     ],
 )  # fmt: skip
 def test_a_machine_with_too_few_cpus_is_refused_with_what_helps(workers: int, each: int, said: str) -> None:
@@ -84,13 +84,13 @@ def test_a_machine_with_too_few_cpus_is_refused_with_what_helps(workers: int, ea
     [
         (1, 0.0, "1 worker needs 1 GPU, but Ray sees 0 on this machine. Give"),
         (2, 0.0, "2 workers need 2 GPUs, but Ray sees 0 on this machine. Give"),
-        (2, 1.0, "2 workers need 2 GPUs, but Ray sees 1 on this machine. Lower --scaling.num-workers, give"),
+        (2, 1.0, "2 workers need 2 GPUs, but Ray sees 1 on this machine. Lower --workers, give"),
     ],
 )
 def test_a_machine_with_too_few_gpus_is_refused_with_what_helps(workers: int, gpus: float, said: str) -> None:
     scaling = ScalingConfig(num_workers=workers, use_gpu=True)
     with pytest.raises(UserError) as refusal:
         check_local_gpus(scaling, gpus)
-    assert str(refusal.value) == f"{said} --scaling.no-use-gpu, or submit the job to a cluster."
+    assert str(refusal.value) == f"{said} --gpus 0, or submit the job to a cluster."
     check_local_gpus(scaling, float(workers))
     check_local_gpus(ScalingConfig(num_workers=workers), gpus)

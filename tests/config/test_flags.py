@@ -1,0 +1,73 @@
+"""Short names give the same config as the full ones in every program, and an unknown flag names the nearest."""
+
+from __future__ import annotations
+
+import pytest
+
+from distributed_autolora.cli import parse_flags, parse_training_flags
+from distributed_autolora.config import ScalingConfig
+from distributed_autolora.config.flags import SHORT
+from distributed_autolora.errors import UserError
+from distributed_autolora.orchestration.evaluations.request import EvaluationRequest
+from distributed_autolora.orchestration.studies.request import CompareFlags, study_request
+
+VALUES = {"--lr": "0.5", "--epochs": "7", "--batch-size": "48", "--epsilon": "4/255", "--method": "vanilla"}
+VALUES |= {"--workers": "3", "--cpus-per-worker": "2", "--wait-for-resources-s": "9"}
+
+
+@pytest.mark.parametrize("short", SHORT)
+def test_a_short_name_is_its_full_flag(short: str) -> None:
+    value = VALUES.get(short, "words")
+    by_short = parse_training_flags("", "demo", [short, value])
+    assert (
+        by_short
+        == parse_training_flags("", "demo", [f"{SHORT[short][0]}={value}"])
+        != parse_training_flags("", "demo", [])
+    )
+    assert by_short == parse_training_flags("", "demo", [f"{short}={value}"])
+
+
+def test_programs_share_the_short_names_of_what_they_share() -> None:
+    words = ["--workers", "3", "--data", "D", "--output", "O", "--mlflow-uri", "U"]
+    training = parse_training_flags("", "demo", words).experiment
+    evaluation = parse_flags(EvaluationRequest, "", [*words, "--weights", "W", "--epsilon", "1/8"])
+    study = parse_flags(CompareFlags, "", [*words, "--weights", "W"])
+    assert training.scaling.num_workers == evaluation.num_workers == study.num_workers == 3
+    assert training.data.path == evaluation.data == study.data == "D"
+    assert training.run.output == evaluation.output == study.output == "O"
+    assert (evaluation.model, study.weights, evaluation.epsilon) == ("W", "W", 0.125)
+
+
+def test_gpus_are_workers_with_one_each_in_every_program() -> None:
+    def scaling(*words: str) -> list[tuple[int, bool]]:
+        trained: ScalingConfig = parse_training_flags("", "cifar10", list(words)).experiment.scaling
+        evaluation = parse_flags(EvaluationRequest, "", ["--model", "m", *words])
+        flags = parse_flags(CompareFlags, "", ["--task", "cifar10", "--data", "D", "--weights", "W", *words])
+        compared = study_request(flags, "").study.arms[0].config.scaling
+        return [(found.num_workers, found.use_gpu) for found in (trained, evaluation, compared)]
+
+    assert scaling("--gpus", "4") == scaling("--gpus=4") == [(4, True)] * 3
+    assert [use_gpu for _, use_gpu in scaling("--gpus", "0")] == [False] * 3
+    for words, said in (
+        (["--gpus", "two"], '"two"'),
+        (["--gpus"], '""'),
+        (["--gpus", "2", "--workers", "4"], "--workers"),
+    ):
+        with pytest.raises(UserError, match=said):
+            parse_training_flags("", "demo", words)
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [
+        ("--lrr", r"mean --lr \(that is --optimization\.lr\)\?"),
+        ("--gpu", r"mean --gpus\?"),
+        ("--num-steps", r"mean --eval-attack\.num-steps or --train-attack\.num-steps\?"),
+        ("--optimisation.lr", r"mean --optimization\.lr\?"),
+        ("--frehs", r"mean --fresh\?"),
+        ("--xyzzy", r"no flag --xyzzy\. --help"),
+    ],
+)
+def test_an_unknown_flag_is_answered_by_the_nearest_last_part(typed: str, meant: str) -> None:
+    with pytest.raises(UserError, match=meant):
+        parse_training_flags("", "demo", [typed, "1"])
