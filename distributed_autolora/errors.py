@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import re
+from collections.abc import Sequence
 from urllib.parse import unquote_plus
 
 _PASSWORD = re.compile(
@@ -60,6 +61,21 @@ def first_line(error: BaseException) -> str:
 def counted(number: int, noun: str) -> str:
     """Returns "1 worker" or "2 workers"."""
     return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def is_utf8(text: str) -> bool:
+    """Tells whether a name from the file system or the command line was UTF-8 there."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def some(items: Sequence[str], most: int = 3, *, between: str = ", ") -> str:
+    """Returns the first few of some texts as a list, with the number of the others."""
+    more = f" and {len(items) - most} more" if len(items) > most else ""
+    return between.join(items[:most]) + more
 
 
 class UserError(Exception):

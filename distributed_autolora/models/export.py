@@ -41,7 +41,7 @@ def export_model(model: PortableModel, folder: Path, batches: Iterable[Tensor]) 
     with unfinished as place:
         program, weights = Path(place, PROGRAM_FILE), Path(place, WEIGHTS_FILE)
         about = {"input": "float32 images [n, C, H, W] in [0, 1], normalised with mean and std"}
-        save_weights(model.weights, weights, model.description.metadata() | about)
+        save_weights(model.weights, weights, model.metadata() | about)
         export_program(model.build(), first, program)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

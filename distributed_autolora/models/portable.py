@@ -64,6 +64,8 @@ class PortableModel:
 
     description: NetworkDescription
     weights: dict[str, Tensor]
+    class_names: tuple[str, ...] = ()
+    """Of the outputs, in their order; empty: unknown. They change no output, so the digest leaves them out."""
 
     def digest(self) -> str:
         """Returns the SHA-256 of all that determines the model's outputs."""
@@ -72,6 +74,11 @@ class PortableModel:
             digest.update(f"{name}:{value.dtype}:{tuple(value.shape)}:".encode())
             digest.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
         return digest.hexdigest()
+
+    def metadata(self) -> dict[str, str]:
+        """Returns the metadata of its .safetensors file: the description, and the class names if they are known."""
+        names = {"class_names": json.dumps(self.class_names)} if self.class_names else {}
+        return self.description.metadata() | names
 
     def build(self, device: torch.device | str = "cpu", where: str = "the file") -> Classifier:
         """Returns the model on a device, in eval mode and float32; it takes images in [0, 1].
@@ -95,4 +102,11 @@ def read_model(path: Path) -> PortableModel:
     description = NetworkDescription.from_metadata(checkpoint.metadata)
     if description is None:
         raise UserError(f"{path} does not say which network it belongs to: give a run's model.safetensors.")
-    return PortableModel(description, checkpoint.state)
+    return PortableModel(description, checkpoint.state, stated_classes(checkpoint.metadata))
+
+
+def stated_classes(metadata: Mapping[str, str]) -> tuple[str, ...]:
+    """Returns the class names in a file's metadata; empty where they are missing or of another type."""
+    names = stated(metadata, "class_names")
+    is_list = isinstance(names, list) and all(isinstance(name, str) for name in names)
+    return tuple(names) if is_list else ()

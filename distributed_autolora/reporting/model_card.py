@@ -106,8 +106,8 @@ def _loading(evaluation: Evaluation, facts: ModelFacts) -> str:
         '## Loading\n\n```python\nimport torch\nmodel = torch.export.load("model.pt2").module()\n'
         f"images = torch.rand(8, {shape})  # float32 in [0, 1], any number of them\n"
         f"print(model(images).argmax(1))\n```\n\n{_reading(evaluation)}"
-        "`model.safetensors` holds the weights of backbone and head; its metadata state the network, the number of "
-        "classes, and the mean and standard deviation that images are normalised with.\n\n"
+        "`model.safetensors` holds the weights of backbone and head; its metadata state the network, the number and "
+        "names of the classes, and the mean and standard deviation that images are normalised with.\n\n"
         "Largest difference of a logit between the evaluated model and its reloaded files, over the evaluated images: "
         f"{checked}. No low-rank branch is left in them."
     )

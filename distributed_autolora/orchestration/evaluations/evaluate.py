@@ -163,6 +163,8 @@ def _announce(plan: Plan, in_all: int, done: int) -> None:
     chunks = f"{in_all} chunk{'' if in_all == 1 else 's'}"
     state = f"resumes after {done} of {chunks}" if done else f"starts, {chunks}"
     print_line(f'Evaluation of "{plan.found.name}" by {attacks} {state}, in {plan.place}')
+    if plan.task.label_map is not None:
+        print_line("The images' classes are in another order than the model's: labels are matched by name.")
 
 
 def _counts(columns: Columns) -> dict[str, AccuracyCount]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from distributed_autolora.config import IMAGENET_MEAN, IMAGENET_STD
 from distributed_autolora.errors import UserError
 from distributed_autolora.models.checkpoint_formats import Checkpoint
-from distributed_autolora.models.portable import NetworkDescription, PortableModel, read_model
+from distributed_autolora.models.portable import NetworkDescription, PortableModel, read_model, stated_classes
 from distributed_autolora.models.weight_files import read_checkpoint, read_weights
 from distributed_autolora.orchestration.evaluations.request import EvaluationRequest
 from distributed_autolora.orchestration.mlflow_tracking import default_tracking_uri, download_weights
@@ -66,8 +66,10 @@ def find_model(request: EvaluationRequest, run: RunFolder | None, num_classes: i
 def _found(request: EvaluationRequest, run: RunFolder | None, num_classes: int) -> FoundModel:
     if run is not None:
         _refuse_network_flags(request)
-        description = NetworkDescription.of(run.config().model, run.result().num_classes)
-        return FoundModel(run.name, PortableModel(description, read_weights(run.path / "model.safetensors")), run)
+        names = run.result().class_names
+        description = NetworkDescription.of(run.config().model, len(names))
+        weights = read_weights(run.path / "model.safetensors")
+        return FoundModel(run.name, PortableModel(description, weights, names), run)
     if _MLFLOW.match(request.model):
         _refuse_network_flags(request)
         uri = request.mlflow_uri or default_tracking_uri(request.home())
@@ -80,7 +82,8 @@ def _found(request: EvaluationRequest, run: RunFolder | None, num_classes: int) 
     if path.suffix == ".pt2":
         raise UserError(f"{path} is an exported program: give the model.safetensors that was written beside it.")
     checkpoint = read_checkpoint(path, pickle_advice=_TENSORS_ONLY)
-    model = PortableModel(_description(request, checkpoint, num_classes), checkpoint.state)
+    description = _description(request, checkpoint, num_classes)
+    model = PortableModel(description, checkpoint.state, stated_classes(checkpoint.metadata))
     return FoundModel(_legal(path.stem), model)
 
 

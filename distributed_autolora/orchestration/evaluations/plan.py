@@ -18,6 +18,7 @@ from distributed_autolora.config import DataConfig, ExperimentConfig
 from distributed_autolora.core.threat_model import ThreatModel
 from distributed_autolora.data.augmentation import to_unit_interval
 from distributed_autolora.data.catalog import EMBEDDED_TASK, data_folder
+from distributed_autolora.data.class_names import label_map
 from distributed_autolora.data.images import ImageSource
 from distributed_autolora.data.parquet.locations import data_digest, is_uri
 from distributed_autolora.data.parquet.reader import ImageTable, with_protocol
@@ -89,9 +90,10 @@ def make_plan(request: EvaluationRequest, run: RunFolder | None = None) -> Plan:
     threat_model, step_size = _threat_model(request, config)
     size = request.image_size or (config.data.image_size if config is not None else None)
     table = open_test_split(folder, digest, size, request.cache)
-    for attack in attacks:
-        parts_for(attack, len(table.class_names))  # refuses one that cannot run
     found = find_model(request, run, len(table.class_names))
+    names = found.model.class_names or table.class_names
+    for attack in attacks:
+        parts_for(attack, len(names))  # refuses one that cannot run
     task = EvaluationTask(
         model=found.model,
         data_folder=folder,
@@ -103,7 +105,9 @@ def make_plan(request: EvaluationRequest, run: RunFolder | None = None) -> Plan:
         threat_model=threat_model,
         attacks=attacks,
         step_size=step_size,
+        label_map=label_map(table, names, found.name),
     )
+    table = task.with_labels(table)
     images = task.images_of(table)
     _check_model(found, images)
     variant = _variant(task, config, table)
@@ -128,6 +132,8 @@ def evaluation_digest(request: EvaluationRequest, task: EvaluationTask) -> str:
         "device": "gpu" if request.use_gpu else "cpu",
         "packages": {name: version for name, version in package_versions().items() if name not in _NOT_DECIDING},
     }
+    if task.label_map is not None:
+        values["label_map"] = task.label_map
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 

@@ -79,7 +79,7 @@ def _log_model(plan: Plan, tracked: TrackedRun) -> None:
     model, example = plan.found.model, next(plan.batches(2))
     with tempfile.TemporaryDirectory() as folder:
         weights = Path(folder, WEIGHTS_FILE)
-        save_weights(model.weights, weights, model.description.metadata())
+        save_weights(model.weights, weights, model.metadata())
         mlflow_tracking.log_model(tracked.uri, tracked.run_id, model.build(), torch.cat([example] * 2), weights=weights)
 
 

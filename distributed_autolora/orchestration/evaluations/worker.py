@@ -14,6 +14,7 @@ from torch import Tensor
 from distributed_autolora.config import DataConfig, ExperimentConfig, ScalingConfig
 from distributed_autolora.core.threat_model import ThreatModel
 from distributed_autolora.data.augmentation import to_unit_interval
+from distributed_autolora.data.class_names import relabelled
 from distributed_autolora.data.images import ImageSource
 from distributed_autolora.data.parquet.reader import ImageTable
 from distributed_autolora.errors import UserError
@@ -37,6 +38,7 @@ class EvaluationTask:
         image_size: side that images are scaled and cut to; None: as they are.
         cache: folder on each node for mapped copies of large test splits; None: the system's temporary folder.
         step_size: length of a PGD step; None: epsilon / 4.
+        label_map: the model's label for each label of the files (`class_names.label_map`); None: the same.
     """
 
     model: PortableModel
@@ -49,6 +51,7 @@ class EvaluationTask:
     threat_model: ThreatModel
     attacks: tuple[NamedAttack, ...]
     step_size: float | None
+    label_map: tuple[int, ...] | None = None
 
     def open_images(self) -> ImageSource:
         """Opens the test images on this machine.
@@ -62,7 +65,11 @@ class EvaluationTask:
                 f"{table.where} on {os.uname().nodename} is not what the evaluation began with: give every node the "
                 "same files."
             )
-        return self.images_of(table)
+        return self.images_of(self.with_labels(table))
+
+    def with_labels(self, table: ImageTable) -> ImageTable:
+        """Returns a table of the files with the model's labels and class names."""
+        return table if self.label_map is None else relabelled(table, self.label_map, self.model.class_names)
 
     def images_of(self, table: ImageTable) -> ImageSource:
         """Returns the images of a table as the model takes them."""

@@ -69,8 +69,8 @@ def finish(
     )
     folder.write_history(history)
     weights = {name.removeprefix("backbone."): torch.tensor(value) for name, value in returned["weights"].items()}
-    network = NetworkDescription.of(config.model, result.num_classes)
-    save_weights(weights, folder.path / "model.safetensors", network.metadata())
+    model = PortableModel(NetworkDescription.of(config.model, result.num_classes), weights, result.class_names)
+    save_weights(weights, folder.path / "model.safetensors", model.metadata())
     _save_figure(curves_figure(history, result), folder.path / "curves.png")
     if result.test is not None:
         figure = samples_figure(returned["samples"], result.class_names, result.epsilon)

@@ -20,7 +20,7 @@ from distributed_autolora.orchestration.runs.preflight import find_inputs
 from tests.orchestration.evaluations.shared import Material, write_material
 from tests.reporting import runs
 from tests.reporting.evaluations import evaluation
-from tests.training.tasks import small_config, write_task
+from tests.training.tasks import CLASSES, small_config, write_task
 
 
 @pytest.fixture(scope="module")
@@ -113,7 +113,7 @@ def test_another_threat_model_or_other_images_never_replace_a_runs_own_evaluatio
     run.path.mkdir()
     run.create(config)
     (run.path / "model.safetensors").write_bytes(material.weights.read_bytes())
-    run.write_result(replace(runs.result(runs.history(1)), class_names=("a", "b", "c")))
+    run.write_result(replace(runs.result(runs.history(1)), class_names=CLASSES))
     other = write_task(tmp_path / "other", train=60, test=21)
 
     def place(**values: Any) -> str:
