@@ -1,7 +1,5 @@
 """The names of a task's classes: their order, names that cannot be told apart, and labels by name."""
 
-from __future__ import annotations
-
 import re
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence

@@ -10,16 +10,16 @@ import torch
 from torch import Tensor
 
 from distributed_autolora.console import command
+from distributed_autolora.data.class_names import look_alikes, too_few
 from distributed_autolora.data.decoding import ImageDecodeError, ImageFacts, inspect_image, refuse_undecodable
 from distributed_autolora.data.images import different_sizes
 from distributed_autolora.data.parquet.checks import check_same_names
 from distributed_autolora.data.parquet.reader import fingerprint, place, protocol_of, row_groups
 from distributed_autolora.data.splits import Split
-from distributed_autolora.errors import UserError
+from distributed_autolora.errors import UserError, some
 from distributed_autolora.hardware import available_cpus
 
 _IMBALANCE = 10
-_MAX_SHOWN = 3
 RELEASED = (
     "these are the released splits (protocol released), faults included, for comparison with published numbers: "
     "name the protocol wherever a number from them is shown."
@@ -43,6 +43,7 @@ class SplitFacts:
     """int64 [n]."""
     fingerprints: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int64))
     """int64 [n]; equal for equal bytes."""
+    row_ids: list[str] = field(default_factory=list)
     places: list[str] = field(default_factory=list)
     """File, row and row id of each image."""
     failures: list[str] = field(default_factory=list)
@@ -117,13 +118,14 @@ def examine_task(
     known = protocol_of(train.texts) == "released"
     if known:
         warnings.append(RELEASED)
-    leaks = []
+    leaks = [_repeated_ids(facts) for facts in splits]
+    leaks += [too_few(train.class_names, dict(enumerate(train.class_counts())), train.where)]
     if test is not None:
         check_same_names(train.class_names, test.class_names, train.where, test.where)
         leaks.append(_test_copies(train, test))
     split = choose(train) if choose and not train.failures else None
     if split is not None:
-        leaks.append(_validation_copies(train, split))
+        leaks += [_validation_copies(train, split), _untrained(train, split)]
     (warnings if known else refusals).extend(filter(None, leaks))
     return Report(train, test, split, tuple(refusals), tuple(warnings))
 
@@ -134,14 +136,14 @@ def _look(folder: str, split: str, workers: ThreadPoolExecutor) -> SplitFacts:
     for group in row_groups(folder, split):
         facts.texts = facts.texts or group.texts
         labels.append(torch.from_numpy(group.rows["label"].to_numpy().copy()))
-        places = [
-            place(group.path, group.first + row, row_id) for row, row_id in enumerate(group.rows["row_id"].to_pylist())
-        ]
+        row_ids = group.rows["row_id"].to_pylist()
+        places = [place(group.path, group.first + row, row_id) for row, row_id in enumerate(row_ids)]
         images = group.rows["image"].to_pylist()
         for image, where, seen in zip(images, places, workers.map(_inspect, images), strict=True):
             facts.image_bytes += len(image)
             prints.append(fingerprint(image))
             _note(facts, where, seen)
+        facts.row_ids += row_ids
         facts.places += places
     facts.class_names = tuple(facts.texts["class_names"])
     facts.labels, facts.fingerprints = torch.cat(labels), torch.tensor(prints, dtype=torch.int64)
@@ -167,10 +169,12 @@ def _note(facts: SplitFacts, where: str, seen: ImageFacts | str) -> None:
 
 
 def _split_warnings(facts: SplitFacts) -> list[str]:
-    counts, warnings = facts.class_counts(), []
+    counts = facts.class_counts()
+    alike = [f"{one!a} and {other!a}" for one, other in look_alikes(facts.class_names)]
+    warnings = [f"{facts.where} has class names that look alike: {some(alike)}."] if alike else []
     missing = [name for name, count in zip(facts.class_names, counts, strict=True) if not count]
     if missing:
-        warnings.append(f"{facts.where} has no image of {len(missing)} classes: {_some(missing)}.")
+        warnings.append(f"{facts.where} has no image of {len(missing)} classes: {some(missing, between='; ')}.")
     smallest, largest = min(count for count in counts if count), max(counts)
     if largest > _IMBALANCE * smallest:
         warnings.append(
@@ -192,12 +196,13 @@ def _repeated(facts: SplitFacts) -> list[str]:
             contradictions.append(f"{facts.places[row]} and {facts.places[before]}")
     warnings = [f"{facts.where} holds {copies} copies of other images in it, byte for byte."] if copies else []
     if contradictions:
-        warnings.append(f"the same image has two labels in {len(contradictions)} places: {_some(contradictions)}.")
+        warnings.append(
+            f"the same image has two labels in {len(contradictions)} places: {some(contradictions, between='; ')}."
+        )
     return warnings
 
 
 def _test_copies(train: SplitFacts, test: SplitFacts) -> str:
-    """Returns a line about images that are in both, or an empty text."""
     rows = torch.isin(test.fingerprints, train.fingerprints).nonzero().flatten().tolist()
     if not rows:
         return ""
@@ -205,18 +210,28 @@ def _test_copies(train: SplitFacts, test: SplitFacts) -> str:
     copies = [f"{test.places[row]} is {train.places[at[int(test.fingerprints[row])]]}" for row in rows]
     return (
         f"{len(rows)} of {len(test.places)} test images are also training images, byte for byte: "
-        f"{_some(copies)}. Write the files with {command('data prepare')}, which leaves such images out of train."
+        f"{some(copies, between='; ')}. {command('data prepare')} leaves such images out of train."
     )
 
 
+def _untrained(train: SplitFacts, split: Split) -> str:
+    trained = set(train.labels[split.train].tolist())
+    names = [name for label, name in enumerate(train.class_names) if label not in trained]
+    return f"the chosen training images of {train.where} have none of {some(names)}: give more." if names else ""
+
+
+def _repeated_ids(facts: SplitFacts) -> str:
+    ids = [row_id for row_id, count in Counter(facts.row_ids).items() if count > 1]
+    return f"{facts.where} has row ids more than once: {some(ids)}. Give every image one of its own." if ids else ""
+
+
 def _validation_copies(train: SplitFacts, split: Split) -> str:
-    """Returns a line about images that are trained and validated on, or an empty text."""
     both = torch.isin(train.fingerprints[split.val], train.fingerprints[split.train])
     rows = split.val[both].tolist()
     if not rows:
         return ""
-    places = [train.places[row] for row in rows]
-    return f"{len(rows)} validation images are also training images, byte for byte: {_some(places)}. Remove the copies."
+    places = some([train.places[row] for row in rows], between="; ")
+    return f"{len(rows)} validation images are also training images, byte for byte: {places}. Remove the copies."
 
 
 def _other_sizes(splits: list[SplitFacts]) -> list[str]:
@@ -231,8 +246,3 @@ def _other_sizes(splits: list[SplitFacts]) -> list[str]:
                 f"{first[1]}: give --data.image-size (for instance 224) to bring all images to one size."
             )
     return found
-
-
-def _some(items: list[str]) -> str:
-    more = f"; and {len(items) - _MAX_SHOWN} more" if len(items) > _MAX_SHOWN else ""
-    return "; ".join(items[:_MAX_SHOWN]) + more

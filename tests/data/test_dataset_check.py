@@ -122,14 +122,37 @@ def test_special_images_are_counted_with_what_becomes_of_them(tmp_path: Path) ->
 
 
 def test_missing_classes_imbalance_and_contradicting_labels_are_warned_of(tmp_path: Path) -> None:
-    rows = [ImageRow(image, int(number == 0), str(number)) for number, image in enumerate(IMAGES[:20])]
-    write(tmp_path, "train.parquet", [*rows, ImageRow(IMAGES[5], 1, "again")], ["cat", "dog", "rat"])
-    write(tmp_path, "test.parquet", rows_of(IMAGES[30:]), ["cat", "dog", "rat"])
+    rows = [ImageRow(image, int(number < 2), str(number)) for number, image in enumerate(IMAGES[:27])]
+    names = ["cat", "dog", "Cat"]
+    more = [ImageRow(image, 2, f"more {number}") for number, image in enumerate(IMAGES[27:29])]
+    write(tmp_path, "train.parquet", [*rows, *more, ImageRow(IMAGES[5], 1, "again")], names)
+    write(tmp_path, "test.parquet", rows_of(IMAGES[30:]), names)
     warnings = " ".join(examine_task(str(tmp_path)).usable().warnings)
-    assert "(train) has no image of 1 classes: rat" in warnings
+    assert "(test) has no image of 1 classes: Cat" in warnings
+    assert "class names that look alike: 'cat' and 'Cat'" in warnings
     assert "two labels in 1 places" in warnings
-    write(tmp_path, "train.parquet", rows, ["cat", "dog", "rat"])
-    assert "not balanced: 1 to 19 images a class" in " ".join(examine_task(str(tmp_path)).usable().warnings)
+    write(tmp_path, "train.parquet", [*rows, *more], names)
+    assert "not balanced: 2 to 25 images a class" in " ".join(examine_task(str(tmp_path)).usable().warnings)
+
+
+def test_classes_of_one_or_no_training_image_and_repeated_row_ids_are_refused(tmp_path: Path) -> None:
+    names = ["cat", "dog", "rat"]
+    write(tmp_path, "test.parquet", rows_of(IMAGES[30:]), names)
+    write(tmp_path, "train.parquet", [*rows_of(IMAGES[:10]), ImageRow(IMAGES[10], 2, "one")], names)
+    with pytest.raises(UserError, match=r"too few training images of rat: 1: a class needs two"):
+        examine_task(str(tmp_path)).usable()
+    write(tmp_path, "train.parquet", [*rows_of(IMAGES[:10]), ImageRow(IMAGES[10], 0, "id-3")], names[:2])
+    write(tmp_path, "test.parquet", rows_of(IMAGES[30:]), names[:2])
+    with pytest.raises(UserError, match=r"\(train\) has row ids more than once: id-3"):
+        examine_task(str(tmp_path)).usable()
+
+
+def test_a_subset_that_leaves_a_class_untrained_is_refused(tmp_path: Path) -> None:
+    rows = [ImageRow(image, int(number < 2), str(number)) for number, image in enumerate(IMAGES[:30])]
+    write(tmp_path, "train.parquet", rows)
+    config = ExperimentConfig(data=DataConfig(path=str(tmp_path), train_images=5, val_images_min=0, val_fraction=0.3))
+    with pytest.raises(UserError, match=r"the chosen training images of .* have none of dog"):
+        examine_task(str(tmp_path), with_test=False, choose=lambda facts: split_rows(config, facts)).usable()
 
 
 def test_the_program_lists_and_refuses(tmp_path: Path) -> None:

@@ -2,13 +2,15 @@
 
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NoReturn
 
+from distributed_autolora.data.class_names import check_class_names, in_order
 from distributed_autolora.data.preparation.flags import Folder
 from distributed_autolora.data.preparation.source import SPLITS, SourceTask, file_row, held_out
-from distributed_autolora.errors import UserError
+from distributed_autolora.errors import UserError, counted, some
 
 # fmt: off
 IMAGE_EXTENSIONS = frozenset((
@@ -20,27 +22,30 @@ IMAGE_EXTENSIONS = frozenset((
 
 _SPLIT_WORDS = {*SPLITS, "training", "testing", "val", "valid", "validation", "dev", "eval"}
 _MAX_SHOWN = 5
+_HIDDEN, _OUTSIDE = _REASONS = "they are hidden", "they are in no class's folder"
 
 
 def image_folder(flags: Folder) -> SourceTask:
     """Reads a folder with one folder of images a class, or with train/ and test/ that each have those.
 
-    The row id is the path below the folder. Hidden files are ignored; files without an image's ending are counted in
-    the notes.
+    The row id is the path below the folder. Every file is a row or is counted by the reason why it is none: hidden, in
+    no class's folder, or without an image's ending.
 
     Raises:
         UserError: for a missing folder, fewer than two classes, a class without images, train/ and test/ with
-            different classes.
+            different classes, and a folder that links lead to twice.
     """
     source = flags.source
     if not source.is_dir():
         raise UserError(f"{source} is not a folder: give a folder that has one folder of images a class.")
-    folders = _visible_folders(source)
+    folders, walk = _visible_folders(source), _Walk()
+    walk.enter(source)
     other: list[str] = []
     if set(SPLITS) <= set(folders):
         other, folders = [name for name in folders if name not in SPLITS], _classes_of_both(source)
-        found = {split: _labelled_files(source / split, folders) for split in SPLITS}
-        files, skipped = {split: own for split, (own, _) in found.items()}, found["train"][1] + found["test"][1]
+        walk.beside(source, {*SPLITS, *other})
+        other = [f"{name} ({counted(walk.leave_out(source / name, name), 'file')})" for name in other]
+        files = {split: walk.labelled_files(source / split, folders) for split in SPLITS}
         how = "its own train/ and test/"
     elif folders and {name.lower() for name in folders} <= _SPLIT_WORDS:
         raise UserError(
@@ -48,9 +53,10 @@ def image_folder(flags: Folder) -> SourceTask:
             "whose folders are the classes."
         )
     else:
-        every, skipped = _labelled_files(source, folders)
+        every = walk.labelled_files(source, folders)
         train, test, how = held_out([label for _, label in every], flags.test_fraction, flags.seed)
         files = {"train": [every[position] for position in train], "test": [every[position] for position in test]}
+    check_class_names(folders, str(source))
     return SourceTask(
         task=flags.task or source.name,
         class_names=folders,
@@ -60,7 +66,9 @@ def image_folder(flags: Folder) -> SourceTask:
         },
         licence=flags.licence,
         provenance=f'folder "{source.name}", {how}',
-        notes=_notes(skipped, other, folders, files["test"]),
+        notes=_notes(walk.endings, other, folders, files["test"]) + walk.notes(),
+        seen=walk.seen,
+        not_used=walk.endings.total() + walk.others.total(),
     )
 
 
@@ -77,20 +85,19 @@ def _notes(
     skipped: Counter[str], other: list[str], class_names: Sequence[str], test: list[tuple[Path, int]]
 ) -> tuple[str, ...]:
     untested = [name for label, name in enumerate(class_names) if label not in {number for _, number in test}]
-    endings = ", ".join(f"{count} {ending}" for ending, count in skipped.most_common(_MAX_SHOWN))
-    endings += ", ..." if len(skipped) > _MAX_SHOWN else ""
+    endings = some([f"{count} {ending}" for ending, count in skipped.most_common()], _MAX_SHOWN)
     notes = [f"not used, because of their endings: {skipped.total()} files ({endings})"] if skipped else []
     notes += [f"not used: {', '.join(other)}"] if other else []
-    return (*notes, f"no test image of: {', '.join(untested)}") if untested else tuple(notes)
+    return (*notes, f"no test image of: {some(untested, _MAX_SHOWN)}") if untested else tuple(notes)
 
 
 def _visible_folders(folder: Path) -> list[str]:
-    return sorted(path.name for path in _entries(folder) if path.is_dir())
+    return in_order(path.name for path in _entries(folder) if path.is_dir())
 
 
-def _entries(folder: Path) -> Iterator[Path]:
+def _entries(folder: Path, *, hidden: bool = False) -> Iterator[Path]:
     try:
-        yield from (path for path in folder.iterdir() if _is_visible(path.name))
+        yield from (path for path in folder.iterdir() if hidden or _is_visible(path.name))
     except OSError as error:
         _refuse(error)
 
@@ -103,25 +110,88 @@ def _refuse(error: OSError) -> NoReturn:
     raise UserError(f"{error.filename} cannot be read: {error.strerror}. Give yourself the right to, or move it away.")
 
 
-def _labelled_files(root: Path, class_names: list[str]) -> tuple[list[tuple[Path, int]], Counter[str]]:
-    """Returns (path, label) of every image, by class and path, and the number of other files by their endings."""
-    if len(class_names) < 2:
-        raise UserError(f"{root} has {len(class_names)} folders: two or more are needed, one a class.")
-    skipped = [path for path in _entries(root) if path.is_file()]
-    files: list[tuple[Path, int]] = []
-    for label, name in enumerate(class_names):
-        found = _visible_files(root / name)
-        images = [path for path in found if path.suffix.lower() in IMAGE_EXTENSIONS]
-        if not images:
-            raise UserError(f"{root / name} holds no image: add some, or remove the folder. A folder is a class.")
-        skipped += [path for path in found if path.suffix.lower() not in IMAGE_EXTENSIONS]
-        files += [(path, label) for path in images]
-    return files, Counter(path.suffix.lower() or "without an ending" for path in skipped)
+def _ending(path: Path) -> str:
+    return path.suffix.lower() or "without an ending"
 
 
-def _visible_files(folder: Path) -> list[Path]:
-    found = []
-    for parent, folders, names in os.walk(folder, onerror=_refuse, followlinks=True):
-        folders[:] = [name for name in folders if _is_visible(name)]
-        found += [Path(parent, name) for name in names if _is_visible(name)]
-    return sorted(found)
+@dataclass
+class _Walk:
+    """The files of a source: each is an image of a class, or counted as not used."""
+
+    seen: int = 0
+    """All files, counted where they are listed."""
+    endings: Counter[str] = field(default_factory=Counter)
+    """Files that are not used because of their endings."""
+    others: Counter[str] = field(default_factory=Counter)
+    """Files that are not used for another reason, by that reason."""
+    _entered: dict[tuple[int, int], Path] = field(default_factory=dict)
+    """Device and inode of every folder that was read: a link may lead to one again."""
+
+    def enter(self, folder: Path) -> None:
+        """Notes that a folder is read.
+
+        Raises:
+            UserError: when it was read before, under another path.
+        """
+        status = folder.stat()
+        first = self._entered.setdefault((status.st_dev, status.st_ino), folder)
+        if first != folder:
+            raise UserError(
+                f"{folder} is the same folder as {first}, by a link: its images would be there twice. Remove the link."
+            )
+
+    def beside(self, folder: Path, known: Collection[str]) -> None:
+        """Counts what lies in a folder beside those of its folders that are read for themselves."""
+        for entry in _entries(folder, hidden=True):
+            if entry.is_dir() and entry.name not in known:
+                self.leave_out(entry, _HIDDEN)
+            elif not entry.is_dir():
+                self._other_file(entry, is_visible=_is_visible(entry.name))
+
+    def leave_out(self, folder: Path, why: str) -> int:
+        """Counts the files of a folder that is not used; follows no links."""
+        files = sum(len(names) for _, _, names in os.walk(folder, onerror=_refuse))
+        self.seen += files
+        self.others[why] += files
+        return files
+
+    def labelled_files(self, root: Path, class_names: list[str]) -> list[tuple[Path, int]]:
+        """Returns (path, label) of every image, by class and path."""
+        if len(class_names) < 2:
+            raise UserError(f"{root} has {counted(len(class_names), 'folder')}: two or more are needed, one a class.")
+        self.beside(root, class_names)
+        files: list[tuple[Path, int]] = []
+        for label, name in enumerate(class_names):
+            images = self._images(root / name)
+            if not images:
+                raise UserError(f"{root / name} holds no image: add some, or remove the folder. A folder is a class.")
+            files += [(path, label) for path in images]
+        return files
+
+    def notes(self) -> tuple[str, ...]:
+        """Returns what `others` counts, but for folders that have notes of their own."""
+        return tuple(f"not used, because {why}: {self.others[why]} files" for why in _REASONS if self.others[why])
+
+    def _images(self, folder: Path) -> list[Path]:
+        found = []
+        for parent, folders, names in os.walk(folder, onerror=_refuse, followlinks=True):
+            self.enter(Path(parent))
+            for name in [name for name in folders if not _is_visible(name)]:
+                self.leave_out(Path(parent, name), _HIDDEN)
+                folders.remove(name)
+            for path in (Path(parent, name) for name in names):
+                if _is_visible(path.name) and path.suffix.lower() in IMAGE_EXTENSIONS:
+                    self.seen += 1
+                    found.append(path)
+                else:
+                    self._other_file(path, is_visible=_is_visible(path.name))
+        return sorted(found)
+
+    def _other_file(self, path: Path, *, is_visible: bool) -> None:
+        self.seen += 1
+        if not is_visible:
+            self.others[_HIDDEN] += 1
+        elif path.suffix.lower() in IMAGE_EXTENSIONS:
+            self.others[_OUTSIDE] += 1
+        else:
+            self.endings[_ending(path)] += 1

@@ -2,13 +2,14 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
 import torch
 
 from distributed_autolora.data.splits import stratified_holdout
-from distributed_autolora.errors import UserError
+from distributed_autolora.errors import UserError, is_utf8
 
 SPLITS = ("train", "test")
 
@@ -44,11 +45,27 @@ class SourceTask:
     notes: tuple[str, ...] = ()
     """One line each."""
     protocol: Protocol = "clean"
+    seen: int | None = None
+    """Files or lines of the source, counted before any was sorted out; None: those of `rows` alone."""
+    not_used: int = 0
+    """How many of these are no rows; `notes` say why."""
 
 
 def file_row(path: Path, label: int, row_id: str) -> SourceRow:
-    """Returns the row of an image file."""
-    return SourceRow(path.read_bytes, label, row_id, str(path))
+    """Returns the row of an image file.
+
+    Raises:
+        UserError: for a name that is not UTF-8, as files from old archives have.
+    """
+    if not is_utf8(row_id):
+        raise UserError(f"The name of {str(path)!a} is not UTF-8: rename the file (convmv does so for a folder).")
+    return SourceRow(partial(_read, path), label, row_id, str(path))
+
+
+def _read(path: Path) -> bytes:
+    if path.exists() and not path.is_file():  # reading a pipe would never end
+        raise OSError("it is no file")
+    return path.read_bytes()
 
 
 def held_out(labels: Sequence[int], test_fraction: float, seed: int) -> tuple[list[int], list[int], str]:

@@ -1,11 +1,13 @@
 """Writes a collection as the Parquet files of a task: every image decoded once, no test image in train."""
 
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from distributed_autolora.data.class_names import too_few
 from distributed_autolora.data.decoding import ImageDecodeError, decode_image, refuse_undecodable
 from distributed_autolora.data.parquet.locations import existing_files, is_uri, one_line, remove_files
 from distributed_autolora.data.parquet.reader import fingerprint, with_protocol
@@ -24,8 +26,8 @@ class WrittenSplit:
     split: str
     images: int = 0
     image_bytes: int = 0
-    labels: set[int] = field(default_factory=set)
-    """Those that an image has."""
+    labels: Counter[int] = field(default_factory=Counter)
+    """Images by label."""
 
     def add(self, rows: list[ImageRow]) -> None:
         """Counts rows as written."""
@@ -43,6 +45,8 @@ class Prepared:
     splits: tuple[WrittenSplit, ...]
     card: dict[str, Any]
     """Facts about the task; kept in its files."""
+    seen: str
+    """Where all files of the source went, with their numbers."""
 
     def table(self) -> str:
         """Returns the splits as an aligned table, with the task card below it."""
@@ -50,7 +54,8 @@ class Prepared:
         lines += [f"{one.split:<6} {one.images:>8,} {len(one.labels):>8} {one.image_bytes:>14,}" for one in self.splits]
         lines += [f"{key}: {self.card[key]}" for key in ("task", "protocol", "licence", "provenance")]
         lines += [f"known overlap: {overlap}" for overlap in self.card["known_overlaps"]]
-        return "\n".join([*lines, *(f"note: {note}" for note in self.card["notes"]), f"Written to {self.output}"])
+        notes = [f"note: {note}" for note in self.card["notes"]]
+        return "\n".join([*lines, *notes, self.seen, f"Written to {self.output}"])
 
 
 def write_task(output: str, source: SourceTask, *, overwrite: bool, shard_bytes: int = SHARD_BYTES) -> Prepared:
@@ -84,18 +89,15 @@ def write_task(output: str, source: SourceTask, *, overwrite: bool, shard_bytes:
                     written[split].add(kept)
         # There is no file yet that the check could list the others of.
         refuse_undecodable(failures, shown=None)
-        for split, one in written.items():
-            if one.images == 0:
-                raise UserError(
-                    f"Nothing is left to write for {split} to {folder}: the source has no other images for it."
-                )
+        _check_rows_left(folder, source, written)
+        seen = _seen(source, written, len(left_out))
         card = _card(source, written, left_out)
         texts = {"class_names": names, **{key: card[key] for key in ("task", "protocol", "licence", "provenance")}}
         # Old files go first: train and test of two tasks never lie side by side, whenever this is interrupted.
         remove_files(folder, check_output(folder, overwrite))
         for split in SPLITS:
             writers[split].finish({**texts, "split": split, "card": card})
-    return Prepared(folder, tuple(written.values()), card)
+    return Prepared(folder, tuple(written.values()), card, seen)
 
 
 def check_output(output: str, overwrite: bool) -> list[str]:
@@ -127,6 +129,21 @@ def _load(row: SourceRow) -> ImageRow | str:
     except (ImageDecodeError, OSError) as error:
         return f"{row.where}: {one_line(error)}"
     return ImageRow(image, row.label, row.row_id)
+
+
+def _check_rows_left(folder: str, source: SourceTask, written: dict[str, WrittenSplit]) -> None:
+    for split, one in written.items():
+        if one.images == 0:
+            raise UserError(f"Nothing is left to write for {split} to {folder}: the source has no other images for it.")
+    if source.protocol == "clean" and (line := too_few(source.class_names, written["train"].labels, "the source")):
+        raise UserError(line)
+
+
+def _seen(source: SourceTask, written: dict[str, WrittenSplit], left_out: int) -> str:
+    kept = sum(one.images for one in written.values())
+    seen = kept + left_out + source.not_used
+    assert source.seen in (None, seen), f"{source.seen} files were seen, but {seen} are accounted for"
+    return f"seen: {seen:,} = {kept:,} written + {left_out:,} left out of train + {source.not_used:,} not used"
 
 
 def _card(source: SourceTask, written: dict[str, WrittenSplit], left_out: list[str]) -> dict[str, Any]:

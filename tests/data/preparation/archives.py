@@ -23,7 +23,7 @@ def jpeg(folder: Path, name: str, number: int, size: tuple[int, int] = (40, 32))
 
 
 def cifar(folder: Path, *, classes: int = 10, per_batch: int = 20, used: int | None = None) -> None:
-    """Writes the Python version of CIFAR-10 or, with 100 classes, CIFAR-100; images of the first `used` classes."""
+    """Writes the Python version of CIFAR-10 or, with 100 classes, CIFAR-100; or with `used` classes."""
     ten = classes == 10
     base = folder / ("cifar-10-batches-py" if ten else "cifar-100-python")
     base.mkdir(parents=True)
@@ -33,7 +33,7 @@ def cifar(folder: Path, *, classes: int = 10, per_batch: int = 20, used: int | N
         labels = [n % (used or classes) for n in range(per_batch)]
         (base / name).write_bytes(pickle.dumps({"data": pixels, "labels" if ten else "fine_labels": labels}))
     key, file = ("label_names", "batches.meta") if ten else ("fine_label_names", "meta")
-    (base / file).write_bytes(pickle.dumps({key: [f"class {n}" for n in range(classes)]}))
+    (base / file).write_bytes(pickle.dumps({key: [f"class {n}" for n in range(used or classes)]}))
 
 
 def dtd(folder: Path, per_part: int = 2) -> None:

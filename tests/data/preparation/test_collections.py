@@ -35,16 +35,16 @@ def prepared(task: str, folder: Path, **options: object) -> Prepared:
 
 @pytest.mark.parametrize(("task", "classes", "train"), [("cifar10", 10, 100), ("cifar100", 100, 20)])
 def test_cifar_keeps_every_pixel_label_and_class_name(task: str, classes: int, train: int, tmp_path: Path) -> None:
-    archives.cifar(tmp_path / "in", classes=classes)
+    archives.cifar(tmp_path / "in", classes=classes, used=10)
     prepared(task, tmp_path, unverified=True)
     table, test = (read_images(str(tmp_path / "out"), split) for split in ("train", "test"))
     assert (len(table), len(test)) == (train, 20)
-    assert table.class_names == tuple(f"class {n}" for n in range(classes))
+    assert table.class_names == tuple(f"class {n}" for n in range(10))
     pixels = np.random.default_rng(0).integers(0, 256, (20, 3072), dtype=np.uint8)
     for row in (0, 13):
         image = np.array(decode_image(table.encoded(row), 3))
         assert np.array_equal(image, pixels[row].reshape(3, 32, 32).transpose(1, 2, 0))
-    assert table.labels[:20].tolist() == [n % classes for n in range(20)]
+    assert table.labels[:20].tolist() == [n % 10 for n in range(20)]
     assert any("80 Million" in overlap for overlap in table.card["known_overlaps"])
     assert table.card["provenance"].endswith("in files that were not verified")
     assert not examine_task(str(tmp_path / "out")).usable().train.failures
@@ -184,6 +184,13 @@ LISTS = {
     "no test": ("path,label,split\na.jpg,x,train\nb.jpg,y,train\n", "has no test image"),
     "a path twice": ("path,label\na.jpg,x\na.jpg,y\n", r'line 3: "a\.jpg" is there twice'),
     "a comma in a path": ("path,label\na.jpg,x\nb,c.jpg,y\n", "line 3: it has more values than the first line"),
+    "an open quote": ('path,label\na.jpg,x\nb.jpg,"y\nc.jpg,x\n', "line 3: unexpected end of data. Is a quote not"),
+    "two open quotes": ('path,label\na.jpg,"5 in\nb.jpg,"5 in\nc.jpg,x\n', r"line 2: .* expected after"),
+    "a quoted line break": ('path,label\na.jpg,x\nb.jpg,"y\nz"\n', "line 3: label has a line break"),
+    "a column twice": ("path,label,label\na.jpg,x,y\n", "the columns 'label', 'label' look alike"),
+    "a capital column": ("path,label,Split\na.jpg,x,train\n", "the columns 'Split' look alike"),
+    "a path in two ways": ("path,label\na.jpg,x\n./a.jpg,y\n", r'line 3: "\./a\.jpg" is there twice'),
+    "labels that look alike": ("path,label\na.jpg,ant\nb.jpg,Ant\n", "class names 'Ant' and 'ant' look alike"),
     "a missing file": ("path,label,split\na.jpg,x,train\nb.jpg,y,test\n", "2 images cannot be decoded: .*b.jpg: "),
 }
 

@@ -1,5 +1,7 @@
 import gzip
+import os
 import struct
+import unicodedata
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -7,10 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from distributed_autolora.data.class_names import look_alikes
 from distributed_autolora.data.decoding import decode_image
+from distributed_autolora.data.preparation.csv_list import image_list
 from distributed_autolora.data.preparation.fashion_mnist import FASHION_MNIST_CLASSES, fashion_mnist
-from distributed_autolora.data.preparation.flags import Folder
+from distributed_autolora.data.preparation.flags import Folder, ImageList
 from distributed_autolora.data.preparation.image_folder import image_folder
+from distributed_autolora.data.preparation.prepare import prepare
 from distributed_autolora.data.preparation.source import SourceTask
 from distributed_autolora.errors import UserError
 from tests.data.pictures import encode, picture
@@ -128,7 +133,7 @@ def test_an_official_split_is_kept(tmp_path: Path) -> None:
         "test/b/1.png",
     ]
     assert len(images.rows["train"]) == 6
-    assert images.notes == ("not used: val",)
+    assert images.notes == ("not used: val (2 files)",)
 
 
 def test_hidden_files_are_passed_over_and_others_counted(tmp_path: Path) -> None:
@@ -138,13 +143,74 @@ def test_hidden_files_are_passed_over_and_others_counted(tmp_path: Path) -> None
     add(tmp_path / "__MACOSX", "1.jpg")
     images = read(tmp_path, 0.5, 0)
     assert len(images.rows["train"]) + len(images.rows["test"]) == 4
-    assert images.notes == ("not used, because of their endings: 3 files (2 .db, 1 .md)",)
+    add(tmp_path, "beside.jpg")
+    images = read(tmp_path, 0.5, 0)
+    assert images.notes == (
+        "not used, because of their endings: 3 files (2 .db, 1 .md)",
+        "not used, because they are hidden: 5 files",
+        "not used, because they are in no class's folder: 1 files",
+    )
+    files = sum(path.is_file() for path in tmp_path.rglob("*"))
+    assert (images.seen, images.not_used) == (files, files - 4)
+
+
+@pytest.mark.parametrize("place", ["a/loop", "a/sub/loop", "c", "b/whole"])
+def test_a_folder_that_links_lead_to_twice_is_refused(tmp_path: Path, place: str) -> None:
+    for name in ("a", "b"):
+        add(tmp_path / name, "1.jpg", "2.jpg", "sub/3.jpg")
+    (tmp_path / place).symlink_to(tmp_path if place == "b/whole" else tmp_path / "a", target_is_directory=True)
+    with pytest.raises(UserError, match=r"is the same folder as .*, by a link"):
+        read(tmp_path, 0.5, 0)
+
+
+def test_a_class_may_be_a_link_and_what_is_no_file_is_named(tmp_path: Path) -> None:
+    add(tmp_path / "elsewhere", "1.jpg", "2.jpg", "3.jpg")
+    add(tmp_path / "in" / "b", "1.jpg", "2.jpg", "3.jpg")
+    (tmp_path / "in" / "a").symlink_to(tmp_path / "elsewhere", target_is_directory=True)
+    assert len(read(tmp_path / "in", 0.5, 0).rows["train"]) == 3
+    os.mkfifo(tmp_path / "in" / "b" / "4.jpg")
+    with pytest.raises(UserError, match=r"4\.jpg: it is no file"):
+        prepare(Folder(source=tmp_path / "in", output=str(tmp_path / "out")))
+
+
+@pytest.mark.parametrize("name", [b"caf\xe9.png", b"K\xe4se/1.png"])
+def test_a_name_that_is_not_utf_8_is_refused_and_shown(tmp_path: Path, name: bytes) -> None:
+    for folder in ("a", "b"):
+        add(tmp_path / folder, "1.jpg", "2.jpg", "3.jpg")
+    path = os.path.join(os.fsencode(tmp_path), b"" if b"/" in name else b"a", name)
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    with open(path, "wb") as file:
+        file.write(encode(picture(0)))
+    with pytest.raises(UserError, match=r"\\udce.* is not UTF-8: rename"):
+        read(tmp_path, 0.5, 0)
 
 
 def test_a_class_without_a_test_image_is_mentioned(tmp_path: Path) -> None:
     add(tmp_path / "a", *(f"{n}.jpg" for n in range(10)))
     add(tmp_path / "b", "only.jpg")
     assert read(tmp_path, 0.2, 0).notes == ("no test image of: b",)
+
+
+def test_folders_and_lists_have_the_same_order_of_classes(tmp_path: Path) -> None:
+    for order in (["0", "1", "9", "10"], ["10", "9", "B", "a", "\u00e4"]):
+        root = tmp_path / order[0]
+        for name in order:
+            add(root / name, "1.jpg", "2.jpg", "3.jpg")
+        lines = [f"{name}/{number}.jpg,{name}\n" for number in "12" for name in reversed(order)]
+        (root / "list.csv").write_text("".join(["path,label\n", *lines]))
+        listed = image_list(ImageList(source=root / "list.csv", output="", test_fraction=0.5))
+        assert read(root, 0.5, 0).class_names == listed.class_names == order
+
+
+@pytest.mark.parametrize("twin", ["Ant", "ant ", "ant\u200b", "\uff41nt"])
+def test_class_names_that_look_alike_are_refused(tmp_path: Path, twin: str) -> None:
+    for name in ("ant", twin, "bee"):
+        add(tmp_path / name, "1.jpg", "2.jpg")
+    with pytest.raises(UserError, match="look alike"):
+        read(tmp_path, 0.5, 0)
+    assert look_alikes(["1", "10", "01"]) == [("1", "01")]
+    assert look_alikes([unicodedata.normalize(form, "K\u00e4se") for form in ("NFC", "NFD")]) != []
+    assert not look_alikes(["crane", "Cranes", "1 a", "1a"])
 
 
 def bad_train_and_test(folder: Path) -> None:
@@ -154,7 +220,7 @@ def bad_train_and_test(folder: Path) -> None:
 
 
 FOLDERS: dict[str, tuple[Callable[[Path], object], str]] = {
-    "one class": (lambda folder: add(folder / "a", "1.jpg"), "has 1 folders: two or more"),
+    "one class": (lambda folder: add(folder / "a", "1.jpg"), "has 1 folder: two or more"),
     "no class": (lambda folder: add(folder, "1.jpg"), "has 0 folders"),
     "class without images": (
         lambda folder: (add(folder / "a", "1.jpg"), add(folder / "b", "x.txt")),
