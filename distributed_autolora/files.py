@@ -92,10 +92,57 @@ def acquire_folder(folder: Path, *, what: str, otherwise: str, elsewhere: str) -
     Raises:
         UserError: when another live process holds it, or its file system cannot lock.
     """
+    lock = _locked(folder / _LOCK, what=what, otherwise=otherwise, elsewhere=elsewhere)
+    for file in folder.glob(".*"):
+        if _UNFINISHED.fullmatch(file.name):
+            file.unlink(missing_ok=True)
+    _sign(lock)
+    return lock
+
+
+@contextlib.contextmanager
+def claimed(file: Path, *, what: str, otherwise: str, elsewhere: str) -> Iterator[None]:
+    """Claims a name while the block runs, by a file that only one process can make; it is removed at the end.
+
+    The file of a process that was killed is taken over where its lock tells so: on the same node.
+
+    Args:
+        what: its name in messages, like `otherwise` and `elsewhere` of `acquire_folder`.
+
+    Raises:
+        UserError: when another process has it, or its file system cannot lock.
+    """
+    while True:
+        is_new = True
+        try:
+            os.close(os.open(file, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
+        except FileExistsError:
+            is_new = False
+        except OSError as error:
+            raise UserError(f"{file} cannot be made ({error.strerror}): choose another {elsewhere}.") from None
+        lock = _locked(file, what=what, otherwise=otherwise, elsewhere=elsewhere)
+        # Whoever had it may have removed it between its opening and its lock.
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.samestat(file.stat(), os.fstat(lock.fileno())):
+                break
+        lock.close()
+    lock.seek(0)
+    holder = "" if is_new else lock.read().strip()
+    with lock:
+        if holder and not holder.endswith(f" on {os.uname().nodename}"):  # its lock may not reach this node
+            raise UserError(f"{what} is in use by {holder}. If that process is gone, remove {file}; or {otherwise}.")
+        _sign(lock)
+        try:
+            yield
+        finally:
+            file.unlink(missing_ok=True)
+
+
+def _locked(file: Path, *, what: str, otherwise: str, elsewhere: str) -> IO[str]:
     try:
-        lock = (folder / _LOCK).open("a+")
+        lock = file.open("a+")
     except OSError as error:
-        raise UserError(f"{folder / _LOCK} cannot be opened ({error.strerror}): choose another {elsewhere}.") from None
+        raise UserError(f"{file} cannot be opened ({error.strerror}): choose another {elsewhere}.") from None
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -106,12 +153,12 @@ def acquire_folder(folder: Path, *, what: str, otherwise: str, elsewhere: str) -
     except OSError as error:
         lock.close()
         raise UserError(
-            f"The file system of {folder} cannot lock files ({error.strerror}): choose another {elsewhere}."
+            f"The file system of {file.parent} cannot lock files ({error.strerror}): choose another {elsewhere}."
         ) from None
-    for file in folder.glob(".*"):
-        if _UNFINISHED.fullmatch(file.name):
-            file.unlink(missing_ok=True)
+    return lock
+
+
+def _sign(lock: IO[str]) -> None:
     lock.truncate(0)
     lock.write(f"process {os.getpid()} on {os.uname().nodename}")
     lock.flush()
-    return lock

@@ -92,7 +92,7 @@ def _check_header(source: Path, header: list[str]) -> None:
             raise UserError(f"{source}: the columns {', '.join(map(ascii, alike))} look alike: keep only {name}.")
 
 
-def _numbered(source: Path, reader: csv.DictReader[str]) -> list[tuple[int, dict[str, str]]]:
+def _numbered(source: Path, reader: "csv.DictReader[str]") -> list[tuple[int, dict[str, str]]]:
     """Returns the lines of a file with the number at which each begins."""
     lines, first = [], 2
     try:

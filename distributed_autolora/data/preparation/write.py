@@ -1,5 +1,6 @@
 """Writes a collection as the Parquet files of a task: every image decoded once, no test image in train."""
 
+import contextlib
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -14,6 +15,7 @@ from distributed_autolora.data.parquet.reader import fingerprint, with_protocol
 from distributed_autolora.data.parquet.writer import ROW_GROUP, SHARD_BYTES, ImageRow, SplitWriter, groups_of
 from distributed_autolora.data.preparation.source import SPLITS, SourceRow, SourceTask
 from distributed_autolora.errors import UserError
+from distributed_autolora.files import claimed
 from distributed_autolora.hardware import available_cpus
 
 _MAX_SHOWN = 3
@@ -74,7 +76,7 @@ def write_task(output: str, source: SourceTask, *, overwrite: bool, shard_bytes:
     left_out: list[str] = []
     failures: list[str] = []
     writers = {split: SplitWriter(folder, split, len(names), shard_bytes=shard_bytes) for split in SPLITS}
-    with writers["train"], writers["test"]:
+    with _claim(folder), writers["train"], writers["test"]:
         # The test split comes first, so that it is known when the training images pass by.
         for split in reversed(SPLITS):
             for group, failed in _loaded(source.rows[split]):
@@ -90,14 +92,22 @@ def write_task(output: str, source: SourceTask, *, overwrite: bool, shard_bytes:
         # There is no file yet that the check could list the others of.
         refuse_undecodable(failures, shown=None)
         _check_rows_left(folder, source, written)
-        seen = _seen(source, written, len(left_out))
+        accounts = _seen(source, written, len(left_out))
         card = _card(source, written, left_out)
         texts = {"class_names": names, **{key: card[key] for key in ("task", "protocol", "licence", "provenance")}}
         # Old files go first: train and test of two tasks never lie side by side, whenever this is interrupted.
         remove_files(folder, check_output(folder, overwrite))
         for split in SPLITS:
             writers[split].finish({**texts, "split": split, "card": card})
-    return Prepared(folder, tuple(written.values()), card, seen)
+    return Prepared(folder, tuple(written.values()), card, accounts)
+
+
+def _claim(folder: str) -> contextlib.AbstractContextManager[None]:
+    """Keeps a second program from a local folder; an object store has no means for that."""
+    if is_uri(folder):
+        return contextlib.nullcontext()
+    words = {"what": folder, "otherwise": "give another --output", "elsewhere": "--output"}
+    return claimed(Path(folder, ".preparing"), **words)
 
 
 def check_output(output: str, overwrite: bool) -> list[str]:

@@ -8,11 +8,12 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from distributed_autolora.config import ExperimentConfig, output_home
 from distributed_autolora.console import print_line
-from distributed_autolora.files import write_json
+from distributed_autolora.files import claimed, write_json
 from distributed_autolora.orchestration.cluster.processes import uninterrupted
 from distributed_autolora.orchestration.runs.folder import RunFolder, check_writable
 from distributed_autolora.orchestration.runs.names import (
@@ -51,10 +52,11 @@ def train_run(
     found = None if fresh else find_run(config)
     if found is not None and found[1].is_finished():
         return _show_finished(found[1])
-    with ExitStack() as stack:
+    with ExitStack() as stack, ExitStack() as starting:
+        _claim(run_name(config), output_home(config.run) / "runs", starting)
+        found = None if fresh else find_run(config)
         if found is None:
             _log.info("Checking the inputs.")
-            check_writable(output_home(config.run) / "runs")
             for warning in [] if checked else check_inputs(config, inputs):
                 print(f"warning: {warning}", file=sys.stderr)
         else:
@@ -62,13 +64,23 @@ def train_run(
             _acquire(folder, stack)
         _connect(config, None if found is None else _known_tracking(folder).get("uri"))
         if found is None:
-            config, folder = _new_run(config, stack)
+            config, folder = _new_run(config, fresh, stack)
         if folder.is_finished():
             return _show_finished(folder)
         name, config = run_name(config), replace(config, run=replace(config.run, name=folder.name))
         if not folder.exists():
             folder.create(config, name)
+        starting.close()
         return _train(config, folder, inputs, dict(tags or {}), callbacks)
+
+
+def _claim(name: str, runs: Path, starting: ExitStack) -> None:
+    """Claims a run's name before anything slow: the same command may be started twice within these seconds."""
+    check_writable(runs)
+    what, otherwise = f'Run "{name}"', "give another --run.name"
+    starting.enter_context(
+        claimed(runs / f".{name}.starting", what=what, otherwise=otherwise, elsewhere="--run.output")
+    )
 
 
 def _acquire(folder: RunFolder, stack: ExitStack) -> None:
@@ -91,12 +103,14 @@ def _connect(config: ExperimentConfig, tracking_uri: str | None) -> None:
     store.result()
 
 
-def _new_run(config: ExperimentConfig, stack: ExitStack) -> tuple[ExperimentConfig, RunFolder]:
+def _new_run(config: ExperimentConfig, fresh: bool, stack: ExitStack) -> tuple[ExperimentConfig, RunFolder]:
     from distributed_autolora.orchestration.cluster.connection import hardware_precision
 
     if is_precision_open(config):
         config = with_precision(config, hardware_precision(config))
-    folder = next_run(output_home(config.run), run_name(config))
+    # The name may depend on the format: then this is the first look at it.
+    found = None if fresh else find_run(config)
+    folder = found[1] if found else next_run(output_home(config.run), run_name(config))
     _acquire(folder, stack)
     return config, folder
 

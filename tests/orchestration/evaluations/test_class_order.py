@@ -49,7 +49,8 @@ def copied(material: Material, folder: Path, class_names: tuple[str, ...]) -> st
 def correct(material: Material, data: str, output: Path) -> tuple[dict[str, bool], tuple[str, ...], str]:
     """Returns which images are classified correctly by row id, the class names of the result, and its digest."""
     plan = make_plan(material.request(output, data=data))
-    evaluator, right = Evaluator(plan.task), {}
+    evaluator = Evaluator(plan.task)
+    right: dict[str, bool] = {}
     for chunk in plan.chunks():
         columns, _ = evaluator.chunk(chunk)
         outcome = columns["natural_prediction"] == columns["label"]
