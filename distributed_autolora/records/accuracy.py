@@ -1,7 +1,5 @@
 """Accuracies as integer counts: counts add, and are divided once."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 
@@ -12,7 +10,7 @@ class AccuracyCount:
     correct: int = 0
     total: int = 0
 
-    def __add__(self, other: AccuracyCount) -> AccuracyCount:
+    def __add__(self, other: "AccuracyCount") -> "AccuracyCount":
         return AccuracyCount(self.correct + other.correct, self.total + other.total)
 
     @property

@@ -1,7 +1,5 @@
 """What one epoch of a run did and measured."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from functools import partial
 
@@ -49,7 +47,7 @@ class Passes:
     forward: int
     backward: int
 
-    def __add__(self, other: Passes) -> Passes:
+    def __add__(self, other: "Passes") -> "Passes":
         return Passes(self.forward + other.forward, self.backward + other.backward)
 
 

@@ -1,7 +1,5 @@
 """What an evaluation found: the content of its evaluation.json."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any, Literal
 

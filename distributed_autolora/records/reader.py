@@ -1,7 +1,5 @@
 """Strict reading of dataclasses from nested mappings (YAML, JSON): nothing unknown, nothing guessed."""
 
-from __future__ import annotations
-
 import dataclasses
 import difflib
 import types

@@ -1,7 +1,5 @@
 """What a finished run found: the content of its result.json."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any
 

@@ -1,7 +1,5 @@
 """A study on disk: what is compared (study.json), and its runs so far (runs.json)."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Literal

@@ -1,7 +1,5 @@
 """An evaluation as text, at most 80 columns wide."""
 
-from __future__ import annotations
-
 import textwrap
 from collections.abc import Mapping
 

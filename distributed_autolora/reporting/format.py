@@ -1,7 +1,5 @@
 """How reports write names, numbers, times and Markdown tables."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Sequence
 from typing import Any

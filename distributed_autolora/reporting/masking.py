@@ -1,7 +1,5 @@
 """Messages about the checks by a stronger attack: while a run trains, and in its result."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 from distributed_autolora.console import command

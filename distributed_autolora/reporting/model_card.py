@@ -1,7 +1,5 @@
 """A model for others: its card in Markdown (what it is, how it was evaluated, how to load it) and leaderboard entry."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -3,8 +3,6 @@
 A test that the numbers do not define (one seed, no variance) is None, never NaN.
 """
 
-from __future__ import annotations
-
 import math
 import statistics
 from collections.abc import Sequence

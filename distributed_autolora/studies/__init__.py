@@ -1,7 +1,5 @@
 """Named comparisons (the paper's tables, and beyond): which arms, which values, which of them are searched."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 from distributed_autolora.config import ExperimentConfig

@@ -1,7 +1,5 @@
 """What a study is: named arms of one comparison, each a complete config with or without a search."""
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass, field

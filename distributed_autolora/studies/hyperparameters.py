@@ -1,7 +1,5 @@
 """The hyperparameters of the paper's appendix (Table 7) as settings, and the page that is generated from them."""
 
-from __future__ import annotations
-
 from distributed_autolora.config.recipes import PAPER_HYPERPARAMETERS, Hyperparameters
 from distributed_autolora.records import Settings
 

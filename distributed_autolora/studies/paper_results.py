@@ -12,8 +12,6 @@ is `difference/...` (AutoLoRa less the arm in Tables 1 and 2; with less without 
 `branch_parameters` (Table 3, for all tasks) or `p_value/...` (Table 8, the arm against AutoLoRa).
 """
 
-from __future__ import annotations
-
 import csv
 from collections.abc import Sequence
 from functools import cache

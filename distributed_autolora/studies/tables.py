@@ -1,7 +1,5 @@
 """The paper's tables as studies, one function each."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import replace
 

@@ -1,7 +1,5 @@
 """Studies beyond the paper: which switches of untuned robust fine-tuning matter, and on how many images."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 from distributed_autolora.config import ExperimentConfig

@@ -1,7 +1,5 @@
 """One evaluation from request to result: planned, run by a pool of workers, kept, shown, exported."""
 
-from __future__ import annotations
-
 import time
 from collections import Counter
 from dataclasses import replace

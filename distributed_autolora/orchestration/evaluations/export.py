@@ -1,7 +1,5 @@
 """The exported files of an evaluation: the model, its card, and its RobustBench entry."""
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Iterable
 from pathlib import Path

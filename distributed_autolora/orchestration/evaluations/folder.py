@@ -1,7 +1,5 @@
 """The folder of one model's evaluations: finished chunks, results, and one live process at a time."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Finds the model that is to be evaluated: a run, a file, or an MLflow URI."""
 
-from __future__ import annotations
-
 import re
 import tempfile
 from dataclasses import dataclass

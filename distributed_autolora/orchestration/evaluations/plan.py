@@ -1,7 +1,5 @@
 """Everything that an evaluation needs, found and checked before any work starts."""
 
-from __future__ import annotations
-
 import hashlib
 import importlib.metadata
 import json

@@ -1,7 +1,5 @@
 """Evaluation of a run after its training: the flag --evaluate."""
 
-from __future__ import annotations
-
 from distributed_autolora.config import ExperimentConfig
 from distributed_autolora.console import command, print_line
 from distributed_autolora.data.parquet.reader import read_labels, read_texts

@@ -1,7 +1,5 @@
 """An evaluation in MLflow: its run, metrics, tags and files, and the model in the registry."""
 
-from __future__ import annotations
-
 import json
 import sys
 import tempfile

@@ -1,7 +1,5 @@
 """What a worker of an evaluation is given, and what it does."""
 
-from __future__ import annotations
-
 import hashlib
 import os
 import time

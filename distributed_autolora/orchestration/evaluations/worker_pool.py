@@ -1,7 +1,5 @@
 """Worker processes of an evaluation, as Ray tasks; neither their number nor their order changes a result."""
 
-from __future__ import annotations
-
 import functools
 import os
 from collections import Counter, deque

@@ -1,7 +1,5 @@
 """The cluster that a study computes on: one that is there, or one of its own."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 from collections.abc import Iterator

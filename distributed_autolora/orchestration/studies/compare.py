@@ -1,7 +1,5 @@
 """A study from plan to report: search, final runs, evaluations; an interrupted one is continued."""
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace

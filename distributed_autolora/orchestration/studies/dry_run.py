@@ -1,7 +1,5 @@
 """The runs of a study and their passes of images through the network, before anything is started."""
 
-from __future__ import annotations
-
 from distributed_autolora.config import DataConfig
 from distributed_autolora.data.catalog import data_folder
 from distributed_autolora.data.parquet.reader import read_images

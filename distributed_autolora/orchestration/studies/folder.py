@@ -1,7 +1,5 @@
 """The folder of a study: what is compared, the state of each run, and a lock."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path

@@ -1,7 +1,5 @@
 """What a study consists of: its record, its runs and their names, and which trial of a search is the best."""
 
-from __future__ import annotations
-
 import hashlib
 import re
 import sys

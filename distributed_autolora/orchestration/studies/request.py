@@ -1,7 +1,5 @@
 """What a comparison is asked for: the flags of the comparing program, and the study that they name."""
 
-from __future__ import annotations
-
 import re
 from dataclasses import dataclass, replace
 from pathlib import Path

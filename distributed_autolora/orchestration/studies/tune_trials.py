@@ -4,8 +4,6 @@ A trial is a driver process on the head node that launches a training run of its
 Tune restores nothing.
 """
 
-from __future__ import annotations
-
 import logging
 import os
 import shutil

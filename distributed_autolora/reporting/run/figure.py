@@ -4,8 +4,6 @@ Built without pyplot, so that nothing global changes and no display is needed. T
 (2008), which people with any colour vision tell apart; lines differ in their marks and dashes as well.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """A finished run in Markdown, for the page of an experiment tracker."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 from distributed_autolora.console import command

@@ -1,7 +1,5 @@
 """Panels of a run's figure over the epochs: learning rate, loss weights, losses and time."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from statistics import median
 from typing import Any, NamedTuple

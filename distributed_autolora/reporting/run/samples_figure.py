@@ -3,8 +3,6 @@
 The figure is built without pyplot, so that nothing global changes and no display is needed.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

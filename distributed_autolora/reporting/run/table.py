@@ -1,7 +1,5 @@
 """A run as text: one line an epoch for its log, and the final report, both at most 80 columns wide."""
 
-from __future__ import annotations
-
 import io
 import sys
 from collections.abc import Callable, Sequence

@@ -1,7 +1,5 @@
 """A study as pictures. Built without pyplot, so that nothing global changes and no display is needed."""
 
-from __future__ import annotations
-
 import math
 import statistics
 from typing import Any

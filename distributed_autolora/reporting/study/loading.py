@@ -1,7 +1,5 @@
 """A study folder as frozen records: which arms, which runs, and what each of them left."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import partial

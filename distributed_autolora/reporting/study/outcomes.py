@@ -1,7 +1,5 @@
 """Per-image outcomes of a study: pooled into one table, and counted again from there."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

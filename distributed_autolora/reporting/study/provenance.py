@@ -1,7 +1,5 @@
 """Warnings about a study's numbers, and how to reproduce them."""
 
-from __future__ import annotations
-
 import importlib.metadata
 from collections.abc import Collection
 from typing import Any

@@ -1,7 +1,5 @@
 """The report of a study: Markdown, CSV, figures and per-image outcomes, written into its folder."""
 
-from __future__ import annotations
-
 import csv
 import io
 import json

@@ -1,7 +1,5 @@
 """The runs of a study: their cost, and tables of it, of schedules, of the hyperparameter search, of what is missing."""
 
-from __future__ import annotations
-
 import statistics
 from collections.abc import Iterable
 from typing import NamedTuple

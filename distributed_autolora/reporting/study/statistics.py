@@ -1,7 +1,5 @@
 """Statistical tests between the arms of a study: over seeds, and paired on the same test images."""
 
-from __future__ import annotations
-
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, replace

@@ -1,7 +1,5 @@
 """The tables of a study's report: accuracies beside the paper's, tests, paired counts."""
 
-from __future__ import annotations
-
 import statistics
 from collections.abc import Sequence
 from typing import Any

@@ -1,7 +1,5 @@
 """report.md of a study, section by section, and the text of its MLflow page."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 from typing import Any
 
