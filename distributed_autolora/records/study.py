@@ -23,7 +23,6 @@ class ArmRecord:
 
     Attributes:
         id: unique in its study.
-        label: shown in tables and figures.
         grid: dotted config keys and the values to try; empty: no search.
         reference: id of the arm that it is compared with; None: the study's reference.
         config_digest: of all that determines its numbers but the seed and the grid.
@@ -41,17 +40,12 @@ class StudyRecord:
     """What is compared.
 
     Attributes:
-        study: name of the study.
-        title: heading of its report.
-        task: name of the task.
         images: name of the images in their own files, where it is not the task's.
         paper_tables: tables of the paper that the study repeats.
-        backbone: network.
         pretraining: weights that the runs start from.
         epsilon: largest perturbation of a pixel value in [0, 1].
         seeds: of the final runs.
         search_seed: of the trials.
-        scheduler: of the search.
         reference: id of the arm that the others are compared with.
         arms: those that were asked for so far, in the order of the report.
         attack_images: test images that the final runs were evaluated on by more attacks; None: on all.
@@ -84,13 +78,9 @@ class PlannedRun:
     """One run of a study and its state.
 
     Attributes:
-        arm: id of its arm.
         phase: trial of a search, or final run.
-        seed: of the run.
         settings: point of the arm's grid.
         run: name of its folder; None for a final run whose search has no best trial yet.
-        status: so far.
-        error: why it failed; None: it did not.
     """
 
     arm: str

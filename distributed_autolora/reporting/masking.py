@@ -8,11 +8,6 @@ from distributed_autolora.records import EpochRecord, MaskingCheck, MaskingSumma
 from distributed_autolora.reporting.format import attack_label
 
 
-def masking_gap(record: EpochRecord) -> str:
-    """Returns "gap 3.2 %" for an epoch that was checked, "" for others."""
-    return "" if record.masking is None else f"gap {100 * record.masking.gap:.1f} %"
-
-
 def warns(check: MaskingCheck | None) -> bool:
     """Tells whether a check found that the evaluation attack overstates the robust accuracy."""
     return check is not None and overstates(check.broken, check.images)
@@ -23,12 +18,12 @@ def masking_warning(record: EpochRecord, *, name: str, method: str, rule: str | 
     check = record.masking
     if check is None or not warns(check):
         return None
-    least = least_share(check.broken, check.images)
+    least, smallest = least_share(check.broken, check.images), warns_from(check.images) / check.images
     return (
         f"epoch {record.epoch}: {check.broken} of {check.images} validation images are robust to "
         f"{attack_label(record.attack)} and broken by a stronger attack ({_per_cent(check.gap)}; more than "
         f"{_per_cent(least)} at 95 % confidence; a check of {check.images} images warns from "
-        f"{_per_cent(_smallest_gap(check.images))} on). {_meaning(record.attack)} {_advice(name, method, rule)}"
+        f"{_per_cent(smallest)} on). {_meaning(record.attack)} {_advice(name, method, rule)}"
     )
 
 
@@ -50,7 +45,7 @@ def masking_summary(history: Sequence[EpochRecord]) -> MaskingSummary | None:
         epoch=nearest,
         robust_accuracy_stronger=checked[nearest].robust_accuracy,
         gap=checked[nearest].gap,
-        warns_from=_smallest_gap(images),
+        warns_from=warns_from(images) / images,
         largest_gap=checked[largest].gap,
         largest_gap_epoch=largest,
         warned_epochs=tuple(epoch for epoch, check in checked.items() if warns(check)),
@@ -80,10 +75,6 @@ def masking_sentences(result: RunResult) -> list[str]:
         advice = _advice(result.name, result.method, result.rule)
         sentences.append(f"Warning in epoch {epochs}: {_meaning(result.attack)} {advice}")
     return sentences
-
-
-def _smallest_gap(images: int) -> float:
-    return warns_from(images) / images
 
 
 def _per_cent(fraction: float) -> str:

@@ -24,14 +24,12 @@ def tuned(method: str, task: str) -> Settings:
 
 def hyperparameters_page() -> str:
     """Returns docs/hyperparameters.md."""
-    return "\n".join([_HEAD, *[_row(task) for task in PAPER_HYPERPARAMETERS], _TAIL])
-
-
-def _row(task: str) -> str:
-    vanilla, twins = (PAPER_HYPERPARAMETERS[task][method] for method in ("vanilla", "twins"))
-    cells = [PAPER_TASK_NAMES[task], f"`{task}`", f"{vanilla.lr:g}", f"{vanilla.weight_decay:g}"]
-    cells += [f"{twins.lr:g}", f"{twins.weight_decay:g}", f"{twins.twins_gamma:g}"]
-    return f"| {' | '.join(cells)} |"
+    rows = []
+    for task, methods in PAPER_HYPERPARAMETERS.items():
+        vanilla, twins = methods["vanilla"], methods["twins"]
+        numbers = vanilla.lr, vanilla.weight_decay, twins.lr, twins.weight_decay, twins.twins_gamma
+        rows.append(f"| {' | '.join([PAPER_TASK_NAMES[task], f'`{task}`', *map('{:g}'.format, numbers)])} |")
+    return "\n".join([_HEAD, *rows, _TAIL])
 
 
 _HEAD = """# The baselines' hyperparameters in the paper (its Table 7)

@@ -19,19 +19,13 @@ from importlib.resources import files
 
 
 def printed(tables: Sequence[str], task: str, backbone: str, arm: str, metric: str) -> tuple[str, str] | None:
-    """Returns (number of the table, value as printed), None where the paper has none.
+    """Returns (number of the table, value as printed) from the first of `tables` that has it; None: the paper has none.
 
-    Args:
-        tables: those to look in, such as ["1", "2", "8"].
-        task: "" for `branch_parameters`.
-        backbone: such as "resnet18".
-        arm: id in the study that repeats the table.
-        metric: such as "robust_accuracy/pgd10" or "p_value/natural_accuracy".
+    `task` is "" for `branch_parameters`; `arm` is an id in the study that repeats the table.
     """
     values = paper_results()
-    return next(
-        ((table, values[key]) for table in tables if (key := (table, backbone, task, arm, metric)) in values), None
-    )
+    keys = ((table, backbone, task, arm, metric) for table in tables)
+    return next(((key[0], values[key]) for key in keys if key in values), None)
 
 
 @cache

@@ -76,7 +76,12 @@ def _found(request: EvaluationRequest, run: RunFolder | None, num_classes: int) 
         return FoundModel(_legal(request.model), model)
     path = Path(request.model).expanduser().absolute()
     if not path.is_file():
-        raise UserError(_not_found(request, path))
+        runs = request.home() / "runs"
+        known = sorted(folder.name for folder in runs.iterdir() if folder.is_dir()) if runs.is_dir() else []
+        raise UserError(
+            f'There is no model "{request.model}": no file {path}, and no run of that name in {runs}.'
+            f"{nearest(request.model, known)} Give --model a run, a file, or models:/NAME/VERSION."
+        )
     if path.suffix == ".pt2":
         raise UserError(f"{path} is an exported program: give the model.safetensors that was written beside it.")
     checkpoint = read_checkpoint(path, pickle_advice=_TENSORS_ONLY)
@@ -108,15 +113,6 @@ def _refuse_network_flags(request: EvaluationRequest) -> None:
             f"{', '.join(given)} cannot be changed: {request.model} states its network and its normalisation. Leave "
             "the flags out; they are for state dicts that do not."
         )
-
-
-def _not_found(request: EvaluationRequest, path: Path) -> str:
-    runs = request.home() / "runs"
-    names = sorted(folder.name for folder in runs.iterdir() if folder.is_dir()) if runs.is_dir() else []
-    return (
-        f'There is no model "{request.model}": no file {path}, and no run of that name in {runs}.'
-        f"{nearest(request.model, names)} Give --model a run, a file, or models:/NAME/VERSION."
-    )
 
 
 def _legal(name: str) -> str:

@@ -66,19 +66,17 @@ def track(plan: Plan, evaluation: Evaluation, files: list[Path], tracked: Tracke
     if plan.request.register is None:
         return
     if plan.found.run is None:
-        _log_model(plan, tracked)
+        model, example = plan.found.model, next(plan.batches(2))
+        with tempfile.TemporaryDirectory() as folder:
+            weights = Path(folder, WEIGHTS_FILE)
+            save_weights(model.weights, weights, model.metadata())
+            mlflow_tracking.log_model(
+                tracked.uri, tracked.run_id, model.build(), torch.cat([example] * 2), weights=weights
+            )
     tags = {name: f"{value:.4f}" for name, value in metrics.items() if "accuracy" in name} | tags
     tags = {name.replace("/", "."): text for name, text in tags.items()}
     version = mlflow_tracking.register_model(tracked.uri, tracked.run_id, plan.request.register, tags)
     print_line(f"Registered in MLflow as models:/{plan.request.register}/{version} ({tracked.uri}).")
-
-
-def _log_model(plan: Plan, tracked: TrackedRun) -> None:
-    model, example = plan.found.model, next(plan.batches(2))
-    with tempfile.TemporaryDirectory() as folder:
-        weights = Path(folder, WEIGHTS_FILE)
-        save_weights(model.weights, weights, model.metadata())
-        mlflow_tracking.log_model(tracked.uri, tracked.run_id, model.build(), torch.cat([example] * 2), weights=weights)
 
 
 def _prefix(plan: Plan) -> str:

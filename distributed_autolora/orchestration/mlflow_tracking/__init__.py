@@ -5,12 +5,13 @@ Importing mlflow takes seconds, so every function imports it when it is first ne
 
 from distributed_autolora.orchestration.mlflow_tracking.connection import TrackingError, connect, default_tracking_uri
 from distributed_autolora.orchestration.mlflow_tracking.metrics import MetricWriter
-from distributed_autolora.orchestration.mlflow_tracking.registry import (
+from distributed_autolora.orchestration.mlflow_tracking.results import (
     PARENT,
     download_weights,
     log_evaluation,
+    log_model,
+    log_result,
     log_study,
     register_model,
 )
-from distributed_autolora.orchestration.mlflow_tracking.results import log_model, log_result
 from distributed_autolora.orchestration.mlflow_tracking.runs import end_run, finish_run, open_run, reach_store

@@ -4,7 +4,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from distributed_autolora.config import ExperimentConfig, RunConfig
 from distributed_autolora.console import command, print_line
@@ -39,8 +39,7 @@ def compare(request: StudyRequest) -> Path:
     request = replace(request, study=checked_study(study))
     folder.acquire()
     try:
-        folder.describe(request)
-        return _StudyRunner(request, folder).make()
+        return _StudyRunner(request, folder, folder.describe(request)).make()
     finally:
         folder.release()
 
@@ -52,6 +51,7 @@ class _StudyRunner:
     request: StudyRequest
     """With checked inputs."""
     folder: StudyFolder
+    record: StudyRecord
     mlflow: dict[str, str] = field(init=False)
     """Tracking URI and id of the study's own MLflow run."""
     at_a_time: int = field(init=False)
@@ -80,10 +80,9 @@ class _StudyRunner:
         self._raise_failures(report)
         return report
 
-    def _record(self) -> StudyRecord:
-        record = self.folder.record()
-        assert record is not None, "study.json is written before the runs"
-        return record
+    def _describe(self, **changes: Any) -> None:
+        self.record = replace(self.record, **changes)
+        self.folder.write(self.record)
 
     def _missing(self) -> list[PlannedRun]:
         return [run for run in self._wanted() if run.status not in DONE]
@@ -93,7 +92,7 @@ class _StudyRunner:
 
     def _open_tracking(self) -> None:
         """Opens the study's own MLflow run, the parent of all others, and remembers it in the study's folder."""
-        record = self._record()
+        record = self.record
         default = mlflow_tracking.default_tracking_uri(self.request.home)
         uri = record.mlflow.uri if record.mlflow else self.request.mlflow_uri or default
         parameters = ("study", "task", "backbone", "epsilon", "seeds", "scheduler")
@@ -106,7 +105,7 @@ class _StudyRunner:
             run_id=record.mlflow.run_id if record.mlflow else None,
             home=self.request.home,
         )
-        self.folder.write(replace(record, mlflow=TrackedRun(uri, run_id)))
+        self._describe(mlflow=TrackedRun(uri, run_id))
         self.mlflow = {"uri": uri, "run_id": run_id}
 
     def _work(self) -> None:
@@ -130,9 +129,9 @@ class _StudyRunner:
     def _fix_precision(self) -> None:
         from distributed_autolora.orchestration.cluster.connection import hardware_precision
 
-        record, study = self._record(), self.request.study
-        precision = record.precision or hardware_precision(study.arms[0].config)
-        self.folder.write(replace(record, precision=precision))
+        study = self.request.study
+        precision = self.record.precision or hardware_precision(study.arms[0].config)
+        self._describe(precision=precision)
         arms = [replace(arm, config=with_precision(arm.config, precision)) for arm in study.arms]
         self.request = replace(self.request, study=replace(study, arms=tuple(arms)))
 

@@ -80,8 +80,8 @@ class StudyFolder:
         arms = [arm for arm in request.study.arms if arm.id in known or request.wants(arm.id)]
         return replace(request.study, arms=tuple(arms))
 
-    def describe(self, request: StudyRequest) -> None:
-        """Writes study.json of a study that is begun or continued; its arms name their data and weights by digest.
+    def describe(self, request: StudyRequest) -> StudyRecord:
+        """Writes and returns study.json of a study that is begun or continued; arms name data and weights by digest.
 
         Raises:
             UserError: when runs of the study were begun with other settings.
@@ -90,7 +90,7 @@ class StudyFolder:
         other = None if before is None else _difference(before, record)
         if before is None or (other and not any((self.path / "runs").glob("*"))):  # refused before its first run
             self.write(record)
-            return
+            return record
         if other:
             raise UserError(
                 f'Study "{self.name}" was begun with other {other}. Give another --name, or the same flags.'
@@ -105,7 +105,9 @@ class StudyFolder:
         images = before.attack_images if request.attacks == OWN_ATTACK else record.attack_images
         commands = tuple(dict.fromkeys([*before.commands, *record.commands]))
         kept = replace(record, precision=before.precision, mlflow=before.mlflow)
-        self.write(replace(kept, commands=commands, attack_images=images))
+        continued = replace(kept, commands=commands, attack_images=images)
+        self.write(continued)
+        return continued
 
     def plan(self, study: Study, seeds: Sequence[int]) -> None:
         """Plans all runs anew, and gives them the status that they have on disk; writes nothing.

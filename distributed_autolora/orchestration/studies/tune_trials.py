@@ -65,10 +65,8 @@ def run_trials(
 
     Args:
         trials: by run name, in the order in which they are started.
-        at_a_time: how many the cluster has room for.
         early_stopping: stop runs that are worse than others after as many epochs (ASHA).
         folder: absolute; for Tune's own files, deleted at the end.
-        on_start: takes the name of a run whose driver starts.
         on_end: takes the name of a run, its status, and its error if any.
 
     Raises:
@@ -89,20 +87,16 @@ def run_trials(
             # A stopped trial leaves its process in the middle of its work.
             reuse_actors=not early_stopping,
         ),
-        run_config=_run_config(folder, _Observer(on_start, on_end)),
+        run_config=tune.RunConfig(
+            name=folder.name,
+            storage_path=str(folder.parent),
+            verbose=0,
+            # A driver that is lost is started once more, and its run resumes from its checkpoint.
+            failure_config=tune.FailureConfig(max_failures=1),
+            callbacks=[_Observer(on_start, on_end)],
+        ),
     ).fit()
     shutil.rmtree(folder, ignore_errors=True)
-
-
-def _run_config(folder: Path, observer: tune.Callback) -> tune.RunConfig:
-    return tune.RunConfig(
-        name=folder.name,
-        storage_path=str(folder.parent),
-        verbose=0,
-        # A driver that is lost is started once more, and its run resumes from its checkpoint.
-        failure_config=tune.FailureConfig(max_failures=1),
-        callbacks=[observer],
-    )
 
 
 def _scheduler(epochs: int) -> TrialScheduler:

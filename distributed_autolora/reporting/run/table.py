@@ -20,7 +20,7 @@ from distributed_autolora.reporting.format import (
     pixel_fraction,
     with_interval,
 )
-from distributed_autolora.reporting.masking import masking_gap, masking_sentences
+from distributed_autolora.reporting.masking import masking_sentences
 
 WIDTH = 80
 _EVENT_WIDTH = 29
@@ -49,9 +49,9 @@ def epoch_line(record: EpochRecord, *, epochs: int, seconds_left: float | None) 
 def _marks(record: EpochRecord) -> list[str]:
     """Returns the marks that may follow an epoch's numbers: the first that fits is printed."""
     events = [event(record), event(record, short=True), "halved" if record.halved else ""]
-    gap = masking_gap(record)
-    if not gap:
+    if record.masking is None:
         return events
+    gap = f"gap {100 * record.masking.gap:.1f} %"
     texts = (f"masking {gap}", gap)
     return [*(", ".join(filter(None, (happened, text))) for happened in events for text in texts), gap]
 

@@ -56,22 +56,19 @@ def accuracies_text(study: StudyResults, arm: str) -> str:
 
 def tests_table(study: StudyResults, comparisons: Sequence[Comparison]) -> str:
     """Returns every cell's unpaired tests with Holm's correction, and the paper's p-value where it has one."""
-    from_paper = [_paper_p(study, cell) for cell in comparisons]
-    has_paper = any(value != NONE for value in from_paper)
+    known = [
+        _printed(study, cell.baseline, f"p_value/{cell.metric}") if cell.reference == AUTOLORA else None
+        for cell in comparisons
+    ]
+    from_paper = [found[1] if found else NONE for found in known]
+    has_paper = any(known)
     header = ["against", "accuracy", "difference", "needed", "Student p (Holm)", "Welch p (Holm)", "remark"]
     rows = []
     for cell, paper in zip(comparisons, from_paper, strict=True):
         tests = [_with_holm(cell.student, cell.student_holm), _with_holm(cell.welch, cell.welch_holm)]
         needed = NONE if cell.needed is None else per_cent(cell.needed)
-        row = [
-            _pair(study, cell.baseline),
-            metric_label(cell.metric),
-            points(cell.difference),
-            needed,
-            *tests,
-            cell.remark,
-        ]
-        rows.append([*row, *([paper] if has_paper else [])])
+        what = _pair(study, cell.baseline), metric_label(cell.metric), points(cell.difference)
+        rows.append([*what, needed, *tests, cell.remark, *([paper] if has_paper else [])])
     return table([*header, *(["paper's p"] if has_paper else [])], rows)
 
 
@@ -131,11 +128,6 @@ def _paper_row(study: StudyResults, arm: ArmRecord) -> list[str] | None:
     if not numbers:
         return None
     return [f"*paper, Table {', '.join(sorted(numbers))}*", *(value[1] if value else NONE for value in found)]
-
-
-def _paper_p(study: StudyResults, cell: Comparison) -> str:
-    found = _printed(study, cell.baseline, f"p_value/{cell.metric}") if cell.reference == AUTOLORA else None
-    return found[1] if found else NONE
 
 
 def _printed(study: StudyResults, arm: str, metric: str) -> tuple[str, str] | None:
