@@ -1,7 +1,5 @@
 """Progress messages (--quiet suppresses them, a terminal gets a live view), and how this program was typed."""
 
-from __future__ import annotations
-
 import os
 import sys
 import threading

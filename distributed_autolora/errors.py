@@ -1,7 +1,5 @@
 """Errors of users and their surroundings: what was wrong, where, and what to do."""
 
-from __future__ import annotations
-
 import errno
 import re
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """Files: atomic writes, one error for what cannot be written, and a lock on a folder."""
 
-from __future__ import annotations
-
 import contextlib
 import fcntl
 import json

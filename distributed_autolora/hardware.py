@@ -1,7 +1,5 @@
 """The hardware that a process may use: CPUs, and the number formats that it computes natively."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -28,7 +26,7 @@ def cpu_precision() -> Literal["bfloat16", "float32"]:
     return "bfloat16" if flags & _NATIVE_BFLOAT16 else "float32"
 
 
-def dtype_of(precision: str) -> torch.dtype:
+def dtype_of(precision: str) -> "torch.dtype":
     """Returns the torch type of a chosen format.
 
     Raises:

@@ -1,7 +1,5 @@
 """One progress bar for runs, evaluations and studies: on a terminal alone; logs get plain lines instead."""
 
-from __future__ import annotations
-
 import sys
 
 from rich.console import Console

@@ -1,7 +1,5 @@
 """Attacks: loss + step + projection + start."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 

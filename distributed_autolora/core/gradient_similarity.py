@@ -6,8 +6,6 @@ out. TWINS adds gamma times the loss of its frozen path to both, and its feature
 the adaptive network: the shared weights and the adaptive affine, without the frozen path's own affine.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 
 import torch

@@ -1,7 +1,5 @@
 """Random numbers that belong to a row, not to a generator: the same on every device and number of workers."""
 
-from __future__ import annotations
-
 import math
 
 import torch

@@ -1,7 +1,5 @@
 """The low-rank branch, which the natural images go through (paper, section 4.1)."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm

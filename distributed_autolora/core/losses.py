@@ -1,7 +1,5 @@
 """What the objectives share: named parts that are summed once, and the divergence between soft labels."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from functools import cached_property
 

@@ -4,8 +4,6 @@ Every part is a sum over the given rows divided by `denominator`, so that shards
 up to exactly the loss of the whole.
 """
 
-from __future__ import annotations
-
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call

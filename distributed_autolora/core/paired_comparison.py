@@ -1,7 +1,5 @@
 """Paired (McNemar) comparison of epochs on the same validation images."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import NormalDist

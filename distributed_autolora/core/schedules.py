@@ -1,10 +1,9 @@
 """Schedules of the learning rate and the loss weights, as pure state machines."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
+from typing import Self
 
 from torch import Tensor
 
@@ -24,7 +23,7 @@ class LossWeights:
     kl_weight: float
 
     @classmethod
-    def from_natural_accuracy(cls, accuracy: float, alpha: float = 1.0, kl_weight_max: float = 6.0) -> LossWeights:
+    def from_natural_accuracy(cls, accuracy: float, alpha: float = 1.0, kl_weight_max: float = 6.0) -> Self:
         """Weighs the losses by the accuracy of the low-rank branch on the training images, in [0, 1] (Eq. 6 and 7)."""
         sharpened = accuracy**alpha
         return cls(natural_weight=1 - sharpened, kl_weight=kl_weight_max * sharpened)

@@ -1,7 +1,5 @@
 """What the adversary may do: threat models."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 from typing import Protocol

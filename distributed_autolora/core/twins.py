@@ -1,7 +1,5 @@
 """TWINS: robust fine-tuning with a second path that keeps the pre-trained batch-norm statistics (Eq. 2)."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import torch.nn.functional as F

@@ -1,9 +1,8 @@
 """A moving average of a network's weights (Polyak and Juditsky, 1992; exponential, as mean teachers have it)."""
 
-from __future__ import annotations
-
 import copy
 import math
+from typing import Self
 
 import torch
 from torch import Tensor, nn
@@ -54,7 +53,7 @@ class WeightAverage(nn.Module):
         logits: Tensor = self.network(x)
         return logits
 
-    def train(self, mode: bool = True) -> WeightAverage:
+    def train(self, mode: bool = True) -> Self:
         """Stays in eval mode: its batch norms normalise with averaged statistics."""
         return super().train(False)
 

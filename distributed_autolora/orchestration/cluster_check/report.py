@@ -1,17 +1,16 @@
 """The preflight check of a cluster: one line for each check, with what to do."""
 
 import contextlib
-import io
 import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 
 import ray
-from PIL import Image
 
 from distributed_autolora.config import ExperimentConfig, output_home
 from distributed_autolora.console import is_quiet
 from distributed_autolora.data.catalog import data_folder
+from distributed_autolora.data.decoding import ImageDecodeError, inspect_image
 from distributed_autolora.data.parquet.locations import split_bytes
 from distributed_autolora.data.parquet.reader import row_groups
 from distributed_autolora.errors import RunFailedError, UserError, counted
@@ -139,8 +138,7 @@ def _image_size(config: ExperimentConfig, data: str | None) -> tuple[int, int] |
     if data is None or config.data.image_size is not None:
         return None
     try:
-        group = next(row_groups(data, "train"))
-        with Image.open(io.BytesIO(group.rows["image"][0].as_py())) as image:
-            return image.height, image.width
-    except (UserError, StopIteration, OSError, Image.DecompressionBombError):
+        width, height = inspect_image(next(row_groups(data, "train")).rows["image"][0].as_py()).size
+        return height, width
+    except (UserError, ImageDecodeError):
         return None

@@ -3,8 +3,6 @@
 The controller imports this module before it can start any worker: nothing here imports what only workers need.
 """
 
-from __future__ import annotations
-
 import os
 import re
 import signal

@@ -1,7 +1,5 @@
 """What is left when training is done: the deployable model, the result, figures, and the tracking server's share."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import sys
@@ -109,7 +107,7 @@ def track(config: ExperimentConfig, folder: RunFolder, result: RunResult) -> boo
     return True
 
 
-def _save_figure(figure: Figure, path: Path) -> None:
+def _save_figure(figure: "Figure", path: Path) -> None:
     with atomic_write(path) as unfinished:
         figure.savefig(unfinished, format=path.suffix[1:])
 

@@ -1,7 +1,5 @@
 """One training run from a config to its result: found or created, trained on Ray, evaluated, tracked."""
 
-from __future__ import annotations
-
 import logging
 import sys
 from collections.abc import Mapping, Sequence
@@ -39,7 +37,7 @@ def train_run(
     checked: bool = False,
     tags: Mapping[str, str] | None = None,
     callbacks: Sequence[Any] = (),
-) -> FinishedRun:
+) -> "FinishedRun":
     """Starts, resumes or just shows the run that a config describes.
 
     With `checked` the inputs were looked at already, as those of a study are.
@@ -115,7 +113,7 @@ def _new_run(config: ExperimentConfig, fresh: bool, stack: ExitStack) -> tuple[E
     return config, folder
 
 
-def _show_finished(folder: RunFolder) -> FinishedRun:
+def _show_finished(folder: RunFolder) -> "FinishedRun":
     """Prints the result of a finished run, and gives the tracking server what it could not take then."""
     from distributed_autolora.orchestration.runs.results import FinishedRun, track
 
@@ -130,7 +128,7 @@ def _show_finished(folder: RunFolder) -> FinishedRun:
 
 def _train(
     config: ExperimentConfig, folder: RunFolder, inputs: Inputs, tags: dict[str, str], callbacks: Sequence[Any]
-) -> FinishedRun:
+) -> "FinishedRun":
     from distributed_autolora.orchestration import mlflow_tracking
     from distributed_autolora.orchestration.runs.progress import epoch_lines
     from distributed_autolora.orchestration.runs.ray_trainer import ProgressCallback, train_on_ray
