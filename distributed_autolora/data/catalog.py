@@ -4,7 +4,7 @@ from pathlib import Path
 
 from distributed_autolora.config import DataConfig
 from distributed_autolora.console import command
-from distributed_autolora.data.parquet.locations import is_uri
+from distributed_autolora.data.parquet.locations import absolute_location
 from distributed_autolora.data.parquet.reader import protocol_of, read_texts, with_protocol
 from distributed_autolora.errors import UserError
 
@@ -34,7 +34,7 @@ def data_folder(config: DataConfig) -> str:
         UserError: if the config gives no path and the task is not the shipped one.
     """
     if config.path is not None:
-        return config.path if is_uri(config.path) else str(Path(config.path).expanduser().absolute())
+        return absolute_location(config.path)
     if config.task == EMBEDDED_TASK:
         return embedded_folder()
     known = config.task in PUBLISHED

@@ -89,11 +89,6 @@ def read_weights(location: str | Path) -> dict[str, torch.Tensor]:
     return read_checkpoint(location).state
 
 
-def absolute_location(location: str) -> str:
-    """Returns a local path as an absolute one, a URI as it is."""
-    return location if "://" in location else str(Path(location).expanduser().absolute())
-
-
 def weights_digest(location: str | Path, expected: str | None = None) -> str:
     """Returns the SHA-256 of a weights file.
 

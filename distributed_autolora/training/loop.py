@@ -17,7 +17,7 @@ from distributed_autolora.training.evaluation import Validation, measure_similar
 from distributed_autolora.training.final_evaluation import FinalEvaluation, evaluate_finally
 from distributed_autolora.training.masking_check import CheckResult, check_masking
 from distributed_autolora.training.methods.cost import epoch_passes, is_checked
-from distributed_autolora.training.methods.registry import weights_of
+from distributed_autolora.training.methods.registry import AdaptsLossWeights
 from distributed_autolora.training.reporter import EpochCheckpoints, Reporter
 from distributed_autolora.training.task_data import TaskData
 from distributed_autolora.training.trainer import Trainer
@@ -73,7 +73,8 @@ def run_epoch(trainer: Trainer, after_step: Callable[[], None] = lambda: None) -
     config, data, timer = trainer.config, trainer.data, trainer.progress.timer
     epoch = len(trainer.history) + 1
     _prepare(trainer, epoch)
-    lr, weights = trainer.step.lr, weights_of(trainer.objective)
+    lr, objective = trainer.step.lr, trainer.objective
+    weights = objective.weights if isinstance(objective, AdaptsLossWeights) else None
     losses = trainer.train_epoch(after_step)
     with timer.phase("validation"):
         branch = _natural_branch(trainer, epoch)

@@ -30,7 +30,8 @@ class TrainingStep:
     ) -> None:
         self._backbone, self._attack, self._averaging, self._device = backbone, attack, averaging, device
         self._is_low = dtype_of(config.compute.train_precision) == torch.bfloat16
-        self.objective = collectives.data_parallel(objective, device)
+        is_alone = collectives.world_size() == 1
+        self.objective = objective if is_alone else collectives.wrapped_in_ddp(objective, device)
         optimization = config.optimization
         self.optimizer = torch.optim.SGD(
             [parameter for parameter in objective.parameters() if parameter.requires_grad],

@@ -24,6 +24,11 @@ def is_uri(location: str) -> bool:
     return "://" in location
 
 
+def absolute_location(location: str) -> str:
+    """Returns a local path as an absolute one, a URI as it is."""
+    return location if is_uri(location) else str(Path(location).expanduser().absolute())
+
+
 def open_location(location: str) -> tuple[Any, str]:
     """Returns the pyarrow filesystem of a local path or URI, and the path inside it.
 
@@ -31,7 +36,7 @@ def open_location(location: str) -> tuple[Any, str]:
         UserError: for a URI that pyarrow cannot open.
     """
     if not is_uri(location):
-        return pyarrow.fs.LocalFileSystem(), str(Path(location).expanduser().absolute())
+        return pyarrow.fs.LocalFileSystem(), absolute_location(location)
     with readable(location):
         return pyarrow.fs.FileSystem.from_uri(location)  # type: ignore[no-any-return]
 

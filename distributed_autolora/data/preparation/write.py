@@ -10,7 +10,13 @@ from typing import Any
 
 from distributed_autolora.data.class_names import too_few
 from distributed_autolora.data.decoding import ImageDecodeError, decode_image, refuse_undecodable
-from distributed_autolora.data.parquet.locations import existing_files, is_uri, one_line, remove_files
+from distributed_autolora.data.parquet.locations import (
+    absolute_location,
+    existing_files,
+    is_uri,
+    one_line,
+    remove_files,
+)
 from distributed_autolora.data.parquet.reader import fingerprint, with_protocol
 from distributed_autolora.data.parquet.writer import ROW_GROUP, SHARD_BYTES, ImageRow, SplitWriter, groups_of
 from distributed_autolora.data.preparation.source import SPLITS, SourceRow, SourceTask
@@ -68,7 +74,7 @@ def write_task(output: str, source: SourceTask, *, overwrite: bool, shard_bytes:
     Raises:
         UserError: naming all images that cannot be decoded; for an output that cannot be written or is in use.
     """
-    folder = output if is_uri(output) else str(Path(output).expanduser().absolute())
+    folder = absolute_location(output)
     check_output(folder, overwrite)
     names, clean = list(source.class_names), source.protocol == "clean"
     written = {split: WrittenSplit(split) for split in SPLITS}

@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 
 from distributed_autolora.config import ExperimentConfig
 from distributed_autolora.data.catalog import data_folder, embedded_backbone, labelled_task
-from distributed_autolora.data.parquet.locations import data_digest
+from distributed_autolora.data.parquet.locations import absolute_location, data_digest
 from distributed_autolora.errors import UserError
 
 EMBEDDED = "embedded"
@@ -51,8 +51,6 @@ def find_inputs(config: ExperimentConfig) -> tuple[ExperimentConfig, Inputs]:
 
 def weights_location(config: ExperimentConfig) -> str | None:
     """Returns the absolute path, or the URI, of the config's pre-trained weights; None: it has none."""
-    from distributed_autolora.models import absolute_location
-
     weights = config.model.weights
     return None if weights is None else absolute_location(str(embedded_backbone()) if weights == EMBEDDED else weights)
 

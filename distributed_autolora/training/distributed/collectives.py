@@ -63,11 +63,6 @@ def assert_agreement(what: str, values: list[float], device: torch.device) -> No
         raise RuntimeError(f"Workers disagree on {what}: {values} here, {first.tolist()} on the first worker.")
 
 
-def data_parallel(module: nn.Module, device: torch.device) -> nn.Module:
-    """Wraps `module` so that one backward averages its gradients over the workers."""
-    return module if world_size() == 1 else wrapped_in_ddp(module, device)
-
-
 def wrapped_in_ddp(module: nn.Module, device: torch.device) -> nn.Module:
     """Wraps `module` in DistributedDataParallel, which then averages gradients and leaves buffers alone."""
     # torch 2.11 has no forward_sync_buffers.

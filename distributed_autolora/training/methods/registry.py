@@ -188,8 +188,3 @@ def set_weights(objective: nn.Module, method: MethodConfig, natural_branch_accur
         weights = LossWeights.from_natural_accuracy(natural_branch_accuracy, method.sharpening, method.kl_weight_max)
     fixed = {"natural_weight": method.natural_weight, "kl_weight": method.kl_weight}
     objective.weights = replace(weights, **{name: value for name, value in fixed.items() if value is not None})
-
-
-def weights_of(objective: nn.Module) -> LossWeights | None:
-    """Returns the weights of the next step; None for an objective without."""
-    return objective.weights if isinstance(objective, AdaptsLossWeights) else None
