@@ -72,7 +72,9 @@ class ImageSource:
         """
         if self._pixels is not None:
             return self._pixels[rows.cpu()]
-        return self._stack(rows, self._plain_image if self.image_size is None else self._evaluation_image)
+        if self.image_size is None:
+            return self._stack(rows, self._plain_image)
+        return self._stack(rows, lambda row: transforms.center_crop(self._scaled(row), [self.image_size]))
 
     def training_images(self, rows: Tensor, *, seed: int, epoch: int, stream: str = "augmentation") -> Tensor:
         """Returns uint8 [n, C, H, W] for training; with `resized`, a random crop, scaled and flipped, of each row.
@@ -117,9 +119,6 @@ class ImageSource:
     def _scaled(self, row: int) -> Image.Image:
         assert self.image_size is not None
         return transforms.resize(self._decode(row), [round(self.image_size * _SHORT_SIDE)])  # type: ignore[no-any-return]
-
-    def _evaluation_image(self, row: int) -> Image.Image:
-        return transforms.center_crop(self._scaled(row), [self.image_size])  # type: ignore[no-any-return]
 
     def _training_image(self, row: int, draws: Sequence[float]) -> Image.Image:
         image = self._scaled(row)

@@ -46,25 +46,18 @@ def check_masking(
     places = stratified_subset(data.table.labels[rows], count, config.data.split_seed)
     if len(places) == 0:
         return None
-    broken = torch.zeros(len(rows), dtype=torch.bool)
+    broken, device = torch.zeros(len(rows), dtype=torch.bool), next(model.parameters()).device
+    found = [torch.empty(0, dtype=torch.int64, device=device)]
     with (timer or PhaseSeconds()).phase("masking"):
-        broken[_broken_places(config, model, attack, data, rows, places)] = True
+        for own in own_batches(places, config.evaluation.batch_size_per_worker):
+            x, y = data.plain_batch(rows[own])
+            # Training never draws the starts of an epoch 0.
+            noise = keyed_uniform(config.seed, "attack", 0, data.to_device(rows[own]), tuple(x.shape[1:]))
+            with eval_mode(model), torch.no_grad():
+                x_adv = attack(model, x, y, noise=noise)
+                found.append(own.to(device)[model(x_adv).argmax(1) != y])
+        broken[collectives.gather_rows(torch.cat(found)).cpu()] = True
     newly_broken = outcomes & broken
     images, newly = len(places), int(newly_broken.sum())
     counts = MaskingCheck(images=images, robust=int(outcomes[places].sum()) - newly, broken=newly)
     return CheckResult(counts, StrongerCheck(newly_broken, images))
-
-
-def _broken_places(
-    config: ExperimentConfig, model: nn.Module, attack: Attack, data: TaskData, rows: Tensor, places: Tensor
-) -> Tensor:
-    device = next(model.parameters()).device
-    found = [torch.empty(0, dtype=torch.int64, device=device)]
-    for own in own_batches(places, config.evaluation.batch_size_per_worker):
-        x, y = data.plain_batch(rows[own])
-        # Training never draws the starts of an epoch 0.
-        noise = keyed_uniform(config.seed, "attack", 0, data.to_device(rows[own]), tuple(x.shape[1:]))
-        with eval_mode(model), torch.no_grad():
-            x_adv = attack(model, x, y, noise=noise)
-            found.append(own.to(device)[model(x_adv).argmax(1) != y])
-    return collectives.gather_rows(torch.cat(found)).cpu()
