@@ -47,9 +47,10 @@ def data_folder(config: DataConfig) -> str:
 
 
 def labelled_task(task: str, folder: str) -> str:
-    """Returns the name of a task, with the protocol of its files added unless that is "clean".
+    """Returns the name that a task's files state, else `task`, with their protocol added unless that is "clean".
 
     Raises:
         UserError: for files that are missing or cannot be read.
     """
-    return with_protocol(task, protocol_of(read_texts(folder, "train")))
+    texts = read_texts(folder, "train")
+    return with_protocol(str(texts.get("task") or task), protocol_of(texts))

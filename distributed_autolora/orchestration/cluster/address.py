@@ -9,17 +9,26 @@ from distributed_autolora.errors import UserError
 from distributed_autolora.orchestration.cluster.ray_internals import ray_constants
 
 _CONNECT_S = 10.0
+_SERVICES = {
+    "ray": "Ray Client's address, for programs that run outside of the cluster: submit the job instead",
+    "http": "the job server's address, which `ray job submit --address` takes",
+    "https": "the job server's address, which `ray job submit --address` takes",
+}
 _LOOPBACK = ("127.0.0.1", "localhost")
 
 
 def check_address(address: str) -> None:
     """Refuses an address where nothing listens, and stays on loopback if its cluster listens only there.
 
-    It checks HOST:PORT of a cluster's head node; any other form is left to Ray.
+    It checks HOST:PORT of a cluster's head node; "auto" and "local" are left to Ray.
 
     Raises:
-        UserError: when nothing answers there.
+        UserError: when nothing answers there, and for the address of another service than the head node's.
     """
+    scheme, separator, _ = address.partition("://")
+    if separator:
+        what = _SERVICES.get(scheme, "no address of a Ray cluster")
+        raise UserError(f"RAY_ADDRESS is {address}: that is {what}. Give HOST:PORT of the head node, or unset it.")
     host, _, port = address.rpartition(":")
     host = host.strip("[]")  # of an IPv6 address
     if not host or "/" in host or not port.isdecimal():

@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import signal
 import sys
 import time
 from collections.abc import Iterator, Mapping
@@ -17,7 +16,8 @@ from distributed_autolora.console import is_quiet
 from distributed_autolora.errors import RunFailedError, UserError, counted, first_line
 from distributed_autolora.hardware import available_cpus, cpu_precision, gpu_precision
 from distributed_autolora.orchestration.cluster import address as ray_address
-from distributed_autolora.orchestration.cluster.ray_internals import untested
+from distributed_autolora.orchestration.cluster import ray_internals
+from distributed_autolora.orchestration.cluster.processes import signals_held_back
 
 LOOPBACK = "lo" if sys.platform == "linux" else "lo0"
 """Name of the loopback interface."""
@@ -37,7 +37,7 @@ def connect(scaling: ScalingConfig) -> None:
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
     if ray.is_initialized():
         return
-    address = os.environ.get("RAY_ADDRESS", "local")
+    address = os.environ.get("RAY_ADDRESS", "").strip() or "local"
     if address == "local":
         check_local_cpus(scaling)
         # Nothing listens beyond the loopback interface then, so no token is written to the home folder.
@@ -88,19 +88,20 @@ def initialize(address: str, own: dict[str, Any]) -> None:
     """Connects this process to a Ray cluster, or to a "local" one; `own` are more arguments of `ray.init`.
 
     Raises:
-        UserError: when the cluster does not answer.
+        UserError: when the cluster does not answer, or Ray's folder cannot be used.
         RunFailedError: when a local Ray does not start in time.
+        KeyboardInterrupt: for a stop signal, once Ray has started.
     """
     ray_address.check_address(address)
-    if warning := untested(ray.__version__):
+    if warning := ray_internals.untested(ray.__version__):
         print(f"warning: {warning}", file=sys.stderr)
     # Ray prints warnings on this process's stdout, as of a worker that died, and would colour them in files as well.
     os.environ.setdefault("RAY_COLOR_PREFIX", "0")
-    # Ray's own handler would end this process at once, with a meaningless status.
-    on_sigterm = signal.getsignal(signal.SIGTERM)
     try:
-        with start_in_time():
-            ray.init(address=address, log_to_driver=False, logging_level="warning", **own)
+        # An interruption within Ray's start can be lost, or leave a lock taken for ever.
+        with signals_held_back(), ray_internals.without_sigterm_handler(), start_in_time():
+            jobs = ray_internals.DriverPath()
+            ray.init(address=address, log_to_driver=False, logging_level="warning", job_config=jobs, **own)
     except ray.exceptions.AuthenticationError:
         raise UserError(
             f"Ray at {address} needs a token, and none was found: put it into ~/.ray/auth_token or RAY_AUTH_TOKEN, or "
@@ -111,8 +112,12 @@ def initialize(address: str, own: dict[str, Any]) -> None:
         raise UserError(
             f"Ray at {address} does not answer ({reason}). Check RAY_ADDRESS, RAY_AUTH_MODE and the token."
         ) from None
-    finally:
-        signal.signal(signal.SIGTERM, on_sigterm)
+    except OSError as error:
+        place = os.environ.get("RAY_TMPDIR") or "/tmp/ray"
+        raise UserError(
+            f"Ray's folder {place} cannot be used ({error.strerror or first_line(error)}). Set RAY_TMPDIR to a "
+            "folder that you may write to, with a short path."
+        ) from None
 
 
 @contextlib.contextmanager

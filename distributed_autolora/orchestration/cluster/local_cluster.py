@@ -53,7 +53,10 @@ class LocalCluster:
         self.address = f"127.0.0.1:{self._ports[0]}"
         self.dashboard_url = f"http://127.0.0.1:{self._ports[1]}"
         # UNIX sockets live in there, and their paths may have 107 characters at most.
-        self.folder = Path(tempfile.mkdtemp(prefix="dal-", dir="/tmp"))
+        try:
+            self.folder = Path(tempfile.mkdtemp(prefix="dal-", dir="/tmp"))
+        except OSError as error:
+            raise UserError(f"No folder can be made in /tmp ({error.strerror}), where Ray's sockets must be.") from None
         try:
             self._start()
             self._wait_until_ready()

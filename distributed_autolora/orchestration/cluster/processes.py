@@ -53,6 +53,31 @@ def stop_signals_interrupt() -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def signals_held_back() -> Iterator[None]:
+    """Raises KeyboardInterrupt for a stop signal only when the block has ended; for a second one at once.
+
+    A signal that the caller ignores stays ignored. In another thread than the main one nothing is held back.
+    """
+    received: list[int] = []
+
+    def note(number: int, frame: FrameType | None) -> None:
+        received.append(number)
+        if len(received) > 1:
+            raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    numbers = [number for number in STOP_SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+    try:
+        with _handled_by(note, numbers):
+            yield
+    finally:
+        if received:
+            raise KeyboardInterrupt
+
+
+@contextlib.contextmanager
 def _handled_by(handler: Any, numbers: Iterable[signal.Signals]) -> Iterator[None]:
     before = {number: signal.signal(number, handler) for number in numbers}
     try:

@@ -8,7 +8,7 @@ from dataclasses import replace
 from itertools import groupby
 
 from distributed_autolora.config import DataConfig, ExperimentConfig
-from distributed_autolora.data.parquet.reader import read_texts
+from distributed_autolora.data.parquet.reader import protocol_of, read_texts, with_protocol
 from distributed_autolora.errors import UserError
 from distributed_autolora.orchestration.runs.preflight import EMBEDDED, check_inputs, find_inputs
 from distributed_autolora.orchestration.studies.request import OWN_ATTACK, StudyRequest
@@ -28,6 +28,9 @@ def checked_study(study: Study) -> Study:
     seen: set[object] = set()
     for arm in study.arms:
         config, inputs = find_inputs(arm.config)
+        # A study is of the task that was asked for, whose hyperparameters it takes; `images` names the files' own.
+        task = with_protocol(arm.config.data.task, protocol_of(read_texts(inputs.data_folder, "train")))
+        config = replace(config, data=replace(config.data, task=task))
         if config.model.weights is None:
             raise UserError("A study compares ways of fine-tuning a pre-trained network: give its file with --weights.")
         key = (config.data, config.model, config.method.name)

@@ -57,7 +57,20 @@ def test_a_driver_stays_on_loopback_where_the_head_is_reached_there_alone(listen
     assert only_there != ray_constants.ENABLE_RAY_CLUSTER
 
 
-@pytest.mark.parametrize("address", ["auto", "local", "ray://host.invalid:10001", "no address"])
+@pytest.mark.parametrize("address", ["auto", "local", "no address"])
 def test_other_forms_are_left_to_ray(address: str) -> None:
     check_address(address)
     assert ray_constants.ENABLE_RAY_CLUSTER
+
+
+@pytest.mark.parametrize(
+    ("address", "said"),
+    [
+        ("ray://host.invalid:10001", "that is Ray Client's address"),
+        ("http://127.0.0.1:8265", "that is the job server's address"),
+        ("tcp://127.0.0.1:6379", "that is no address of a Ray cluster"),
+    ],
+)
+def test_addresses_of_other_services_are_refused_at_once(address: str, said: str) -> None:
+    with pytest.raises(UserError, match=f"{said}.*Give HOST:PORT"):
+        check_address(address)
