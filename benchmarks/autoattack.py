@@ -91,11 +91,7 @@ class Evaluator:
 
 
 def measure(flags: Flags) -> dict[str, Any]:
-    """Returns everything that is written.
-
-    Raises:
-        UserError: for an attack without parts of AutoAttack, or more images than there are.
-    """
+    """Returns everything that is written."""
     attacks = parse(flags.attack)
     if len(attacks) != 1 or not attacks[0].parts:
         raise UserError(f'"{flags.attack}" is not AutoAttack or one part of it: give --attack autoattack or apgd.')

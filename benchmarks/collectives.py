@@ -55,14 +55,7 @@ def start_worker(config: ExperimentConfig, rank: int | None, num_workers: int, s
 
 
 def take_steps(worker: TrainingSteps, steps: int, halved: bool = False, timer: PhaseSeconds | None = None) -> Turn:
-    """Takes steps on the full batches of epoch 1, as `Trainer.train_epoch` does.
-
-    Args:
-        worker: this process's.
-        steps: number of global batches.
-        halved: keep half of every global batch, as if global batches had half as many images.
-        timer: takes the seconds.
-    """
+    """Takes steps on the full batches of epoch 1, as `Trainer.train_epoch` does; `halved`: on half of each."""
     trainer, worker.timer = worker.trainer, timer or PhaseSeconds()
     size, seed = trainer.config.optimization.global_batch_size, trainer.config.seed
     full = [batch for batch in global_batches(trainer.data.split.train, size, seed, 1) if len(batch) == size]

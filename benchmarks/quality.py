@@ -84,12 +84,7 @@ def measure(flags: Flags) -> dict[str, Any]:
 
 
 def train_and_evaluate(config: ExperimentConfig, data_folder: str, weights: str | None, folder: Path) -> dict[str, Any]:
-    """Returns the result of one model; that of a finished one is read from `folder`.
-
-    Returns:
-        "path", "seed", "images", "correct" ({accuracy: correctly classified test images in float32}) and
-        "seconds_of_training".
-    """
+    """Returns the result of one model, its correctly classified test images; a finished one is read from `folder`."""
     path = next(path for path, compute in PATHS.items() if compute == config.compute)
     file = folder / f"{path}-seed{config.seed}-{config.digest()[:8]}.json"
     if file.is_file():
@@ -110,13 +105,8 @@ def train_and_evaluate(config: ExperimentConfig, data_folder: str, weights: str 
         correct["natural_accuracy"] += int((columns["natural_prediction"] == y.numpy()).sum())
         for attack in ATTACKS:
             correct[f"robust_accuracy/{attack.name}"] += int(columns[f"robust/{attack.name}"].sum())
-    found = {
-        "path": path,
-        "seed": config.seed,
-        "images": data.num_test,
-        "correct": correct,
-        "seconds_of_training": seconds,
-    }
+    found = {"path": path, "seed": config.seed, "images": data.num_test, "correct": correct}
+    found["seconds_of_training"] = seconds
     with atomic_write(file) as unfinished:
         unfinished.write_text(json.dumps(found, indent=2) + "\n")
     print(f"{path}, seed {config.seed}: trained in {seconds / 60:.1f} minutes", flush=True)
@@ -135,12 +125,8 @@ def compare(found: list[dict[str, Any]]) -> dict[str, Any]:
         differences = {seed: round(fast[seed] - float32[seed], 12) for seed in fast}
         interval = confidence_interval(list(differences.values()))
         accuracies[name] = {FAST: fast, FLOAT32: float32, "difference": differences, "interval": interval}
-    return {
-        "images": found[0]["images"],
-        "accuracies": accuracies,
-        "verdict": verdict(accuracies, found),
-        "runs": found,
-    }
+    outcome = {"accuracies": accuracies, "verdict": verdict(accuracies, found)}
+    return {"images": found[0]["images"], **outcome, "runs": found}
 
 
 def confidence_interval(differences: list[float]) -> tuple[float, float] | None:

@@ -8,16 +8,9 @@ from torch import Tensor, nn
 def plain_pgd(
     model: nn.Module, x: Tensor, y: Tensor, *, epsilon: float, step_size: float, num_steps: int, noise: Tensor | None
 ) -> Tensor:
-    """Returns adversarial images by `.backward()`, which also computes the gradients of all weights.
+    """Returns adversarial images in an L-infinity ball by `.backward()`, which also computes all weights' gradients.
 
-    Args:
-        model: logits of images; its mode is not changed.
-        x: [n, C, H, W] images in [0, 1].
-        y: [n] labels.
-        epsilon: radius of the L-infinity ball.
-        step_size: length of a step.
-        num_steps: gradient steps.
-        noise: [n, C, H, W] values in [0, 1) for a random start; None: start at `x`.
+    The model's mode is not changed. `noise` in [0, 1) sets a random start; None: start at `x`.
     """
     start = x if noise is None else x + epsilon * (2 * noise - 1)
     x_adv = start.clamp(0, 1)

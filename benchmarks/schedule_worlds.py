@@ -56,10 +56,9 @@ class Seen:
 
 
 class World:
-    """A training run whose true robust accuracy is known; `lr` is relative to the initial learning rate.
+    """A training run whose true robust accuracy is known; `initial_rate` is the initial learning rate over a good one.
 
-    Attributes:
-        initial_rate: the initial learning rate over a good one.
+    `lr` is relative to the initial learning rate.
     """
 
     def __init__(self, seed: int, images: int, hiding: float) -> None:

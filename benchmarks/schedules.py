@@ -147,10 +147,8 @@ def run(world: World, epochs: int, rule: Rule, observe: Callable[[World, int, in
         if decision.halved:
             result.halvings, result.first_halving = result.halvings + 1, result.first_halving or epoch
         if decision.restore_best:
-            result.restores, result.restores_to_worse = (
-                result.restores + 1,
-                result.restores_to_worse + (kept[1] < present),
-            )
+            result.restores += 1
+            result.restores_to_worse += kept[1] < present
             world.state = kept[0]
         lr = decision.lr
         if decision.stop:

@@ -88,12 +88,7 @@ def summary(starts: Sequence[dict[str, float]]) -> dict[str, Any]:
 def parts_of(typed: float, lines: Iterable[str]) -> dict[str, float]:
     """Returns the seconds of each part of a start, in their order; of several workers, the last counts.
 
-    Args:
-        typed: UNIX time of the command.
-        lines: JSON lines of all logs, in any order.
-
-    Raises:
-        ValueError: when the logs end before the first step.
+    `typed` is the UNIX time of the command, `lines` are the JSON lines of all logs in any order.
     """
     moments: dict[str, float] = {}
     for line in lines:

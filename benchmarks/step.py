@@ -99,13 +99,9 @@ class Plain:
         self.objective = build_objective(config, self._backbone)
         if isinstance(self.objective, AutoLoRa):
             self.objective.weights = LossWeights.from_natural_accuracy(NATURAL_BRANCH_ACCURACY)
-        optimization = config.optimization
-        self._optimizer = torch.optim.SGD(
-            self.objective.parameters(),
-            lr=optimization.lr,
-            momentum=optimization.momentum,
-            weight_decay=optimization.weight_decay,
-        )
+        own = config.optimization
+        parameters = self.objective.parameters()
+        self._optimizer = torch.optim.SGD(parameters, own.lr, own.momentum, weight_decay=own.weight_decay)
         self._noise = keyed_uniform(config.seed, "attack", 1, batch, tuple(x.shape[1:]))
 
     def take(self) -> None:

@@ -46,17 +46,9 @@ def run_benchmark(
 def interleaved(
     variants: Mapping[str, Callable[[], object]], rounds: int, wait: Callable[[], None] = lambda: None
 ) -> dict[str, list[float]]:
-    """Times each variant once a round, one after the other; the first of rounds + 1 is a warm-up.
+    """Returns the seconds of each variant in each round; they take turns, because a shared machine's speed changes.
 
-    The speed of a shared machine changes from second to second; variants that take turns stay comparable.
-
-    Args:
-        variants: what to call, by name.
-        rounds: at least 1.
-        wait: called before the clock is read, to wait for a device.
-
-    Returns:
-        Seconds by variant and round.
+    The first of rounds + 1 is a warm-up. `wait` is called before the clock is read, to wait for a device.
     """
     seconds: dict[str, list[float]] = {name: [] for name in variants}
     for number in range(rounds + 1):

@@ -11,11 +11,7 @@ import torch
 
 
 class WorkerPool:
-    """Processes by name.
-
-    Args:
-        states: what makes the state of each process there; it must be picklable.
-    """
+    """Processes by name; `states` are picklable functions that make the state of each process there."""
 
     def __init__(self, states: Mapping[str, Callable[[], Any]]) -> None:
         # Set before the new processes import torch; the second one silences its profiler.
@@ -30,11 +26,7 @@ class WorkerPool:
         return self
 
     def call(self, names: Sequence[str], function: Callable[..., Any], *args: Any) -> list[Any]:
-        """Returns what `function(state, *args)` returns in these processes, which run it at the same time.
-
-        Raises:
-            BrokenProcessPool: when one of them ended; its error is on stderr.
-        """
+        """Returns what `function(state, *args)` returns in these processes, which run it at the same time."""
         return self.map(dict.fromkeys(names, args), function)
 
     def map(self, arguments: Mapping[str, Sequence[Any]], function: Callable[..., Any]) -> list[Any]:

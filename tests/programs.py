@@ -2,8 +2,10 @@
 
 import contextlib
 import os
+import subprocess
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -16,8 +18,16 @@ def environment(home: Path, **more: str) -> dict[str, str]:
     return kept | own | {"RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5"} | more
 
 
+def program(
+    *words: object, cwd: Path = ROOT, base: Mapping[str, str] | None = None, **more: str
+) -> subprocess.CompletedProcess[str]:
+    """Runs Python with these words to its end; `base` is its environment, this process's unless given."""
+    own = {**(base or os.environ), "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **more}
+    command = [sys.executable, *map(str, words)]
+    return subprocess.run(command, cwd=cwd, env=own, capture_output=True, text=True, check=False, timeout=600)
+
+
 def below(top: int) -> list[int]:
-    """Returns the ids of all processes below one, parents first."""
     parents = {}
     for folder in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):  # it may have ended since

@@ -4,11 +4,9 @@ import json
 import os
 import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
-ROOT = Path(__file__).parents[1]
+from tests.programs import ROOT, program
 
 TRAIN = """
 import json, sys
@@ -54,9 +52,7 @@ def test_the_documented_method_is_one_file_and_one_registration_and_trains(tmp_p
     methods = methods.replace(start, start + entry).replace("\nimport torch\n", f"\nimport torch\n{imported}", 1)
     (package / "training" / "methods" / "registry.py").write_text(methods)
 
-    environment = {**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"}
-    command = [sys.executable, "-c", TRAIN, str(tmp_path)]
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    done = program("-c", TRAIN, tmp_path, cwd=tmp_path, PYTHONPATH=f"{tmp_path}{os.pathsep}{ROOT}")
     assert done.returncode == 0, done.stderr
     told = json.loads(done.stdout.splitlines()[-1])
     assert Path(told["where"]).is_relative_to(tmp_path), "the copy was to be trained"

@@ -10,6 +10,7 @@ import pytest
 from distributed_autolora import __version__
 from distributed_autolora.config.experiment import read_config
 from distributed_autolora.config.recipes import recipe
+from distributed_autolora.errors import first_line
 from distributed_autolora.programs import PROGRAMS
 
 ROOT = Path(__file__).parents[1]
@@ -146,3 +147,15 @@ def test_a_reader_that_leaves_early_is_no_bug(tmp_path: Path) -> None:
     os.close(writer)
     assert done.returncode == 1
     assert done.stderr == b"error: the reader of this program's output has closed it.\n"
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (RuntimeError("\n  the disk\nis full"), "the disk"),
+        (ValueError(), "ValueError"),
+        (ValueError(" \n"), "ValueError"),
+    ],
+)
+def test_the_first_line_of_an_error_is_never_empty(error: Exception, expected: str) -> None:
+    assert first_line(error) == expected

@@ -71,7 +71,6 @@ print(json.dumps(brought))
 
 
 def modules() -> dict[str, Path]:
-    """Returns every module of the package and every program, by its full name."""
     files = [*(REPOSITORY / PACKAGE).rglob("*.py"), *(REPOSITORY / "jobs").glob("*.py")]
     names = (".".join(file.relative_to(REPOSITORY).with_suffix("").parts).removesuffix(".__init__") for file in files)
     return dict(sorted(zip(names, files, strict=True)))
@@ -83,7 +82,6 @@ def layer(module: str) -> str:
 
 
 def within(module: str, *packages: str) -> bool:
-    """Tells whether the module is one of the packages or inside one."""
     return any(f"{module}.".startswith(f"{package}.") for package in packages)
 
 
@@ -161,7 +159,6 @@ def test_importing_a_layer_brings_no_forbidden_library_along(part: str, brought:
 
 
 def code_lines(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
-    """Returns the lines from the signature to the end, without the docstring."""
     document = function.body[0] if ast.get_docstring(function) is not None else None
     written = 0 if document is None else (document.end_lineno or 0) - document.lineno + 1
     return (function.end_lineno or 0) - function.lineno + 1 - written

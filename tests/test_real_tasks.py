@@ -2,10 +2,8 @@
 
 import hashlib
 import json
-import os
 import shlex
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,22 +13,15 @@ import torchvision
 import yaml
 
 from distributed_autolora.data.parquet.reader import read_texts
-from distributed_autolora.data.preparation.flags import Check, read_flags
-from tests.data.preparation.formats import FORMATS, words, write_folder, write_source
+from tests.data.preparation.formats import write_folder
 from tests.models.checkpoints import write_robust_imagenet
+from tests.programs import ROOT, program
 
-ROOT = Path(__file__).parents[1]
 # What a run on two processor cores needs instead of the paper's GPU, and two epochs of short attacks.
 SHORT = ["--scaling.no-use-gpu", "--scaling.num-workers", "1", "--scaling.cpus-per-worker", "1"]
 SHORT += ["--optimization.epochs", "2", "--optimization.global-batch-size", "16", "--train-attack.num-steps", "1"]
 SHORT += ["--eval-attack.num-steps", "1", "--evaluation.no-linear-head", "--evaluate", "none"]
 SHORT += ["--run.name", "mine"]
-
-
-def program(*arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, *arguments]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
 
 
 @pytest.fixture(scope="session")
@@ -42,7 +33,6 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def check_finished(done: subprocess.CompletedProcess[str], home: Path, data: Path, weights: Path) -> dict[str, Any]:
-    """Checks what a run of two epochs left, and returns its config."""
     assert done.returncode == 0, done.stderr
     run = home / "runs" / "mine"
     config: dict[str, Any] = yaml.safe_load((run / "config.yaml").read_text())
@@ -56,23 +46,6 @@ def check_finished(done: subprocess.CompletedProcess[str], home: Path, data: Pat
     assert result["num_classes"] == card["classes"]
     assert (run / "model.safetensors").stat().st_size > 40e6
     return config
-
-
-@pytest.mark.long
-@pytest.mark.timeout(900)
-@pytest.mark.parametrize("task", [task for task in FORMATS if task != "folder"])
-def test_a_collection_is_prepared_checked_and_trained_on(task: str, weights: Path, tmp_path: Path) -> None:
-    data, home = tmp_path / "data", tmp_path / "home"
-    prepare = words(task, write_source(task, tmp_path / "in"), data)
-    flags = read_flags("", prepare)
-    assert not isinstance(flags, Check)
-    for arguments in (prepare, ["check", str(data)]):
-        done = program("jobs/prepare_data.py", *arguments)
-        assert (done.returncode, done.stderr) == (0, ""), done.stdout
-    places = ["--data.path", str(data), "--model.weights", str(weights), "--run.output", str(home)]
-    done = program("jobs/finetune.py", "--recipe", flags.recipe, *places, *SHORT)
-    config = check_finished(done, home, data, weights)
-    assert config["recipe"] == flags.recipe
 
 
 def readme_commands(**places: Path) -> list[list[str]]:

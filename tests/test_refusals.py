@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TextIO
 
 import pytest
-import torch
 
 from distributed_autolora.cli import parse_training_flags
 from distributed_autolora.config import output_home
@@ -31,7 +30,6 @@ class Place:
     folder: Path
 
     def task(self) -> list[str]:
-        """Flags of a sound run on a small task."""
         return flags_of(write_task(self.folder / "task", train=130))
 
     def file(self, name: str, content: bytes) -> str:
@@ -54,19 +52,11 @@ def _missing_parquet(place: Place) -> list[str]:
     return flags
 
 
-def _weights(place: Place, break_: Callable[[dict[str, torch.Tensor]], None]) -> list[str]:
+def _weights_with_nan(place: Place) -> list[str]:
     state = build("small_resnet", 3, mean=(0.5,), std=(0.25,)).backbone.state_dict()
-    break_(state)
+    state["layer1.0.conv1.weight"][0] = float("nan")
     save_weights(state, place.folder / "weights.safetensors")
     return [*place.task(), "--model.weights", str(place.folder / "weights.safetensors")]
-
-
-def _nan(state: dict[str, torch.Tensor]) -> None:
-    state["layer1.0.conv1.weight"][0] = float("nan")
-
-
-def _other_architecture(state: dict[str, torch.Tensor]) -> None:
-    state["layer4.0.conv1.weight"] = state.pop("layer1.0.conv1.weight")
 
 
 def _run_in_use(place: Place) -> list[str]:
@@ -112,11 +102,7 @@ CASES: dict[str, tuple[Callable[[Place], list[str]], list[str]]] = {
         lambda p: [*p.task(), "--model.weights", p.file("w.safetensors", b"junk")],
         ["w.safetensors", "cannot be read"],
     ),
-    "weights of another architecture": (
-        lambda p: _weights(p, _other_architecture),
-        ["another architecture", "layer1.0.conv1.weight"],
-    ),
-    "weights with NaN": (lambda p: _weights(p, _nan), ["NaN", "layer1.0.conv1.weight"]),
+    "weights with NaN": (_weights_with_nan, ["NaN", "layer1.0.conv1.weight"]),
     "an unknown backbone": (lambda p: [*p.task(), "--model.backbone", "resnet17"], ['mean "resnet1']),
     "more workers than CPUs": (
         lambda p: [*p.task(), "--scaling.num-workers", "4096"],

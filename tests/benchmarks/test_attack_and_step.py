@@ -5,10 +5,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from benchmarks import attack, reference, step
+from benchmarks import attack, step
 from distributed_autolora.config.recipes import demo
-from distributed_autolora.core.attacks import pgd
-from distributed_autolora.core.threat_model import ThreatModel
 from distributed_autolora.data.catalog import embedded_backbone, embedded_folder
 from distributed_autolora.models import build
 from distributed_autolora.training.task_data import TaskData
@@ -41,15 +39,6 @@ def test_every_variant_of_the_attack_reaches_the_loss_of_the_plain_one(
     assert losses[attack.PLAIN] > natural + 0.005
     for name, loss in losses.items():
         assert loss - natural > 0.9 * (losses[attack.PLAIN] - natural), name
-
-
-def test_the_plain_attack_is_pgd(shipped: tuple[torch.nn.Module, torch.Tensor, torch.Tensor]) -> None:
-    model, x, y = shipped
-    noise = torch.rand(x.shape, generator=torch.Generator().manual_seed(1))
-    plain = reference.plain_pgd(model, x, y, epsilon=0.1, step_size=0.03, num_steps=4, noise=noise)
-    ours = pgd(model, x, y, threat_model=ThreatModel(epsilon=0.1), step_size=0.03, num_steps=4, noise=noise)
-    # The mean and the sum of a loss have the same signs but for a gradient of zero.
-    assert (plain - ours).abs().gt(1e-6).float().mean() < 0.001
 
 
 @pytest.mark.parametrize("method", ["autolora", "twins"])

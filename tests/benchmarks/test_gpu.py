@@ -23,7 +23,6 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 
 @pytest.fixture(scope="module")
 def ran(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, dict[str, Any]]:
-    """What a small run on the CPU printed and wrote."""
     output = tmp_path_factory.mktemp("gpu") / "gpu.json"
     tiny = {"device": "cpu", "networks": "resnet18", "side": "32", "batch": "2", "steps": "2", "rounds": "1"}
     flags = [text for name, value in tiny.items() for text in (f"--{name}", value)]

@@ -19,7 +19,6 @@ from tests.training.tasks import small_config, write_task
 
 
 def found(path: str, seed: int, natural: int, robust: int) -> dict[str, Any]:
-    """Returns a result on 100 test images."""
     correct = {"natural_accuracy": natural, "robust_accuracy/pgd100": robust}
     return {"path": path, "seed": seed, "images": 100, "correct": correct, "seconds_of_training": 60.0}
 

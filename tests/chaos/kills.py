@@ -43,7 +43,6 @@ def kill_one(mark: str, victim: Victim, chance: random.Random) -> bool:
 
 
 def kill_all(mark: str) -> None:
-    """Kills whatever is left of a run."""
     for pid, _ in processes(mark):
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
@@ -58,7 +57,6 @@ class Plan(NamedTuple):
 
 
 def plan(chance: random.Random, run: Path) -> Plan:
-    """Draws when the next kill of the run in a folder happens."""
     moment: Moment = chance.choice(get_args(Moment))
     delay = chance.uniform(0.5, 6.0)
     seen: set[str] = set()

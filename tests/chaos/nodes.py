@@ -64,13 +64,11 @@ class Nodes:
         threading.Thread(target=self._tend, daemon=True).start()
 
     def ids(self) -> list[str]:
-        """Returns the ids of the living nodes beside the head, the oldest first."""
         found = GcsClient(address=self.address).get_all_node_info().values()
         alive = [node for node in found if node.state == GcsNodeInfo.ALIVE and not node.is_head_node]
         return [node.node_id.hex() for node in sorted(alive, key=lambda node: int(node.start_time_ms))]
 
     def announce_the_end(self, node_id: str, seconds: int) -> None:
-        """Tells Ray, as a cloud does, that a node will be taken away in so many seconds."""
         command = [*_RAY, "drain-node", f"--address={self.address}", f"--node-id={node_id}"]
         command += ["--reason=DRAIN_NODE_REASON_PREEMPTION", "--reason-message=spot"]
         command += [f"--deadline-remaining-seconds={seconds}"]
@@ -85,13 +83,11 @@ class Nodes:
         process.wait()
 
     def close(self) -> None:
-        """Ends all nodes."""
         self._is_closing.set()
         for number in reversed(range(len(self._processes))):
             self.kill(number)
 
     def _tend(self) -> None:
-        """Starts nodes that ended again, as an init system does."""
         while not self._is_closing.wait(1.0):
             for number, process in enumerate(self._processes):
                 if number and process.poll() is not None and not self._is_closing.is_set():

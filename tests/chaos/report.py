@@ -13,7 +13,6 @@ _HEADS = ("run", "where", "workers", "kills (epochs recorded before)", "times st
 
 
 def write_report(rounds: Sequence[Round], folder: Path, flags: str, seconds: float) -> None:
-    """Writes report.md of one round or more, made by a command with these flags."""
     folder.mkdir(parents=True, exist_ok=True)
     kills = [kill for one in rounds for kill in one.kills]
     changed = sum(not one.is_equal for one in rounds)
@@ -40,13 +39,5 @@ def write_report(rounds: Sequence[Round], folder: Path, flags: str, seconds: flo
 def _row(number: int, one: Round) -> list[str]:
     kills = ", ".join(f"{kill['victim']} ({kill['epochs']})" for kill in one.kills)
     changed = "; ".join(verdict["what"] for verdict in one.verdicts if not verdict["is_equal"])
-    cells = (
-        number,
-        one.place,
-        one.num_workers,
-        kills or "none",
-        one.drivers,
-        f"{one.seconds:.0f}",
-        changed or "nothing",
-    )
-    return [str(cell) for cell in cells]
+    cells = (number, one.place, one.num_workers, kills or "none", len(one.statuses), round(one.seconds))
+    return [*map(str, cells), changed or "nothing"]

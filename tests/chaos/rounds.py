@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -31,16 +31,6 @@ _ENDS_S, _LONGEST_S = 30.0, 1800.0
 
 
 @dataclass(frozen=True)
-class Kill:
-    """One kill, JSON values."""
-
-    victim: str
-    moment: str
-    second: float
-    epochs: int
-
-
-@dataclass(frozen=True)
 class Round:
     """One run with its kills, JSON values."""
 
@@ -48,13 +38,11 @@ class Round:
     num_workers: int
     seconds: float
     kills: list[dict[str, Any]]
-    drivers: int
     statuses: list[int]
     verdicts: list[dict[str, Any]]
 
     @property
     def is_equal(self) -> bool:
-        """Whether nothing was lost or changed."""
         return all(verdict["is_equal"] for verdict in self.verdicts)
 
 
@@ -91,9 +79,8 @@ class FaultInjection:
         if has_ended:
             verdicts = [*compare(expected, faulty.home), *verdicts, faulty.restarts()]
         verdicts.append(Verdict("the run ends", has_ended, f"looked for {_LONGEST_S:.0f} s"))
-        kills, seen = [asdict(kill) for kill in faulty.kills], [verdict._asdict() for verdict in verdicts]
-        seconds = time.monotonic() - began
-        return Round(place, num_workers, seconds, kills, len(faulty.statuses), faulty.statuses, seen)
+        seen = [verdict._asdict() for verdict in verdicts]
+        return Round(place, num_workers, time.monotonic() - began, faulty.kills, faulty.statuses, seen)
 
 
 class _FaultyRun:
@@ -103,7 +90,7 @@ class _FaultyRun:
         shutil.rmtree(home, ignore_errors=True)
         home.mkdir(parents=True)
         self.home, self.place = home, place
-        self.kills: list[Kill] = []
+        self.kills: list[dict[str, Any]] = []
         self.statuses: list[int] = []
         self._mark = f"DISTRIBUTED_AUTOLORA_HOME={home}"
         self._began = time.monotonic()
@@ -137,14 +124,12 @@ class _FaultyRun:
                 return True
 
     def orphans(self) -> Verdict:
-        """Looks for processes that outlive the run, except those of the cluster."""
         deadline = time.monotonic() + _ENDS_S
         while (left := self._left()) and time.monotonic() < deadline:
             time.sleep(0.2)
         return Verdict("no process is left", not left, ", ".join(title.decode()[:40] for title in left) or "none")
 
     def unregistered(self) -> Verdict:
-        """Looks for checkpoints on disk that are not in Ray Train's index."""
         run = run_folder(self.home)
         extra = sorted({folder.name for folder in (run / "train").glob("checkpoint_*/")} ^ registered(run))
         return Verdict("checkpoints are those on Ray Train's list", not extra, ", ".join(extra) or "none besides")
@@ -181,7 +166,8 @@ class _FaultyRun:
         if not self._kill(victim, chance, driver):
             return
         epochs = len(RunFolder(run_folder(self.home)).history())
-        self.kills.append(Kill(victim, planned.moment, round(time.monotonic() - self._began, 1), epochs))
+        second = round(time.monotonic() - self._began, 1)
+        self.kills.append({"victim": victim, "moment": planned.moment, "second": second, "epochs": epochs})
 
     def _kill(self, victim: Victim, chance: random.Random, driver: subprocess.Popen[bytes]) -> bool:
         if victim == "driver":

@@ -65,19 +65,9 @@ def test_the_digest_ignores_places_names_and_workers(group: str, key: str, value
     assert ExperimentConfig.from_dict(values).digest() == recipe("demo").digest()
 
 
-OTHER_WORDS = {"joint": "detached", "all": "last_block", "autolora": "vanilla", "automatic": "step_decay"}
-OTHER_WORDS |= {
-    "released": "apgd",
-    "none": "crop_flip",
-    "small_resnet": "resnet18",
-    "auto": "float32",
-    "float32": "bfloat16",
-    "cross_entropy": "margin",
-    "paired": "released",
-    "detached": "joint",
-    "shared": "own",
-    "method.weight_average": "teacher",
-}
+OTHER_WORDS = """joint detached, all last_block, autolora vanilla, automatic step_decay, released apgd, none crop_flip,
+small_resnet resnet18, auto float32, float32 bfloat16, cross_entropy margin, paired released, detached joint,
+shared own, method.weight_average teacher"""
 ONE_WORD = {"threat_model.norm"}
 
 
@@ -99,7 +89,8 @@ def _another(name: str, value: object) -> object:
     if isinstance(value, list):
         return [item + 1 for item in value]
     if isinstance(value, str):
-        return OTHER_WORDS[name if name in OTHER_WORDS else value]
+        words = dict(pair.split() for pair in OTHER_WORDS.split(","))
+        return words.get(name, words[value])
     return not value if isinstance(value, bool) else value + 1  # type: ignore[operator]
 
 

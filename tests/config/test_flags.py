@@ -1,7 +1,5 @@
 """Short names give the same config as the full ones in every program, and an unknown flag names the nearest."""
 
-from __future__ import annotations
-
 import pytest
 
 from distributed_autolora.cli import parse_flags, parse_training_flags

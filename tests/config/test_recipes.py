@@ -17,9 +17,7 @@ from distributed_autolora.config.recipes import (
     recipe,
 )
 from distributed_autolora.errors import UserError
-from distributed_autolora.training.task_data import TaskData
-from distributed_autolora.training.trainer import Trainer
-from tests.training.tasks import write_task
+from tests.training.tasks import trainer_of, write_task
 
 # Appendix A.1: learning rates of vanilla RFT and TWINS, and TWINS' gamma. AutoLoRa has 0.01 everywhere.
 APPENDIX = {
@@ -97,8 +95,7 @@ REAL = [("cifar10", "resnet18"), ("cub-resnet50-twins", "resnet50")]
 @pytest.mark.parametrize(("name", "backbone"), [*SMALL, *REAL])
 def test_a_shrunken_copy_of_a_recipe_takes_a_step(name: str, backbone: str, folder: str) -> None:
     config = shrunken(recipe(name), folder, backbone)
-    device = torch.device("cpu")
-    trainer = Trainer(config, TaskData(config, folder, device), None, device)
+    trainer = trainer_of(config)
     before = [value.detach().clone() for value in trainer.backbone.parameters()]
     trainer.set_loss_weights(0.5)
     terms = trainer.train_epoch()

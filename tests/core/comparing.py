@@ -18,22 +18,18 @@ SLOW_WEIGHTS: dict[str, Any] = {"lora_rank": 3, "natural_weight": 0.3, "kl_weigh
 
 
 def values(tensors: Iterable[tuple[str, Tensor]]) -> dict[str, Tensor]:
-    """Returns tensors by name, without their graph."""
     return {name: tensor.detach() for name, tensor in tensors}
 
 
 def gradients(tensors: Iterable[tuple[str, Tensor]]) -> dict[str, Tensor]:
-    """Returns the gradient of every leaf by name, zeros where there is none."""
     return {name: gradient(tensor) for name, tensor in tensors}
 
 
 def gradient(value: Tensor) -> Tensor:
-    """Returns the gradient of a leaf, zeros where there is none."""
     return torch.zeros_like(value) if value.grad is None else value.grad.detach().clone()
 
 
 def assert_tight(actual: object, expected: object, name: str = "") -> None:
-    """Compares two tensors, or numbers, to what float64 rounding explains."""
     torch.testing.assert_close(actual, expected, rtol=1e-8, atol=1e-11, msg=lambda text: f"{name} {text}")
 
 
@@ -49,7 +45,6 @@ def assert_near(actual: Tensor, expected: Tensor, dtype: torch.dtype = torch.flo
 
 
 def assert_same(actual: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
-    """Compares by name, to float64 rounding, and names the tensor that differs."""
     assert actual.keys() == expected.keys()
     for name, value in expected.items():
         assert_tight(actual[name], value, name)
@@ -92,5 +87,4 @@ def branch_with_effect(case: Case, network: nn.Module, *, lora_rank: int = 3, lo
 
 
 def copied_factors(branch: LowRankBranch) -> Factors:
-    """Returns the branch's factors as plain tensors."""
     return {name: (a.detach().clone(), b.detach().clone()) for name, (a, b) in branch.factors().items()}

@@ -50,15 +50,6 @@ def test_a_step_with_own_statistics_is_the_slow_step_with_two_sets_of_them(case:
     assert not torch.allclose(branch_buffers["bn1.running_mean"], expected.buffers["bn1.running_mean"])
 
 
-def test_the_backbones_statistics_are_those_of_one_that_saw_adversarial_images_alone() -> None:
-    network, (x, x_adv, y) = build(BASIC), batch(5)
-    alone = copy.deepcopy(network)
-    objective_of(BASIC, network)(x, x_adv, y)
-    alone(x_adv)
-    for name, value in alone.named_buffers():
-        assert torch.equal(network.get_buffer(name), value), name
-
-
 def test_in_eval_mode_the_branch_normalises_with_its_own_statistics() -> None:
     network, (x, x_adv, y) = build(BASIC), batch(5)
     objective = objective_of(BASIC, network)

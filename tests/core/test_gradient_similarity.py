@@ -62,17 +62,6 @@ def test_the_objective_is_left_as_it_was() -> None:
     assert all(parameter.grad is None for parameter in objective.parameters())
 
 
-@pytest.mark.parametrize("kind", ["vanilla", "twins"])
-def test_a_row_does_not_depend_on_its_neighbours_nor_on_beta(kind: str) -> None:
-    objective, (x, x_adv, y) = make_objective(kind, BASIC), far_apart(4)
-    together = gradient_similarity(objective, x, x_adv, y)
-    objective.trades_beta = 1.5
-    alone = [gradient_similarity(objective, x[i:j], x_adv[i:j], y[i:j]) for i, j in ((0, 3), (3, 3), (3, 4))]
-    assert_tight(torch.cat(alone), together)
-    assert together.abs().max() <= 1
-    assert together.unique().numel() == 4
-
-
 def test_with_gamma_zero_the_similarity_of_twins_is_that_of_vanilla_rft() -> None:
     rows = far_apart(3)
     vanilla = gradient_similarity(make_objective("vanilla", BASIC), *rows)

@@ -99,7 +99,6 @@ def test_a_projection_is_pyautoattack_s_away_from_the_bounds_and_nearer_at_them(
 
 
 def torchattacks_pgdl2(model: nn.Module, x: Tensor, y: Tensor, start: Tensor, *, eps: float, alpha: float) -> Tensor:
-    """Five steps of torchattacks' PGDL2 from a given start."""
     adv = start.clone()
     for _ in range(5):
         adv = adv.detach().requires_grad_()

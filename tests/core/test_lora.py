@@ -14,7 +14,7 @@ from torchvision.models.resnet import BasicBlock, ResNet
 
 from distributed_autolora.core.lora import LowRankBranch, parameter_ratio, table3_ratio
 from tests.core.comparing import assert_tight, branch_with_effect
-from tests.reference.networks import BASIC, CASES, GROUPED, Case, GroupedNet, batch, build
+from tests.reference.networks import BASIC, CASES, GROUPED, Case, GroupedNet, build
 from tests.reference.slow_objectives import slow_delta
 
 
@@ -172,36 +172,3 @@ def test_natural_weights_are_the_weights_plus_the_slow_product(case: Case) -> No
             a, b = branch.factors()[name.removesuffix(".weight")]
             expected = expected + slow_delta(a, b, value.shape, 3).detach()
         assert_tight(natural[name].detach(), expected)
-
-
-def test_natural_parameters_pass_gradients_to_the_factors_and_the_head_only() -> None:
-    network = build(GROUPED)
-    branch = branch_with_effect(GROUPED, network)
-    natural = branch.natural_parameters(network)
-    loss = torch.stack([value.sum() for value in natural.values()]).sum()
-    loss.backward()
-    reached = {name for name, value in network.named_parameters() if value.grad is not None and value.grad.any()}
-    assert reached == {"head.weight", "head.bias"}
-    assert all(factor.grad is not None for pair in branch.factors().values() for factor in pair)
-
-
-@torch.no_grad()
-def test_the_branch_leaves_the_network_as_it_was() -> None:
-    network, (x, _, _) = build(BASIC), batch(4)
-    before = {name: value.clone() for name, value in network.state_dict().items()}
-    names = [name for name, _ in network.named_modules()]
-    branch_with_effect(BASIC, network).natural_parameters(network)
-    assert [name for name, _ in network.named_modules()] == names
-    assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
-    network.eval()
-    assert network(x).shape == (4, 5)
-
-
-def test_the_branch_survives_a_state_dict() -> None:
-    network = build(BASIC)
-    first = branch_with_effect(BASIC, network)
-    second = LowRankBranch(network, lora_rank=3).double()
-    second.load_state_dict(first.state_dict())
-    for name, pair in first.factors().items():
-        loaded: tuple[Tensor, Tensor] = second.factors()[name]
-        assert all(torch.equal(one, other) for one, other in zip(pair, loaded, strict=True))

@@ -27,7 +27,6 @@ def accuracy(outcomes: list[bool]) -> float:
 
 
 def check_of(outcomes: list[bool], broken: list[bool] | None, images: int) -> StrongerCheck | None:
-    """Returns a check of the first so many images."""
     if broken is None:
         return None
     fallen = [i < images and right and bad for i, (right, bad) in enumerate(zip(outcomes, broken, strict=True))]
@@ -65,7 +64,6 @@ def is_above(first: list[Scores], second: list[Scores], standard_errors: float =
 
 
 def estimate(outcomes: list[bool], broken: list[bool] | None, images: int) -> Scores:
-    """An image's share of the estimated accuracy under both attacks, times n."""
     scores = [Fraction(right) for right in outcomes]
     if broken is not None:
         for i in range(images):

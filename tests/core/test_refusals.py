@@ -4,14 +4,18 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+import torch
 from torch import nn
 
 from distributed_autolora.core import attacks
+from distributed_autolora.core.keyed_random import keyed_permutation, keyed_uniform
 from distributed_autolora.core.lora import BranchStatistics, LowRankBranch
 from distributed_autolora.core.objectives import AutoLoRa, Twins, VanillaRFT
 from distributed_autolora.core.schedules import LossWeights, RobustAccuracyHalving
 from distributed_autolora.core.threat_model import ThreatModel
 from tests.reference.networks import BASIC, batch, build
+
+ROWS = torch.arange(3)
 
 
 def autolora(**others: str) -> AutoLoRa:
@@ -46,6 +50,11 @@ REFUSED: list[tuple[Callable[[], object], str]] = [
     (lambda: ThreatModel(norm="linf", epsilon=-0.1, bounds=(0.0, 1.0)), "-0.1"),
     (lambda: ThreatModel(norm="linf", epsilon=float("nan"), bounds=(0.0, 1.0)), "nan"),
     (lambda: ThreatModel(norm="l7", epsilon=0.1, bounds=(0.0, 1.0)), "l7"),
+    (lambda: keyed_uniform(0, "atack", 0, ROWS), "atack"),
+    (lambda: keyed_permutation(0, "ordr", 0, 3), "ordr"),
+    (lambda: keyed_uniform(0, "order", 0, ROWS.float()), "int64 vector"),
+    (lambda: keyed_uniform(0, "order", 0, ROWS.int()), "int64 vector"),
+    (lambda: keyed_uniform(0, "order", 0, ROWS[:, None]), "int64 vector"),
     (lambda: attack(num_steps=-2), "-2"),
     (lambda: attack(step_size=-0.25), "-0.25"),
     (lambda: attack(loss="hinge"), r'loss is "hinge".*cross_entropy.*margin'),

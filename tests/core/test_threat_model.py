@@ -13,7 +13,6 @@ DTYPES = st.sampled_from([torch.float32, torch.float64])
 
 
 def images(seed: int, bounds: tuple[float, float], dtype: torch.dtype, rows: int = 4) -> torch.Tensor:
-    """Returns images inside the bounds, some pixels exactly on them."""
     low, high = bounds
     generator = torch.Generator().manual_seed(seed)
     values = 1.4 * torch.rand(rows, 3, 5, 5, generator=generator, dtype=dtype) - 0.2

@@ -125,22 +125,6 @@ def test_before_training_the_frozen_path_in_train_mode_is_the_backbone_in_eval_m
     assert_tight(frozen, network.eval()(x))
 
 
-def test_both_paths_train_what_they_share_and_each_its_own_affine() -> None:
-    def moved(part: str) -> tuple[set[str], set[str]]:
-        twins, rows = make_twins(BASIC), far_apart(6)
-        twins(*rows).parts[part].backward()
-        shared = {name for name, value in twins.backbone.named_parameters() if gradient(value).any()}
-        return shared, {name for name, value in frozen_affine(twins).items() if gradient(value).any()}
-
-    every, affine = {name for name, _ in build(BASIC).named_parameters()}, set(frozen_affine(make_twins(BASIC)))
-    for part in ("natural", "kl"):
-        assert moved(part)[1] == set()
-        assert moved(f"{part}_frozen")[0].isdisjoint(affine)
-        assert moved(f"{part}_frozen")[1] == affine
-        assert moved(part)[0] | {"fc.bias"} == every
-        assert moved(f"{part}_frozen")[0] | {"fc.bias"} == every - affine
-
-
 @pytest.mark.parametrize("shards", [((0, 3), (3, 0), (0, 0)), ((1, 2), (2, 1), (0, 0)), ((2, 0), (1, 1), (0, 2))])
 def test_losses_of_shards_add_up_to_the_loss_of_the_batch(shards: tuple[tuple[int, int], ...]) -> None:
     """Eval mode, so that rows do not meet; shards are (frozen rows, adaptive rows), some without any."""

@@ -92,7 +92,6 @@ OBJECTIVES: dict[str, Callable[..., nn.Module]] = {
 
 
 def divergence(labels: Tensor, logits: Tensor) -> Tensor:
-    """KL of each row from given probabilities to those of logits, by its definition."""
     estimate = torch.exp(logits) / torch.exp(logits).sum(1, keepdim=True)
     return (labels * (torch.log(labels) - torch.log(estimate))).sum(1)
 

@@ -13,7 +13,6 @@ from distributed_autolora.data.parquet.writer import ROW_GROUP, ImageRow, SplitW
 
 
 def encode(image: Image.Image, kind: str = "PNG", **options: Any) -> bytes:
-    """Returns the image as a file."""
     buffer = io.BytesIO()
     image.save(buffer, kind, **options)
     return buffer.getvalue()
@@ -27,7 +26,6 @@ def picture(number: int, size: tuple[int, int] = (8, 8), mode: str = "RGB") -> I
 
 
 def rows_of(images: Sequence[bytes], num_classes: int = 2) -> list[ImageRow]:
-    """Returns rows whose labels go round the classes."""
     return [ImageRow(image, number % num_classes, f"id-{number}") for number, image in enumerate(images)]
 
 
@@ -41,13 +39,11 @@ def write_images(path: Path | str, rows: Iterable[ImageRow], *, class_names: Seq
 
 
 def write(folder: Path, name: str, rows: Sequence[ImageRow], class_names: Sequence[str] = ("cat", "dog")) -> Path:
-    """Writes one Parquet file and returns its path."""
     path = folder / name
     write_images(path, rows, class_names=class_names, task="pets", split="train", licence="CC0", provenance="drawn")
     return path
 
 
 def table_of(folder: Path, images: Sequence[bytes]) -> ImageTable:
-    """Writes the images as a training split and reads them back."""
     write(folder, "train.parquet", rows_of(images))
     return read_images(str(folder), "train")

@@ -1,7 +1,7 @@
 import torch
 
 from distributed_autolora.data.augmentation import crop_flip, to_unit_interval
-from tests.reference import augmentation as reference
+from tests.reference import keyed as reference
 
 GENERATOR = torch.Generator().manual_seed(0)
 IMAGES = torch.randint(1, 256, (64, 3, 9, 7), dtype=torch.uint8, generator=GENERATOR)

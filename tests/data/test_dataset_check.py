@@ -1,7 +1,5 @@
 """The check of a prepared task: everything that is wrong is found, and what must not be trained on is refused."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -16,8 +14,8 @@ from distributed_autolora.data.splits import Split, keep_copies_together, split_
 from distributed_autolora.errors import UserError
 from distributed_autolora.training.task_data import split_rows
 from tests.data.pictures import encode, picture, rows_of, write
+from tests.programs import program
 
-JOB = Path(__file__).parents[2] / "jobs" / "prepare_data.py"
 IMAGES = [encode(picture(number)) for number in range(40)]
 
 
@@ -157,8 +155,7 @@ def test_a_subset_that_leaves_a_class_untrained_is_refused(tmp_path: Path) -> No
 
 def test_the_program_lists_and_refuses(tmp_path: Path) -> None:
     folder = task(tmp_path, [*IMAGES[:9], b"no image"], IMAGES[30:])
-    command = [sys.executable, str(JOB), "check", folder]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=JOB.parents[1], timeout=120)
+    done = program("jobs/prepare_data.py", "check", folder)
     assert done.returncode == 2
     assert "cannot be decoded: " in done.stdout
     assert done.stderr.startswith("error: an image cannot be decoded: ")

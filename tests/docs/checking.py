@@ -196,7 +196,6 @@ def _check_make(arguments: tuple[str, ...]) -> None:
 
 
 def _check_ray(arguments: tuple[str, ...], is_whole: bool, home: Path) -> None:
-    """Checks Ray's part by Ray's own parser, and what a job runs by its program's."""
     from ray.scripts.scripts import cli
 
     split = arguments.index("--") if "--" in arguments else len(arguments)

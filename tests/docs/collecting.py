@@ -119,7 +119,6 @@ def commands(text: str, name: str, folder: Path, python: str) -> list[Command]:
 
 
 def _typed(code: str) -> str:
-    """Returns the code as it is typed in an environment that is active."""
     code = re.sub(r"(?m)^\. \.venv/bin/activate\b", ":", code)
     return code.replace(".venv/bin/python", "python")
 

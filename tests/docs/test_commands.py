@@ -68,7 +68,6 @@ it prints: python jobs/finetune.py --not-read
 
 @cache
 def known_flags() -> set[str]:
-    """Returns every flag of the programs in jobs/."""
     kinds = (TrainingFlags, EvaluationRequest, CompareFlags, *PREPARED)
     names = [*ExperimentConfig().flat(), *(item.name for kind in kinds for item in fields(kind))]
     flags = {name.replace("_", "-") for name in names}

@@ -75,7 +75,6 @@ class Changed(nn.Module):
 
 
 def first_classes(model: nn.Module, num_classes: int) -> nn.Module:
-    """Returns the model with its first few outputs only."""
     return Changed(model, after=lambda logits: logits[:, :num_classes]).eval()
 
 
@@ -85,7 +84,6 @@ def rounded(model: nn.Module) -> nn.Module:
 
 
 def noisy(model: nn.Module) -> nn.Module:
-    """Returns the model with fresh noise on its input in every forward."""
     return Changed(model, before=lambda x: x + 0.1 * torch.randn_like(x))
 
 

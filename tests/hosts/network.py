@@ -33,7 +33,6 @@ class Host:
 
     @property
     def prefix(self) -> tuple[str, ...]:
-        """The words before a command that runs it on this host."""
         return ("ip", "netns", "exec", self.namespace)
 
     def processes(self) -> dict[int, str]:
@@ -82,7 +81,6 @@ class Network:
         _ip("-n", self._switch, "link", "set", host.port, "down")
 
     def restore(self, host: Host) -> None:
-        """Puts the cable back."""
         _ip("-n", self._switch, "link", "set", host.port, "up")
 
     def _make(self) -> None:

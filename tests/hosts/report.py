@@ -26,7 +26,7 @@ class Scenario:
     why: str
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Played:
     """A scenario, what came of it, and how it compares with the uninterrupted run."""
 
@@ -44,17 +44,14 @@ class Played:
 
     @property
     def is_equal(self) -> bool:
-        """Whether the run has the results of the uninterrupted one."""
         return bool(self.verdicts) and all(verdict.is_equal for verdict in self.verdicts)
 
     @property
     def is_good(self) -> bool:
-        """Whether the run ended in order, with the same results, and left no process."""
         return self.status == 0 and self.is_equal and not self.left
 
 
 def as_markdown(played: Sequence[Played], train_images: int, collective_timeout_s: float) -> str:
-    """Returns the report."""
     versions = ", ".join(f"{name} {version(name)}" for name in ("ray", "torch", "mlflow", "numpy"))
     introduction = f"""# Two hosts and a cable
 

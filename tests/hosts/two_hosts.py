@@ -6,11 +6,13 @@ The hosts are network namespaces of this machine with addresses of their own. No
 is removed at the end. Ends with status 1 when a run came to other results than the uninterrupted one.
 """
 
+import math
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
@@ -23,11 +25,11 @@ from distributed_autolora.cli import run_program
 from distributed_autolora.config.experiment import config_text
 from distributed_autolora.errors import RunFailedError
 from distributed_autolora.orchestration.cluster.processes import uninterrupted
+from distributed_autolora.orchestration.runs.folder import RunFolder
 from tests.chaos.nodes import FAST_HEALTH_CHECKS, Nodes
-from tests.hosts.comparing import compare
-from tests.hosts.network import INTERFACE, Network
+from tests.hosts.comparing import compare, run_folder
+from tests.hosts.network import INTERFACE, Host, Network
 from tests.hosts.report import Played, Scenario, as_markdown
-from tests.hosts.watching import RunWatch, training_workers
 from tests.programs import ROOT, environment
 from tests.training.tasks import small_config, write_task
 
@@ -66,7 +68,6 @@ class Flags:
 
 
 def main() -> None:
-    """Plays the scenarios one after another."""
     flags = tyro.cli(Annotated[Flags, tyro.conf.arg(name="")], description=__doc__)
     folder = Path(tempfile.mkdtemp(prefix="hosts-", dir="/tmp"))  # short: UNIX sockets live in there
     try:
@@ -94,7 +95,6 @@ def main() -> None:
 
 
 def _write_inputs(folder: Path, train_images: int) -> None:
-    """Writes the task and the config that all scenarios run."""
     config = small_config(write_task(folder / "task", train=train_images), epochs=5, global_batch_size=32)
     # It learns all the while, so that the model it ends with is one of an epoch after the cut.
     config = replace(
@@ -119,79 +119,70 @@ def _play(scenario: Scenario, folder: Path) -> Played:
         # The name of this machine is an address of loopback, as on many machines: gloo would offer it to peers.
         settings = environment(own, RAY_AUTH_MODE="disabled", GLOO_SOCKET_IFNAME=INTERFACE)
         settings = {key: value for key, value in settings.items() if not key.lower().endswith("_proxy")}
-        watch = RunWatch(own / "runs" / "mine", network.hosts)
-        nodes = Nodes(of_ray, 1, settings, settings=scenario.settings, hosts=network.hosts, note=watch.note)
-        command = [
-            *network.hosts[0].prefix,
-            sys.executable,
-            "jobs/finetune.py",
-            "--config",
-            str(folder / "config.yaml"),
-        ]
-        command += ["--run.name", "mine", "--evaluate", "none"]
+        events: list[tuple[float, str]] = []
+        began = time.monotonic()
+
+        def note(what: str) -> None:
+            events.append((time.monotonic() - began, what))
+
+        nodes = Nodes(of_ray, 1, settings, settings=scenario.settings, hosts=network.hosts, note=note)
+        command = [*network.hosts[0].prefix, sys.executable, "jobs/finetune.py", "--run.name", "mine"]
+        command += ["--config", str(folder / "config.yaml"), "--evaluate", "none"]
         log = own / "driver.log"
+        began = time.monotonic()
         with log.open("wb") as output:
             settings |= {"RAY_ADDRESS": nodes.address}
             driver = subprocess.Popen(command, env=settings, cwd=ROOT, stdout=output, stderr=output)
         try:
-            status = _follow(driver, network, scenario.cut_s, watch)
-            seconds = watch.now()
-            watch.note(f"the driver ended with status {status}")
-            left = _left(network, only_workers=True)
+            status = _follow(driver, network, scenario.cut_s, RunFolder(run_folder(own)), note)
+            seconds = time.monotonic() - began
+            note(f"the driver ended with status {status}")
+            left = _left(network.hosts, "ray::RayTrainWorker")
         finally:
             nodes.close()
-        left += _left(network, only_workers=False)
-    watch.note_logs(of_ray)
+        left += _left(network.hosts, "")
     tail = "\n".join(log.read_text(errors="replace").splitlines()[-12:])
     verdicts = compare(folder / SCENARIOS[0].name, own) if status == 0 else []
-    return Played(
-        scenario=scenario,
-        status=status,
-        seconds=seconds,
-        events=watch.events,
-        left=left,
-        output=tail,
-        verdicts=verdicts,
-    )
+    return Played(scenario, status, seconds, events, left, tail, verdicts)
 
 
-def _follow(driver: subprocess.Popen[bytes], network: Network, cut_s: float, watch: RunWatch) -> int | None:
+def _follow(
+    driver: subprocess.Popen[bytes], network: Network, cut_s: float, run: RunFolder, note: Callable[[str], None]
+) -> int | None:
     """Waits for the driver's end; cuts the second host's link in the middle of an epoch and restores it later.
 
     Returns its status.
     """
-    due, at = ([network.cut, network.restore] if cut_s else []), None
-    watch.begin()
+    due = [network.cut, network.restore] if cut_s else []
+    limit, at, epochs = time.monotonic() + _LIMIT_S, math.inf, 0
     try:
-        while driver.poll() is None:
-            watch.look()
-            if at is None and watch.epochs >= _CUT_AFTER_EPOCH:
-                at = watch.now() + _CUT_AT * watch.epoch_seconds
-            if due and at is not None and watch.now() >= at:
-                is_cut = len(due) == 2
+        while driver.poll() is None and time.monotonic() < limit:
+            for record in run.history()[epochs:]:
+                note(f"epoch {record.epoch} recorded ({record.epoch_seconds:.1f} s of work)")
+                epochs = record.epoch
+                if epochs == _CUT_AFTER_EPOCH and len(due) == 2:
+                    at = time.monotonic() + _CUT_AT * record.epoch_seconds
+            if due and time.monotonic() >= at:
+                note(f"**link of the second host cut**, in epoch {epochs + 1}" if len(due) == 2 else "**link back**")
                 due.pop(0)(network.hosts[1])
-                where = f"**link of the second host cut**, in epoch {watch.epochs + 1}"
-                watch.note(where if is_cut else "**link back**")
-                at = watch.now() + cut_s
-            if watch.now() > _LIMIT_S:
-                return None
+                at = time.monotonic() + cut_s
             time.sleep(_POLL_S)
-        watch.look()
-        return driver.returncode
+        return driver.poll()
     finally:
         with uninterrupted():
             driver.kill()
             driver.wait()
 
 
-def _left(network: Network, *, only_workers: bool) -> list[str]:
-    """Returns the processes still there after a while: training workers, or all."""
+def _left(hosts: Sequence[Host], title: str) -> list[str]:
+    """Returns the processes with such a title that are still there after a while."""
     deadline = time.monotonic() + _ENDING_S
     while True:
         found = [
-            f"{host.name} host: {title[:120]}"
-            for host in network.hosts
-            for title in (training_workers(host) if only_workers else host.processes().values())
+            f"{host.name} host: {own[:120]}"
+            for host in hosts
+            for own in host.processes().values()
+            if own.startswith(title)
         ]
         if not found or time.monotonic() > deadline:
             return found

@@ -15,8 +15,7 @@ os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported
 import torch
 import torchvision  # noqa: F401  children need not import it again
 
-from tests.mutants.equivalent import EQUIVALENT
-from tests.mutants.modules import PACKAGE, covering, modules
+from tests.mutants.modules import EQUIVALENT, PACKAGE, covering, modules
 from tests.mutants.mutations import Mutant, mutants
 from tests.mutants.running import ROOT, copied_repository, killed_by, run_tests
 

@@ -30,13 +30,7 @@ _ARITHMETIC: dict[type[ast.operator], type[ast.operator]] = {
 
 @dataclass(frozen=True)
 class Mutant:
-    """One fault.
-
-    Attributes:
-        name: module path, function, old and new code; it does not change when other lines of the module do.
-        path: module, relative to the repository.
-        source: the whole text of the mutated module.
-    """
+    """One fault; its name does not change when other lines of the module do."""
 
     name: str
     path: str
@@ -48,7 +42,6 @@ class Mutant:
 
 
 def mutants(path: str, source: str) -> list[Mutant]:
-    """Returns all mutants of a module, in the order of the text."""
     found: list[Mutant] = []
     seen: dict[str, int] = {}
     for function, node, replacement in _changes(ast.parse(source), ""):
@@ -86,7 +79,6 @@ def _changes(parent: ast.AST, function: str) -> Iterator[tuple[str, ast.stmt | a
 
 
 def _replacements(node: ast.stmt | ast.expr) -> Iterator[str]:
-    """Yields the code of each mutant of this node alone."""
     match node:
         case ast.Compare(left, [operator], [right]) if type(operator) in _COMPARISONS:
             yield f"({ast.unparse(ast.Compare(left, [_COMPARISONS[type(operator)]()], [right]))})"

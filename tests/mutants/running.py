@@ -23,7 +23,6 @@ _POLL = 0.05
 
 @contextmanager
 def copied_repository() -> Iterator[Path]:
-    """Yields a temporary copy of package and tests, beside links to all else."""
     with tempfile.TemporaryDirectory(prefix="mutants-") as folder:
         for item in ROOT.iterdir():
             if item.name in _COPIED:
@@ -34,11 +33,7 @@ def copied_repository() -> Iterator[Path]:
 
 
 def killed_by(mutant: Mutant, tests: Sequence[str], copy: Path) -> str | None:
-    """Returns the first test that the mutant fails, "timeout", or None for a mutant that survives.
-
-    Raises:
-        RuntimeError: when pytest finds no test.
-    """
+    """Returns the first test that the mutant fails, "timeout", or None for a mutant that survives."""
     module = copy / mutant.path
     original = module.read_text()
     module.write_text(mutant.source)

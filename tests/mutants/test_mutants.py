@@ -2,8 +2,7 @@
 
 import ast
 
-from tests.mutants.equivalent import EQUIVALENT
-from tests.mutants.modules import ROOT, TESTS, covering, modules
+from tests.mutants.modules import EQUIVALENT, ROOT, TESTS, covering, modules
 from tests.mutants.mutations import mutants
 
 SOURCE = """

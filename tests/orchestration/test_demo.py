@@ -103,12 +103,6 @@ def test_an_interrupted_demo_of_version_0_1_is_left_alone(tmp_path: Path) -> Non
     assert choose_run(tmp_path) == ("demo-2", False)
 
 
-def test_a_folder_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "runs").write_text("a file")
-    with pytest.raises(UserError, match="cannot be written"):
-        choose_run(tmp_path / "runs")
-
-
 @pytest.mark.parametrize(
     ("line", "is_of_ray"),
     [

@@ -5,6 +5,7 @@ import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from distributed_autolora.config.experiment import config_text, read_config
 from distributed_autolora.errors import RunFailedError, UserError
 from distributed_autolora.evaluation.chunks import Chunk
 from distributed_autolora.files import write_json
-from distributed_autolora.models import read_weights, save_weights
+from distributed_autolora.models import save_weights
 from distributed_autolora.models.export import export_model, export_program
 from distributed_autolora.models.portable import NetworkDescription, PortableModel
 from distributed_autolora.orchestration.evaluations.folder import EvaluationFolder
@@ -25,38 +26,27 @@ from distributed_autolora.orchestration.runs.folder import RunFolder, check_writ
 from distributed_autolora.orchestration.runs.results import _save_figure
 from distributed_autolora.reporting.study.report import write_report
 from tests.orchestration.mlflow_tracking.tracking_server import TrackingServer, assert_each_point_once
-from tests.orchestration.runs.test_survival import driver, epochs_of, uninterrupted, write_config
+from tests.orchestration.runs.test_survival import assert_as_uninterrupted, driver, epochs_of, write_config
 from tests.programs import wait_for
 from tests.reporting import runs
 from tests.reporting.evaluations import evaluation
-from tests.reporting.runs import without_times
 from tests.reporting.study import studies
-from tests.training.gloo import run_workers
+
+
+def mount(*words: str) -> bool:
+    """Mounts something, and tells whether that worked."""
+    return subprocess.run(["mount", *words], capture_output=True, check=False).returncode == 0
 
 
 class Disk:
     """A disk of its own in memory, which can be filled, made read-only and taken away."""
 
     def __init__(self, folder: Path, mebibytes: int) -> None:
-        self.folder = folder
-        self._size = f"size={mebibytes}m"
+        self.folder, self._size = folder, f"size={mebibytes}m"
         folder.mkdir()
-        self._there = self.bring()
-
-    def bring(self) -> bool:
-        """Mounts it, and tells whether that worked."""
-        done = subprocess.run(
-            ["mount", "-t", "tmpfs", "-o", self._size, "tmpfs", str(self.folder)], capture_output=True, check=False
-        )
-        return done.returncode == 0
-
-    @property
-    def is_there(self) -> bool:
-        """Tells whether it could be mounted."""
-        return self._there
+        self.is_there = mount("-t", "tmpfs", "-o", self._size, "tmpfs", str(folder))
 
     def fill(self) -> None:
-        """Leaves no free byte."""
         with (self.folder / "ballast").open("wb", buffering=0) as file:
             try:
                 while file.write(bytes(2**20)) == 2**20:
@@ -71,15 +61,9 @@ class Disk:
     def allow_writing(self, allowed: bool) -> None:
         """Mounts it again, writable or not; a file that is open for writing does not hinder that."""
         option = f"remount,{'rw' if allowed else 'ro'},{self._size}"
-        command = ["mount", "-o", option, str(self.folder)]
-        wait_for(lambda: subprocess.run(command, capture_output=True, check=False).returncode == 0, option, 20)
-
-    def move(self, target: Path) -> None:
-        """Takes it from its place and puts it elsewhere, as another mount point."""
-        subprocess.run(["mount", "--move", str(self.folder), str(target)], check=True)
+        wait_for(lambda: mount("-o", option, str(self.folder)), option, 20)
 
     def remove(self) -> None:
-        """Ends it."""
         subprocess.run(["umount", "-l", str(self.folder)], capture_output=True, check=False)
 
 
@@ -126,7 +110,6 @@ WRITERS: dict[str, Callable[[Path, int], None]] = {
 
 
 def chunks_in(folder: Path) -> EvaluationFolder:
-    """Returns an evaluation that keeps its chunks in a folder."""
     evaluation = EvaluationFolder(folder, "digest")
     evaluation.chunks = folder
     return evaluation
@@ -233,13 +216,11 @@ def full(disk: Disk, _: Path) -> Callable[[], None]:
 
 
 def vanished(disk: Disk, elsewhere: Path) -> Callable[[], None]:
-    disk.move(elsewhere)
-    home = disk.folder
+    def move(source: Path, target: Path) -> None:
+        assert mount("--move", str(source), str(target))
 
-    def bring_back() -> None:
-        subprocess.run(["mount", "--move", str(elsewhere), str(home)], check=True)
-
-    return bring_back
+    move(disk.folder, elsewhere)
+    return partial(move, elsewhere, disk.folder)
 
 
 @pytest.mark.long
@@ -251,7 +232,7 @@ def test_a_run_whose_disk_fails_says_so_and_is_continued_by_the_same_command(
     write_config(tmp_path)
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
-    subprocess.run(["mount", "--make-rprivate", "/"], capture_output=True, check=False)
+    mount("--make-rprivate", "/")
     with mounted(tmp_path / "home", 260) as disk:
         folder = disk.folder / "runs" / "mine"
         with driver(tmp_path, subprocess.STDOUT) as process:
@@ -265,10 +246,7 @@ def test_a_run_whose_disk_fails_says_so_and_is_continued_by_the_same_command(
         with driver(tmp_path, subprocess.STDOUT) as process:
             output, _ = process.communicate(timeout=280)
         assert process.returncode == 0, output
-        weights, history = run_workers(uninterrupted, 2, str(tmp_path / "task"), str(tmp_path / "checkpoints"))[0]
-        assert without_times(RunFolder(folder).history()) == without_times(history)
-        for name, value in read_weights(folder / "model.safetensors").items():
-            assert torch.equal(value, weights[f"backbone.{name}"]), name
+        assert_as_uninterrupted(folder, tmp_path / "task", tmp_path / "checkpoints")
 
 
 @pytest.mark.long

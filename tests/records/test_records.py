@@ -6,6 +6,8 @@ from functools import partial
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from distributed_autolora.errors import UserError
 from distributed_autolora.evaluation.attacks import parse
@@ -121,3 +123,17 @@ def test_what_was_not_measured_has_no_metric_and_counts_are_divided_once() -> No
     absent = ("natural_weight", "kl_weight", "natural_branch_accuracy", "restored_epoch", "val/masking_gap")
     assert not {*absent, "gradient_similarity"} & set(metrics)
     assert runs.checked(record, 3).metrics()["val/masking_gap"] == 3 / 64
+
+
+COUNTS = st.integers(1, 1000).flatmap(lambda total: st.tuples(st.integers(0, total), st.just(total)))
+
+
+@settings(max_examples=50, deadline=None, derandomize=True, database=None)
+@given(shards=st.lists(COUNTS, min_size=1, max_size=8))
+def test_shards_give_the_accuracy_of_the_whole_not_the_mean_of_accuracies(shards: list[tuple[int, int]]) -> None:
+    whole = AccuracyCount(0, 0)
+    for correct, total in shards:
+        whole = whole + AccuracyCount(correct, total)
+    correct, total = (sum(column) for column in zip(*shards, strict=True))
+    assert (whole.correct, whole.total) == (correct, total)
+    assert whole.accuracy == correct / total

@@ -1,4 +1,7 @@
-"""Keyed random numbers with unbounded Python integers, one at a time."""
+"""Keyed random numbers with unbounded integers, one at a time, and the crops and flips that they decide, by pixel."""
+
+import torch
+from torch import Tensor
 
 _STREAM_NUMBERS = {"order": 1, "augmentation": 2, "attack": 3, "natural_accuracy": 4, "head": 5, "split": 6}
 _GOLDEN = 0x9E3779B97F4A7C15
@@ -25,5 +28,20 @@ def uniform(seed: int, stream: str, epoch: int, row: int, count: int) -> list[fl
 
 
 def permutation(seed: int, stream: str, epoch: int, count: int) -> list[int]:
-    """Returns 0 .. count - 1 sorted by the low 63 bits of their next hash."""
     return sorted(range(count), key=lambda row: (_mix(_row_hash(seed, stream, epoch, row) + _GOLDEN) % 2**63, row))
+
+
+def crop_flip(image: Tensor, row: int, *, seed: int, epoch: int, stream: str, padding: int) -> Tensor:
+    """Returns the augmented uint8 [C, H, W] image of one row."""
+    down, across, mirror = uniform(seed, stream, epoch, row, 3)
+    top, left = int(down * (2 * padding + 1)), int(across * (2 * padding + 1))
+    channels, height, width = image.shape
+    result = torch.zeros_like(image)
+    for channel in range(channels):
+        for y in range(height):
+            for x in range(width):
+                from_y = y + top - padding
+                from_x = (width - 1 - x if mirror < 0.5 else x) + left - padding
+                if 0 <= from_y < height and 0 <= from_x < width:
+                    result[channel, y, x] = image[channel, from_y, from_x]
+    return result

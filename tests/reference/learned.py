@@ -22,7 +22,6 @@ def images(rows: int, seed: int) -> tuple[Tensor, Tensor]:
 
 
 def learned_network() -> nn.Module:
-    """Returns a fresh float32 copy of a trained network, in eval mode."""
     return copy.deepcopy(_learned_network())
 
 
@@ -41,5 +40,4 @@ def _learned_network() -> nn.Module:
 
 @torch.no_grad()
 def accuracy(network: nn.Module, x: Tensor, y: Tensor) -> float:
-    """Returns the fraction of rows that the network gets right."""
     return float((network(x).argmax(dim=1) == y).double().mean())

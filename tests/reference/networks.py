@@ -152,7 +152,6 @@ def seeded(maker: Callable[[], nn.Module], seed: int = 0) -> nn.Module:
 
 
 def build(case: Case, seed: int = 0, dtype: torch.dtype = torch.float64) -> nn.Module:
-    """Returns the case's network with seeded weights, in train mode."""
     return seeded(case.build, seed).to(dtype)
 
 

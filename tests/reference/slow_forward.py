@@ -57,7 +57,6 @@ def basic_resnet(net: SlowPass, x: Tensor) -> Tensor:
 
 
 def bottleneck_resnet(net: SlowPass, x: Tensor, groups: int = 1) -> Tensor:
-    """Two stages of two bottleneck blocks, the stride in the 3 x 3 convolution."""
     x = torch.relu(net.batch_norm("bn1", net.conv("conv1", x, padding=1)))
     for at, stride in (("layer1.0", 1), ("layer1.1", 1), ("layer2.0", 2), ("layer2.1", 1)):
         shortcut = x
@@ -71,12 +70,10 @@ def bottleneck_resnet(net: SlowPass, x: Tensor, groups: int = 1) -> Tensor:
 
 
 def resnext(net: SlowPass, x: Tensor) -> Tensor:
-    """The bottleneck network with two groups in its 3 x 3 convolutions."""
     return bottleneck_resnet(net, x, groups=2)
 
 
 def grouped_net(net: SlowPass, x: Tensor) -> Tensor:
-    """Grouped, depthwise and pointwise convolutions, then two linear layers."""
     x = torch.relu(net.batch_norm("bn1", net.conv("stem", x, padding=1)))
     x = torch.relu(net.batch_norm("bn2", net.conv("grouped", x, stride=2, padding=1, groups=2)))
     x = net.conv("pointwise", net.conv("depthwise", x, padding=1, groups=12))

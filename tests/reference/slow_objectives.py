@@ -36,7 +36,6 @@ class SlowState:
 
     @classmethod
     def of(cls, network: nn.Module, factors: Factors | None = None) -> Self:
-        """Copies a network and the factors of its low-rank branch."""
         return cls(
             {name: value.detach().clone().requires_grad_() for name, value in network.named_parameters()},
             {name: value.detach().clone() for name, value in network.named_buffers()},
@@ -132,7 +131,6 @@ def _backward(state: SlowState, parts: dict[str, Tensor]) -> SlowResult:
 
 
 def sum_cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
-    """Returns the sum over rows of the cross-entropy, by its definition."""
     total = logits.new_zeros(())
     for row, label in enumerate(y.tolist()):
         total = total + torch.log(torch.exp(logits[row]).sum()) - logits[row, label]

@@ -43,7 +43,6 @@ class SlowTwinsState:
         return cls(adaptive, adaptive | own_affine, buffers, own_statistics)
 
     def frozen_affine(self) -> dict[str, Tensor]:
-        """Returns the frozen path's parameters that are not shared."""
         return {name: value for name, value in self.frozen.items() if value is not self.adaptive[name]}
 
 

@@ -8,7 +8,6 @@ LABEL = "AutoAttack (standard, 4 targets: 5 classes)"
 
 
 def evaluation(**more: Any) -> Evaluation:
-    """Returns an evaluation by AutoAttack on 1,000 images, with some fields changed."""
     values: dict[str, Any] = {
         "digest": "e" * 64,
         "model": "demo-1",

@@ -69,13 +69,11 @@ def history(epochs: int = 20, *, vanilla: bool = False) -> list[EpochRecord]:
 
 
 def checked(record: EpochRecord, broken: int, images: int = 64) -> EpochRecord:
-    """Returns the record of an epoch that was checked by a stronger attack."""
     robust = round(record.robust.accuracy * images) - broken
     return replace(record, masking=MaskingCheck(images, max(0, robust), broken))
 
 
 def result(records: Sequence[EpochRecord], *, linear_head: bool = True) -> RunResult:
-    """Returns the result that goes with such a history."""
     chosen = records[records[-1].best_epoch - 1]
     return RunResult(
         name="demo-3f2a91c0-s0",
@@ -109,7 +107,6 @@ def result(records: Sequence[EpochRecord], *, linear_head: bool = True) -> RunRe
 
 
 def without_times(history: Sequence[EpochRecord]) -> list[dict[str, float]]:
-    """Returns the metrics by epoch without times and rates."""
     return [
         {key: value for key, value in record.metrics().items() if not key.startswith(("seconds", "images"))}
         for record in history

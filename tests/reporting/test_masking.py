@@ -12,7 +12,6 @@ from distributed_autolora.evaluation.masking_test import least_share, overstates
 from distributed_autolora.orchestration.runs.folder import RunFolder
 from distributed_autolora.orchestration.runs.progress import epoch_lines
 from distributed_autolora.records import EpochRecord, MaskingSummary
-from distributed_autolora.reporting.format import attack_label
 from distributed_autolora.reporting.masking import masking_status, masking_summary, masking_warning
 from distributed_autolora.reporting.run.mlflow_description import run_description
 from distributed_autolora.reporting.run.table import epoch_line, result_table
@@ -53,17 +52,8 @@ def test_an_epoch_that_was_checked_shows_its_gap_and_warns_only_when_it_is_large
     assert warning_of(small) is None
     warning = warning_of(large)
     assert warning is not None
-    for words in (
-        "epoch 8: ",
-        "9 of 64 validation images",
-        "PGD-10",
-        "14.1 %",
-        "6.2 %",
-        "gradients may be masked",
-        "autolora evaluate --model RUN --attacks autoattack",
-        "--schedule.rule paired",
-        "--method vanilla",
-    ):
+    command = "evaluate --model RUN --attacks autoattack"
+    for words in ("epoch 8: ", "9 of 64 validation images", "PGD-10", "14.1 %", "6.2 %", command):
         assert words in warning
     assert "\n" not in warning
 
@@ -74,17 +64,6 @@ def test_the_advice_never_names_what_is_already_on() -> None:
         text = warning_of(alarming, method, rule) or ""
         assert ("--method vanilla" in text) == (method != "vanilla")
         assert ("--schedule.rule paired" in text) == (rule != "paired")
-
-
-@pytest.mark.parametrize("epochs", [20, 1000])
-@pytest.mark.parametrize("seconds_left", [None, 83.0, 36000.0])
-def test_the_gap_shares_its_line_with_what_happened(epochs: int, seconds_left: float | None) -> None:
-    for record in runs.history(20):
-        line = epoch_line(runs.checked(replace(record, lr=0.000625), 6), epochs=epochs, seconds_left=seconds_left)
-        assert len(line) <= 80
-        assert line.endswith("gap 9.4 %")
-    shown = epoch_line(runs.checked(runs.history(9)[-1], 2), epochs=20, seconds_left=83)
-    assert shown.endswith("  halved, gap 3.1 %")
 
 
 def test_the_result_has_the_gap_nearest_to_the_chosen_epoch_and_the_largest_and_repeats_a_warning() -> None:
@@ -123,15 +102,6 @@ def test_the_result_has_the_gap_nearest_to_the_chosen_epoch_and_the_largest_and_
 def test_the_status_to_filter_by_tells_unchecked_clear_and_warned_apart() -> None:
     clear, warned = (masking_summary([runs.checked(runs.history(1)[0], broken)]) for broken in (0, 9))
     assert [masking_status(found) for found in (None, clear, warned)] == ["unchecked", "clear", "warned"]
-
-
-def test_the_margin_s_name_reads_well_and_its_table_fits() -> None:
-    assert attack_label("pgd20-margin") == "PGD-20 margin"
-    history = [replace(record, attack="pgd20-margin") for record in runs.history(20)]
-    table = result_table(replace(runs.result(history), attack="pgd20-margin"), history)
-    assert max(map(len, table.splitlines())) <= 80
-    assert "margin" in table
-    assert "halved, restored epoch 15" in table or "halved, restored 15" in table
 
 
 def test_a_running_program_warns_once_for_a_checked_epoch(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

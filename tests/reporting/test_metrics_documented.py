@@ -33,7 +33,6 @@ GROUPS = ("cost", "mlflow")
 
 
 def documented(heading: str) -> set[str]:
-    """Returns the names in the first column of the tables of one section."""
     _, found, rest = DOCUMENT.read_text().partition(f"\n## {heading}\n")
     assert found, heading
     cells = [line.split("|")[1] for line in rest.partition("\n## ")[0].splitlines() if line.startswith("| `")]
@@ -66,7 +65,6 @@ def config_of(task: str, method: str) -> ExperimentConfig:
 
 @pytest.fixture(scope="module")
 def fits(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[FitResult, TaskData]]:
-    """What a run of each method returns."""
     task = write_task(tmp_path_factory.mktemp("data") / "task", train=60, test=9)
     made = {}
     for method in METHODS:
@@ -78,7 +76,6 @@ def fits(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[FitResult,
 
 @pytest.fixture(scope="module")
 def folder(fits: dict[str, tuple[FitResult, TaskData]], tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
-    """The folder of the finished run of AutoLoRa."""
     result, data = fits["autolora"]
     config = config_of("task", "autolora")
     made = run_folder(tmp_path_factory.mktemp("home"), config)
@@ -87,7 +84,6 @@ def folder(fits: dict[str, tuple[FitResult, TaskData]], tmp_path_factory: pytest
 
 
 def names_of(result: dict[str, Any]) -> set[str]:
-    """Returns the names of a result, those of its groups as group.name."""
     groups = {f"{group}.{name}" for group in GROUPS for name in result[group]}
     return {name for name in result if name not in GROUPS} | groups
 

@@ -1,9 +1,6 @@
 """The card says what was measured, and its four lines load the model; the RobustBench entry has its fields."""
 
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +16,12 @@ from distributed_autolora.reporting.evaluation import chunk_line, evaluation_tab
 from distributed_autolora.reporting.model_card import ModelFacts, model_card, robustbench_entry
 from distributed_autolora.reporting.statistics import wilson_interval
 from tests.data.pictures import encode, picture, table_of
+from tests.programs import program
 from tests.reporting import runs
 from tests.reporting.evaluations import LABEL, evaluation
 
 
 def facts(**more: Any) -> ModelFacts:
-    """Returns what a card says beside the result."""
     values: dict[str, Any] = {
         "architecture": "small_resnet",
         "parameters": 174_645,
@@ -48,14 +45,7 @@ def test_the_four_lines_of_the_card_classify_images_without_this_package(tmp_pat
     lines = block[1].strip().splitlines()
     assert len(lines) == 4
     blocked = 'import sys; sys.modules["distributed_autolora"] = None\n'
-    done = subprocess.run(
-        [sys.executable, "-I", "-c", blocked + "\n".join(lines)],
-        cwd=tmp_path,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = program("-I", "-c", blocked + "\n".join(lines), cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert re.fullmatch(r"tensor\(\[([0-4], ){7}[0-4]\]\)", done.stdout.strip())
 

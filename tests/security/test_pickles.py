@@ -3,7 +3,6 @@
 import io
 import pickle
 import tarfile
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -43,22 +42,14 @@ def _pickled(mark: Path) -> bytes:
     return pickle.dumps(Payload(mark))
 
 
-def _saved(mark: Path) -> bytes:
-    file = io.BytesIO()
-    torch.save(Payload(mark), file)
-    return file.getvalue()
-
-
-@pytest.mark.parametrize("content", [_pickled, _saved])
 @pytest.mark.parametrize("name", ["state.safetensors", "state.json"])
-def test_a_pickle_in_a_checkpoint_is_not_executed(
-    tmp_path: Path, mark: Path, name: str, content: Callable[[Path], bytes]
-) -> None:
+def test_a_pickle_in_a_checkpoint_is_not_executed(tmp_path: Path, mark: Path, name: str) -> None:
     TrainingState({"w": torch.ones(1)}, {}, {}, [], {}).save(tmp_path)
     TrainingState.load(tmp_path)
-    (tmp_path / name).write_bytes(content(mark))
-    with pytest.raises(UserError, match="cannot be read"):
-        TrainingState.load(tmp_path)
+    for write in (torch.save, lambda payload, file: file.write_bytes(pickle.dumps(payload))):
+        write(Payload(mark), tmp_path / name)
+        with pytest.raises(UserError, match="cannot be read"):
+            TrainingState.load(tmp_path)
     assert not mark.exists()
 
 
@@ -74,26 +65,19 @@ def test_a_pickle_in_a_run_folder_is_not_executed(tmp_path: Path, mark: Path, na
     assert not mark.exists()
 
 
-def _parquet_file(mark: Path, task: Path) -> None:
-    (task / "train.parquet").write_bytes(_pickled(mark))
-
-
-def _parquet_image(mark: Path, task: Path) -> None:
-    replace_value(task / "train.parquet", 7, "image", _pickled(mark))
-
-
-def _numpy_image(mark: Path, task: Path) -> None:
-    file = io.BytesIO()
-    np.save(file, np.array([Payload(mark)], dtype=object), allow_pickle=True)
-    replace_value(task / "train.parquet", 0, "image", file.getvalue())
-
-
-@pytest.mark.parametrize("poison", [_parquet_file, _parquet_image, _numpy_image])
-def test_a_pickle_as_data_is_not_executed(tmp_path: Path, mark: Path, poison: Callable[[Path, Path], None]) -> None:
-    task = write_task(tmp_path / "task", train=130)
-    poison(mark, Path(task))
-    with pytest.raises(UserError, match=r"train\.parquet|row"):
-        look_at_inputs(flags_of(task))
+def test_a_pickle_as_data_is_not_executed(tmp_path: Path, mark: Path) -> None:
+    task, of_numpy = write_task(tmp_path / "task", train=130), io.BytesIO()
+    train, sound = Path(task, "train.parquet"), Path(task, "train.parquet").read_bytes()
+    np.save(of_numpy, np.array([Payload(mark)], dtype=object), allow_pickle=True)
+    for poison in (
+        lambda: train.write_bytes(_pickled(mark)),
+        lambda: replace_value(train, 7, "image", _pickled(mark)),
+        lambda: replace_value(train, 0, "image", of_numpy.getvalue()),
+    ):
+        train.write_bytes(sound)
+        poison()
+        with pytest.raises(UserError, match=r"train\.parquet|row"):
+            look_at_inputs(flags_of(task))
     assert not mark.exists()
 
 

@@ -69,7 +69,6 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WatchedRun]:
 
 
 def holders(folder: Path) -> set[str]:
-    """Returns the files below a folder that hold the secret."""
     files = [file for file in folder.rglob("*") if file.is_file() and not file.is_symlink()]
     return {str(file.relative_to(folder)) for file in files if SECRET.encode() in file.read_bytes()}
 

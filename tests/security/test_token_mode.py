@@ -26,7 +26,6 @@ class TokenHead:
 
 
 def ray(environment: dict[str, str], *words: str) -> subprocess.CompletedProcess[str]:
-    """Runs one of Ray's own commands."""
     command = [sys.executable, "-m", "ray.scripts.scripts", *words]
     return subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=200)
 

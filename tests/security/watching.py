@@ -14,7 +14,6 @@ SECRET = "hunter2hunter2"
 
 
 def descendants(root: int) -> set[int]:
-    """Returns a process and everything below it."""
     return {root, *below(root)}
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from PIL import Image
 from torch import Tensor
 
@@ -23,6 +24,9 @@ from distributed_autolora.config import (
 from distributed_autolora.data.parquet.writer import ImageRow
 from distributed_autolora.data.sampler import worker_share
 from distributed_autolora.training.distributed import collectives
+from distributed_autolora.training.loop import FitResult, fit
+from distributed_autolora.training.reporter import NoReports, Reporter
+from distributed_autolora.training.task_data import TaskData
 from distributed_autolora.training.trainer import Trainer
 from tests.data.pictures import write_images
 
@@ -31,7 +35,6 @@ CLASSES = ("left", "right", "top")
 
 
 def write_task(folder: Path, train: int, test: int = 30, seed: int = 0) -> str:
-    """Writes a task of three classes, a bright half each, and returns its folder."""
     folder.mkdir(parents=True, exist_ok=True)
     for split, count in (("train", train), ("test", test)):
         rows = [ImageRow(image=_png(i, split, seed), label=i % 3, row_id=f"{split}/{i}") for i in range(count)]
@@ -64,6 +67,22 @@ def small_config(
         compute=ComputeConfig(attack_precision="float32", train_precision="float32"),
     )
     return replace(config, method=replace(config.method, name=method, **switches))
+
+
+def changed(config: ExperimentConfig, **groups: dict[str, Any]) -> ExperimentConfig:
+    return replace(config, **{name: replace(getattr(config, name), **values) for name, values in groups.items()})
+
+
+def data_of(config: ExperimentConfig, dtype: torch.dtype = torch.float32) -> TaskData:
+    return TaskData(config, str(config.data.path), torch.device("cpu"), dtype)
+
+
+def trainer_of(config: ExperimentConfig, dtype: torch.dtype = torch.float32) -> Trainer:
+    return Trainer(config, data_of(config, dtype), None, torch.device("cpu"), dtype)
+
+
+def fitted(config: ExperimentConfig, reporter: Reporter | None = None, dtype: torch.dtype = torch.float32) -> FitResult:
+    return fit(config, data_of(config, dtype), None, reporter or NoReports(), dtype=dtype)
 
 
 def take_step(trainer: Trainer, batch: Tensor) -> None:

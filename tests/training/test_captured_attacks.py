@@ -1,7 +1,5 @@
 """Attacks captured with the refresh of their network meet the weights that training has reached."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from pathlib import Path
 from typing import Any

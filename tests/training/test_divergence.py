@@ -1,6 +1,5 @@
 """A loss that is not finite ends a run within the configured number of steps."""
 
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,9 +8,7 @@ import torch
 from distributed_autolora.core.objectives import LossTerms
 from distributed_autolora.errors import TrainingDivergedError
 from distributed_autolora.training.epoch import LossSums
-from distributed_autolora.training.loop import fit
-from distributed_autolora.training.task_data import TaskData
-from tests.training.tasks import small_config, write_task
+from tests.training.tasks import changed, fitted, small_config, write_task
 from tests.training.test_resume import FolderReporter
 
 
@@ -34,11 +31,6 @@ def test_the_mean_of_a_ragged_epoch_is_the_mean_over_its_rows() -> None:
 def test_a_run_that_diverges_says_so(tmp_path: Path) -> None:
     folder = write_task(tmp_path / "task", train=130)
     config = small_config(folder, epochs=3)
-    config = replace(
-        config,
-        optimization=replace(config.optimization, lr=1e20),
-        scaling=replace(config.scaling, check_finite_every=2),
-    )
-    data = TaskData(config, folder, torch.device("cpu"))
+    config = changed(config, optimization={"lr": 1e20}, scaling={"check_finite_every": 2})
     with pytest.raises(TrainingDivergedError, match=r"no longer finite in epoch \d.*Lower optimization\.lr"):
-        fit(config, data, None, FolderReporter(tmp_path / "checkpoints"))
+        fitted(config, FolderReporter(tmp_path / "checkpoints"))

@@ -16,14 +16,11 @@ from distributed_autolora.records import MaskingCheck
 from distributed_autolora.training.attacks import attack_name, stronger_attack
 from distributed_autolora.training.checkpoint import TrainingState, snapshot
 from distributed_autolora.training.evaluation import Validation, validate
-from distributed_autolora.training.loop import fit
 from distributed_autolora.training.masking_check import CheckResult, check_masking
-from distributed_autolora.training.reporter import NoReports
-from distributed_autolora.training.task_data import TaskData
 from distributed_autolora.training.trainer import Trainer
 from tests.reporting import runs
 from tests.training.gloo import run_workers
-from tests.training.tasks import small_config, write_task
+from tests.training.tasks import changed, fitted, small_config, trainer_of, write_task
 from tests.training.test_resume import FolderReporter, StoppedError
 
 KEYS = ("val/robust_accuracy_stronger", "val/masking_gap", "val/masking_images")
@@ -32,33 +29,27 @@ EPSILON = 0.02
 
 def checking(config: ExperimentConfig, every: int) -> ExperimentConfig:
     """Returns the config with a check every so many epochs, and a training attack dear enough to afford images."""
-    return replace(
+    return changed(
         config,
-        evaluation=replace(config.evaluation, masking_every=every, test_split=False),
-        train_attack=replace(config.train_attack, num_steps=6),
-        schedule=replace(config.schedule, name="step_decay"),
+        evaluation={"masking_every": every, "test_split": False},
+        train_attack={"num_steps": 6},
+        schedule={"name": "step_decay"},
     )
-
-
-def trainer_of(config: ExperimentConfig, folder: str, dtype: torch.dtype = torch.float32) -> Trainer:
-    device = torch.device("cpu")
-    return Trainer(config, TaskData(config, folder, device, dtype), None, device, dtype)
 
 
 def checking_many(folder: str) -> ExperimentConfig:
     """Returns a config with an attack that a network can withstand, and many images to check."""
     config = checking(small_config(folder, epochs=1), 1)
-    return replace(
+    return changed(
         config,
-        threat_model=replace(config.threat_model, epsilon=EPSILON),
-        train_attack=replace(config.train_attack, num_steps=100),  # many images are affordable
-        eval_attack=replace(config.eval_attack, num_steps=10, step_size=EPSILON / 4),
+        threat_model={"epsilon": EPSILON},
+        train_attack={"num_steps": 100},  # many images are affordable
+        eval_attack={"num_steps": 10, "step_size": EPSILON / 4},
     )
 
 
-def knowing(config: ExperimentConfig, folder: str) -> Trainer:
-    """Returns a trainer whose network knows the classes."""
-    trainer = trainer_of(config, folder)
+def knowing(config: ExperimentConfig) -> Trainer:
+    trainer = trainer_of(config)
     multiply_logits(trainer, 0.0)
     learn_head(trainer)
     return trainer
@@ -72,7 +63,7 @@ def multiply_logits(trainer: Trainer, factor: float) -> None:
 
 def found_by(folder: str, factor: float) -> MaskingCheck:
     """Returns the check of a network that knows the classes, and multiplies its logits by `factor`."""
-    trainer = knowing(checking_many(folder), folder)
+    trainer = knowing(checking_many(folder))
     multiply_logits(trainer, factor)
     return checked(trainer, validated(trainer).outcomes).counts
 
@@ -88,7 +79,6 @@ def checked(trainer: Trainer, outcomes: Tensor) -> CheckResult:
 
 
 def learn_head(trainer: Trainer) -> None:
-    """Fits the last layer to the training images."""
     trainer.backbone.eval()
     x, y = trainer.data.plain_batch(trainer.data.split.train)
     head = trainer.backbone.head
@@ -130,11 +120,8 @@ def test_the_stronger_attack_differs_in_loss_start_and_steps() -> None:
 
 
 def records_of(folder: str) -> list[dict[str, Any]]:
-    """Returns the records of a short run in float64."""
     config = checking(small_config(folder, epochs=2), 2)
-    data = TaskData(config, folder, torch.device("cpu"), torch.float64)
-    history = fit(config, data, None, NoReports(), dtype=torch.float64).history
-    return [record.metrics() for record in history]
+    return [record.metrics() for record in fitted(config, dtype=torch.float64).history]
 
 
 def test_two_workers_record_what_one_does(tmp_path: Path) -> None:
@@ -152,10 +139,9 @@ def test_two_workers_record_what_one_does(tmp_path: Path) -> None:
 
 def run_with(folder: str, path: Path, stop: tuple[int, int] | None, every: int = 2) -> Any:
     config = checking(small_config(folder, epochs=3), every)
-    config = replace(config, scaling=replace(config.scaling, check_finite_every=1, checkpoint_every_s=0.0))
-    data = TaskData(config, folder, torch.device("cpu"))
+    config = changed(config, scaling={"check_finite_every": 1, "checkpoint_every_s": 0.0})
     try:
-        return fit(config, data, None, FolderReporter(path, stop))
+        return fitted(config, FolderReporter(path, stop))
     except StoppedError:
         return None
 
@@ -179,7 +165,7 @@ def test_a_run_that_goes_on_within_an_epoch_checks_as_it_would_have_and_no_check
 def test_an_image_counts_as_withstanding_only_if_it_withstands_both(tmp_path: Path) -> None:
     """A row that the evaluation attack broke stays broken, whatever the other attack finds."""
     folder = write_task(tmp_path / "task", train=140)
-    trainer = trainer_of(checking(small_config(folder, epochs=1), 1), folder)
+    trainer = trainer_of(checking(small_config(folder, epochs=1), 1))
     found = validated(trainer)
     assert len(found.outcomes) == found.natural.total == found.robust.total == len(trainer.data.split.val)
     assert int(found.outcomes.sum()) == found.robust.correct
@@ -192,7 +178,6 @@ def test_an_image_counts_as_withstanding_only_if_it_withstands_both(tmp_path: Pa
 
 
 def steered(folder: str, epochs: int, every: int, interval: int = 1) -> ExperimentConfig:
-    """Returns a config that is steered by rule "paired"."""
     config = checking(small_config(folder, epochs=epochs), every)
     return replace(config, schedule=replace(config.schedule, name="automatic", rule="paired", interval=interval))
 
@@ -200,7 +185,7 @@ def steered(folder: str, epochs: int, every: int, interval: int = 1) -> Experime
 def test_rule_paired_checks_what_it_may_keep_and_deploys_a_checked_state(tmp_path: Path) -> None:
     folder = write_task(tmp_path / "task", train=140)
     config = steered(folder, epochs=7, every=100, interval=3)
-    history = fit(config, TaskData(config, folder, torch.device("cpu")), None, NoReports()).history
+    history = fitted(config).history
     checked = [record.epoch for record in history if record.masking is not None]
     assert checked == [3, 6, 7], "decisions, and the end"
     assert history[1].best_epoch == 2, "nothing else is there yet"
@@ -209,7 +194,6 @@ def test_rule_paired_checks_what_it_may_keep_and_deploys_a_checked_state(tmp_pat
 
 
 def validate_and_decide(trainer: Trainer) -> Decision:
-    """Does what an epoch does behind its steps."""
     found = validated(trainer)
     check = checked(trainer, found.outcomes)
     decision = trainer.steering.decide(found, check)
@@ -222,7 +206,7 @@ def validate_and_decide(trainer: Trainer) -> Decision:
 def test_a_state_that_hides_its_gradients_is_not_kept_and_a_resume_knows_what_fell(tmp_path: Path) -> None:
     folder = write_task(tmp_path / "task", train=240)
     config = replace(checking_many(folder), schedule=steered(folder, 9, 1, interval=4).schedule)
-    trainer = knowing(config, folder)
+    trainer = knowing(config)
     knows = snapshot(trainer.objective)
     assert validate_and_decide(trainer).improved
     weight = trainer.backbone.head.weight
@@ -236,7 +220,7 @@ def test_a_state_that_hides_its_gradients_is_not_kept_and_a_resume_knows_what_fe
     assert honest.masking is not None
     assert hiding.masking.robust < honest.masking.robust, "and is worse"
     trainer.state().save(tmp_path)
-    resumed = trainer_of(config, folder)
+    resumed = trainer_of(config)
     resumed.load(TrainingState.load(tmp_path))
     assert not validate_and_decide(resumed).improved, "it is hiding still"
     resumed.objective.load_state_dict(knows)

@@ -1,6 +1,5 @@
 """A run that must not see the test split does not open it; one that may leaves every image's outcome."""
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,23 +15,13 @@ from distributed_autolora.orchestration.runs.preflight import check_inputs, find
 from distributed_autolora.orchestration.runs.results import finish
 from distributed_autolora.records import AccuracyCount
 from distributed_autolora.reporting.run.figure import curves_figure
-from distributed_autolora.training.loop import FitResult, fit
-from distributed_autolora.training.reporter import NoReports
+from distributed_autolora.training.loop import FitResult
 from distributed_autolora.training.task_data import TaskData
 from tests.training.gloo import run_workers
-from tests.training.tasks import small_config, write_task
-
-
-def closed(config: ExperimentConfig) -> ExperimentConfig:
-    return replace(config, evaluation=replace(config.evaluation, test_split=False))
-
-
-def trained(config: ExperimentConfig, folder: str) -> FitResult:
-    return fit(config, TaskData(config, folder, torch.device("cpu")), None, NoReports())
+from tests.training.tasks import changed, data_of, fitted, small_config, write_task
 
 
 def returned(result: FitResult, data: TaskData | None = None) -> dict[str, Any]:
-    """Returns what the first worker sends to the program."""
     weights = {name: value.numpy() for name, value in result.weights.items()}
     row_ids = None if data is None else data.test_row_ids
     parts = {"summary": result.summary, "history": result.history, "samples": result.samples}
@@ -53,15 +42,15 @@ def test_a_trial_ends_although_the_test_split_cannot_be_read(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     task = write_task(tmp_path / "task", train=130)
-    config, inputs = find_inputs(closed(small_config(task, epochs=1)))
+    config, inputs = find_inputs(changed(small_config(task, epochs=1), evaluation={"test_split": False}))
     (tmp_path / "task" / "test.parquet").write_bytes(b"no Parquet")
     check_inputs(config, inputs)
-    result = trained(config, task)
+    result = fitted(config)
     assert (result.summary.test, result.summary.test_images) == (None, None)
     assert result.samples is None
     assert result.outcomes is None
     with pytest.raises(UserError, match=r"test\.parquet"):
-        trained(replace(config, evaluation=replace(config.evaluation, test_split=True)), task)
+        fitted(changed(config, evaluation={"test_split": True}))
 
     folder = run_folder(tmp_path, config)
     finish(config, folder, returned(result), AWAY)
@@ -77,8 +66,7 @@ def test_a_trial_ends_although_the_test_split_cannot_be_read(
 def test_a_judged_run_leaves_what_became_of_every_test_image(tmp_path: Path) -> None:
     task = write_task(tmp_path / "task", train=130, test=37)
     config = small_config(task, epochs=1)
-    data = TaskData(config, task, torch.device("cpu"))
-    result = fit(config, data, None, NoReports())
+    data, result = data_of(config), fitted(config)
     folder = run_folder(tmp_path, config)
     finish(config, folder, returned(result, data), AWAY)
     table = pq.read_table(folder.path / "outcomes.parquet")
@@ -95,11 +83,8 @@ def test_a_judged_run_leaves_what_became_of_every_test_image(tmp_path: Path) -> 
 
 
 def findings_of(folder: str) -> dict[str, Any]:
-    """Returns what a short run measures over all workers."""
     config = small_config(folder, epochs=1, method="vanilla")
-    config = replace(config, evaluation=replace(config.evaluation, gradient_similarity_images=40))
-    data = TaskData(config, folder, torch.device("cpu"), torch.float64)
-    result = fit(config, data, None, NoReports(), dtype=torch.float64)
+    result = fitted(changed(config, evaluation={"gradient_similarity_images": 40}), dtype=torch.float64)
     assert result.outcomes is not None
     similarity = [result.history[0].metrics()[name] for name in ("gradient_similarity", "gradient_similarity/batch")]
     outcomes = {name: values.tolist() for name, values in result.outcomes.items()}

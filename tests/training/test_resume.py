@@ -1,6 +1,5 @@
 """A run that is stopped and started again ends with the weights it would have had."""
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,12 +10,10 @@ from torch import Tensor, nn
 from distributed_autolora.errors import StorageError, UserError
 from distributed_autolora.training.checkpoint import TrainingState, momentum_buffers, restore_momentum, snapshot
 from distributed_autolora.training.distributed import collectives
-from distributed_autolora.training.loop import fit, run_epoch
-from distributed_autolora.training.task_data import TaskData
-from distributed_autolora.training.trainer import Trainer
+from distributed_autolora.training.loop import run_epoch
 from tests.reporting import runs
 from tests.training.gloo import run_workers
-from tests.training.tasks import small_config, write_task
+from tests.training.tasks import changed, fitted, small_config, trainer_of, write_task
 
 
 class StoppedError(Exception):
@@ -65,11 +62,9 @@ def run(
     switches: dict[str, Any] | None = None,
 ) -> tuple[dict[str, Tensor], list[dict[str, Any]]] | None:
     config = small_config(task, epochs=epochs, global_batch_size=32, method=method, **(switches or {}))
-    config = replace(config, schedule=replace(config.schedule, rule=rule))
-    scaling = replace(config.scaling, check_finite_every=1, checkpoint_every_s=checkpoint_every_s)
-    data = TaskData(config, task, torch.device("cpu"), dtype)
+    scaling = {"check_finite_every": 1, "checkpoint_every_s": checkpoint_every_s}
     try:
-        result = fit(replace(config, scaling=scaling), data, None, FolderReporter(folder, stop), dtype=dtype)
+        result = fitted(changed(config, schedule={"rule": rule}, scaling=scaling), FolderReporter(folder, stop), dtype)
     except StoppedError:
         return None
     return dict(result.weights), runs.without_times(result.history)
@@ -119,12 +114,6 @@ def test_a_run_stopped_within_epochs_ends_with_the_weights_and_records_of_an_uni
     assert_same(one, other)
 
 
-def test_two_workers_resume_within_an_epoch_bit_for_bit(tmp_path: Path) -> None:
-    task = write_task(tmp_path / "task", train=140)
-    for one, other in run_workers(with_and_without_stops, 2, task, str(tmp_path), ((0, 2), (1, 3)), 3):
-        assert_same(one, other)
-
-
 def part_of_run(task: str, folder: str, stop: Position | None) -> list[float]:
     """Returns the mean loss of each epoch; none of a run that is stopped."""
     result = run(task, Path(folder), stop, epochs=2, checkpoint_every_s=0.0, dtype=torch.float64)
@@ -163,8 +152,7 @@ class Leaving(FolderReporter):
 def test_a_notice_brings_one_checkpoint_at_once(tmp_path: Path) -> None:
     task = write_task(tmp_path / "task", train=140)
     config = small_config(task, epochs=1, global_batch_size=32)
-    config = replace(config, scaling=replace(config.scaling, check_finite_every=1))
-    fit(config, TaskData(config, task, torch.device("cpu")), None, Leaving(tmp_path / "run"))
+    fitted(changed(config, scaling={"check_finite_every": 1}), Leaving(tmp_path / "run"))
     assert sorted(one.name for one in (tmp_path / "run").iterdir()) == ["000000-000002", "000001-000000"]
 
 
@@ -189,7 +177,7 @@ def test_fixed_loss_weights_survive_a_stop_within_the_first_epoch(tmp_path: Path
 def test_a_restore_puts_the_chosen_epoch_s_network_back(tmp_path: Path) -> None:
     task = write_task(tmp_path / "task", train=140)
     config = small_config(task, epochs=8, global_batch_size=32)
-    trainer = Trainer(config, TaskData(config, task, torch.device("cpu")), None, torch.device("cpu"))
+    trainer = trainer_of(config)
     after: dict[int, dict[str, Tensor]] = {}
     while not trainer.is_finished:
         run_epoch(trainer)

@@ -1,6 +1,5 @@
-"""AutoLoRa on networks without batch norm; TWINS needs batch norm and says so."""
+"""AutoLoRa on networks without batch norm."""
 
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,13 +12,10 @@ from distributed_autolora.core.lora import LowRankBranch
 from distributed_autolora.core.objectives import AutoLoRa
 from distributed_autolora.core.schedules import LossWeights
 from distributed_autolora.core.threat_model import ThreatModel
-from distributed_autolora.core.twins import Twins
 from distributed_autolora.models import Classifier, build
 from distributed_autolora.training.evaluation import natural_branch_accuracy
-from distributed_autolora.training.task_data import TaskData
-from distributed_autolora.training.trainer import Trainer
 from tests.core.comparing import gradient
-from tests.training.tasks import small_config, write_task
+from tests.training.tasks import changed, small_config, trainer_of, write_task
 
 NAMES = ("timm/vit_tiny_patch16_224", "timm/convnext_atto")
 BOTH = pytest.mark.parametrize("name", NAMES)
@@ -31,7 +27,6 @@ def classifier(name: str) -> Classifier:
 
 
 def coloured(rows: int = 24) -> tuple[Tensor, Tensor]:
-    """Returns noise in which the brightest channel is the label."""
     y = torch.arange(rows) % 3
     x = 0.5 * torch.rand(rows, 3, 32, 32, generator=torch.Generator().manual_seed(1))
     x[torch.arange(rows), y] += 0.3
@@ -72,19 +67,10 @@ def test_the_natural_loss_moves_the_branch_and_the_head_alone(name: str) -> None
     assert all(gradient(factor).any() for pair in branch.factors().values() for factor in pair)
 
 
-@BOTH
-def test_twins_on_a_network_without_batch_norm_is_refused(name: str) -> None:
-    with pytest.raises(ValueError, match="TWINS needs batch norm"):
-        Twins(classifier(name))
-
-
 def test_a_run_takes_a_vit_by_name(tmp_path: Path) -> None:
     folder = write_task(tmp_path, train=12, test=3)
-    config = small_config(folder)
-    config = replace(config, data=replace(config.data, val_images_min=3))
-    model = replace(config.model, backbone=NAMES[0], input_size=32)
-    device = torch.device("cpu")
-    trainer = Trainer(replace(config, model=model), TaskData(config, folder, device), None, device)
+    model = {"backbone": NAMES[0], "input_size": 32}
+    trainer = trainer_of(changed(small_config(folder), data={"val_images_min": 3}, model=model))
     trainer.set_loss_weights(0.5)
     terms = trainer.train_epoch()
     assert terms.keys() >= {"natural", "adversarial", "kl"}

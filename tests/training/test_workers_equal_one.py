@@ -10,11 +10,9 @@ from distributed_autolora.core.objectives import LossTerms
 from distributed_autolora.training.distributed import collectives
 from distributed_autolora.training.epoch import LossSums
 from distributed_autolora.training.loop import run_epoch
-from distributed_autolora.training.task_data import TaskData
-from distributed_autolora.training.trainer import Trainer
 from tests.reporting import runs
 from tests.training.gloo import run_workers
-from tests.training.tasks import small_config, take_step, write_task
+from tests.training.tasks import small_config, take_step, trainer_of, write_task
 
 BATCHES = (64, 40, 3, 1)
 
@@ -39,8 +37,7 @@ AVERAGE = {"weight_average": "both"}
 def trajectory(folder: str, method: str, switches: dict[str, Any]) -> dict[str, Any]:
     """Takes steps on global batches of 64, 40, 3 and 1 rows, then a whole epoch; returns all that came of it."""
     config = small_config(folder, method=method, **switches)
-    device = torch.device("cpu")
-    trainer = Trainer(config, TaskData(config, folder, device, torch.float64), None, device, torch.float64)
+    trainer = trainer_of(config, torch.float64)
     trainer.set_loss_weights(0.5)
     sums = trainer.progress.sums = _RecordedSums()
     gradients = []

@@ -86,7 +86,6 @@ def _no_attack_runs_eagerly_in_silence() -> Iterator[None]:
 
 
 def batch(rows: int, seed: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Returns images, labels and noise."""
     x, y = images(rows, seed)
     return x, y, torch.rand(x.shape, generator=torch.Generator().manual_seed(seed))
 

@@ -15,7 +15,6 @@ ONEDNN = (BACKENDS.mkldnn.matmul, BACKENDS.mkldnn.conv, BACKENDS.mkldnn.rnn)
 
 
 def allowed() -> tuple[bool, bool]:
-    """Returns whether a GPU's products and convolutions may be TF32."""
     matmul, convolution = BACKENDS.cuda.matmul.fp32_precision, BACKENDS.cudnn.conv.fp32_precision
     # PyTorch refuses to read its older switches, which libraries do, where they and the newer ones contradict.
     assert torch.backends.cuda.matmul.allow_tf32 == (matmul == "tf32")

@@ -19,7 +19,6 @@ NAMES = {"class_names": json.dumps(["cat", "dog"])}
 
 
 def raw(folder: Path, metadata: dict[str, str] | None = None, **columns: Any) -> None:
-    """Writes train.parquet as another program might."""
     content = {"image": [b"x", b"y"], "label": [0, 1], "row_id": ["a", "b"], **columns}
     table = pa.table({name: values for name, values in content.items() if values is not None})
     pq.write_table(table.replace_schema_metadata(NAMES if metadata is None else metadata), folder / "train.parquet")

@@ -17,7 +17,6 @@ TEXTURES = ("banded", "dotted", "zigzagged")
 
 
 def jpeg(folder: Path, name: str, number: int, size: tuple[int, int] = (40, 32)) -> None:
-    """Writes a JPEG file of noise that the number decides."""
     (folder / name).parent.mkdir(parents=True, exist_ok=True)
     (folder / name).write_bytes(encode(picture(number, size), "JPEG"))
 
@@ -37,7 +36,6 @@ def cifar(folder: Path, *, classes: int = 10, per_batch: int = 20, used: int | N
 
 
 def dtd(folder: Path, per_part: int = 2) -> None:
-    """Writes dtd/images and dtd/labels, with 10 partitions of which all are alike."""
     (folder / "dtd" / "labels").mkdir(parents=True)
     for position, part in enumerate(("train", "val", "test")):
         names = []
@@ -91,7 +89,6 @@ def cub(folder: Path, per_class: int = 5) -> None:
 
 
 def caltech256(folder: Path, sizes: Sequence[int] = (6, 9, 7, 12)) -> None:
-    """Writes 256_ObjectCategories with its stray file."""
     for label, (category, size) in enumerate(zip(CATEGORIES, sizes, strict=True), start=1):
         for number in range(1, size + 1):
             jpeg(folder / "256_ObjectCategories" / category, f"{label:03d}_{number:04d}.jpg", 30 * label + number)

@@ -38,12 +38,10 @@ def write_source(task: str, folder: Path) -> Path:
 
 
 def write_folder(folder: Path, per_class: int = 10) -> None:
-    """Writes one folder of JPEG files a class."""
     for label, name in enumerate(("ants", "bees")):
         for number in range(per_class):
             archives.jpeg(folder / name, f"{number}.jpg", 100 * label + number)
 
 
 def words(task: str, source: Path, output: Path) -> list[str]:
-    """Returns the command line of jobs/prepare_data.py."""
     return [task, "--source", str(source), "--output", str(output), *FORMATS[task]]

@@ -1,26 +1,21 @@
 """Every kind of source goes through preparation, the check and training."""
 
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import torch
 
-from distributed_autolora.config import ComputeConfig, ExperimentConfig
+from distributed_autolora.config import ExperimentConfig
 from distributed_autolora.config.recipes import recipe
 from distributed_autolora.data.dataset_check import examine_task
 from distributed_autolora.data.dataset_check_report import report_text
 from distributed_autolora.data.parquet.reader import read_texts
 from distributed_autolora.data.preparation.flags import Check, read_flags
 from distributed_autolora.data.preparation.prepare import prepare
-from distributed_autolora.training.loop import fit
-from distributed_autolora.training.reporter import NoReports
-from distributed_autolora.training.task_data import TaskData
 from tests.data.preparation.formats import FORMATS, words, write_source
+from tests.training.tasks import changed, fitted
 
 
 def prepared(task: str, folder: Path) -> tuple[str, str]:
-    """Returns the written folder and the recipe that the program names for it."""
     flags = read_flags("", words(task, write_source(task, folder / "in"), folder / "out"))
     assert not isinstance(flags, Check)
     return prepare(flags).output, flags.recipe
@@ -41,15 +36,15 @@ def test_a_prepared_source_passes_the_check(task: str, tmp_path: Path) -> None:
 def shrunken(config: ExperimentConfig, folder: str) -> ExperimentConfig:
     """Returns the recipe for small images, a small backbone, short attacks and two epochs."""
     small = None if config.data.image_size is None else 32
-    return replace(
+    return changed(
         config,
-        data=replace(config.data, path=folder, image_size=small),
-        model=replace(config.model, backbone="small_resnet", input_size=config.model.input_size and 48),
-        train_attack=replace(config.train_attack, num_steps=1),
-        eval_attack=replace(config.eval_attack, num_steps=1),
-        optimization=replace(config.optimization, epochs=2, global_batch_size=8),
-        compute=ComputeConfig(attack_precision="float32", train_precision="float32"),
-        scaling=replace(config.scaling, cache=str(Path(folder).parent / "cache")),
+        data={"path": folder, "image_size": small},
+        model={"backbone": "small_resnet", "input_size": config.model.input_size and 48},
+        train_attack={"num_steps": 1},
+        eval_attack={"num_steps": 1},
+        optimization={"epochs": 2, "global_batch_size": 8},
+        compute={"attack_precision": "float32", "train_precision": "float32"},
+        scaling={"cache": str(Path(folder).parent / "cache")},
     )
 
 
@@ -57,7 +52,7 @@ def shrunken(config: ExperimentConfig, folder: str) -> ExperimentConfig:
 def test_a_prepared_source_trains_two_epochs(task: str, tmp_path: Path) -> None:
     folder, name = prepared(task, tmp_path)
     config = shrunken(recipe(name), folder)
-    result = fit(config, TaskData(config, folder, torch.device("cpu")), None, NoReports())
+    result = fitted(config)
     images = read_texts(folder, "test")["card"]["images"]
     assert [record.epoch for record in result.history] == [1, 2]
     assert result.summary.train_images + result.summary.val_images == images["train"]

@@ -1,8 +1,6 @@
 """The program jobs/prepare_data.py, from outside and by the functions that it calls."""
 
 import gzip
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -17,13 +15,7 @@ from distributed_autolora.data.preparation.prepare import prepare
 from distributed_autolora.data.preparation.write import Prepared
 from distributed_autolora.errors import UserError
 from tests.data.preparation.test_sources import IMAGES, LABELS, add, idx, write_idx
-
-JOB = Path(__file__).parents[3] / "jobs" / "prepare_data.py"
-
-
-def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(JOB), *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, check=False, cwd=JOB.parents[1], timeout=120)
+from tests.programs import program
 
 
 @pytest.fixture
@@ -46,7 +38,7 @@ def mnist(source: Path, output: Path, classes: str, images: int | None = None, *
 def test_ones_own_folder_becomes_a_task_that_trains(pets: Path, tmp_path: Path) -> None:
     output = tmp_path / "out put"
     (pets / "cats" / "notes.txt").write_text("Tom")
-    done = run("folder", "--source", pets, "--output", output, "--licence", "CC0")
+    done = program("jobs/prepare_data.py", "folder", "--source", pets, "--output", output, "--licence", "CC0")
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
     assert done.stdout.splitlines()[1].split()[:3] == ["train", "16", "2"]
@@ -65,7 +57,7 @@ def test_ones_own_folder_becomes_a_task_that_trains(pets: Path, tmp_path: Path) 
 def test_a_refusal_is_one_line_and_exit_status_2(pets: Path, tmp_path: Path) -> None:
     for name in ("bad.jpg", *(f"worse-{number}.jpg" for number in range(12))):
         (pets / "dogs" / name).write_bytes(b"no image")
-    done = run("folder", "--source", pets, "--output", tmp_path / "out")
+    done = program("jobs/prepare_data.py", "folder", "--source", pets, "--output", tmp_path / "out")
     assert done.returncode == 2
     assert done.stdout == ""
     assert done.stderr.count("\n") == 1

@@ -3,7 +3,6 @@ import os
 import struct
 import unicodedata
 import zlib
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -126,12 +125,7 @@ def test_an_official_split_is_kept(tmp_path: Path) -> None:
         for name in ("a", "b"):
             add(tmp_path / split / name, *(f"{n}.png" for n in range(count)))
     images = read(tmp_path, 0.2, 0)
-    assert [row.row_id for row in images.rows["test"]] == [
-        "test/a/0.png",
-        "test/a/1.png",
-        "test/b/0.png",
-        "test/b/1.png",
-    ]
+    assert [row.row_id for row in images.rows["test"]] == [f"test/{name}/{n}.png" for name in "ab" for n in (0, 1)]
     assert len(images.rows["train"]) == 6
     assert images.notes == ("not used: val (2 files)",)
 
@@ -213,44 +207,27 @@ def test_class_names_that_look_alike_are_refused(tmp_path: Path, twin: str) -> N
     assert not look_alikes(["crane", "Cranes", "1 a", "1a"])
 
 
-def bad_train_and_test(folder: Path) -> None:
-    add(folder / "train" / "a", "1.jpg")
-    add(folder / "train" / "b", "1.jpg")
-    add(folder / "test" / "a", "1.jpg")
-
-
-FOLDERS: dict[str, tuple[Callable[[Path], object], str]] = {
-    "one class": (lambda folder: add(folder / "a", "1.jpg"), "has 1 folder: two or more"),
-    "no class": (lambda folder: add(folder, "1.jpg"), "has 0 folders"),
-    "class without images": (
-        lambda folder: (add(folder / "a", "1.jpg"), add(folder / "b", "x.txt")),
-        "b holds no image",
-    ),
-    "no test": (lambda folder: add(folder / "train" / "a", "1.jpg"), "has train but not both train and test"),
-    "validation only": (
-        lambda folder: (add(folder / "train" / "a", "1.jpg"), add(folder / "val" / "a", "1.jpg")),
-        "has train, val but not both",
-    ),
-    "capital splits": (
-        lambda folder: (add(folder / "Train" / "a", "1.jpg"), add(folder / "Test" / "a", "1.jpg")),
-        "has Test, Train but not both train and test: add or rename them",
-    ),
-    "classes differ": (bad_train_and_test, 'class "b" is in train but not in test'),
-    "too few": (lambda folder: (add(folder / "a", "1.jpg"), add(folder / "b", "1.jpg")), "2 images are too few"),
-}
-
-
-@pytest.mark.parametrize("case", FOLDERS)
-def test_folders_that_are_no_task_are_refused(case: str, tmp_path: Path) -> None:
-    prepare, message = FOLDERS[case]
-    prepare(tmp_path)
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        ("a/1.jpg", "has 1 folder: two or more"),
+        ("1.jpg", "has 0 folders"),
+        ("a/1.jpg b/x.txt", "b holds no image"),
+        ("train/a/1.jpg", "has train but not both train and test"),
+        ("train/a/1.jpg val/a/1.jpg", "has train, val but not both"),
+        ("Train/a/1.jpg Test/a/1.jpg", "has Test, Train but not both train and test: add or rename them"),
+        ("train/a/1.jpg train/b/1.jpg test/a/1.jpg", 'class "b" is in train but not in test'),
+        ("a/1.jpg b/1.jpg", "2 images are too few"),
+    ],
+)
+def test_folders_that_are_no_task_are_refused(files: str, message: str, tmp_path: Path) -> None:
+    add(tmp_path, *files.split())
     with pytest.raises(UserError, match=message):
         read(tmp_path, 0.2, 0)
 
 
 @pytest.mark.parametrize("share", [0.0, 1.0, -0.1, 20.0])
 def test_an_impossible_test_share_is_refused(share: float, tmp_path: Path) -> None:
-    add(tmp_path / "a", "1.jpg")
-    add(tmp_path / "b", "1.jpg")
+    add(tmp_path, "a/1.jpg", "b/1.jpg")
     with pytest.raises(UserError, match="between 0 and 1"):
         read(tmp_path, share, 0)

@@ -12,7 +12,7 @@ from distributed_autolora.core.attacks import pgd
 from distributed_autolora.core.threat_model import ThreatModel
 from distributed_autolora.evaluation.sanity.model import batch_independence, inputs, zero_gradients
 from distributed_autolora.evaluation.sanity.report import check_sanity
-from distributed_autolora.evaluation.sanity.rules import Subject, slack, status_of, worst
+from distributed_autolora.evaluation.sanity.rules import Subject, slack, status_of
 from distributed_autolora.evaluation.sanity.search import gather, order, random_start, restarts, stronger
 from distributed_autolora.evaluation.trajectories import start_noise, trajectory
 from distributed_autolora.records import AccuracyCount, SanityCheck
@@ -56,14 +56,6 @@ def test_a_healthy_adversarially_trained_model_passes_every_check() -> None:
     # It is robust but not perfectly so: the checks had something to look at.
     robust = healthy()["steps"].figures["robust"]["100"]
     assert 50 < robust < healthy()["random noise"].figures["natural"] - 5
-
-
-def test_a_healthy_model_passes_on_other_images_with_another_seed_too() -> None:
-    x, y = shipped_images(300)
-    checks = check_sanity(
-        robust_model(), x[200:], y[200:], threat_model=THREAT_MODEL, seed=1, square_queries=20, batch_size=50
-    )
-    assert worst(*(check.status for check in checks)) == "PASS", [check for check in checks if check.status != "PASS"]
 
 
 def test_rounded_inputs_are_caught() -> None:
@@ -137,7 +129,6 @@ def test_a_clamp_inside_the_model_hides_black_and_white_pixels() -> None:
 
 def test_a_masked_gradient_at_the_clean_image_is_seen_from_a_random_start() -> None:
     def flat_on_grey_levels(x: Tensor) -> Tensor:
-        """Without gradient exactly on 8-bit grey levels, where the natural images are."""
         on_grid = ((x * 1020 - (x * 1020).round()).abs() < 1e-2).flatten(1).all(1).view(-1, 1, 1, 1)
         return torch.where(on_grid, x.detach(), x)
 

@@ -17,62 +17,33 @@ FOLDER = Path(__file__).resolve().parents[3] / "docs" / "kuberay"
 REPOSITORY = FOLDER.parents[1]
 # The fields of ray.io/v1 (KubeRay 1.5) that the manifest may use, by the part that they stand in.
 FIELDS = {
-    "job": {
-        "entrypoint",
-        "backoffLimit",
-        "activeDeadlineSeconds",
-        "shutdownAfterJobFinishes",
-        "ttlSecondsAfterFinished",
-        "rayClusterSpec",
-    },
-    "cluster": {
-        "rayVersion",
-        "authOptions",
-        "enableInTreeAutoscaling",
-        "autoscalerOptions",
-        "headGroupSpec",
-        "workerGroupSpecs",
-    },
-    "head": {"rayStartParams", "template"},
-    "workers": {"groupName", "replicas", "minReplicas", "maxReplicas", "rayStartParams", "template"},
+    "job": "entrypoint backoffLimit activeDeadlineSeconds shutdownAfterJobFinishes ttlSecondsAfterFinished "
+    "rayClusterSpec",
+    "cluster": "rayVersion authOptions enableInTreeAutoscaling autoscalerOptions headGroupSpec workerGroupSpecs",
+    "head": "rayStartParams template",
+    "workers": "groupName replicas minReplicas maxReplicas rayStartParams template",
 }
 UNITS = {"m": 1e-3, "Mi": 2**20, "Gi": 2**30}
+DOCUMENTS: dict[str, dict[str, Any]] = {
+    document["kind"]: document
+    for name in ("volume.yaml", "rayjob.yaml")
+    for document in yaml.safe_load_all((FOLDER / name).read_text())
+}
+CLAIM, JOB = DOCUMENTS["PersistentVolumeClaim"], DOCUMENTS["RayJob"]["spec"]
+CLUSTER: dict[str, Any] = JOB["rayClusterSpec"]
 
 
 @pytest.fixture(scope="module")
-def claim() -> dict[str, Any]:
-    return documents()["PersistentVolumeClaim"]
+def flags() -> TrainingFlags:
+    return parse_training_flags("", "demo", shlex.split(JOB["entrypoint"])[2:])
 
 
-@pytest.fixture(scope="module")
-def job() -> dict[str, Any]:
-    return dict(documents()["RayJob"]["spec"])
-
-
-@pytest.fixture(scope="module")
-def cluster(job: dict[str, Any]) -> dict[str, Any]:
-    return dict(job["rayClusterSpec"])
-
-
-@pytest.fixture(scope="module")
-def flags(job: dict[str, Any]) -> TrainingFlags:
-    return parse_training_flags("", "demo", shlex.split(job["entrypoint"])[2:])
-
-
-def documents() -> dict[str, dict[str, Any]]:
-    """Returns the objects of both manifests by their kind."""
-    texts = [(FOLDER / name).read_text() for name in ("volume.yaml", "rayjob.yaml")]
-    return {document["kind"]: document for text in texts for document in yaml.safe_load_all(text)}
-
-
-def pods(cluster: dict[str, Any]) -> list[dict[str, Any]]:
-    """Returns the specs of the head's and the workers' pods."""
-    groups = [cluster["headGroupSpec"], *cluster["workerGroupSpecs"]]
+def pods() -> list[dict[str, Any]]:
+    groups = [CLUSTER["headGroupSpec"], *CLUSTER["workerGroupSpecs"]]
     return [group["template"]["spec"] for group in groups]
 
 
 def quantity(text: str | int) -> float:
-    """Reads Kubernetes' "500m" and "32Gi"."""
     match = re.fullmatch(r"([\d.]+)(\w*)", str(text))
     assert match is not None
     return float(match[1]) * UNITS.get(match[2], 1)
@@ -84,17 +55,17 @@ def ray_pin() -> str:
     return pin[1]
 
 
-def test_it_is_a_ray_job_of_fields_that_kuberay_knows(job: dict[str, Any], cluster: dict[str, Any]) -> None:
-    assert documents()["RayJob"]["apiVersion"] == "ray.io/v1"
-    assert job.keys() <= FIELDS["job"]
-    assert cluster.keys() <= FIELDS["cluster"]
-    assert cluster["headGroupSpec"].keys() <= FIELDS["head"]
-    assert all(group.keys() <= FIELDS["workers"] for group in cluster["workerGroupSpecs"])
+def test_it_is_a_ray_job_of_fields_that_kuberay_knows() -> None:
+    assert DOCUMENTS["RayJob"]["apiVersion"] == "ray.io/v1"
+    assert JOB.keys() <= set(FIELDS["job"].split())
+    assert CLUSTER.keys() <= set(FIELDS["cluster"].split())
+    assert CLUSTER["headGroupSpec"].keys() <= set(FIELDS["head"].split())
+    assert all(group.keys() <= set(FIELDS["workers"].split()) for group in CLUSTER["workerGroupSpecs"])
 
 
-def test_every_pod_runs_the_pinned_ray(cluster: dict[str, Any]) -> None:
-    assert cluster["rayVersion"] == ray_pin()
-    images = {container["image"] for pod in pods(cluster) for container in pod["containers"]}
+def test_every_pod_runs_the_pinned_ray() -> None:
+    assert CLUSTER["rayVersion"] == ray_pin()
+    images = {container["image"] for pod in pods() for container in pod["containers"]}
     assert len(images) == 1
     assert images.pop().endswith(f":{ray_pin()}")
     recipe = (FOLDER / "Dockerfile").read_text()
@@ -102,10 +73,8 @@ def test_every_pod_runs_the_pinned_ray(cluster: dict[str, Any]) -> None:
     assert "-c constraints.txt" in recipe
 
 
-def test_the_entrypoint_is_a_program_of_this_repository_with_flags_that_it_takes(
-    job: dict[str, Any], flags: TrainingFlags
-) -> None:
-    python, program, *_ = shlex.split(job["entrypoint"])
+def test_the_entrypoint_is_a_program_of_this_repository_with_flags_that_it_takes(flags: TrainingFlags) -> None:
+    python, program, *_ = shlex.split(JOB["entrypoint"])
     home = re.search(r"^WORKDIR (\S+)$", (FOLDER / "Dockerfile").read_text(), re.MULTILINE)
     assert home is not None
     assert python == "python"
@@ -113,18 +82,16 @@ def test_the_entrypoint_is_a_program_of_this_repository_with_flags_that_it_takes
     flags.experiment.validate()
     assert flags.experiment.scaling.use_gpu
     with pytest.raises(UserError, match=r"--run\.output"):
-        parse_training_flags("", "demo", [*shlex.split(job["entrypoint"])[2:], "--run.outptu", "x"])
+        parse_training_flags("", "demo", [*shlex.split(JOB["entrypoint"])[2:], "--run.outptu", "x"])
 
 
-def test_all_that_outlives_a_pod_is_on_the_volume_that_all_pods_mount(
-    cluster: dict[str, Any], claim: dict[str, Any], flags: TrainingFlags
-) -> None:
-    assert claim["spec"]["accessModes"] == ["ReadWriteMany"]
-    for pod in pods(cluster):
+def test_all_that_outlives_a_pod_is_on_the_volume_that_all_pods_mount(flags: TrainingFlags) -> None:
+    assert CLAIM["spec"]["accessModes"] == ["ReadWriteMany"]
+    for pod in pods():
         names = {
             volume["name"]
             for volume in pod["volumes"]
-            if volume.get("persistentVolumeClaim", {}).get("claimName") == claim["metadata"]["name"]
+            if volume.get("persistentVolumeClaim", {}).get("claimName") == CLAIM["metadata"]["name"]
         }
         (container,) = pod["containers"]
         (folder,) = {mount["mountPath"] for mount in container["volumeMounts"] if mount["name"] in names}
@@ -136,44 +103,42 @@ def test_all_that_outlives_a_pod_is_on_the_volume_that_all_pods_mount(
             assert Path(str(path)).is_relative_to(folder)
 
 
-def test_the_workers_have_what_the_run_asks_for_and_no_pod_more_than_its_limit(
-    cluster: dict[str, Any], flags: TrainingFlags
-) -> None:
+def test_the_workers_have_what_the_run_asks_for_and_no_pod_more_than_its_limit(flags: TrainingFlags) -> None:
     scaling = flags.experiment.scaling
-    (group,) = cluster["workerGroupSpecs"]
+    (group,) = CLUSTER["workerGroupSpecs"]
     (container,) = group["template"]["spec"]["containers"]
     limits = container["resources"]["limits"]
     assert quantity(limits["nvidia.com/gpu"]) == 1
     assert quantity(limits["cpu"]) == scaling.cpus_per_worker
     assert (group["minReplicas"], group["replicas"], group["maxReplicas"]) == (0, 0, scaling.num_workers)
-    for pod in pods(cluster):
+    for pod in pods():
         resources = pod["containers"][0]["resources"]
         # Equal, so that a pod is never ended for what it was promised.
         assert resources["requests"] == resources["limits"]
-    (head,) = cluster["headGroupSpec"]["template"]["spec"]["containers"]
+    (head,) = CLUSTER["headGroupSpec"]["template"]["spec"]["containers"]
     assert "nvidia.com/gpu" not in head["resources"]["limits"]
 
 
-def test_shared_memory_has_room_for_ray_s_object_store(cluster: dict[str, Any]) -> None:
-    pod = cluster["workerGroupSpecs"][0]["template"]["spec"]
+def test_shared_memory_has_room_for_ray_s_object_store() -> None:
+    pod = CLUSTER["workerGroupSpecs"][0]["template"]["spec"]
     (size,) = [volume["emptyDir"]["sizeLimit"] for volume in pod["volumes"] if "emptyDir" in volume]
     memory = quantity(pod["containers"][0]["resources"]["limits"]["memory"])
     assert 0.3 * memory < quantity(size) < memory / 2  # Ray's default share; the rest is the worker's
 
 
-def test_a_stranger_needs_a_token_and_nothing_runs_for_ever(job: dict[str, Any], cluster: dict[str, Any]) -> None:
-    assert cluster["authOptions"] == {"mode": "token"}
-    assert cluster["enableInTreeAutoscaling"] is True
-    assert job["shutdownAfterJobFinishes"] is True
-    assert 0 < job["ttlSecondsAfterFinished"] < 3600
-    assert 0 < cluster["autoscalerOptions"]["idleTimeoutSeconds"] <= 600
-    assert job["activeDeadlineSeconds"] > 0
+def test_a_stranger_needs_a_token_and_nothing_runs_for_ever() -> None:
+    assert CLUSTER["authOptions"] == {"mode": "token"}
+    assert CLUSTER["enableInTreeAutoscaling"] is True
+    assert JOB["shutdownAfterJobFinishes"] is True
+    assert 0 < JOB["ttlSecondsAfterFinished"] < 3600
+    assert 0 < CLUSTER["autoscalerOptions"]["idleTimeoutSeconds"] <= 600
+    assert JOB["activeDeadlineSeconds"] > 0
 
 
-def test_the_files_get_to_where_the_run_looks_for_them(cluster: dict[str, Any], flags: TrainingFlags) -> None:
-    pod = documents()["Pod"]
+def test_the_files_get_to_where_the_run_looks_for_them(flags: TrainingFlags) -> None:
+    pod = DOCUMENTS["Pod"]
     (container,) = pod["spec"]["containers"]
-    head = cluster["headGroupSpec"]["template"]["spec"]
+    head = CLUSTER["headGroupSpec"]["template"]["spec"]
     for key in ("image", "workingDir", "volumeMounts"):
         assert container[key] == head["containers"][0][key]
     for key in ("volumes", "securityContext"):
@@ -184,13 +149,13 @@ def test_the_files_get_to_where_the_run_looks_for_them(cluster: dict[str, Any], 
 
 
 def test_the_run_trains_what_the_volume_is_filled_with_and_a_paper_s_task_needs_two_other_words(
-    job: dict[str, Any], flags: TrainingFlags
+    flags: TrainingFlags,
 ) -> None:
     comment = (FOLDER / "rayjob.yaml").read_text()
     said = re.search(r'put "(.+)", say, for "(.+)", and in volume.yaml "(.+)" for "(.+)"', comment)
     assert said is not None
     recipe, own_recipe, source, own_source = said.groups()
-    assert job["entrypoint"].count(own_recipe) == 1
+    assert JOB["entrypoint"].count(own_recipe) == 1
     prepare = re.search(r"jobs/prepare_data\.py (\w+) (.*)", (FOLDER / "volume.yaml").read_text())
     assert prepare is not None
     assert prepare[1] == own_source
@@ -198,20 +163,20 @@ def test_the_run_trains_what_the_volume_is_filled_with_and_a_paper_s_task_needs_
         flags_of_source = read_flags("", [words, *shlex.split(prepare[2])])
         assert not isinstance(flags_of_source, Check)
         assert f"--recipe {flags_of_source.recipe}" == name
-    paper = parse_training_flags("", "demo", shlex.split(job["entrypoint"].replace(own_recipe, recipe))[2:]).experiment
+    paper = parse_training_flags("", "demo", shlex.split(JOB["entrypoint"].replace(own_recipe, recipe))[2:]).experiment
     paper.validate()
     assert paper.data.task == source
     assert paper.scaling == flags.experiment.scaling
 
 
-def test_the_job_tracks_in_the_server_of_the_third_manifest(flags: TrainingFlags, cluster: dict[str, Any]) -> None:
+def test_the_job_tracks_in_the_server_of_the_third_manifest(flags: TrainingFlags) -> None:
     objects = {document["kind"]: document for document in yaml.safe_load_all((FOLDER / "mlflow.yaml").read_text())}
     service, pod = objects["Service"], objects["Deployment"]["spec"]["template"]
     name, (port,) = service["metadata"]["name"], service["spec"]["ports"]
     assert flags.experiment.run.mlflow_uri == f"http://{name}:{port['port']}"
     (server,) = pod["spec"]["containers"]
     assert port["targetPort"] in {each["name"] for each in server["ports"]}
-    assert server["image"] == pods(cluster)[0]["containers"][0]["image"]
+    assert server["image"] == pods()[0]["containers"][0]["image"]
     assert objects["PersistentVolumeClaim"]["metadata"]["name"] == name
     policy = objects["NetworkPolicy"]["spec"]["podSelector"]["matchLabels"]
     for selector in (service["spec"]["selector"], policy, objects["Deployment"]["spec"]["selector"]["matchLabels"]):

@@ -7,7 +7,6 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -21,8 +20,7 @@ from distributed_autolora.orchestration.cluster.processes import (
     stop_signals_interrupt,
     uninterrupted,
 )
-
-ROOT = Path(__file__).parents[3]
+from tests.programs import ROOT, wait_for
 
 # A head with a child that heeds no SIGTERM and has a child in a session of its own, as the driver of a Ray job is.
 STUBBORN = """
@@ -121,13 +119,6 @@ with LocalCluster() as cluster:
 """
 
 
-def wait_until(condition: Callable[[], bool], seconds: float) -> bool:
-    deadline = time.monotonic() + seconds
-    while not condition() and time.monotonic() < deadline:
-        time.sleep(0.05)
-    return condition()
-
-
 class DeliberateError(Exception):
     """Raised inside a cluster."""
 
@@ -213,7 +204,7 @@ def test_what_a_killed_program_started_is_ended_by_its_watchdog(tmp_path: Path) 
     assert all(map(alive, pids))
     program.kill()
     program.communicate()
-    assert wait_until(lambda: not any(map(alive, pids)) and not folder.exists(), 30), "head, its child and the watchdog"
+    wait_for(lambda: not any(map(alive, pids)) and not folder.exists(), "the end of head, child and watchdog", 30)
 
 
 def test_a_watchdog_lets_the_session_of_another_process_alone() -> None:
@@ -235,11 +226,10 @@ def test_a_killed_program_leaves_no_cluster() -> None:
     folder, address = program.stdout.readline().split()
     program.kill()
     program.communicate()
-    assert wait_until(lambda: not Path(folder).exists() and is_free(address), 60)
+    wait_for(lambda: not Path(folder).exists() and is_free(address), "the end of the cluster", 60)
 
 
 def signal_twice(number: signal.Signals, steps: list[str]) -> None:
-    """Sends itself a signal during a clean-up and one after it."""
     with stop_signals_interrupt():
         with uninterrupted():
             os.kill(os.getpid(), number)

@@ -1,7 +1,6 @@
 """A cluster that is too small, or away, is said in one line; what Ray itself prints is plain text."""
 
-import subprocess
-import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,9 +16,8 @@ from distributed_autolora.orchestration.cluster.connection import (
 )
 from distributed_autolora.orchestration.cluster.local_cluster import LocalCluster
 from distributed_autolora.orchestration.cluster.ray_internals import untested
+from tests.programs import program
 from tests.training.tasks import write_task
-
-ROOT = Path(__file__).parents[3]
 
 
 @pytest.mark.long
@@ -27,9 +25,7 @@ def test_a_cluster_without_room_is_waited_for_and_then_refused(tmp_path: Path) -
     flags = ["--recipe", "demo", "--data.path", write_task(tmp_path / "task", train=140), "--data.train-images", "None"]
     flags += ["--run.output", str(tmp_path / "home"), "--scaling.wait-for-resources-s", "3", "--seed", "5"]
     with LocalCluster(num_cpus=1) as cluster:
-        environment = {**cluster.environment(), "RAY_ADDRESS": cluster.address, "PYTHONPATH": str(ROOT)}
-        command = [sys.executable, "jobs/finetune.py", *flags]
-        done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+        done = program("jobs/finetune.py", *flags, base=cluster.environment(), RAY_ADDRESS=cluster.address)
     assert done.returncode == 2
     waiting, refusal = [line for line in done.stderr.splitlines() if not line.startswith("warning")]
     assert waiting.startswith("Waiting for 2 CPU (free: 1) on the cluster, 3 s at most")
@@ -63,34 +59,26 @@ def test_a_ray_that_is_late_is_a_failure_that_another_attempt_may_fix() -> None:
 
 
 @pytest.mark.parametrize(
-    ("workers", "each", "said"),
+    ("scaling", "there", "said"),
     [
-        (1, 8, "1 worker of 8 CPUs needs 8 CPUs, but this machine has 2. Give --cpus-per-worker 1, or"),
-        (4, 1, "4 workers of 1 CPU need 4 CPUs, but this machine has 2. Lower --workers, or"),
-        (2, 2, "2 workers of 2 CPUs need 4 CPUs, but this machine has 2. "
+        (ScalingConfig(num_workers=1, cpus_per_worker=8), 2, "1 worker of 8 CPUs needs 8 CPUs, but this machine has 2. "
+         "Give --cpus-per-worker 1, or"),
+        (ScalingConfig(num_workers=4), 2, "4 workers of 1 CPU need 4 CPUs, but this machine has 2. "
+         "Lower --workers, or"),
+        (ScalingConfig(num_workers=2, cpus_per_worker=2), 2, "2 workers of 2 CPUs need 4 CPUs, but this machine has 2. "
          "Lower --workers, give --cpus-per-worker 1, or"),
+        (ScalingConfig(num_workers=1, use_gpu=True), 0, "1 worker needs 1 GPU, but Ray sees 0 on this machine. "
+         "Give --gpus 0, or"),
+        (ScalingConfig(num_workers=2, use_gpu=True), 1, "2 workers need 2 GPUs, but Ray sees 1 on this machine. "
+         "Lower --workers, give --gpus 0, or"),
     ],
 )  # fmt: skip
-def test_a_machine_with_too_few_cpus_is_refused_with_what_helps(workers: int, each: int, said: str) -> None:
-    scaling = ScalingConfig(num_workers=workers, cpus_per_worker=each)
+def test_a_machine_with_too_few_cpus_or_gpus_is_refused_with_what_helps(
+    scaling: ScalingConfig, there: int, said: str
+) -> None:
+    check = check_local_gpus if scaling.use_gpu else check_local_cpus
     with pytest.raises(UserError) as refusal:
-        check_local_cpus(scaling, 2)
+        check(scaling, there)
     assert str(refusal.value) == f"{said} submit the job to a cluster."
-    check_local_cpus(scaling, workers * each)
-
-
-@pytest.mark.parametrize(
-    ("workers", "gpus", "said"),
-    [
-        (1, 0.0, "1 worker needs 1 GPU, but Ray sees 0 on this machine. Give"),
-        (2, 0.0, "2 workers need 2 GPUs, but Ray sees 0 on this machine. Give"),
-        (2, 1.0, "2 workers need 2 GPUs, but Ray sees 1 on this machine. Lower --workers, give"),
-    ],
-)
-def test_a_machine_with_too_few_gpus_is_refused_with_what_helps(workers: int, gpus: float, said: str) -> None:
-    scaling = ScalingConfig(num_workers=workers, use_gpu=True)
-    with pytest.raises(UserError) as refusal:
-        check_local_gpus(scaling, gpus)
-    assert str(refusal.value) == f"{said} --gpus 0, or submit the job to a cluster."
-    check_local_gpus(scaling, float(workers))
-    check_local_gpus(ScalingConfig(num_workers=workers), gpus)
+    check(scaling, scaling.num_workers * (1 if scaling.use_gpu else scaling.cpus_per_worker))
+    check_local_gpus(replace(scaling, use_gpu=False), there)

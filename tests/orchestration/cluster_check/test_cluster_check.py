@@ -1,7 +1,6 @@
 """The cluster check finds what would end or spoil a run, and says what to do."""
 
 import contextlib
-import os
 import shutil
 import socket
 import subprocess
@@ -28,8 +27,8 @@ from distributed_autolora.orchestration.cluster_check.nodes import driver_file, 
 from distributed_autolora.orchestration.cluster_check.report import report
 from distributed_autolora.orchestration.runs.names import with_precision
 from distributed_autolora.training.methods.registry import build_objective, fresh_classifier, method_of
+from tests.programs import environment, program
 
-REPOSITORY = Path(__file__).resolve().parents[3]
 # `ray start` joins no cluster that is on loopback alone.
 SECOND_NODE = """
 import sys, time
@@ -250,19 +249,13 @@ def test_more_workers_than_this_machine_has_room_for_are_refused(tmp_path: Path)
         report(config)
 
 
-def examined(*flags: str, environment: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
-    own = {key: value for key, value in (environment or os.environ).items() if environment or key != "RAY_ADDRESS"}
-    own["PYTHONPATH"] = str(REPOSITORY)
-    command = [sys.executable, "jobs/doctor.py", *flags]
-    return subprocess.run(command, cwd=REPOSITORY, env=own, capture_output=True, text=True, timeout=200, check=False)
-
-
 @pytest.mark.long
 def test_on_a_local_ray_every_check_is_made(tmp_path: Path) -> None:
     with contextlib.closing(socket.socket()) as silent:
         silent.bind(("127.0.0.1", 0))  # never listens: a connection is refused
         uri = f"http://127.0.0.1:{silent.getsockname()[1]}"
-        done = examined("--run.output", str(tmp_path), "--run.mlflow-uri", uri)
+        own = environment(tmp_path / "home")
+        done = program("jobs/doctor.py", "--run.output", tmp_path, "--run.mlflow-uri", uri, base=own)
     lines = {line.split(":")[0][6:]: line for line in done.stdout.splitlines()}
     passing = ("versions", "output folder", "data", "weights", "disk", "GPUs", "all-reduce", "memory", "access")
     assert {name: lines[name][:4] for name in passing} == dict.fromkeys(passing, "PASS"), done.stdout + done.stderr
@@ -301,7 +294,7 @@ def test_a_node_with_another_output_folder_is_found_and_the_workers_still_meet(
     cluster, output = divided
     time.sleep(10)  # until the second node has joined; without it there is no room for two workers
     flags = ["--run.output", str(output), "--scaling.num-workers", "2", "--scaling.wait-for-resources-s", "60"]
-    done = examined(*flags, environment=cluster.environment() | {"RAY_ADDRESS": cluster.address})
+    done = program("jobs/doctor.py", *flags, base=cluster.environment(), RAY_ADDRESS=cluster.address)
     lines = {line.split(":")[0][6:]: line for line in done.stdout.splitlines()}
     assert lines["output folder"].startswith("FAIL"), done.stdout + done.stderr
     assert "another folder" in lines["output folder"]

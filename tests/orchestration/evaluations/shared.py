@@ -30,7 +30,6 @@ class Material:
     weights: Path
 
     def request(self, output: Path, **more: Any) -> EvaluationRequest:
-        """Returns a request for two attacks with random parts, in 4 chunks."""
         values: dict[str, Any] = {
             "model": str(self.weights),
             "data": self.task,
@@ -65,10 +64,8 @@ def write_material(folder: Path) -> Material:
 
 
 def outcomes(folder: Path) -> dict[str, list[Any]]:
-    """Returns the outcome of every image."""
     return dict(pq.read_table(folder / "outcomes.parquet").to_pydict())
 
 
 def result(folder: Path) -> Evaluation:
-    """Returns the content of evaluation.json."""
     return from_json(Evaluation, json.loads((folder / "evaluation.json").read_text()), "evaluation.json")

@@ -1,7 +1,5 @@
 """A model is evaluated on the classes that it was trained on, in whatever order the images' files have them."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import replace
 from pathlib import Path

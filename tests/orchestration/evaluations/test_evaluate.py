@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -29,10 +28,9 @@ from distributed_autolora.orchestration.evaluations.worker import EvaluationTask
 from distributed_autolora.orchestration.evaluations.worker_pool import Call, WorkerPool, gpu_index
 from distributed_autolora.records import AccuracyCount, CurvePoint
 from tests.orchestration.evaluations.shared import TEST_IMAGES, Material, outcomes, result, write_material
+from tests.programs import ROOT, wait_for
 from tests.security.watching import descendants
 from tests.training.tasks import write_task
-
-ROOT = Path(__file__).parents[3]
 
 
 @pytest.fixture(scope="module")
@@ -49,14 +47,12 @@ def material(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Material]:
 
 @pytest.fixture(scope="module")
 def evaluated(material: Material) -> Path:
-    """An evaluation by two workers, with everything that can be asked for."""
     output = material.weights.parent / "evaluated"
     everything = {"sanity": True, "curve": True, "export": True, "register": "halves"}
     return evaluate(material.request(output, num_workers=2, **everything))
 
 
 def busy_workers() -> list[int]:
-    """Returns the ids of this process's workers that are evaluating something."""
     titles = {pid: Path(f"/proc/{pid}/cmdline") for pid in descendants(os.getpid())}
     return [
         pid for pid, file in titles.items() if file.exists() and file.read_bytes().startswith(b"ray::run_evaluator")
@@ -64,7 +60,6 @@ def busy_workers() -> list[int]:
 
 
 def tracking_status(output: Path) -> str:
-    """Returns the status of the MLflow run that the evaluation in a folder opened."""
     (note,) = output.glob("chunks/*/mlflow.json")
     known = json.loads(note.read_text())
     return str(MlflowClient(known["uri"]).get_run(known["run_id"]).info.status)
@@ -118,11 +113,8 @@ def test_a_terminated_evaluation_continues_from_its_finished_chunks(
         stderr=subprocess.PIPE,
         text=True,
     )
-    deadline = time.monotonic() + 100
-    while not (kept := list(tmp_path.glob("chunks/*/chunk_*.parquet"))):
-        assert process.poll() is None, "the evaluation ended before its first chunk"
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+    wait_for(lambda: any(tmp_path.glob("chunks/*/chunk_*.parquet")), "the first chunk", 100)
+    kept = list(tmp_path.glob("chunks/*/chunk_*.parquet"))
     process.send_signal(signal.SIGTERM)
     _, said = process.communicate(timeout=60)
     assert process.returncode == 130, said

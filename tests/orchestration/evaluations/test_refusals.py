@@ -9,12 +9,10 @@ import pytest
 import torch
 import torchvision
 
-from distributed_autolora.cli import parse_flags
 from distributed_autolora.errors import UserError
 from distributed_autolora.models import read_weights, save_weights
 from distributed_autolora.orchestration.evaluations.folder import EvaluationFolder
 from distributed_autolora.orchestration.evaluations.plan import make_plan
-from distributed_autolora.orchestration.evaluations.request import EvaluationRequest
 from distributed_autolora.orchestration.runs.folder import RunFolder
 from distributed_autolora.orchestration.runs.preflight import find_inputs
 from tests.orchestration.evaluations.shared import Material, write_material
@@ -132,18 +130,3 @@ def test_a_result_without_its_outcomes_is_none(tmp_path: Path) -> None:
     assert folder.result() == evaluation(digest="a")
     (tmp_path / "outcomes.parquet").unlink()
     assert folder.result() is None
-
-
-def test_flags_are_read_with_fractions() -> None:
-    arguments = ["--model", "m", "--epsilon", "8/255", "--mean", "0.5", "0.4", "0.3", "--no-sanity"]
-    request = parse_flags(EvaluationRequest, "", arguments)
-    assert (request.epsilon, request.mean, request.sanity) == (8 / 255, (0.5, 0.4, 0.3), False)
-
-
-@pytest.mark.parametrize(
-    ("arguments", "said"), [(["--model", "m", "--epsilom", "1"], "--epsilon"), ([], "--model"), (["--model"], "model")]
-)
-def test_bad_flags_are_refused_in_one_line(arguments: list[str], said: str) -> None:
-    with pytest.raises(UserError, match=said) as refusal:
-        parse_flags(EvaluationRequest, "", arguments)
-    assert "\n" not in str(refusal.value)

@@ -1,8 +1,5 @@
 """What runs, evaluations and studies leave on real stores."""
 
-import os
-import subprocess
-import sys
 import threading
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -28,6 +25,7 @@ from distributed_autolora.orchestration.runs.folder import RunFolder
 from distributed_autolora.orchestration.runs.results import track
 from distributed_autolora.records import TrackedRun
 from tests.orchestration.mlflow_tracking.tracking_server import TrackingServer, opened, steps
+from tests.programs import program
 from tests.reporting import runs
 
 
@@ -151,17 +149,8 @@ def test_a_logged_model_loads_where_this_package_is_not_installed(server: Tracki
     assert stored.artifact_location.startswith("mlflow-artifacts:")
     model_uri = f"models:/{output.model_id}"
     np.save(tmp_path / "images.npy", images.numpy())
-    arguments = [server.uri, model_uri, str(tmp_path / "images.npy"), str(tmp_path / "logits.npy")]
-    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    loaded = subprocess.run(
-        [sys.executable, "-I", "-c", LOADING, *arguments],
-        cwd=tmp_path,
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=120,
-    )
+    arguments = [server.uri, model_uri, tmp_path / "images.npy", tmp_path / "logits.npy"]
+    loaded = program("-I", "-c", LOADING, *arguments, cwd=tmp_path)
     assert loaded.returncode == 0, loaded.stderr
     with torch.no_grad():
         expected = model.eval()(images).numpy()

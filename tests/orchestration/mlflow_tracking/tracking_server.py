@@ -21,7 +21,6 @@ ROBUST = "val/robust_accuracy/pgd10"
 
 
 def opened(uri: str, home: Path, **changes: Any) -> str:
-    """Returns the id of an MLflow run."""
     arguments: dict[str, Any] = {
         "uri": uri,
         "experiment": "tests",
@@ -35,12 +34,10 @@ def opened(uri: str, home: Path, **changes: Any) -> str:
 
 
 def steps(uri: str, run_id: str, key: str = ROBUST) -> list[int]:
-    """Returns the steps at which a run has a metric."""
     return [metric.step for metric in connect(uri).get_metric_history(run_id, key)]
 
 
 def assert_each_point_once(uri: str, run_id: str, history: list[EpochRecord]) -> None:
-    """Checks that a run has every number of every epoch exactly once."""
     expected = {
         (key, record.epoch): float(value)
         for record in history
@@ -58,7 +55,6 @@ def assert_each_point_once(uri: str, run_id: str, history: list[EpochRecord]) ->
 
 
 def free_port() -> int:
-    """Returns a free loopback port outside the range that Ray uses."""
     while True:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
@@ -81,7 +77,6 @@ class TrackingServer:
         self.uri = f"http://127.0.0.1:{self._port}"
 
     def start(self) -> None:
-        """Starts the server and waits until it answers."""
         command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(self._port)]
         command += ["--backend-store-uri", f"sqlite:///{self._folder / 'server.db'}", "--workers", "1"]
         command += ["--artifacts-destination", str(self._folder / "artifacts")]
@@ -96,7 +91,6 @@ class TrackingServer:
             time.sleep(0.1)
 
     def kill(self) -> None:
-        """Kills the server with all its workers, without a chance to finish anything."""
         if self._process is not None:
             os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait()

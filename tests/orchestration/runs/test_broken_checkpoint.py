@@ -19,13 +19,16 @@ from safetensors.torch import save_file
 from distributed_autolora.errors import UserError
 from distributed_autolora.orchestration.mlflow_tracking import MetricWriter, open_run
 from distributed_autolora.orchestration.runs.folder import RunFolder
-from distributed_autolora.orchestration.runs.ray_checkpoints import remove_unregistered, restore_index, skip_broken
+from distributed_autolora.orchestration.runs.ray_checkpoints import (
+    remove_unregistered,
+    restore_index,
+    skip_broken,
+)
 from distributed_autolora.training.checkpoint import TrainingState
 from distributed_autolora.training.checkpoint_integrity import fingerprint
-from distributed_autolora.training.loop import FitResult, fit
-from distributed_autolora.training.task_data import TaskData
+from distributed_autolora.training.loop import FitResult
 from tests.reporting import runs
-from tests.training.tasks import small_config, write_task
+from tests.training.tasks import changed, fitted, small_config, write_task
 from tests.training.test_resume import StoppedError
 
 EPOCHS = 3
@@ -71,8 +74,7 @@ class ListReporter:
 
 def train(task: str, reporter: ListReporter, every_s: float = 1e9) -> FitResult:
     config = small_config(task, epochs=EPOCHS, global_batch_size=32)
-    config = replace(config, scaling=replace(config.scaling, check_finite_every=1, checkpoint_every_s=every_s))
-    return fit(config, TaskData(config, task, torch.device("cpu")), None, reporter)
+    return fitted(changed(config, scaling={"check_finite_every": 1, "checkpoint_every_s": every_s}), reporter)
 
 
 def checkpoints(run: Path) -> list[Path]:
@@ -80,7 +82,6 @@ def checkpoints(run: Path) -> list[Path]:
 
 
 def start_again(run: Path) -> list[str]:
-    """Does what a continued run does before its workers start."""
     restore_index(run)
     warnings = skip_broken(run)
     remove_unregistered(run)
@@ -134,7 +135,6 @@ def test_a_run_goes_on_from_the_checkpoint_before_a_broken_one_to_the_same_end(
 
 
 def two_checkpoints(run: Path) -> tuple[Path, Path]:
-    """Writes a run's folder with two small checkpoints, without training."""
     reporter = ListReporter(run)
     for epoch in (1, 2):
         outcomes = torch.zeros((epoch, 1), dtype=torch.bool)

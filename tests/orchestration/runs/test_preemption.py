@@ -25,13 +25,11 @@ EPOCHS, NOTICE_S = 3, 12
 
 @pytest.fixture
 def folder() -> Iterator[Path]:
-    """A folder with a path that is short enough for Ray's sockets."""
     with tempfile.TemporaryDirectory(prefix="pre") as path:
         yield Path(path)
 
 
 def undisturbed(task: str, folder: str) -> dict[str, torch.Tensor]:
-    """Trains in this process of a gloo group, without Ray."""
     result = run(task, Path(folder), epochs=EPOCHS)
     assert result is not None
     return result[0]

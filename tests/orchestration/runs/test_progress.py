@@ -18,6 +18,7 @@ from distributed_autolora.config import ExperimentConfig, OptimizationConfig
 from distributed_autolora.orchestration.runs.folder import RunFolder
 from distributed_autolora.orchestration.runs.progress import epoch_lines, seconds_left
 from distributed_autolora.records import EpochRecord
+from tests.programs import wait_for
 from tests.reporting import runs
 
 CONFIG = ExperimentConfig(optimization=OptimizationConfig(epochs=20))
@@ -45,13 +46,6 @@ def _terminal() -> Iterator[list[str]]:
     os.close(ours)
 
 
-def _wait_for(text: str, seen: list[str]) -> None:
-    deadline = time.monotonic() + 20
-    while text not in _plain(seen):
-        assert time.monotonic() < deadline, (text, _plain(seen)[-500:])
-        time.sleep(0.02)
-
-
 def _plain(seen: list[str]) -> str:
     return ESCAPE.sub("", "".join(seen))
 
@@ -67,11 +61,11 @@ def _watch(folder: RunFolder, seen: list[str]) -> None:
     """Lets a run of 20 epochs reach its 9th epoch and its end while a terminal is watched."""
     history = runs.history(20)
     with epoch_lines(folder, CONFIG):
-        _wait_for("workers start", seen)
+        wait_for(lambda: "workers start" in _plain(seen), "workers start", 20)
         folder.write_history(history[:9])
-        _wait_for("chosen: epoch 9", seen)
+        wait_for(lambda: "chosen: epoch 9" in _plain(seen), "chosen: epoch 9", 20)
         folder.write_history(history)
-        _wait_for("final evaluation", seen)
+        wait_for(lambda: "final evaluation" in _plain(seen), "final evaluation", 20)
 
 
 def test_a_terminal_shows_position_and_chosen_epoch_below_one_line_an_epoch(

@@ -6,7 +6,6 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -20,12 +19,10 @@ from distributed_autolora.config.experiment import config_text
 from distributed_autolora.models import read_weights
 from distributed_autolora.orchestration.runs.folder import RunFolder
 from distributed_autolora.records import EpochRecord
-from distributed_autolora.training.loop import fit
-from distributed_autolora.training.task_data import TaskData
 from tests.programs import ROOT, below, environment, wait_for
 from tests.reporting.runs import without_times
 from tests.training.gloo import run_workers
-from tests.training.tasks import small_config, write_task
+from tests.training.tasks import changed, fitted, small_config, write_task
 from tests.training.test_resume import FolderReporter
 
 EPOCHS = 6
@@ -33,15 +30,11 @@ EPOCHS = 6
 
 def steered(task: str) -> ExperimentConfig:
     """Returns a config whose every epoch is checked by a stronger attack and decided on image by image."""
-    config = small_config(task, epochs=EPOCHS, global_batch_size=32)
-    return replace(config, schedule=replace(config.schedule, rule="paired"))
+    return changed(small_config(task, epochs=EPOCHS, global_batch_size=32), schedule={"rule": "paired"})
 
 
 def uninterrupted(task: str, folder: str) -> tuple[dict[str, Tensor], list[EpochRecord]]:
-    """Trains in this process of a gloo group, without Ray."""
-    config = steered(task)
-    data = TaskData(config, task, torch.device("cpu"))
-    result = fit(config, data, None, FolderReporter(Path(folder)))
+    result = fitted(steered(task), FolderReporter(Path(folder)))
     return dict(result.weights), result.history
 
 
@@ -60,13 +53,11 @@ def driver(folder: Path, stderr: int | None = None) -> Iterator[subprocess.Popen
 
 
 def titled(driver: int, title: bytes) -> list[int]:
-    """Returns the process ids of a driver's descendants that are titled so."""
     titles = {pid: Path(f"/proc/{pid}/cmdline").read_bytes() for pid in below(driver)}
     return sorted(pid for pid, own in titles.items() if own.startswith(title))
 
 
 def tracked_run(home: Path) -> Run:
-    """Returns the only run of the tracking store."""
     client = MlflowClient(f"sqlite:///{home / 'mlflow.db'}")
     (experiment,) = [e for e in client.search_experiments() if e.name == "distributed_autolora"]
     (run,) = client.search_runs([experiment.experiment_id])
@@ -76,8 +67,8 @@ def tracked_run(home: Path) -> Run:
 def write_config(folder: Path) -> None:
     """Writes the config of the run that `driver` runs."""
     config = steered(write_task(folder / "task", train=140))
-    config = replace(config, scaling=replace(config.scaling, check_finite_every=1, checkpoint_every_s=0.5))
-    (folder / "config.yaml").write_text(config_text(config))
+    scaling = {"check_finite_every": 1, "checkpoint_every_s": 0.5}
+    (folder / "config.yaml").write_text(config_text(changed(config, scaling=scaling)))
 
 
 def epochs_of(history: Path) -> int:
@@ -94,6 +85,13 @@ def test_a_stopped_run_ends_with_status_130_and_is_marked_killed(tmp_path: Path,
         process.wait(60)
     assert process.returncode == 130
     assert tracked_run(tmp_path / "home").info.status == "KILLED"
+
+
+def assert_as_uninterrupted(run: Path, task: Path, checkpoints: Path) -> None:
+    weights, history = run_workers(uninterrupted, 2, str(task), str(checkpoints))[0]
+    assert without_times(RunFolder(run).history()) == without_times(history)
+    for name, value in read_weights(run / "model.safetensors").items():
+        assert torch.equal(value, weights[f"backbone.{name}"]), name
 
 
 def wait_for_an_epoch(history: Path, after: str) -> None:
@@ -140,12 +138,7 @@ def test_a_killed_controller_ends_the_command_in_one_line_and_the_same_command_g
 @pytest.mark.timeout(600)  # with the shared run's time on a busy machine
 def test_a_killed_run_ends_bit_for_bit_as_an_uninterrupted_one(survivor: tuple[Path, str], tmp_path: Path) -> None:
     folder, _ = survivor
-    task = str(folder.parents[2] / "task")
-    weights, history = run_workers(uninterrupted, 2, task, str(tmp_path / "checkpoints"))[0]
-    finished = read_weights(folder / "model.safetensors")
-    assert without_times(RunFolder(folder).history()) == without_times(history)
-    for name, value in finished.items():
-        assert torch.equal(value, weights[f"backbone.{name}"]), name
+    assert_as_uninterrupted(folder, folder.parents[2] / "task", tmp_path / "checkpoints")
 
 
 def test_mlflow_has_each_step_once_in_one_run(survivor: tuple[Path, str]) -> None:

@@ -55,7 +55,6 @@ def some_epochs(folder: Path, number: int) -> bool:
 
 
 def tracked(folder: Path) -> dict[str, Run]:
-    """Returns all runs of the tracking store by name."""
     client = MlflowClient(f"sqlite:///{folder / 'home' / 'mlflow.db'}")
     experiments = [experiment.experiment_id for experiment in client.search_experiments()]
     return {str(run.info.run_name): run for run in client.search_runs(experiments)}
@@ -63,7 +62,6 @@ def tracked(folder: Path) -> dict[str, Run]:
 
 @pytest.fixture(scope="module")
 def compared(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a finished comparison."""
     folder = tmp_path_factory.mktemp("compared")
     write_task(folder / "task", train=140)
     with comparison(folder) as process:

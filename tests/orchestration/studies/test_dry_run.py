@@ -1,8 +1,5 @@
 """A dry run lists every run with the passes that such a run records, and starts nothing."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 from distributed_autolora.orchestration.studies.dry_run import dry_run, passes_by_arm
@@ -10,8 +7,7 @@ from distributed_autolora.orchestration.studies.request import CompareFlags, stu
 from distributed_autolora.records import Passes
 from distributed_autolora.studies import EMBEDDED_TASK, base_config, study
 from distributed_autolora.training.methods.cost import epoch_passes
-
-ROOT = Path(__file__).parents[3]
+from tests.programs import program
 
 
 def test_every_arm_has_the_passes_of_its_own_images(tmp_path: Path) -> None:
@@ -45,19 +41,13 @@ def test_passes_of_images_that_are_not_there_are_not_guessed(tmp_path: Path) -> 
 
 
 def test_the_program_shows_a_dry_run_without_ray_and_mlflow_and_refuses_in_one_line(tmp_path: Path) -> None:
-    probe = "import runpy, sys; sys.argv[1:] = {arguments}; runpy.run_path('jobs/compare.py', run_name='__main__')"
     probe = (
-        f"import atexit, sys; atexit.register(lambda: print('ray' in sys.modules, 'mlflow' in sys.modules)); {probe}"
+        "import atexit, runpy, sys; atexit.register(lambda: print('ray' in sys.modules, 'mlflow' in sys.modules)); "
+        "runpy.run_path('jobs/compare.py', run_name='__main__')"
     )
-
-    def program(*arguments: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-c", probe.format(arguments=list(arguments))]
-        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-        return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
-
-    shown = program("--dry-run", "--output", str(tmp_path))
+    shown = program("-c", probe, "--dry-run", "--output", tmp_path)
     assert shown.returncode == 0, shown.stderr
     assert shown.stdout.splitlines()[-1] == "False False"
-    refused = program("--studdy", "x")
+    refused = program("-c", probe, "--studdy", "x")
     assert (refused.returncode, len(refused.stderr.splitlines())) == (2, 1)
     assert "--study" in refused.stderr

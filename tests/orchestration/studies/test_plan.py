@@ -47,7 +47,6 @@ def request(home: Path, **changes: Any) -> StudyRequest:
 
 
 def pretend(folder: StudyFolder, run: PlannedRun, accuracy: float, *, finished: bool = True) -> None:
-    """Writes what a run leaves that the study looks at."""
     place = folder.folder(run).path
     place.mkdir(parents=True)
     folder.folder(run).write_history([replace(runs.history(1)[0], best_robust_accuracy=accuracy)])
@@ -59,6 +58,11 @@ def held(home: Path) -> StudyFolder:
     folder = StudyFolder(home / "studies" / "tiny")
     folder.acquire()
     return folder
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> StudyFolder:
+    return held(tmp_path)
 
 
 def record_of(folder: StudyFolder) -> StudyRecord:
@@ -113,8 +117,7 @@ def test_the_best_trial_has_the_highest_validation_score_is_the_first_of_equals_
     assert best_trial(zip(runs[1:3], (0.5, 0.5), strict=True)) is None
 
 
-def test_a_continued_study_keeps_what_is_done_and_does_the_rest_again(tmp_path: Path) -> None:
-    folder = held(tmp_path)
+def test_a_continued_study_keeps_what_is_done_and_does_the_rest_again(folder: StudyFolder) -> None:
     folder.plan(tiny_study(), (0, 1))
     search = folder.runs[:4]
     for run, accuracy in zip(search[:3], (0.4, 0.6, 0.9), strict=True):
@@ -134,8 +137,7 @@ def test_a_continued_study_keeps_what_is_done_and_does_the_rest_again(tmp_path: 
     assert json.loads((folder.path / "runs.json").read_text())["runs"][3]["error"] == "out of memory"
 
 
-def test_a_trial_that_diverged_is_not_tried_again_and_keeps_its_reason(tmp_path: Path) -> None:
-    folder = held(tmp_path)
+def test_a_trial_that_diverged_is_not_tried_again_and_keeps_its_reason(folder: StudyFolder) -> None:
     folder.plan(tiny_study(), (0, 1))
     folder.update(folder.runs[0], status="diverged", error="the loss is no longer finite")
 
@@ -145,8 +147,7 @@ def test_a_trial_that_diverged_is_not_tried_again_and_keeps_its_reason(tmp_path:
     assert {run.status for run in again.runs[1:]} == {"pending"}
 
 
-def test_an_arm_whose_trials_all_failed_has_failed_finals_and_no_number(tmp_path: Path) -> None:
-    folder = held(tmp_path)
+def test_an_arm_whose_trials_all_failed_has_failed_finals_and_no_number(folder: StudyFolder) -> None:
     folder.plan(tiny_study(), (0,))
     for run in [run for run in folder.runs if run.phase == "search"]:
         folder.update(run, status="failed")
@@ -155,8 +156,7 @@ def test_an_arm_whose_trials_all_failed_has_failed_finals_and_no_number(tmp_path
     assert "no trial" in str(final[1].error)
 
 
-def test_an_arm_that_is_left_for_later_waits_and_has_not_failed(tmp_path: Path) -> None:
-    folder = held(tmp_path)
+def test_an_arm_that_is_left_for_later_waits_and_has_not_failed(folder: StudyFolder) -> None:
     folder.plan(tiny_study(), (0,))
     final = folder.plan_final(tiny_study(), (0,))
     assert [(run.status, run.run) for run in final] == [("pending", "final-autolora-seed0"), ("pending", None)]
@@ -179,8 +179,7 @@ def test_named_arms_are_the_ones_that_are_made_and_an_unknown_name_is_refused(tm
         study_request(CompareFlags(arms=("twin",), output=str(tmp_path)), "")
 
 
-def test_a_study_is_not_continued_as_another_one_but_takes_more_seeds(tmp_path: Path) -> None:
-    folder = held(tmp_path)
+def test_a_study_is_not_continued_as_another_one_but_takes_more_seeds(folder: StudyFolder, tmp_path: Path) -> None:
     folder.describe(request(tmp_path))
     folder.describe(request(tmp_path, seeds=(0, 1, 2)))
     assert record_of(folder).seeds == (0, 1, 2)
@@ -193,8 +192,7 @@ def test_a_study_is_not_continued_as_another_one_but_takes_more_seeds(tmp_path: 
         folder.describe(request(tmp_path, study=tiny_study(arms=arms)))
 
 
-def test_a_study_has_the_arms_that_were_asked_for_so_far_and_all_commands(tmp_path: Path) -> None:
-    folder = held(tmp_path)
+def test_a_study_has_the_arms_that_were_asked_for_so_far_and_all_commands(folder: StudyFolder, tmp_path: Path) -> None:
     for arms, known in ((("twins",), ["twins"]), (("autolora",), ["autolora", "twins"]), ((), ["autolora", "twins"])):
         asked = request(tmp_path, arms=arms, command=f"compare --arms {' '.join(arms)}")
         folder.describe(replace(asked, study=folder.asked(asked)))
@@ -202,15 +200,15 @@ def test_a_study_has_the_arms_that_were_asked_for_so_far_and_all_commands(tmp_pa
     assert len(record_of(folder).commands) == 3
 
 
-def test_a_study_that_was_refused_before_its_first_run_is_begun_anew_with_other_flags(tmp_path: Path) -> None:
-    folder = held(tmp_path)
+def test_a_study_that_was_refused_before_its_first_run_is_begun_anew_with_other_flags(
+    folder: StudyFolder, tmp_path: Path
+) -> None:
     folder.write(replace(study_record(request(tmp_path)), mlflow=TrackedRun("sqlite:///x", "refused")))
     folder.describe(request(tmp_path, scheduler="asha"))
     assert (record_of(folder).scheduler, record_of(folder).mlflow) == ("asha", None)
 
 
-def test_seeds_that_have_runs_are_not_left_out_of_the_report(tmp_path: Path) -> None:
-    folder = held(tmp_path)
+def test_seeds_that_have_runs_are_not_left_out_of_the_report(folder: StudyFolder, tmp_path: Path) -> None:
     folder.describe(request(tmp_path, seeds=(0, 1, 2)))
     folder.plan(tiny_study(), (0, 1, 2))
     folder.save()
@@ -242,8 +240,7 @@ def test_a_number_of_attacked_images_needs_an_attack_and_an_image(attacks: str, 
         study_request(CompareFlags(attacks=attacks, attack_images=images, output=str(tmp_path)), "")
 
 
-def test_a_study_remembers_on_how_many_images_it_was_evaluated_last(tmp_path: Path) -> None:
-    folder = held(tmp_path)
+def test_a_study_remembers_on_how_many_images_it_was_evaluated_last(folder: StudyFolder, tmp_path: Path) -> None:
     for attacks, images, kept in (("apgd", 250, 250), ("pgd10", None, 250), ("autoattack", None, None)):
         folder.describe(request(tmp_path, attacks=attacks, attack_images=images))
         assert record_of(folder).attack_images == kept
@@ -258,8 +255,7 @@ def test_images_from_elsewhere_are_named_where_they_are_not_the_tasks_own(tmp_pa
         assert study_record(request(tmp_path, study=study)).images == said
 
 
-def test_a_study_is_in_use_by_one_process_at_a_time(tmp_path: Path) -> None:
-    folder = held(tmp_path)
+def test_a_study_is_in_use_by_one_process_at_a_time(folder: StudyFolder, tmp_path: Path) -> None:
     with pytest.raises(UserError, match='Study "tiny" is in use by process'):
         held(tmp_path)
     folder.release()

@@ -42,7 +42,6 @@ def request(home: Path, task: str, lrs: Sequence[float] = LRS) -> StudyRequest:
 
 
 def main() -> None:
-    """Makes the comparison."""
     compare(request(Path(sys.argv[1]), sys.argv[2], [float(word) for word in sys.argv[3:]] or LRS))
 
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from distributed_autolora.records import AccuracyCount
-from distributed_autolora.reporting.format import attack_label, compact, duration, event, pixel_fraction
+from distributed_autolora.reporting.format import attack_label, compact, duration, event, listed, pixel_fraction
 from distributed_autolora.reporting.run.mlflow_description import run_description
 from distributed_autolora.reporting.run.table import epoch_header, epoch_line, result_table
 from tests.reporting import runs
@@ -17,7 +17,9 @@ from tests.reporting import runs
 def test_every_epoch_is_one_line_of_at_most_80_columns(epochs: int, vanilla: bool, seconds_left: float | None) -> None:
     for record in runs.history(min(epochs, 60), vanilla=vanilla):
         line = epoch_line(replace(record, lr=0.000625), epochs=epochs, seconds_left=seconds_left)
-        assert len(line) <= 80
+        checked = epoch_line(runs.checked(replace(record, lr=0.000625), 6), epochs=epochs, seconds_left=seconds_left)
+        assert max(len(line), len(checked)) <= 80
+        assert checked.endswith("gap 9.4 %")
         assert "\n" not in line
         assert line.strip().startswith(f"{record.epoch}/{epochs} ")
 
@@ -40,14 +42,19 @@ def test_an_epoch_line_shows_its_numbers_under_their_names() -> None:
         assert header.index(name) + len(name) == line.index(value) + len(value)
 
 
-def test_values_that_a_method_lacks_are_dashes() -> None:
+def test_what_a_method_lacks_are_dashes_in_an_epochs_line_and_no_columns_of_the_result() -> None:
     line = epoch_line(runs.history(1, vanilla=True)[0], epochs=20, seconds_left=None)
     assert line.split()[5:7] == ["-", "-"]
+    history = runs.history(5, vanilla=True)
+    table = result_table(runs.result(history, linear_head=False), history)
+    assert not [word for word in ("lambda", "branch", "untouched") if word in table]
 
 
 def test_the_result_table_fits_80_columns_and_has_the_numbers() -> None:
     history = runs.history(60)
     table = result_table(runs.result(history), history)
+    margin = [replace(record, attack="pgd20-margin") for record in history]
+    assert max(map(len, result_table(replace(runs.result(margin), attack="pgd20-margin"), margin).splitlines())) <= 80
     assert max(map(len, table.splitlines())) <= 80
     assert "\x1b" not in table
     for text in (
@@ -63,9 +70,17 @@ def test_the_result_table_fits_80_columns_and_has_the_numbers() -> None:
         assert text in table
 
 
-def test_without_a_linear_head_there_is_no_row_for_it() -> None:
-    history = runs.history(3)
-    assert "untouched" not in result_table(runs.result(history, linear_head=False), history)
+def test_a_run_is_described_by_what_it_was_and_what_its_schedule_did() -> None:
+    history = runs.history(20)
+    result = replace(runs.result(history), rule="paired")
+    text = run_description(result, history)
+    assert "`autolora` on `pets`, backbone `resnet18`, learning rate: automatic, rule `paired`, seed 0." in text
+    assert "Restored the weights of epoch 9 after epoch 9, 13 after epoch 13, 15 after epoch 17." in text
+    assert text.index("83.3 %") < text.index("`autolora`") < text.index("autolora finetune --config")
+    assert "83.3 % [80.9, 85.5]" in text
+    assert "halved after epoch 9, 13, 17" in text
+    fixed = run_description(replace(result, schedule="step_decay", rule=None), history)
+    assert "learning rate: step decay, seed 0" in fixed
 
 
 def test_a_run_that_never_opened_the_test_split_says_so_and_shows_its_schedule() -> None:
@@ -94,25 +109,11 @@ def test_the_result_has_a_row_an_epoch_with_what_happened() -> None:
     assert [row[0] for row in rows if row and row[0].startswith("*") and row[0] != "*"] == ["*15"]
 
 
-def test_the_result_of_a_method_without_loss_weights_leaves_them_out() -> None:
-    history = runs.history(5, vanilla=True)
-    table = result_table(runs.result(history), history)
-    assert "lambda" not in table
-    assert "branch" not in table
-
-
 def test_events_are_named_whoever_sets_the_learning_rate() -> None:
     quiet = runs.history(1)[0]
     assert event(quiet) == ""
     assert event(replace(quiet, next_lr=0.001)) == "lr x 0.1"
     assert event(replace(quiet, halved=True, restored_epoch=1, stopped=True)) == "halved, restored epoch 1, stopped"
-
-
-def test_the_description_repeats_the_result_and_how_to_get_it() -> None:
-    history = runs.history(20)
-    text = run_description(runs.result(history), history)
-    for part in ("83.3 % [80.9, 85.5]", "halved after epoch 9, 13, 17", "seed 0", "autolora finetune --config"):
-        assert part in text
 
 
 @pytest.mark.parametrize(
@@ -132,5 +133,20 @@ def test_learning_rates_take_at_most_seven_characters(lr: float, text: str) -> N
 
 
 def test_attacks_and_sizes_are_named_as_in_print() -> None:
-    assert (attack_label("pgd10"), attack_label("fgsm")) == ("PGD-10", "FGSM")
+    assert [attack_label(name) for name in ("pgd10", "fgsm", "pgd20-margin")] == ["PGD-10", "FGSM", "PGD-20 margin"]
     assert (pixel_fraction(8 / 255), pixel_fraction(0.1)) == ("8/255", "0.1")
+
+
+@pytest.mark.parametrize(
+    ("items", "text"),
+    [
+        (["a"], "a"),
+        (["a", "b"], "a and b"),
+        (["a", "b", "c"], "a, b and c"),
+        (["a, b"], "a, b"),
+        (["a, b", "c"], "a, b; and c"),
+        (["a", "b, c", "d"], "a; b, c; and d"),
+    ],
+)
+def test_items_that_have_commas_are_told_apart_by_semicolons(items: list[str], text: str) -> None:
+    assert listed(items) == text

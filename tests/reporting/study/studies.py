@@ -75,24 +75,20 @@ def study(folder: Path, *, seeds: int = 3, images: int = 400, autoattack: bool =
 
 
 def write(folder: Path, description: dict[str, Any], entries: list[dict[str, Any]]) -> None:
-    """Writes study.json and runs.json."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "study.json").write_text(json.dumps(description))
     (folder / "runs.json").write_text(json.dumps({"format": FORMAT, "runs": entries}))
 
 
 def write_entries(folder: Path, entries: list[dict[str, Any]]) -> None:
-    """Writes runs.json."""
     write(folder, json.loads((folder / "study.json").read_text()), entries)
 
 
 def entries_of(folder: Path) -> list[dict[str, Any]]:
-    """Returns the content of runs.json."""
     return list(json.loads((folder / "runs.json").read_text())["runs"])
 
 
 def entry(arm: str, phase: str, seed: int, settings: dict[str, Any], run: str | None, **rest: Any) -> dict[str, Any]:
-    """Returns an entry of runs.json, finished unless told otherwise."""
     base = {"arm": arm, "phase": phase, "seed": seed, "settings": settings, "run": run}
     return base | {"status": "finished", "error": None} | rest
 
@@ -111,7 +107,6 @@ def history(epochs: int, *, vanilla: bool, lift: float = 0.0, similarity: float 
 
 
 def final_run(folder: Path, told: dict[str, Any], images: int, autoattack: bool) -> None:
-    """Writes the folder of a final run, evaluated on the test split."""
     home = folder / "runs" / told["run"]
     seed, arm = told["seed"], told["arm"]
     shift = ACCURACIES[arm][1] - 0.8 + 0.004 * seed
@@ -179,7 +174,6 @@ def _outcomes(images: int, arm: str, seed: int) -> dict[str, Any]:
 
 
 def _evaluate(home: Path, outcomes: dict[str, Any], arm: str, seed: int) -> None:
-    """AutoAttack on every second test image."""
     rows = np.arange(0, len(outcomes["row"]), 2)
     hardness = np.random.default_rng(0).uniform(size=len(outcomes["row"]))[rows]
     noise = np.random.default_rng([seed, *LABELS[arm].encode()]).normal(0, 0.03, len(outcomes["row"]))[rows]

@@ -26,20 +26,17 @@ from tests.reporting.study import studies
 
 @pytest.fixture(scope="module")
 def text(finished: Path) -> str:
-    """The report of the finished study."""
     return (finished / "report" / "report.md").read_text()
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A finished study with its report."""
     folder = studies.study(tmp_path_factory.mktemp("home") / "tuned_baselines-fashion-mnist-5-9")
     write_report(folder)
     return folder
 
 
 def text_of(folder: Path) -> str:
-    """Returns the report without drawing its figures."""
     study = load_study(folder)
     return report_text(study, pooled_outcomes(study), [])
 
@@ -49,7 +46,6 @@ def section(text: str, title: str) -> str:
 
 
 def cells(text: str, title: str) -> list[list[str]]:
-    """Returns the rows of all tables in a section, headers included."""
     lines = [line for line in section(text, title).splitlines() if line.startswith("|")]
     return [[cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]] for line in lines]
 

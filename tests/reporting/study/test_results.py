@@ -6,10 +6,16 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from matplotlib.figure import Figure
 
+from distributed_autolora.orchestration.runs.folder import RunFolder
+from distributed_autolora.reporting.masking import masking_summary
+from distributed_autolora.reporting.study.figures import _shared_legend
 from distributed_autolora.reporting.study.loading import APGD, AUTOATTACK, NATURAL, StudyResults, StudyRun, load_study
+from distributed_autolora.reporting.study.provenance import reproduction, warnings
 from distributed_autolora.reporting.study.statistics import Comparison, compare, corrected, decisive
 from distributed_autolora.reporting.study.text import mlflow_note, status
+from tests.reporting import runs
 from tests.reporting.study import studies
 
 PGD = "robust_accuracy/pgd10"
@@ -18,7 +24,6 @@ OTHERS = ("twins", "vanilla-rft")
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> StudyResults:
-    """A finished study of which every evaluated run has APGD beside AutoAttack."""
     study = load_study(studies.study(tmp_path_factory.mktemp("home") / "study"))
     return replace(study, runs=tuple(map(evaluated_by_apgd, study.runs)))
 
@@ -104,3 +109,51 @@ def test_the_mlflow_page_has_every_arms_accuracies_and_only_so_much_text(finishe
     short = mlflow_note(finished, 500)
     assert len(short) <= 500
     assert short.splitlines()[-1] == text.splitlines()[-1]
+
+
+ONE, OTHER = "python jobs/compare.py --arms AutoLoRa", "python jobs/compare.py --arms TWINS"
+
+
+def printed(folder: Path) -> list[str]:
+    return reproduction(load_study(folder), None).split("```\n")[1].splitlines()
+
+
+def test_all_commands_of_a_study_are_printed_in_order(tmp_path: Path) -> None:
+    assert printed(studies.study(tmp_path, commands=[ONE, OTHER])) == [ONE, OTHER]
+
+
+@pytest.mark.parametrize("told_by", ["result", "history"])
+def test_a_run_whose_checks_warned_is_a_reason_to_doubt_it(told_by: str, tmp_path: Path) -> None:
+    folder = studies.study(tmp_path, autoattack=False)
+    for name, fallen in (("final-0", (9, 2, 12)), ("final-1", (2, 2, 2))):
+        run = RunFolder(folder / "runs" / name)
+        history = run.history()
+        for epoch, count in zip((4, 8, 12), fallen, strict=True):
+            history[epoch - 1] = runs.checked(history[epoch - 1], count)
+        if told_by == "history":
+            run.write_history(history)
+        else:
+            run.write_result(replace(run.result(), masking=masking_summary(history)))
+    (line,) = [text for text in warnings(load_study(folder), None) if text.startswith("AutoLoRa, seed")]
+    assert all(part in line for part in ("seed 0", "epoch 4 and 12", "18.8 %, epoch 12"))
+
+
+LONG = "AutoLoRa, paired, average deployed and teaching, detached labels"
+
+
+@pytest.mark.parametrize(("label", "columns"), [("TWINS", 5), (LONG, 2), (2 * LONG, 1)])
+def test_a_shared_legend_has_as_many_columns_as_fit_and_stays_inside(label: str, columns: int) -> None:
+    figure = Figure(figsize=(12, 6), dpi=100, layout="constrained")
+    axes = figure.subplots()
+    for index in range(10):
+        axes.plot([0, 1], [index, index], "o", label=f"{label} {index}")
+    _shared_legend(figure)
+    figure.draw_without_rendering()
+    (legend,) = figure.legends
+    drawn = legend.get_window_extent()
+    rows = len({round(text.get_window_extent().y0) for text in legend.get_texts()})
+    assert rows == -(-10 // columns)
+    assert drawn.x0 >= 0
+    assert drawn.x1 <= figure.bbox.width
+    assert drawn.y0 >= 0
+    assert drawn.y1 <= axes.get_window_extent().y0

@@ -4,15 +4,12 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
-import torch
 from torch.profiler import ProfilerActivity, profile
 
 from distributed_autolora.training.distributed.batch_norm import GlobalBatchNorm
 from distributed_autolora.training.evaluation import validate
-from distributed_autolora.training.task_data import TaskData
-from distributed_autolora.training.trainer import Trainer
 from tests.training.gloo import run_workers
-from tests.training.tasks import small_config, take_step, write_task
+from tests.training.tasks import small_config, take_step, trainer_of, write_task
 
 Collectives = dict[str, int]
 
@@ -25,10 +22,8 @@ def collectives_of(action: Callable[[], object]) -> Collectives:
 
 
 def collectives_of_a_step(folder: str) -> tuple[int, dict[str, Collectives]]:
-    """Returns the number of batch norms, and the collectives of each part of a step."""
     config = small_config(folder)
-    device = torch.device("cpu")
-    trainer = Trainer(config, TaskData(config, folder, device), None, device)
+    trainer = trainer_of(config)
     trainer.objective.train()
     # The first step of a process also agrees on the layout of the gradient bucket.
     take_step(trainer, trainer.data.split.train[:16])

@@ -14,10 +14,8 @@ from distributed_autolora.config.recipes import recipe
 from distributed_autolora.records import Cost, Passes
 from distributed_autolora.training.loop import run_epoch
 from distributed_autolora.training.methods.cost import MASKING_SHARE, epoch_passes, masking_images, total_cost
-from distributed_autolora.training.task_data import TaskData
-from distributed_autolora.training.trainer import Trainer
 from tests.reporting import runs
-from tests.training.tasks import small_config, write_task
+from tests.training.tasks import small_config, trainer_of, write_task
 
 
 def count_passes(networks: list[nn.Module]) -> Counter[str]:
@@ -47,8 +45,7 @@ def test_the_ledger_of_an_epoch_is_what_hooks_on_the_network_count(tmp_path: Pat
     if "teacher" in method:
         config = replace(config, method=replace(config.method, weight_average="both"))
     config = replace(config, eval_attack=replace(config.eval_attack, num_steps=3))
-    device = torch.device("cpu")
-    trainer = Trainer(config, TaskData(config, folder, device), None, device)
+    trainer = trainer_of(config)
     network = trainer.attacks.network.network
     networks = [trainer.backbone.backbone, network.get_submodule("backbone")]
     if "teacher" in method:

@@ -7,7 +7,6 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from distributed_autolora.config import ExperimentConfig
 from distributed_autolora.core.gradient_similarity import batch_gradient_similarity, gradient_similarity
 from distributed_autolora.errors import UserError
 from distributed_autolora.models import Classifier
@@ -15,11 +14,7 @@ from distributed_autolora.orchestration.runs.preflight import check_inputs, find
 from distributed_autolora.training.evaluation import SIMILARITY_BATCH, natural_branch_accuracy, similarity_rows
 from distributed_autolora.training.loop import run_epoch
 from distributed_autolora.training.methods.registry import METHODS, build_objective
-from distributed_autolora.training.task_data import TaskData
-from distributed_autolora.training.trainer import Trainer
-from tests.training.tasks import small_config, write_task
-
-CPU = torch.device("cpu")
+from tests.training.tasks import changed, small_config, trainer_of, write_task
 
 
 @pytest.fixture(scope="module")
@@ -27,18 +22,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> str:
     return write_task(tmp_path_factory.mktemp("data") / "task", train=150)
 
 
-def trainer_of(config: ExperimentConfig, folder: str) -> Trainer:
-    return Trainer(config, TaskData(config, folder, CPU), None, CPU)
-
-
-def changed(config: ExperimentConfig, **groups: dict[str, Any]) -> ExperimentConfig:
-    return replace(config, **{name: replace(getattr(config, name), **values) for name, values in groups.items()})
-
-
 @pytest.mark.parametrize("schedule", ["automatic", "step_decay"])
 @pytest.mark.parametrize("method", ["autolora", "vanilla", "twins"])
 def test_every_method_runs_under_either_schedule(method: str, schedule: str, folder: str) -> None:
-    trainer = trainer_of(changed(small_config(folder, method=method), schedule={"name": schedule}), folder)
+    trainer = trainer_of(changed(small_config(folder, method=method), schedule={"name": schedule}))
     run_epoch(trainer)
     run_epoch(trainer)
     next_lrs = [record.next_lr for record in trainer.history]
@@ -52,7 +39,7 @@ def test_every_method_runs_under_either_schedule(method: str, schedule: str, fol
 
 @pytest.mark.parametrize(("fixed", "kept"), [("natural_weight", "kl_weight"), ("kl_weight", "natural_weight")])
 def test_one_loss_weight_can_be_fixed_while_the_other_follows_the_accuracy(fixed: str, kept: str, folder: str) -> None:
-    trainer = trainer_of(changed(small_config(folder), method={fixed: 0.25}), folder)
+    trainer = trainer_of(changed(small_config(folder), method={fixed: 0.25}))
     run_epoch(trainer)
     run_epoch(trainer)
     branch = trainer.history[0].natural_branch
@@ -64,7 +51,7 @@ def test_one_loss_weight_can_be_fixed_while_the_other_follows_the_accuracy(fixed
 
 
 def test_two_fixed_weights_hold_before_the_first_step_and_need_no_accuracy(folder: str) -> None:
-    trainer = trainer_of(changed(small_config(folder), method={"natural_weight": 0.5, "kl_weight": 3.0}), folder)
+    trainer = trainer_of(changed(small_config(folder), method={"natural_weight": 0.5, "kl_weight": 3.0}))
     run_epoch(trainer)
     assert natural_branch_accuracy(trainer.config, trainer.objective, trainer.data, epoch=0) is None
     assert trainer.history[0].natural_weight == 0.5
@@ -127,7 +114,7 @@ def test_the_frozen_rows_of_all_workers_are_the_first_half_of_the_global_batch(r
 
 def test_the_recorded_similarity_is_the_mean_over_a_fixed_subset_of_the_plain_images(folder: str) -> None:
     config = changed(small_config(folder, method="twins"), evaluation={"gradient_similarity_images": 70})
-    trainer = trainer_of(config, folder)
+    trainer = trainer_of(config)
     before = {name: value.clone() for name, value in trainer.objective.state_dict().items()}
     run_epoch(trainer)
     rows = similarity_rows(config, trainer.data.table.labels, trainer.data.split)
@@ -152,7 +139,7 @@ def test_measuring_the_similarity_changes_nothing_else(folder: str) -> None:
     states: list[dict[str, Tensor]] = []
     for images in (0, 40):
         config = small_config(folder, method="vanilla")
-        trainer = trainer_of(changed(config, evaluation={"gradient_similarity_images": images}), folder)
+        trainer = trainer_of(changed(config, evaluation={"gradient_similarity_images": images}))
         run_epoch(trainer)
         run_epoch(trainer)
         states.append(dict(trainer.objective.state_dict()))

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from distributed_autolora.config import AttackConfig, ExperimentConfig
+from distributed_autolora.config import AttackConfig
 from distributed_autolora.core.attacks import eval_mode
 from distributed_autolora.core.fast_attack.attack_network import AttackNetwork
 from distributed_autolora.errors import UserError
@@ -17,15 +17,12 @@ from distributed_autolora.records import AccuracyCount
 from distributed_autolora.training.attacks import FastAttack, build_attack
 from distributed_autolora.training.checkpoint import TrainingState
 from distributed_autolora.training.evaluation import validate
-from distributed_autolora.training.loop import fit, run_epoch
+from distributed_autolora.training.loop import run_epoch
 from distributed_autolora.training.methods.registry import METHODS, Method, method_of
-from distributed_autolora.training.task_data import TaskData
 from distributed_autolora.training.trainer import Trainer
-from tests.training.gloo import run_workers
-from tests.training.tasks import small_config, take_step, write_task
+from tests.training.tasks import fitted, small_config, take_step, trainer_of, write_task
 from tests.training.test_resume import FolderReporter, assert_same, run
 
-CPU = torch.device("cpu")
 BOTH: dict[str, Any] = {"weight_average": "both", "branch_batch_norm": "own"}
 AVERAGE = "average.network."
 
@@ -33,10 +30,6 @@ AVERAGE = "average.network."
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> str:
     return write_task(tmp_path_factory.mktemp("data") / "task", train=140)
-
-
-def trainer_of(config: ExperimentConfig, folder: str) -> Trainer:
-    return Trainer(config, TaskData(config, folder, CPU), None, CPU)
 
 
 def steps_of(trainer: Trainer, count: int) -> None:
@@ -51,7 +44,7 @@ def averaged(state: Any) -> dict[str, Tensor]:
 
 
 def test_a_step_moves_the_average_of_the_weights_after_it_and_trains_nothing_of_it(folder: str) -> None:
-    trainer = trainer_of(small_config(folder, **BOTH), folder)
+    trainer = trainer_of(small_config(folder, **BOTH))
     start = {name: value.clone() for name, value in trainer.backbone.state_dict().items()}
     steps_of(trainer, 1)
     for name, value in averaged(trainer.objective.state_dict()).items():
@@ -68,7 +61,7 @@ def test_a_step_moves_the_average_of_the_weights_after_it_and_trains_nothing_of_
 def test_an_average_that_is_only_deployed_leaves_training_as_it_was_bit_for_bit(folder: str) -> None:
     states = []
     for average in ("none", "deployed"):
-        trainer = trainer_of(small_config(folder, weight_average=average), folder)
+        trainer = trainer_of(small_config(folder, weight_average=average))
         steps_of(trainer, 5)
         states.append(trainer.backbone.state_dict())
     for name, value in states[0].items():
@@ -79,7 +72,7 @@ def test_the_soft_labels_of_a_step_are_the_averages_on_the_natural_images(folder
     """Without an attack both images of a pair are the same, and only the teacher makes a difference to learn from."""
     config = small_config(folder, method="vanilla", weight_average="teacher")
     config = replace(config, train_attack=AttackConfig(num_steps=0, random_start=False))
-    trainer = trainer_of(config, folder)
+    trainer = trainer_of(config)
     steps_of(trainer, 3)
     rows = trainer.data.split.train[48:64]
     x, _ = trainer.data.training_batch(rows, 1, "augmentation")
@@ -98,13 +91,13 @@ def test_the_soft_labels_of_a_step_are_the_averages_on_the_natural_images(folder
 
 def test_validation_and_the_deployed_weights_are_those_of_the_average(folder: str, tmp_path: Path) -> None:
     config = small_config(folder, epochs=2, global_batch_size=32, weight_average="deployed")
-    trainer = trainer_of(config, folder)
+    trainer = trainer_of(config)
     run_epoch(trainer)
     attack = FastAttack(AttackNetwork(trainer.deployed), build_attack(config, config.eval_attack))
     found = validate(config, trainer.deployed, attack, trainer.data)
     assert trainer.history[0].natural == found.natural
     assert trainer.history[0].robust == found.robust
-    result = fit(config, TaskData(config, folder, CPU), None, FolderReporter(tmp_path))
+    result = fitted(config, FolderReporter(tmp_path))
     best = TrainingState.load(max(tmp_path.iterdir())).best
     assert set(result.weights) == set(trainer.backbone.state_dict())
     for name, value in result.weights.items():
@@ -145,12 +138,6 @@ def test_a_run_with_an_average_goes_on_within_an_epoch_bit_for_bit(
     folder: str, tmp_path: Path, method: str, switches: dict[str, Any]
 ) -> None:
     assert_same_end(tmp_path, *resumed_and_not(folder, str(tmp_path), method, switches))
-
-
-@pytest.mark.long
-def test_two_workers_with_an_average_go_on_within_an_epoch_bit_for_bit(folder: str, tmp_path: Path) -> None:
-    for alone, resumed in run_workers(resumed_and_not, 2, folder, str(tmp_path), "autolora", BOTH):
-        assert_same_end(tmp_path, alone, resumed)
 
 
 def test_a_teacher_for_a_method_without_soft_labels_is_refused(folder: str) -> None:
