@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from urllib.parse import unquote_plus
 
 _PASSWORD = re.compile(
-    r"(?i)(?:(?:(?<=http://)|(?<=https://))[^/?#@\s]+"
-    # A password may hold an unescaped "/". "host:5000/a@b" holds none, but only these schemes have ports before a path
-    # with "@": SQLAlchemy reads all between ":" and "@" as the password.
-    r"|(?<=://)(?!\[)(?:(?<!http://)(?<!https://)(?<!hdfs://)|(?![^/?#:@\s]*:\d{1,5}[/?#]))[^/?#:@\s]*:\S*)@"
+    # A password may hold unescaped "/" and "@": all up to the last "@" is hidden. "host:5000/a@b" holds none, but only
+    # these schemes have ports before a path with "@": SQLAlchemy reads all between ":" and "@" as the password.
+    r"(?i)(?:(?<=://)(?!\[)(?:(?<!http://)(?<!https://)(?<!hdfs://)|(?![^/?#:@\s]*:\d{1,5}[/?#]))[^/?#:@\s]*:\S*"
+    r"|(?:(?<=http://)|(?<=https://))[^/?#\s]+)@"
 )
 _TOKEN = re.compile(
     r"(?i)(?<=[?&;])(?!ssl[_-]?key=|[\w.-]*file=)((?:[\w.-]*[._-])?"

@@ -6,7 +6,7 @@ the classifier twice. Every name is accounted for.
 """
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -97,6 +97,43 @@ def _unwrapped(state: State, wrappers: Iterable[str]) -> State:
             break
         state = {name.partition(".")[2]: value for name, value in state.items()}
     return state
+
+
+def taken_out(where: str, state: State, names: Collection[str]) -> State:
+    """Returns a network's tensors under its own names, out of a file that holds them behind a prefix and others beside.
+
+    Such are a loss's weights in a Lightning checkpoint, counters of averaged models, and OpenMMLab's backbone and head.
+    Tensors behind the prefix that are not among `names`, all that the network needs, are kept; others are dropped. A
+    state dict without the network, or with nothing before its names, comes back as it is.
+
+    Raises:
+        UserError: when the network is there more than once.
+    """
+    anchor = max(names, key=len, default="")
+    if not anchor or anchor in state:
+        return state
+    found = {}
+    for prefix in sorted(key.removesuffix(anchor) for key in state if key.endswith(f".{anchor}")):
+        absent = [name for name in names if prefix + name not in state]
+        elsewhere = _head_elsewhere(state, absent) if absent else {}
+        if elsewhere is not None:
+            inside = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
+            found[prefix] = inside | elsewhere
+    if len(found) > 1:
+        raise UserError(
+            f"Weights: {where} holds the network {len(found)} times, under {' and '.join(found)}. Save the "
+            "state_dict() of one of them alone."
+        )
+    return next(iter(found.values()), state)
+
+
+def _head_elsewhere(state: State, absent: Sequence[str]) -> State | None:
+    """Returns the tensors of a head that has another prefix than the rest; None where there is no such one."""
+    prefixes = {key.removesuffix(absent[0]) for key in state if key.endswith(f".{absent[0]}")}
+    whole = [prefix for prefix in prefixes if all(prefix + name in state for name in absent)]
+    if len(whole) != 1 or len({name.partition(".")[0] for name in absent}) > 1:
+        return None
+    return {name: state[whole[0] + name] for name in absent}
 
 
 def _without_attacker(where: str, state: State) -> State:

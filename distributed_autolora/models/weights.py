@@ -7,8 +7,9 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from distributed_autolora.errors import UserError
+from distributed_autolora.errors import UserError, some
 from distributed_autolora.files import atomic_write
+from distributed_autolora.models.checkpoint_formats import taken_out
 from distributed_autolora.models.weight_files import read_checkpoint
 
 _COUNTER = "num_batches_tracked"
@@ -52,6 +53,8 @@ def load_strictly(
     Raises:
         UserError: when a tensor is missing, left over, or of another shape; names the first three.
     """
+    needed = [name for name in network.state_dict() if not name.endswith(_COUNTER)]
+    state = taken_out(where, state, [name for name in needed if fresh is None or not name.startswith(f"{fresh}.")])
     own, given = (
         {name: value for name, value in tensors.items() if fresh is None or not name.startswith(f"{fresh}.")}
         for tensors in (network.state_dict(), state)
@@ -65,7 +68,8 @@ def load_strictly(
         details += [f"missing {name}" for name in missing] + [f"unexpected {name}" for name in unexpected]
         raise UserError(
             f"Weights: {where} is a checkpoint of another architecture ({len(missing)} tensors missing, "
-            f"{len(unexpected)} unexpected, {len(reshaped)} of another shape; {'; '.join(details[:3])}). {advice}"
+            f"{len(unexpected)} unexpected, {len(reshaped)} of another shape; {'; '.join(details[:3])}). Its tensors "
+            f"are called {some(list(state))}. {advice}"
         )
     network.load_state_dict(given, strict=fresh is None)
 

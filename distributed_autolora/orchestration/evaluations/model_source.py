@@ -7,7 +7,7 @@ from pathlib import Path
 
 from distributed_autolora.config import IMAGENET_MEAN, IMAGENET_STD
 from distributed_autolora.errors import UserError
-from distributed_autolora.models.checkpoint_formats import Checkpoint
+from distributed_autolora.models.checkpoint_formats import Checkpoint, taken_out
 from distributed_autolora.models.portable import NetworkDescription, PortableModel, read_model, stated_classes
 from distributed_autolora.models.weight_files import read_checkpoint, read_weights
 from distributed_autolora.orchestration.evaluations.request import EvaluationRequest
@@ -86,7 +86,9 @@ def _found(request: EvaluationRequest, run: RunFolder | None, num_classes: int) 
         raise UserError(f"{path} is an exported program: give the model.safetensors that was written beside it.")
     checkpoint = read_checkpoint(path, pickle_advice=_TENSORS_ONLY)
     description = _description(request, checkpoint, num_classes)
-    model = PortableModel(description, checkpoint.state, stated_classes(checkpoint.metadata))
+    own = [name for name in description.build().backbone.state_dict() if not name.endswith("num_batches_tracked")]
+    state = taken_out(request.model, checkpoint.state, own)
+    model = PortableModel(description, state, stated_classes(checkpoint.metadata))
     return FoundModel(_legal(path.stem), model)
 
 

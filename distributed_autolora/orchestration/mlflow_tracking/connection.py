@@ -6,7 +6,7 @@ import fcntl
 import logging
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,6 +17,7 @@ from distributed_autolora.errors import RunFailedError, UserError, first_line, m
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
 QUICK_S = 5
 OPENING_S = 8
 LONG_S = 60
@@ -27,6 +28,8 @@ _PLAIN_PROBLEMS = {
     "readonly database": "its disk is read-only",
 }
 _SIGNS_OF_ABSENCE = {
+    "ProxyError": "the proxy named by http_proxy or https_proxy does not answer",
+    "Unable to connect to proxy": "the proxy named by http_proxy or https_proxy does not answer",
     "Connection refused": "connection refused",
     "reset by peer": "connection lost",
     "Connection aborted": "connection lost",
@@ -65,6 +68,8 @@ def connect(uri: str) -> MlflowClient:
         ("GIT_PYTHON_REFRESH", "quiet"),
     ):
         os.environ.setdefault(name, value)
+    if urlsplit(uri).hostname in LOOPBACK:
+        os.environ |= without_proxy(os.environ)
     from mlflow import MlflowClient
 
     # It would print the stack trace of every error of a database, a full disk's too; the caller says what it means.
@@ -75,6 +80,13 @@ def connect(uri: str) -> MlflowClient:
     with Path(f"{file}.lock").open("a") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         return MlflowClient(tracking_uri=uri)
+
+
+def without_proxy(environment: Mapping[str, str]) -> dict[str, str]:
+    """Returns the variables by which a process asks this machine's own servers directly, whatever its proxies."""
+    known = environment.get("no_proxy") or environment.get("NO_PROXY")
+    hosts = ",".join(dict.fromkeys([*filter(None, (known or "").split(",")), *LOOPBACK]))
+    return {"no_proxy": hosts, "NO_PROXY": hosts}
 
 
 def failures(*more: type[Exception]) -> tuple[type[Exception], ...]:

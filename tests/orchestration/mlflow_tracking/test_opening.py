@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 import pytest
+from requests.utils import should_bypass_proxies
 
 from distributed_autolora.errors import UserError
 from distributed_autolora.orchestration.mlflow_tracking import (
@@ -15,7 +16,7 @@ from distributed_autolora.orchestration.mlflow_tracking import (
     finish_run,
     reach_store,
 )
-from distributed_autolora.orchestration.mlflow_tracking.connection import connect, failures
+from distributed_autolora.orchestration.mlflow_tracking.connection import connect, failures, without_proxy
 from tests.orchestration.mlflow_tracking.tracking_server import free_port, opened
 from tests.reporting import runs
 
@@ -42,6 +43,15 @@ def test_a_continued_run_keeps_its_parameters_and_runs_again(home: Path) -> None
     run = connect(uri).get_run(run_id)
     assert (run.info.status, run.data.params["optimization.lr"]) == ("RUNNING", "0.01")
     assert run.data.params["scaling.num_workers"] == "3"
+
+
+@pytest.mark.parametrize("known", [{}, {"no_proxy": "corp.org"}, {"NO_PROXY": "corp.org,127.0.0.1"}])
+def test_a_server_on_loopback_is_asked_without_the_proxy(known: dict[str, str]) -> None:
+    found = without_proxy({"http_proxy": "http://proxy:9", **known})
+    assert found["no_proxy"] == found["NO_PROXY"]
+    for host in ("127.0.0.1", "localhost", *(["corp.org"] if known else [])):
+        assert should_bypass_proxies(f"http://{host}:5000/health", found["no_proxy"])
+    assert not should_bypass_proxies("http://mlflow.example:5000", found["no_proxy"])
 
 
 def test_waiting_limits_do_not_outlive_a_call(home: Path) -> None:
