@@ -1,6 +1,5 @@
 """What travels between the layers and onto disk: frozen dataclasses, each with one strict way to and from JSON."""
 
-from distributed_autolora.records.accuracy import Accuracies, AccuracyCount
 from distributed_autolora.records.epoch import (
     EpochRecord,
     GradientSimilarity,
@@ -10,6 +9,8 @@ from distributed_autolora.records.epoch import (
     history_to_json,
 )
 from distributed_autolora.records.evaluation import (
+    Accuracies,
+    AccuracyCount,
     AttackResult,
     Curve,
     CurvePoint,

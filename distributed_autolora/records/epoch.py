@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from functools import partial
 
-from distributed_autolora.records.accuracy import AccuracyCount
+from distributed_autolora.records.evaluation import AccuracyCount
 from distributed_autolora.records.reader import list_from_json, list_to_json
 
 

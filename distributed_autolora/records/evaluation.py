@@ -1,9 +1,7 @@
-"""What an evaluation found: the content of its evaluation.json."""
+"""Accuracies as integer counts, which add and are divided once; what an evaluation found: its evaluation.json."""
 
 from dataclasses import dataclass
 from typing import Any, Literal
-
-from distributed_autolora.records.accuracy import AccuracyCount
 
 Status = Literal["PASS", "WARN", "FAIL"]
 
@@ -12,6 +10,38 @@ def pgd_name(num_steps: int, *, random_starts: int = 0, loss: str = "cross_entro
     """Returns the name of a PGD attack: "pgd10", "pgd10x5" (5 random starts), "pgd10-margin" (loss)."""
     starts = f"x{random_starts}" if random_starts else ""
     return f"pgd{num_steps}{starts}" + ("" if loss == "cross_entropy" else f"-{loss}")
+
+
+@dataclass(frozen=True)
+class AccuracyCount:
+    """How many of how many images were classified correctly."""
+
+    correct: int = 0
+    total: int = 0
+
+    def __add__(self, other: "AccuracyCount") -> "AccuracyCount":
+        return AccuracyCount(self.correct + other.correct, self.total + other.total)
+
+    @property
+    def accuracy(self) -> float:
+        """Share of correct images in [0, 1].
+
+        Raises:
+            ZeroDivisionError: when nothing was counted.
+        """
+        return self.correct / self.total
+
+
+@dataclass(frozen=True)
+class Accuracies:
+    """Natural accuracy, and robust accuracy under one attack, on the same images."""
+
+    natural: AccuracyCount
+    robust: AccuracyCount
+
+    def by_name(self, attack: str) -> dict[str, AccuracyCount]:
+        """Returns both by the names under which they are logged: natural_accuracy, robust_accuracy/<attack>."""
+        return {"natural_accuracy": self.natural, f"robust_accuracy/{attack}": self.robust}
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-from distributed_autolora.records.accuracy import Accuracies
+from distributed_autolora.records.evaluation import Accuracies
 
 
 @dataclass(frozen=True, kw_only=True)

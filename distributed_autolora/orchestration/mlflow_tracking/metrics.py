@@ -64,15 +64,19 @@ class MetricWriter:
 
         if self._client is None:
             self._client = connect(self._uri)
-        has = self._has if self._has is not None else _existing(self._client, self._run_id)
-        missing = [point for point in points if point not in has]
+        if self._has is None:
+            # All metrics: a key that the history lacks so far may be there from a run that came further.
+            logged = self._client.get_run(self._run_id).data.metrics
+            history = {key: self._client.get_metric_history(self._run_id, key) for key in logged}
+            self._has = {(key, metric.step) for key, known in history.items() for metric in known}
+        missing = [point for point in points if point not in self._has]
         # A point keeps its time over repeated attempts: MLflow drops a row that is equal in all columns, so a
         # write that the server finishes after the client gave up on it does no harm either.
         now = int(time.time() * 1000)
         metrics = [Metric(key, points[key, step], self._stamps.setdefault(step, now), step) for key, step in missing]
         for start in range(0, len(metrics), _METRICS_PER_BATCH):
             self._client.log_batch(self._run_id, metrics=metrics[start : start + _METRICS_PER_BATCH])
-        self._has = has | set(missing)
+        self._has |= set(missing)
 
 
 def legal_name(name: str) -> str:
@@ -87,9 +91,3 @@ def _points(history: Sequence[EpochRecord]) -> dict[tuple[str, int], float]:
         for key, value in record.metrics().items()
         if key != "epoch"
     }
-
-
-def _existing(client: MlflowClient, run_id: str) -> set[tuple[str, int]]:
-    """Reads all metrics: a key that the history lacks so far may be there from a run that came further."""
-    logged = client.get_run(run_id).data.metrics
-    return {(key, metric.step) for key in logged for metric in client.get_metric_history(run_id, key)}

@@ -51,7 +51,10 @@ def open_run(
     with timeouts(LONG_S, retries=2):
         try:
             if run_id is None:
-                run = _new_run(client, _experiment_id(client, uri, experiment, home), run_name, tags)
+                from mlflow.tracking.context.registry import resolve_tags
+
+                experiment_id = _experiment_id(client, uri, experiment, home)
+                run = client.create_run(experiment_id, tags=resolve_tags(tags), run_name=run_name)
             else:
                 run = _known_run(client, uri, run_id)
                 client.update_run(run_id, status="RUNNING")
@@ -97,12 +100,6 @@ def reach_store(uri: str) -> MlflowClient:
                 f"MLflow at {uri} cannot be used ({problem_of(error)}): start it, or change run.mlflow_uri."
             ) from None
     return client
-
-
-def _new_run(client: MlflowClient, experiment_id: str, name: str, tags: dict[str, str]) -> Run:
-    from mlflow.tracking.context.registry import resolve_tags
-
-    return client.create_run(experiment_id, tags=resolve_tags(tags), run_name=name)
 
 
 def _log_params(client: MlflowClient, run: Run, params: dict[str, Any]) -> None:

@@ -4,9 +4,11 @@ import csv
 import io
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 from matplotlib.figure import Figure
 
@@ -42,10 +44,16 @@ def write_report(study_folder: Path) -> Path:
     with writing(report):
         report.mkdir(exist_ok=True)
     pooled = pooled_outcomes(study)
-    _write(report / "outcomes.parquet", _parquet(pooled))
-    figures = [name for name, draw in _FIGURES.items() if _write(report / name, _png(draw(study)))]
-    _write(report / "results.csv", results_csv(study).encode())
-    _write(report / "report.md", report_text(study, pooled, figures).encode())
+    save = None if pooled is None else partial(pq.write_table, pooled, compression="zstd")
+    _write(report / "outcomes.parquet", save)
+    figures = []
+    for name, draw in _FIGURES.items():
+        figure = draw(study)
+        if _write(report / name, None if figure is None else partial(figure.savefig, format="png")):
+            figures.append(name)
+    texts = {"results.csv": results_csv(study), "report.md": report_text(study, pooled, figures)}
+    for name, text in texts.items():
+        _write(report / name, partial(Path.write_bytes, data=text.encode()))
     return report / "report.md"
 
 
@@ -86,27 +94,11 @@ def _record(study: StudyResults, run: StudyRun) -> dict[str, Any]:
     return record
 
 
-def _parquet(pooled: Any) -> bytes | None:
-    if pooled is None:
-        return None
-    content = io.BytesIO()
-    pq.write_table(pooled, content, compression="zstd")
-    return content.getvalue()
-
-
-def _png(figure: Figure | None) -> bytes | None:
-    if figure is None:
-        return None
-    content = io.BytesIO()
-    figure.savefig(content, format="png")
-    return content.getvalue()
-
-
-def _write(file: Path, content: bytes | None) -> bool:
+def _write(file: Path, save: Callable[[Path], object] | None) -> bool:
     """Writes a file, or removes that of an earlier report; tells whether there is one."""
-    if content is None:
+    if save is None:
         file.unlink(missing_ok=True)
         return False
-    with atomic_write(file) as unfinished:
-        unfinished.write_bytes(content)
+    with atomic_write(file, pa.ArrowException) as unfinished:
+        save(unfinished)
     return True

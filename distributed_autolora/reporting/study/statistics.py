@@ -91,14 +91,8 @@ def compare(study: StudyResults) -> list[Comparison]:
                 student, welch = (t_test(own, other, equal_variances=equal) for equal in (True, False))
                 cells.append(Comparison(reference, arm.id, metric, own, other, None, student, welch))
     strictest = SIGNIFICANCE / max(1, sum(cell.student is not None for cell in cells))
-    return corrected(
-        [
-            replace(
-                cell, needed=smallest_significant_difference(cell.reference_values, cell.baseline_values, strictest)
-            )
-            for cell in cells
-        ]
-    )
+    needed = (smallest_significant_difference(c.reference_values, c.baseline_values, strictest) for c in cells)
+    return corrected([replace(cell, needed=least) for cell, least in zip(cells, needed, strict=True)])
 
 
 def corrected(comparisons: Sequence[Comparison]) -> list[Comparison]:
