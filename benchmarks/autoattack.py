@@ -81,7 +81,7 @@ class Evaluator:
         attack: Any = configured(
             self.model,
             parts=parts_for(self.attack, CLASSES),
-            epsilon=self.epsilon,
+            threat_model=ThreatModel(epsilon=self.epsilon),
             num_classes=CLASSES,
             seed=chunk.seed,
             budget=STANDARD_BUDGET,

@@ -159,6 +159,12 @@ def test_a_step_size_above_epsilon_and_few_validation_images_are_warned_about(tm
     warnings = " ".join(check_inputs(config, inputs))
     assert "train_attack.step_size 0.2 is larger than epsilon 0.1" in warnings
     assert "only 7 validation images" in warnings
+    assert "cannot reach" not in warnings
+    flags = [*Place(tmp_path).task(), "--threat-model.norm", "l2", "--threat-model.epsilon", "2"]
+    config, inputs = find_inputs(parse_training_flags("", "demo", flags).experiment)
+    warnings = " ".join(check_inputs(config, inputs))
+    assert "eval_attack.num_steps times step_size is 0.25, less than epsilon 2" in warnings
+    assert "--eval-attack.step-size 0.5" in warnings
 
 
 def _finetune(arguments: list[str]) -> None:

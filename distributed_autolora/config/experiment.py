@@ -94,6 +94,14 @@ class ExperimentConfig:
                 "model.allow_pickle executes code from the weights file: also give model.weights_digest, the SHA-256 "
                 "that the file's publisher states."
             )
+        sizes = {
+            "threat_model.epsilon": self.threat_model.epsilon,
+            "train_attack.step_size": self.train_attack.step_size,
+            "eval_attack.step_size": self.eval_attack.step_size,
+        }
+        for name, size in sizes.items():
+            if self.threat_model.norm == "linf" and size > 1:
+                raise UserError(f"{name} is {size}: it must be from 0 to 1.")
         if self.eval_attack.random_start:
             raise UserError(
                 "eval_attack.random_start is on, but validation and test attacks start at the clean image, so that "

@@ -100,10 +100,10 @@ class MethodConfig:
 class ThreatModelConfig:
     """What the adversary may do to an image."""
 
-    norm: Literal["linf"] = "linf"
-    """Norm of the perturbation."""
-    epsilon: float = ranged(8 / 255, 0, 1)
-    """Largest perturbation of a pixel value in [0, 1]; fractions such as 8/255 are understood."""
+    norm: Literal["linf", "l2"] = "linf"
+    """Norm of the perturbation: linf: its largest pixel value; l2: the Euclidean length of all its pixel values."""
+    epsilon: float = ranged(8 / 255, 0)
+    """Largest norm of a perturbation, of pixel values in [0, 1]; fractions such as 8/255 are understood."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,8 +112,8 @@ class AttackConfig:
 
     num_steps: int = ranged(10, 0)
     """Number of gradient steps."""
-    step_size: float = ranged(2 / 255, 0, 1)
-    """Length of a step in pixel values in [0, 1]."""
+    step_size: float = ranged(2 / 255, 0)
+    """Length of a step in the norm of the threat model, of pixel values in [0, 1]."""
     random_start: bool = True
     """Start uniformly inside the threat model; False: start at the clean image."""
     loss: Literal["cross_entropy", "margin"] = "cross_entropy"

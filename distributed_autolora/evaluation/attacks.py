@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from distributed_autolora.core.threat_model import ThreatModel
@@ -22,6 +23,7 @@ _EXAMPLES = ("fgsm", "pgd10", "pgd100", "pgd10x5", "pgd20-margin", *_ENSEMBLES)
 _PGD = re.compile(r"pgd([1-9]\d{0,4})(?:x([1-9]\d{0,2}))?(-margin)?")
 _STANDARD_TARGETS = 9
 _CLASSES_FOR_TARGETED_DLR = 4
+_SQUARE_SIDE = 25
 _NAMES = {"apgd-ce": "APGD-CE", "apgd-t": "APGD-T", "fab-t": "FAB-T", "square": "Square"}
 
 
@@ -107,6 +109,16 @@ def parts_for(attack: NamedAttack, num_classes: int) -> tuple[str, ...]:
     return usable
 
 
+SQUARE_TOO_SMALL = (
+    "in L2 Square's first perturbation is a grid of 5 x 5 tiles, which needs images of at least 25 pixels"
+)
+
+
+def takes_square(threat_model: ThreatModel, sides: Sequence[int]) -> bool:
+    """Returns whether Square can run on images with these sides: pyautoattack's L2 version stops on small ones."""
+    return threat_model.norm == "linf" or min(sides) >= _SQUARE_SIDE
+
+
 def num_targets(num_classes: int) -> int:
     """Returns how many target classes APGD-T and FAB-T aim at: 9 as in the standard version, or all there are."""
     return min(_STANDARD_TARGETS, num_classes - 1)
@@ -152,7 +164,8 @@ def label(
 
 def _gradient_label(attack: NamedAttack, threat_model: ThreatModel | None, step_size: float | None) -> str:
     if attack.name == "fgsm":
-        return "FGSM (one step of epsilon, clean start)"
+        name = "FGSM" if threat_model is None or threat_model.norm == "linf" else "FGM"
+        return f"{name} (one step of epsilon, clean start)"
     step = "epsilon / 4" if threat_model is None else f"epsilon / 4 = {pgd_step_size(threat_model):.4g}"
     step = step if step_size is None else f"{step_size:.4g}"
     starts = attack.random_starts

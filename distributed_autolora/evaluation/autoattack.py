@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from pyautoattack import AutoAttack
@@ -23,6 +23,7 @@ LOGGER = logging.getLogger("auto-attack")
 """The logger of pyautoattack; all messages have level DEBUG."""
 
 NATURAL = -1
+_NORMS: dict[str, Literal["Linf", "L2"]] = {"linf": "Linf", "l2": "L2"}
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ class _AtDebug(logging.LoggerAdapter[logging.Logger]):
 
 
 def configured(
-    model: nn.Module, *, parts: Sequence[str], epsilon: float, num_classes: int, seed: int, budget: Budget
+    model: nn.Module, *, parts: Sequence[str], threat_model: ThreatModel, num_classes: int, seed: int, budget: Budget
 ) -> AutoAttack:
     """Returns AutoAttack with the standard version's settings, but this many classes and this budget.
 
@@ -52,7 +53,13 @@ def configured(
     the standard version's 1.
     """
     attack = AutoAttack(
-        model, attacks=list(parts), eps=epsilon, norm="Linf", seed=seed, version="custom", device=model_device(model)
+        model,
+        attacks=list(parts),
+        eps=threat_model.epsilon,
+        norm=_NORMS[threat_model.norm],
+        seed=seed,
+        version="custom",
+        device=model_device(model),
     )
     attack.apgd.n_restarts = attack.apgd_targeted.n_restarts = attack.fab.n_restarts = 1
     attack.apgd.n_iter = attack.apgd_targeted.n_iter = budget.apgd_steps
@@ -92,7 +99,7 @@ def run_parts(
             break
         classes = logits.shape[1]
         attack = configured(
-            model, parts=[part], epsilon=threat_model.epsilon, num_classes=classes, seed=seed, budget=budget
+            model, parts=[part], threat_model=threat_model, num_classes=classes, seed=seed, budget=budget
         )
         attack.logger = attack.apgd.logger = attack.apgd_targeted.logger = _AtDebug(LOGGER)
         found, predictions = attack.run_standard_evaluation(x[rows], y[rows], batch_size=len(rows))

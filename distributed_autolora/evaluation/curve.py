@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 
@@ -17,8 +18,9 @@ CURVE_SHARES = (0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0)
 
 
 def curve_epsilons(threat_model: ThreatModel) -> tuple[float, ...]:
-    """Returns the radii of the curve: `CURVE_SHARES` of epsilon, none above 1."""
-    return tuple(share * threat_model.epsilon for share in CURVE_SHARES if share * threat_model.epsilon <= 1)
+    """Returns the radii of the curve: `CURVE_SHARES` of epsilon, in L-infinity none above 1."""
+    limit = 1 if threat_model.norm == "linf" else math.inf
+    return tuple(share * threat_model.epsilon for share in CURVE_SHARES if share * threat_model.epsilon <= limit)
 
 
 def robustness_curve(

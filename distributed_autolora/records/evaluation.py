@@ -92,7 +92,7 @@ class Evaluation:
         test_images: images that were evaluated, of `test_images_available` in the test split.
         image_size: side that images were scaled and cut to; None: as they are.
         image_shape: channels, height and width.
-        epsilon: largest perturbation of a pixel value in [0, 1].
+        epsilon: largest norm of a perturbation, of pixel values in [0, 1].
         attacks: in the order in which they were asked for.
         broken_by: images by what broke them first; "natural": misclassified without an attack.
         sanity: empty: not checked.

@@ -12,7 +12,8 @@ class RunSummary:
 
     Attributes:
         test_images: None: the test split was not opened.
-        epsilon: largest perturbation of a pixel value in [0, 1].
+        epsilon: largest norm of a perturbation, of pixel values in [0, 1].
+        norm: of the threat model.
         test: of the deployed model; None: the test split was not opened.
         linear_head: of the untouched backbone under a linear head; None: not measured.
     """
@@ -31,6 +32,7 @@ class RunSummary:
     val: Accuracies
     test: Accuracies | None
     linear_head: Accuracies | None
+    norm: str = "linf"
 
     @property
     def num_classes(self) -> int:

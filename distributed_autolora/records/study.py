@@ -43,7 +43,8 @@ class StudyRecord:
         images: name of the images in their own files, where it is not the task's.
         paper_tables: tables of the paper that the study repeats.
         pretraining: weights that the runs start from.
-        epsilon: largest perturbation of a pixel value in [0, 1].
+        epsilon: largest norm of a perturbation, of pixel values in [0, 1].
+        norm: of the threat model.
         seeds: of the final runs.
         search_seed: of the trials.
         reference: id of the arm that the others are compared with.
@@ -62,6 +63,7 @@ class StudyRecord:
     backbone: str
     pretraining: str
     epsilon: float
+    norm: str = "linf"
     seeds: tuple[int, ...]
     search_seed: int
     scheduler: Literal["grid", "asha"]

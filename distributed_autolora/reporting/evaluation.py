@@ -4,7 +4,7 @@ import textwrap
 from collections.abc import Mapping
 
 from distributed_autolora.records import AccuracyCount, Curve, Evaluation, SanityCheck
-from distributed_autolora.reporting.format import duration, pixel_fraction
+from distributed_autolora.reporting.format import duration, threat_text
 from distributed_autolora.reporting.statistics import wilson_interval
 
 WIDTH = 80
@@ -60,8 +60,8 @@ def _heading(evaluation: Evaluation) -> list[str]:
     images, available = evaluation.test_images, evaluation.test_images_available
     which = f"a subset of {images:,} of {available:,}" if evaluation.is_subset else f"{images:,}"
     task = f" of {evaluation.task}" if evaluation.task else ""
-    text = f"{evaluation.model} on {which} test images{task}; perturbations of at most "
-    return textwrap.wrap(f"{text}{pixel_fraction(evaluation.epsilon)} a pixel (L-infinity)", WIDTH)
+    text = f"{evaluation.model} on {which} test images{task}; perturbations of "
+    return textwrap.wrap(f"{text}{threat_text(evaluation.norm, evaluation.epsilon)}", WIDTH)
 
 
 def _curve(curve: Curve) -> list[str]:

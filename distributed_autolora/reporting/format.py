@@ -47,9 +47,15 @@ def number(setting: Any) -> str:
 
 
 def pixel_fraction(epsilon: float) -> str:
-    """Returns a perturbation size as "8/255" where it is such a fraction, else "0.1"."""
+    """Returns a perturbation size as "8/255" where it is such a fraction below 1, else "0.1"."""
     levels = epsilon * 255
-    return f"{round(levels)}/255" if abs(levels - round(levels)) < 1e-6 else f"{epsilon:.4g}"
+    is_fraction = abs(levels - round(levels)) < 1e-6 and levels < 254.5
+    return f"{round(levels)}/255" if is_fraction else f"{epsilon:.4g}"
+
+
+def threat_text(norm: str, epsilon: float) -> str:
+    """Returns "at most 8/255 a pixel (L-infinity)" or "at most 0.5 an image (L2)"."""
+    return f"at most {pixel_fraction(epsilon)} {'a pixel (L-infinity)' if norm == 'linf' else 'an image (L2)'}"
 
 
 def duration(seconds: float) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 
 from distributed_autolora.records import Evaluation, RunResult
 from distributed_autolora.reporting.evaluation import broken_text
-from distributed_autolora.reporting.format import duration, pixel_fraction
+from distributed_autolora.reporting.format import duration, pixel_fraction, threat_text
 from distributed_autolora.reporting.masking import masking_sentences
 from distributed_autolora.reporting.statistics import wilson_interval
 
@@ -153,7 +153,7 @@ def _protocol(evaluation: Evaluation) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in evaluation.package_versions.items())
     return (
         "## Threat model and protocol\n\n"
-        f"L-infinity perturbations of at most {pixel_fraction(evaluation.epsilon)} a pixel, on images "
+        f"Perturbations of {threat_text(evaluation.norm, evaluation.epsilon)}, on images "
         f"of {shape} in [0, 1], with full knowledge of the model. An image counts as robust when it is "
         "classified correctly before and after the attack. float32 throughout.\n"
         f"Chunks of {evaluation.chunk_size} images, each with a seed of its own derived from seed {evaluation.seed}; "

@@ -79,6 +79,7 @@ def _summary(config: ExperimentConfig, data: TaskData, history: Sequence[EpochRe
         task_card=data.table.card,
         attack=best.attack,
         epsilon=config.threat_model.epsilon,
+        norm=config.threat_model.norm,
         val=Accuracies(best.natural, best.robust),
         test=None,
         linear_head=None,

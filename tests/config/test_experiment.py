@@ -67,13 +67,12 @@ def test_the_digest_ignores_places_names_and_workers(group: str, key: str, value
 
 OTHER_WORDS = """joint detached, all last_block, autolora vanilla, automatic step_decay, released apgd, none crop_flip,
 small_resnet resnet18, auto float32, float32 bfloat16, cross_entropy margin, paired released, detached joint,
-shared own, method.weight_average teacher"""
-ONE_WORD = {"threat_model.norm"}
+shared own, method.weight_average teacher, linf l2"""
 
 
 def test_the_digest_covers_every_other_value() -> None:
     base = recipe("demo")
-    ignored = {"recipe", "seed", "data.path", "data.task", "model.weights", "model.allow_pickle", *ONE_WORD}
+    ignored = {"recipe", "seed", "data.path", "data.task", "model.weights", "model.allow_pickle"}
     for name, value in base.flat().items():
         if name in ignored or name.startswith(("run.", "scaling.")):
             continue
@@ -81,6 +80,17 @@ def test_the_digest_covers_every_other_value() -> None:
         group, key = name.split(".")
         values[group][key] = _another(name, value)
         assert ExperimentConfig.from_dict(values).digest() != base.digest(), name
+
+
+def test_an_l2_epsilon_may_be_larger_than_a_pixel_and_one_of_l_infinity_may_not() -> None:
+    recipe("cub-l2").validate()
+    assert recipe("cub-l2").threat_model.epsilon == 3
+    for key in ("threat_model.epsilon", "train_attack.step_size", "eval_attack.step_size"):
+        values = recipe("demo").to_dict()
+        group, name = key.split(".")
+        values[group][name] = 1.5
+        with pytest.raises(UserError, match=f"{key} is 1.5: it must be from 0 to 1"):
+            ExperimentConfig.from_dict(values).validate()
 
 
 def _another(name: str, value: object) -> object:

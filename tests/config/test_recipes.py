@@ -44,7 +44,7 @@ def test_the_paper_s_experiments_have_thirty_six_names() -> None:
 @pytest.mark.parametrize("name", sorted(RECIPES))
 def test_own_data_get_what_was_found_out_and_the_paper_s_recipes_what_was_released(name: str) -> None:
     config = recipe(name)
-    own = name in ("custom", "demo", "fashion-mnist")
+    own = name.removesuffix("-l2") in ("custom", "demo", "fashion-mnist")
     found = (config.schedule.rule, config.method.soft_labels)
     assert found == (("paired", "detached") if own else ("released", "joint"))
     assert (config.method.branch_batch_norm, config.method.weight_average) == ("shared", "none")
@@ -88,7 +88,17 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> str:
     return write_task(tmp_path_factory.mktemp("recipes"), train=12, test=3)
 
 
-SMALL = [(paper_recipe_name(*experiment), "small_resnet") for experiment in EXPERIMENTS]
+def test_a_recipe_in_l2_differs_in_the_threat_model_and_the_steps_alone() -> None:
+    for name, epsilon in {"cifar10": 0.5, "dogs-resnet50-twins": 3.0, "custom": 3.0, "demo": 1.5}.items():
+        config, base = recipe(f"{name}-l2"), recipe(name)
+        assert (config.threat_model.norm, config.threat_model.epsilon) == ("l2", epsilon)
+        differing = {"threat_model.norm", "threat_model.epsilon", "train_attack.step_size", "eval_attack.step_size"}
+        assert config.differences(base).keys() == differing
+        # As the robustness library's 2.5 epsilon / steps for 10 steps.
+        assert config.train_attack.step_size == config.eval_attack.step_size == 2.5 * epsilon / 10
+
+
+SMALL = [(paper_recipe_name(*experiment), "small_resnet") for experiment in EXPERIMENTS] + [("cub-l2", "small_resnet")]
 REAL = [("cifar10", "resnet18"), ("cub-resnet50-twins", "resnet50")]
 
 

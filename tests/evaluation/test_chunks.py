@@ -19,12 +19,23 @@ from distributed_autolora.evaluation.attacks import AUTOATTACK_PARTS, STANDARD_B
 from distributed_autolora.evaluation.autoattack import configured
 from distributed_autolora.evaluation.chunks import Columns, chunk_seed, cut, evaluate_chunk
 from tests.core.comparing import assert_near
-from tests.evaluation.models import NUM_CLASSES, THREAT_MODEL, first_classes, robust_model, saturated, shipped_images
+from tests.evaluation.models import (
+    NUM_CLASSES,
+    THREAT_MODEL,
+    Changed,
+    first_classes,
+    robust_model,
+    saturated,
+    shipped_images,
+)
 
 BUDGET = Budget(apgd_steps=10, fab_steps=8, square_queries=40)
 SEED = 11
 WIDE = ThreatModel(epsilon=0.2)
 """A ball in which a short search breaks many images and not all."""
+WIDE_L2 = ThreatModel("l2", 6.0)
+IN_BOTH_NORMS = pytest.mark.parametrize("wide", [WIDE, WIDE_L2], ids=["linf", "l2"])
+NORMS: dict[str, Any] = {"linf": "Linf", "l2": "L2"}
 
 
 def evaluated(model: nn.Module, x: Tensor, y: Tensor, names: str, **changed: Any) -> Columns:
@@ -32,13 +43,15 @@ def evaluated(model: nn.Module, x: Tensor, y: Tensor, names: str, **changed: Any
     return evaluate_chunk(model, x, y, attacks=parse(names), **settings)
 
 
-def plain_autoattack(model: nn.Module, x: Tensor, y: Tensor, parts: list[str] | None, targets: int) -> Tensor:
+def plain_autoattack(
+    model: nn.Module, x: Tensor, y: Tensor, parts: list[str] | None, targets: int, wide: ThreatModel = WIDE
+) -> Tensor:
     """Returns which images are robust to pyautoattack's own evaluation of the whole chunk, settings written out.
 
     Without parts it is the standard version, whose other settings stay as they are.
     """
     chosen: dict[str, Any] = {"version": "standard"} if parts is None else {"version": "custom", "attacks": parts}
-    attack = AutoAttack(model, eps=WIDE.epsilon, norm="Linf", seed=SEED, **chosen)
+    attack = AutoAttack(model, eps=wide.epsilon, norm=NORMS[wide.norm], seed=SEED, **chosen)
     attack.apgd.n_iter = attack.apgd_targeted.n_iter = BUDGET.apgd_steps
     attack.fab.n_iter, attack.square.n_queries = BUDGET.fab_steps, BUDGET.square_queries
     if parts is not None:
@@ -102,10 +115,25 @@ def ten_class_model() -> tuple[nn.Module, Tensor, Tensor]:
     return model, x, y
 
 
-def test_the_standard_budget_and_settings_are_those_of_the_standard_version() -> None:
+def test_with_ten_classes_the_parts_agree_with_the_standard_version_in_l2() -> None:
+    """The standard version's own settings, apart from how long each part searches."""
+    model, x, y = ten_class_model()
+    # Square takes larger images only.
+    model, x = Changed(model, before=lambda x: F.avg_pool2d(x, 7)).eval(), F.interpolate(x, scale_factor=7)
+    expected = plain_autoattack(model, x, y, None, targets=9, wide=WIDE_L2)
+    found = evaluated(model, x, y, "autoattack", threat_model=WIDE_L2)
+    assert found["robust/autoattack"].tolist() == expected.tolist()
+    assert 3 < found["robust/autoattack"].sum() < 37
+
+
+@IN_BOTH_NORMS
+def test_the_standard_budget_and_settings_are_those_of_the_standard_version(wide: ThreatModel) -> None:
     model = ten_class_model()[0]
-    standard = AutoAttack(model, device=torch.device("cpu"), eps=0.1, norm="Linf", seed=SEED, version="standard")
-    ours = configured(model, parts=AUTOATTACK_PARTS, epsilon=0.1, num_classes=10, seed=SEED, budget=STANDARD_BUDGET)
+    chosen: dict[str, Any] = {"eps": wide.epsilon, "norm": NORMS[wide.norm], "seed": SEED, "version": "standard"}
+    standard = AutoAttack(model, device=torch.device("cpu"), **chosen)
+    ours = configured(
+        model, parts=AUTOATTACK_PARTS, threat_model=wide, num_classes=10, seed=SEED, budget=STANDARD_BUDGET
+    )
     assert ours.attacks_to_run == standard.attacks_to_run == list(AUTOATTACK_PARTS)
     for part in ("apgd", "apgd_targeted", "fab", "square"):
         settings = [

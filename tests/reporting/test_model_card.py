@@ -78,7 +78,13 @@ def test_the_card_states_accuracies_with_their_intervals_licences_and_sanity() -
     card = model_card(evaluation(), facts())
     low, high = wilson_interval(841, 1000)
     assert f"| {LABEL} | 84.1 % | {100 * low:.1f} to {100 * high:.1f} % | 841 of 1,000 |" in card
-    assert "at most 8/255 a pixel" in card
+    assert "Perturbations of at most 8/255 a pixel (L-infinity)" in card
+    in_l2 = evaluation(norm="l2", epsilon=1.0)
+    assert "Perturbations of at most 1 an image (L2)" in model_card(in_l2, facts())
+    assert "at most 1 an image (L2)" in " ".join(evaluation_table(in_l2).split())
+    entry = robustbench_entry(in_l2, facts())
+    assert entry is not None
+    assert entry["eps"] == "1"
     assert "Images: MIT." in card
     assert "| PASS | steps |" in card
     assert "Not checked" in model_card(evaluation(sanity=()), facts())

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from distributed_autolora.core.attacks import fgsm
 from distributed_autolora.core.threat_model import ThreatModel
-from distributed_autolora.evaluation.attacks import Budget, label, parse, parts_for
+from distributed_autolora.evaluation.attacks import SQUARE_TOO_SMALL, Budget, label, parse, parts_for, takes_square
 from distributed_autolora.evaluation.masking_test import MASKING_LIMIT, least_share, overstates
 from distributed_autolora.evaluation.sanity.rules import Subject, percent, slack, status_of, worst
 from distributed_autolora.evaluation.trajectories import Trajectory, in_batches
@@ -25,9 +25,10 @@ _NOT_CONVERGED = 0.05
 _MASKED = 0.05
 _OVERSTATED = 0.1
 _LOSS_FALL = 0.05
-_LARGE = ThreatModel(epsilon=0.5)
+_GREY = 0.5
+"""Of every pixel: grey is at most so far from any value."""
 _LARGE_STEPS = 50
-_LARGE_STEP_SIZE = 0.05
+_LARGE_STEP_SHARE = 0.1
 _LARGE_LIMITS = (0.01, 0.05)
 _STRONGER = parse("apgd")[0]
 _BUDGET = Budget(apgd_steps=20)
@@ -59,13 +60,14 @@ def gather(subject: Subject, square_queries: int) -> Evidence:
     one_step = partial(fgsm, subject.model, threat_model=subject.threat_model)
     starts = [subject.trajectory(_START_STEPS, start).correct[:, -1] & natural for start in range(_STARTS)]
     everything = torch.arange(len(subject), device=subject.x.device)
+    runs = takes_square(subject.threat_model, subject.x.shape[2:])
     return Evidence(
         natural=natural,
         fgsm=natural & subject.correct(in_batches(one_step, subject.batch_size, subject.x, subject.y)),
         clean=subject.trajectory(STEPS[-1]),
         starts=torch.stack(starts),
-        square=subject.robust_to(("square",), Budget(square_queries=square_queries), everything),
-        square_queries=square_queries,
+        square=subject.robust_to(("square",), Budget(square_queries=square_queries), everything) if runs else natural,
+        square_queries=square_queries if runs else 0,
     )
 
 
@@ -171,28 +173,35 @@ def _by_strength(given: Mapping[str, AccuracyCount]) -> dict[str, AccuracyCount]
 
 
 def large_epsilon(subject: Subject) -> SanityCheck:
-    """Without a real limit nothing is robust: at epsilon 0.5 every image can be turned into uniform grey.
+    """Without a real limit nothing is robust: epsilon is so large that every image can be turned into uniform grey.
 
-    An image is broken when any of 50 steps of 0.05 misclassifies it. PASS for at most 1 % of the images
-    left (or one), WARN for at most 5 %, FAIL beyond: the search does not work.
+    That is 0.5, in L2 times the root of the number of pixel values. An image is broken when any of 50 steps of a tenth
+    of that misclassifies it. PASS for at most 1 % of the images left (or one), WARN for at most 5 %, FAIL beyond: the
+    search does not work.
     """
     n = len(subject)
-    found = subject.trajectory(_LARGE_STEPS, threat_model=_LARGE, step_size=_LARGE_STEP_SIZE)
+    norm = subject.threat_model.norm
+    epsilon = float(subject.threat_model.size(torch.full_like(subject.x[:1], _GREY)))
+    ball = ThreatModel(norm, epsilon)
+    found = subject.trajectory(_LARGE_STEPS, threat_model=ball, step_size=_LARGE_STEP_SHARE * epsilon)
     left = int(found.correct.all(1).sum())
     status: Status = "PASS" if left <= max(1, _LARGE_LIMITS[0] * n) else "WARN"
     if left > max(2, _LARGE_LIMITS[1] * n):
         status = "FAIL"
-    detail = f"{percent(left, n)} are robust to PGD-{_LARGE_STEPS} at epsilon {_LARGE.epsilon}"
-    return SanityCheck("large epsilon", status, detail, {"left": left, "total": n, "epsilon": _LARGE.epsilon})
+    detail = f"{percent(left, n)} are robust to PGD-{_LARGE_STEPS} at epsilon {epsilon:.4g}"
+    return SanityCheck("large epsilon", status, detail, {"left": left, "total": n, "epsilon": epsilon})
 
 
 def square(evidence: Evidence) -> SanityCheck:
     """Square, which sees no gradient and runs on all images, is not stronger than the white-box attacks.
 
     White-box: PGD-100 and PGD-10 from five random starts, together. An excess of what they leave over what
-    Square leaves counts by `status_of`. WARN too when Square alone breaks more images than `slack`.
+    Square leaves counts by `status_of`. WARN too when Square alone breaks more images than `slack`, and where it cannot
+    run (`attacks.takes_square`).
     """
     n = len(evidence.natural)
+    if not evidence.square_queries:
+        return SanityCheck("square", "WARN", f"not run: {SQUARE_TOO_SMALL}", {"total": n})
     white = evidence.natural & evidence.clean.correct[:, -1] & evidence.starts.all(0)
     counts = (int(white.sum()), int(evidence.square.sum()))
     alone = int((white & ~evidence.square).sum())

@@ -22,7 +22,7 @@ from distributed_autolora.data.parquet.locations import data_digest, is_uri
 from distributed_autolora.data.parquet.reader import ImageTable, with_protocol
 from distributed_autolora.data.splits import stratified_subset
 from distributed_autolora.errors import UserError, first_line
-from distributed_autolora.evaluation.attacks import parse, parts_for
+from distributed_autolora.evaluation.attacks import SQUARE_TOO_SMALL, parse, parts_for, takes_square
 from distributed_autolora.evaluation.chunks import Chunk, cut
 from distributed_autolora.orchestration.evaluations.folder import EvaluationFolder
 from distributed_autolora.orchestration.evaluations.model_source import FoundModel, find_model, find_run_folder
@@ -108,6 +108,7 @@ def make_plan(request: EvaluationRequest, run: RunFolder | None = None) -> Plan:
     table = task.with_labels(table)
     images = task.images_of(table)
     _check_model(found, images)
+    _check_square(task, images)
     variant = _variant(task, config, table)
     path = _output(request, found, table, variant)
     evaluation = EvaluationFolder(path, evaluation_digest(request, task))
@@ -171,11 +172,18 @@ def _data(request: EvaluationRequest, config: ExperimentConfig | None) -> tuple[
 
 def _threat_model(request: EvaluationRequest, config: ExperimentConfig | None) -> tuple[ThreatModel, float | None]:
     """Returns the threat model and the length of a PGD step: both of a run where they are its own."""
-    if config is not None and request.epsilon in (None, config.threat_model.epsilon):
-        return ThreatModel("linf", config.threat_model.epsilon), config.eval_attack.step_size
+    own = None if config is None else config.threat_model
+    norm = request.norm or (own.norm if own is not None else "linf")
+    if config is not None and own is not None and norm == own.norm and request.epsilon in (None, own.epsilon):
+        return ThreatModel(norm, own.epsilon), config.eval_attack.step_size
     if request.epsilon is None:
-        raise UserError("Give --epsilon, such as 8/255: only a run states the threat model of its training.")
-    return ThreatModel("linf", request.epsilon), None
+        raise UserError(
+            f"Give --epsilon, such as {'0.5' if norm == 'l2' else '8/255'}: only a run states the threat model of its "
+            "training, and that in one norm."
+        )
+    if norm == "linf" and request.epsilon > 1:
+        raise UserError(f"--epsilon is {request.epsilon}: in the norm linf it is at most 1; pixels are in [0, 1].")
+    return ThreatModel(norm, request.epsilon), None
 
 
 def _rows(request: EvaluationRequest, table: ImageTable) -> tuple[int, ...]:
@@ -209,12 +217,21 @@ def _check_model(found: FoundModel, images: ImageSource) -> None:
         )
 
 
+def _check_square(task: EvaluationTask, images: ImageSource) -> None:
+    sides = images.images(torch.zeros(1, dtype=torch.int64)).shape[2:]
+    for attack in task.attacks:
+        if "square" in attack.parts and not takes_square(task.threat_model, sides):
+            raise UserError(f'The attack "{attack.name}" cannot run: {SQUARE_TOO_SMALL}. Give apgd-ce,apgd-t,fab-t.')
+
+
 def _variant(task: EvaluationTask, config: ExperimentConfig | None, table: ImageTable) -> str:
     """Returns the suffix of the folder, empty for all images under a run's own threat model."""
     parts = []
     if config is not None:
         if config.data.digest not in (None, task.data_digest):
             parts.append(f"on-{task_name(table) or task.data_digest[:8]}")
+        if task.threat_model.norm != config.threat_model.norm:
+            parts.append(task.threat_model.norm)
         if task.threat_model.epsilon != config.threat_model.epsilon:
             parts.append(f"epsilon-{task.threat_model.epsilon:.4g}")
     if len(task.rows) < len(table):

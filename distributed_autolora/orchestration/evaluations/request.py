@@ -22,9 +22,9 @@ class EvaluationRequest:
     attacks: str = "pgd10,autoattack"
     """Names separated by commas: fgsm, pgd10, pgd100, pgd10x5 (5 random starts), autoattack, apgd-ce, ..."""
     epsilon: float | None = None
-    """Largest perturbation of a pixel value in [0, 1]; 8/255 is understood; None: the run's own."""
-    norm: Literal["linf"] = "linf"
-    """Norm of the perturbation."""
+    """Largest norm of a perturbation, of pixel values in [0, 1]; 8/255 is understood; None: the run's own."""
+    norm: Literal["linf", "l2"] | None = None
+    """Norm of the perturbation: linf: its largest value; l2: its Euclidean length; None: the run's own, or linf."""
     images: int | None = None
     """Evaluate a stratified subset of this many test images; None: all."""
     image_size: int | None = None
@@ -74,8 +74,8 @@ class EvaluationRequest:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise UserError(f"--{name.replace('_', '-')} is {value}: it must be at least 1.")
-        if self.epsilon is not None and not (math.isfinite(self.epsilon) and 0 < self.epsilon <= 1):
-            raise UserError(f"--epsilon is {self.epsilon}: it must be above 0 and at most 1; pixels are in [0, 1].")
+        if self.epsilon is not None and not (math.isfinite(self.epsilon) and self.epsilon > 0):
+            raise UserError(f"--epsilon is {self.epsilon}: it must be above 0.")
         if len(self.mean or ()) != len(self.std or ()) or min(self.std or (1.0,)) <= 0:
             raise UserError("--mean and --std need one entry a channel each, and every std above 0.")
 

@@ -96,7 +96,11 @@ def _metrics(plan: Plan, evaluation: Evaluation) -> dict[str, float]:
 
 def _tags(plan: Plan, evaluation: Evaluation) -> dict[str, str]:
     tags = {attack.name: attack.label for attack in evaluation.attacks}
-    tags |= {"epsilon": f"{evaluation.epsilon:.6g}", "package_versions": json.dumps(evaluation.package_versions)}
+    tags |= {
+        "norm": evaluation.norm,
+        "epsilon": f"{evaluation.epsilon:.6g}",
+        "package_versions": json.dumps(evaluation.package_versions),
+    }
     if evaluation.sanity:
         findings = [f"{check.status} {check.name}" for check in evaluation.sanity if check.status != "PASS"]
         tags["sanity"] = "; ".join(findings) or "all PASS"

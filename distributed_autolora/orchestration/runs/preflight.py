@@ -103,6 +103,12 @@ def _warnings(config: ExperimentConfig, train_images: int, val_images: int) -> l
                 f"{name}.step_size {attack.step_size:g} is larger than epsilon {config.threat_model.epsilon:g}: "
                 "every step is cut back to the border of the threat model."
             )
+        if 0 < attack.num_steps * attack.step_size < config.threat_model.epsilon:
+            warnings.append(
+                f"{name}.num_steps times step_size is {attack.num_steps * attack.step_size:g}, less than epsilon "
+                f"{config.threat_model.epsilon:g}: the attack cannot reach the border of the threat model. Give "
+                f"--{name.replace('_', '-')}.step-size {config.threat_model.epsilon / 4:g}."
+            )
     if train_images < config.optimization.global_batch_size:
         warnings.append(
             f"the {train_images} training images are fewer than one global batch "

@@ -71,7 +71,7 @@ def finish(
     save_weights(weights, folder.path / "model.safetensors", model.metadata())
     _save_figure(curves_figure(history, result), folder.path / "curves.png")
     if result.test is not None:
-        figure = samples_figure(returned["samples"], result.class_names, result.epsilon)
+        figure = samples_figure(returned["samples"], result.class_names, result.epsilon, result.norm)
         _save_figure(figure, folder.path / "samples.png")
         outcomes = returned["outcomes"]
         row_ids = [returned["row_ids"][row] for row in outcomes["row"]]

@@ -95,7 +95,7 @@ class _StudyRunner:
         record = self.record
         default = mlflow_tracking.default_tracking_uri(self.request.home)
         uri = record.mlflow.uri if record.mlflow else self.request.mlflow_uri or default
-        parameters = ("study", "task", "backbone", "epsilon", "seeds", "scheduler")
+        parameters = ("study", "task", "backbone", "norm", "epsilon", "seeds", "scheduler")
         run_id = mlflow_tracking.open_run(
             uri=uri,
             experiment=RunConfig().mlflow_experiment,

@@ -25,7 +25,7 @@ from distributed_autolora.studies import Study
 DONE = ("finished", "diverged", "stopped_early")
 """Status of runs that need no work any more."""
 _ADVICE = "Restore the file, or give another --name."
-_SAME = ("study", "task", "epsilon", "search_seed", "scheduler")
+_SAME = ("study", "task", "norm", "epsilon", "search_seed", "scheduler")
 """What a continued study must have as it was begun, beside its arms; seeds and arms may be added."""
 
 

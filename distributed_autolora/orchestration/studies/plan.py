@@ -102,6 +102,7 @@ def study_record(request: StudyRequest) -> StudyRecord:
         backbone=first.model.backbone,
         pretraining=_pretraining(study),
         epsilon=first.threat_model.epsilon,
+        norm=first.threat_model.norm,
         seeds=request.seeds,
         search_seed=request.seeds[0],
         scheduler=request.scheduler,

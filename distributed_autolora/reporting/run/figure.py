@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from distributed_autolora.records import AccuracyCount, EpochRecord, MaskingCheck, RunResult
-from distributed_autolora.reporting.format import attack_label, duration, pixel_fraction
+from distributed_autolora.reporting.format import attack_label, duration, threat_text
 from distributed_autolora.reporting.masking import warns
 from distributed_autolora.reporting.run.panels import (
     BLACK,
@@ -73,7 +73,7 @@ def _write_title(figure: Figure, result: RunResult) -> None:
     line = (
         f"{epochs} epoch{'s' if epochs > 1 else ''} in {duration(result.cost.seconds)}, deployed: epoch "
         f"{result.best_epoch}. {result.train_images:,} training and {result.val_images:,} validation images; "
-        f"perturbations at most {pixel_fraction(result.epsilon)} (L-infinity)."
+        f"perturbations {threat_text(result.norm, result.epsilon)}."
     )
     figure.text(_LEFT, 1 - 0.2 / height, result.name, fontsize=15, fontweight="bold", va="top")
     figure.text(_LEFT, 1 - 0.53 / height, line, fontsize=10.5, va="top", color="#444444")

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from distributed_autolora.console import command
 from distributed_autolora.records import EpochRecord, RunResult
-from distributed_autolora.reporting.format import attack_label, compact, pixel_fraction, with_interval
+from distributed_autolora.reporting.format import attack_label, compact, threat_text, with_interval
 from distributed_autolora.reporting.masking import masking_sentences
 
 
@@ -40,7 +40,7 @@ def _accuracies(result: RunResult) -> str:
 
 def _data(result: RunResult) -> str:
     return (
-        f"Perturbations: at most {pixel_fraction(result.epsilon)} a pixel (L-infinity, pixels in [0, 1]). "
+        f"Perturbations: {threat_text(result.norm, result.epsilon)}, pixels in [0, 1]. "
         f"{result.num_classes} classes; {result.train_images:,} training and {result.val_images:,} validation images."
     )
 

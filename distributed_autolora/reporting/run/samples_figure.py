@@ -14,7 +14,7 @@ from distributed_autolora.reporting.format import pixel_fraction
 _RIGHT, _WRONG = "#1a7f37", "#b2182b"
 
 
-def samples_figure(samples: dict[str, Any], class_names: Sequence[str], epsilon: float) -> Figure:
+def samples_figure(samples: dict[str, Any], class_names: Sequence[str], epsilon: float, norm: str = "linf") -> Figure:
     """Returns up to eight test images, their perturbations and the adversarial images, with the predictions.
 
     Args:
@@ -24,9 +24,10 @@ def samples_figure(samples: dict[str, Any], class_names: Sequence[str], epsilon:
     columns = min(8, len(samples["x"]))
     x = samples["x"][:columns].astype(np.float64) / 255
     x_adv = samples["x_adv"][:columns].astype(np.float64)
-    gain = 1 / (2 * epsilon) if epsilon > 0 else 1.0
+    limit = epsilon if norm == "linf" else float(np.abs(x_adv - x).max())
+    gain = 1 / (2 * limit) if limit > 0 else 1.0
     rows = (x, np.clip(0.5 + gain * (x_adv - x), 0, 1), x_adv)
-    scale = f"(black -{pixel_fraction(epsilon)}, white +{pixel_fraction(epsilon)})"
+    scale = f"(black -{pixel_fraction(limit)}, white +{pixel_fraction(limit)})"
     labels = ("natural", f"perturbation x {gain:.3g}\n{scale}", "adversarial")
     figure = Figure(figsize=(max(1.6 + 1.5 * columns, 7.5), 6.4), dpi=100, layout="constrained")
     figure.suptitle("Test images under attack: predictions in green are right, in red wrong", fontsize=13)

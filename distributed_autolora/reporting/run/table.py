@@ -17,7 +17,7 @@ from distributed_autolora.reporting.format import (
     duration,
     event,
     per_cent,
-    pixel_fraction,
+    threat_text,
     with_interval,
 )
 from distributed_autolora.reporting.masking import masking_sentences
@@ -101,7 +101,7 @@ def _accuracies(result: RunResult) -> RenderableType:
 def _sizes(result: RunResult) -> RenderableType:
     intervals = "" if result.test is None else "In brackets: 95 % Wilson intervals. "
     return Text(
-        f"{intervals}Perturbations: at most {pixel_fraction(result.epsilon)} a pixel.\n"
+        f"{intervals}Perturbations: {threat_text(result.norm, result.epsilon).removesuffix(' (L-infinity)')}.\n"
         f"Trained on {result.train_images:,} images, selected on {result.val_images:,}:"
         f" {result.stopped_epoch} epochs in {duration(result.cost.seconds)}.",
         style="dim",

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from distributed_autolora.reporting.format import counted, duration, p_value, per_cent, pixel_fraction, points
+from distributed_autolora.reporting.format import counted, duration, p_value, per_cent, points, threat_text
 from distributed_autolora.reporting.study import run_tables, tables
 from distributed_autolora.reporting.study.loading import StudyResults, metric_label
 from distributed_autolora.reporting.study.provenance import reproduction, split_digests, warnings
@@ -73,7 +73,7 @@ def _setting(study: StudyResults) -> str:
     from_elsewhere = f" (images of {record.images})" if record.images else ""
     parts = [
         f"Task {record.task}{from_elsewhere}; backbone {record.backbone}, pre-trained: {record.pretraining}. "
-        f"L-infinity perturbations of at most {pixel_fraction(record.epsilon)} a pixel."
+        f"Perturbations of {threat_text(record.norm, record.epsilon)}."
     ]
     results = [run.result for run in study.runs if run.phase == "final" and run.counts and run.result]
     if results:

@@ -58,6 +58,17 @@ def test_a_healthy_adversarially_trained_model_passes_every_check() -> None:
     assert 50 < robust < healthy()["random noise"].figures["natural"] - 5
 
 
+def test_the_checks_in_l2_pass_a_healthy_model_and_catch_rounded_inputs() -> None:
+    x, y = shipped_images(50)
+    expected = {"zero gradients", "large epsilon"}
+    for model, names in ((robust_model(), set[str]()), (rounded(robust_model()), expected)):
+        checks = {check.name: check for check in check_sanity(model, x, y, threat_model=ThreatModel("l2", 0.5))}
+        assert checks["large epsilon"].figures["epsilon"] == 7, "the root of 14 x 14 pixels times 0.5"
+        assert checks.pop("square").status == "WARN", "Square does not take images that small"
+        assert failed(checks) >= names
+        assert names or {check.status for check in checks.values()} == {"PASS"}
+
+
 def test_rounded_inputs_are_caught() -> None:
     checks = checks_of(rounded(robust_model()))
     assert failed(checks) == {"zero gradients", "loss by step", "large epsilon", "square"}

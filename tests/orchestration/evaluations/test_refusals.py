@@ -58,8 +58,10 @@ SMALL = {"backbone": "small_resnet", "mean": (0.5,), "std": (0.25,)}
         ({"data": None}, "Give --data"),
         ({"epsilon": None}, "Give --epsilon"),
         ({"epsilon": 8.0}, "--epsilon is 8.0"),
+        ({"epsilon": -1.0, "norm": "l2"}, "--epsilon is -1.0"),
         ({"attacks": "pgd10,autoatack"}, 'Did you mean "autoattack"'),
         ({"attacks": "apgd-t"}, "needs at least 4 classes"),
+        ({"attacks": "autoattack", "norm": "l2"}, "needs images of at least 25 pixels"),
         ({"images": 21}, "21"),
         ({"chunk_size": 0}, "--chunk-size is 0"),
     ],
@@ -96,6 +98,7 @@ def test_what_determines_the_outcome_determines_the_folder_of_the_chunks(materia
     others: list[dict[str, Any]] = [
         {"seed": 1},
         {"epsilon": 0.1},
+        {"norm": "l2"},
         {"chunk_size": 6},
         {"attacks": "pgd3"},
         {"images": 19},
@@ -121,6 +124,9 @@ def test_another_threat_model_or_other_images_never_replace_a_runs_own_evaluatio
     assert place() == place(epsilon=0.05, data=material.task) == "evaluation"
     assert place(images=9) == "evaluation-9-images"
     assert place(epsilon=0.1, images=9) == "evaluation-epsilon-0.1-9-images"
+    assert place(epsilon=5.0, norm="l2") == "evaluation-l2-epsilon-5"
+    with pytest.raises(UserError, match=r"Give --epsilon, such as 0\.5"):
+        place(norm="l2")
     assert place(data=other) == "evaluation-on-halves"
 
 
