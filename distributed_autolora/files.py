@@ -19,7 +19,8 @@ _LOCK = "lock"
 def atomic_write(path: Path, *failures: type[Exception]) -> Iterator[Path]:
     """Yields the path of a temporary file in the same folder, which replaces `path` when the block ends.
 
-    If the block fails, the earlier file stays as it is, and the temporary one is removed.
+    If the block fails, the earlier file stays as it is, and the temporary one is removed. A loss of power leaves the
+    earlier file or the new one.
 
     Args:
         failures: what the writer raises, besides OSError, if it cannot write.
@@ -31,10 +32,21 @@ def atomic_write(path: Path, *failures: type[Exception]) -> Iterator[Path]:
     try:
         with writing(path, *failures):
             yield unfinished
+            sync(unfinished)
             os.replace(unfinished, path)
     finally:
         with contextlib.suppress(OSError):  # as on a read-only or vanished disk, where there is nothing to remove
             unfinished.unlink(missing_ok=True)
+
+
+def sync(path: Path) -> None:
+    """Waits until the content of a file is on its disk.
+
+    Raises:
+        OSError: when it cannot be written there.
+    """
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
 
 
 @contextlib.contextmanager
@@ -91,9 +103,7 @@ def acquire_folder(folder: Path, *, what: str, otherwise: str, elsewhere: str) -
         UserError: when another live process holds it, or its file system cannot lock.
     """
     lock = _locked(folder / _LOCK, what=what, otherwise=otherwise, elsewhere=elsewhere)
-    for file in folder.glob(".*"):
-        if _UNFINISHED.fullmatch(file.name):
-            file.unlink(missing_ok=True)
+    remove_unfinished(folder)
     _sign(lock)
     return lock
 
@@ -125,7 +135,8 @@ def claimed(file: Path, *, what: str, otherwise: str, elsewhere: str) -> Iterato
                 break
         lock.close()
     lock.seek(0)
-    holder = "" if is_new else lock.read().strip()
+    text = "" if is_new else lock.read()
+    holder = text.strip() if text.endswith("\n") else ""  # of a process that was killed while it wrote
     with lock:
         if holder and not holder.endswith(f" on {os.uname().nodename}"):  # its lock may not reach this node
             raise UserError(f"{what} is in use by {holder}. If that process is gone, remove {file}; or {otherwise}.")
@@ -158,5 +169,12 @@ def _locked(file: Path, *, what: str, otherwise: str, elsewhere: str) -> IO[str]
 
 def _sign(lock: IO[str]) -> None:
     lock.truncate(0)
-    lock.write(f"process {os.getpid()} on {os.uname().nodename}")
+    lock.write(f"process {os.getpid()} on {os.uname().nodename}\n")
     lock.flush()
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Removes files that `atomic_write` had not finished in a folder; call it while no other process writes there."""
+    for file in folder.glob(".*"):
+        if _UNFINISHED.fullmatch(file.name):
+            file.unlink(missing_ok=True)

@@ -17,6 +17,7 @@ from distributed_autolora.data.parquet import reader
 from distributed_autolora.data.parquet.locations import data_digest, one_line
 from distributed_autolora.data.parquet.reader import IN_MEMORY, ImageTable, fingerprint
 from distributed_autolora.errors import StorageError, UserError
+from distributed_autolora.files import sync
 
 _SCHEMA = pa.schema([*IN_MEMORY, ("fingerprint", pa.int64())])
 _CHOOSE = "Choose another folder with --scaling.cache."
@@ -128,6 +129,7 @@ def _write(path: Path, folder: str, split: str, digest: str) -> None:
                 rows = group.rows.combine_chunks()
                 prints = [fingerprint(image.as_buffer()) for image in rows["image"]]
                 writer.write_table(rows.append_column(_SCHEMA.field("fingerprint"), pa.array(prints, pa.int64())))
+        sync(partial)
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 
 from distributed_autolora.errors import UserError
 from distributed_autolora.evaluation.chunks import Chunk, Columns
-from distributed_autolora.files import acquire_folder, atomic_write, read_json, write_json, writing
+from distributed_autolora.files import acquire_folder, atomic_write, read_json, remove_unfinished, write_json, writing
 from distributed_autolora.orchestration.runs.folder import check_writable
 from distributed_autolora.records import Evaluation, from_json, to_json
 
@@ -38,6 +38,7 @@ class EvaluationFolder:
             self.chunks.mkdir(parents=True, exist_ok=True)
         what, otherwise = f"The evaluation in {self.path}", "give another --output"
         with acquire_folder(self.path, what=what, otherwise=otherwise, elsewhere="--output"):
+            remove_unfinished(self.chunks)
             yield
 
     def result(self) -> Evaluation | None:

@@ -1,5 +1,6 @@
 """A run has one folder, which only one live process holds."""
 
+import os
 import shutil
 import tempfile
 from collections.abc import Sequence
@@ -129,7 +130,8 @@ def check_writable(folder: Path) -> None:
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=folder) as file:
+        # Where this process is killed, the next one removes the file.
+        with tempfile.NamedTemporaryFile(dir=folder, prefix=".writable-", suffix=f".{os.getpid()}") as file:
             file.write(b"0")
         free = shutil.disk_usage(folder).free
     except OSError as error:

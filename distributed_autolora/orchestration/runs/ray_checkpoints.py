@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from distributed_autolora.errors import kind_of
-from distributed_autolora.files import write_json
+from distributed_autolora.files import remove_unfinished, sync, write_json
 from distributed_autolora.orchestration.runs.folder import RunFolder
+from distributed_autolora.records import history_to_json
 from distributed_autolora.training.checkpoint_integrity import broken_part, read_values
 
 _NAME = "checkpoint_manager_snapshot.json"
@@ -32,6 +33,13 @@ def copy_index(run: Path) -> None:
             write_json(run / _COPY, state)
 
 
+def sync_registered(run: Path, checkpoint: Path) -> None:
+    """Waits until a checkpoint that was just registered, and the index, are on the disk: Ray only hands them to it."""
+    with contextlib.suppress(OSError):  # it matters only after a loss of power, and then there is the one before
+        for file in (*checkpoint.iterdir(), run / "train" / _NAME):
+            sync(file)
+
+
 def restore_index(run: Path) -> None:
     """Replaces a broken index by its copy; without an intact copy the run starts anew.
 
@@ -39,6 +47,7 @@ def restore_index(run: Path) -> None:
         UserError: when the index is there and cannot be read; `StorageError` when it may be later.
     """
     snapshot = run / "train" / _NAME
+    remove_unfinished(snapshot.parent)
     try:
         if not snapshot.is_file() or _read(snapshot) is not None:
             return
@@ -55,42 +64,48 @@ def restore_index(run: Path) -> None:
 
 
 def skip_broken(run: Path) -> list[str]:
-    """Removes the newest checkpoints from the index while their content is broken, and returns warnings.
+    """Removes broken checkpoints from the index, and returns warnings about those that the run would have resumed from.
 
-    The history goes back to the checkpoint that the run resumes from. Nothing is removed where no checkpoint is intact,
-    or where one cannot be read for another reason. Call it while no worker of the run is alive.
+    The history goes back to the checkpoint that the run resumes from. A run whose only checkpoint is broken starts
+    anew. Nothing is removed where two are broken, or where one cannot be read for another reason. Call it while no
+    worker of the run is alive.
 
     Raises:
         RunFailedError: when a file of the run cannot be written.
     """
     snapshot = run / "train" / _NAME
-    broken: dict[str, str] = {}
     try:
         state = _read(snapshot)
-        names = _names(state)
-        for name in reversed(names):
-            problem = broken_part(run / "train" / name)
-            if problem is None:
-                break
-            broken[name] = problem
-        if state is None or not broken or len(broken) == len(names):
-            return []
-        values = read_values(run / "train" / names[-len(broken) - 1])
+        problems = {name: broken_part(run / "train" / name) for name in _names(state)}
+        intact = [name for name, problem in problems.items() if problem is None]
+        values = read_values(run / "train" / intact[-1]) if intact else {"history": history_to_json([])}
     except OSError:
         return []
-    write_json(RunFolder(run).history_file, values["history"])
-    kept, indices = (state[key][: -len(broken)] for key in ("checkpoint_results", "checkpoint_report_indices"))
-    # As if the broken ones had never been reported.
-    now = {"checkpoint_results": kept, "checkpoint_report_indices": indices, "latest_checkpoint_result": kept[-1]}
-    write_json(snapshot, state | now)
-    copy_index(run)
+    if state is None or len(intact) == len(problems) or (not intact and len(problems) > 1):
+        return []
+    names = list(problems)
+    skipped = names[names.index(intact[-1]) + 1 :] if intact else names
+    if skipped:
+        write_json(RunFolder(run).history_file, values["history"])
+    _write_without(run, state, [name for name in names if name not in intact])
     step = (values.get("progress") or {}).get("step", 0)
     where = f"epoch {len(values['history']['epochs'])}" + (f" and {step} steps of the next" if step else "")
+    resumes = f"resumes from the one before, after {where}" if intact else "starts anew"
     return [
-        f"checkpoint {run / 'train' / name} is broken ({problem}), as after a loss of power. "
-        f"The run resumes from the one before, after {where}."
-        for name, problem in broken.items()
+        f"checkpoint {run / 'train' / name} is broken ({problems[name]}), as after a loss of power. The run {resumes}."
+        for name in skipped
     ]
+
+
+def _write_without(run: Path, state: dict[str, Any], broken: list[str]) -> None:
+    """Writes the index and its copy as if broken checkpoints had never been reported."""
+    kept = [position for position, name in enumerate(_names(state)) if name not in broken]
+    if not kept:
+        (run / "train" / _NAME).unlink()
+        return
+    now = {key: [state[key][at] for at in kept] for key in ("checkpoint_results", "checkpoint_report_indices")}
+    write_json(run / "train" / _NAME, state | now | {"latest_checkpoint_result": now["checkpoint_results"][-1]})
+    copy_index(run)
 
 
 def remove_unregistered(run: Path) -> None:

@@ -42,6 +42,7 @@ from distributed_autolora.orchestration.runs.ray_checkpoints import (
     remove_unregistered,
     restore_index,
     skip_broken,
+    sync_registered,
 )
 from distributed_autolora.records import history_from_json
 from distributed_autolora.training.checkpoint_integrity import read_values
@@ -68,6 +69,7 @@ class ProgressCallback(UserCallback):  # type: ignore[misc]
     def after_report(self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Checkpoint | None) -> None:
         """Writes the records of the checkpoint that was reported."""
         assert checkpoint is not None, "the first worker attaches one to every report"
+        sync_registered(self._folder.path, Path(checkpoint.path))
         history = history_from_json(read_values(Path(checkpoint.path))["history"], checkpoint.path)
         self._folder.write_history(history)
         copy_index(self._folder.path)

@@ -55,7 +55,7 @@ def test_a_killed_holder_is_followed_on_its_node_and_named_on_another(tmp_path: 
     with claimed(file, **WORDS):
         pass
     assert not file.exists()
-    file.write_text("process 7 on another-node")
+    file.write_text("process 7 on another-node\n")
     with pytest.raises(UserError, match=r"process 7 on another-node\. If that process is gone, remove "):
         claimed(file, **WORDS).__enter__()
     assert file.exists()
