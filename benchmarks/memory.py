@@ -179,7 +179,7 @@ def peak(device: torch.device, run: Callable[[], None]) -> int:
 
 def config_of(network: str, method: str, batch: int, precision: Precision, folder: str) -> ExperimentConfig:
     """Returns the experiment on a drawn task in `folder`."""
-    channels = _CHANNELS[network]
+    channels = _CHANNELS.get(network, 3)
     return ExperimentConfig(
         data=DataConfig(task="drawn", path=folder, augmentation="none", val_images_min=0),
         model=ModelConfig(backbone=network, mean=(0.5,) * channels, std=(0.25,) * channels),

@@ -34,7 +34,7 @@ def run_benchmark(
     show: Callable[[Any], None] = lambda result: None,
 ) -> None:
     """Reads the flags, measures on one thread, prints the tables and writes the numbers."""
-    import tyro  # gpu.py runs without it
+    import tyro  # gpu_check.py runs without it
 
     flags = tyro.cli(flags_type, description=description)
     torch.set_num_threads(1)

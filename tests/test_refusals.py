@@ -3,7 +3,7 @@
 import contextlib
 import io
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TextIO
 
@@ -165,6 +165,9 @@ def test_a_step_size_above_epsilon_and_few_validation_images_are_warned_about(tm
     warnings = " ".join(check_inputs(config, inputs))
     assert "eval_attack.num_steps times step_size is 0.25, less than epsilon 2" in warnings
     assert "--eval-attack.step-size 0.5" in warnings
+    assert "GPUs" not in warnings
+    eight = replace(config, scaling=replace(config.scaling, use_gpu=True, num_workers=8))
+    assert "8 GPUs share every batch of 64 images, 8 each" in " ".join(check_inputs(eight, inputs))
 
 
 def _finetune(arguments: list[str]) -> None:

@@ -17,7 +17,11 @@ from distributed_autolora.training.methods.weight_averaging import Averaging
 
 
 class TrainingStep:
-    """Takes steps of SGD on a method's objective; gradients are averaged over the workers."""
+    """Takes steps of SGD on a method's objective; gradients are averaged over the workers.
+
+    Attributes:
+        attack: what the backbone is trained against.
+    """
 
     def __init__(
         self,
@@ -28,7 +32,8 @@ class TrainingStep:
         averaging: Averaging,
         device: torch.device,
     ) -> None:
-        self._backbone, self._attack, self._averaging, self._device = backbone, attack, averaging, device
+        self._backbone, self._averaging, self._device = backbone, averaging, device
+        self.attack = attack
         self._is_low = dtype_of(config.compute.train_precision) == torch.bfloat16
         is_alone = collectives.world_size() == 1
         self.objective = objective if is_alone else collectives.wrapped_in_ddp(objective, device)
@@ -52,7 +57,7 @@ class TrainingStep:
             denominator: rows of the global batch over the number of workers.
         """
         with timer.phase("attack"):
-            x_adv = self._attack(self._backbone, x, y, noise=noise)
+            x_adv = self.attack(self._backbone, x, y, noise=noise)
         with timer.phase("step"), allow_tf32(self._device.type == "cuda"):
             with self.autocast():
                 teacher = self._averaging.teacher_arguments(x)

@@ -76,7 +76,8 @@ def check_local_cpus(scaling: ScalingConfig, cpus: int | None = None) -> None:
     workers, each, cpus = scaling.num_workers, scaling.cpus_per_worker, available_cpus() if cpus is None else cpus
     if workers * each <= cpus:
         return
-    remedies = ["lower --workers"] * (workers > 1) + ["give --cpus-per-worker 1"] * (each > 1)
+    fewer = f"give --cpus-per-worker {max(1, cpus // workers)}"
+    remedies = ["lower --workers"] * (workers > 1) + [fewer] * (each > 1)
     advice = ", ".join([*remedies, "or submit the job to a cluster."])
     raise UserError(
         f"{counted(workers, 'worker')} of {counted(each, 'CPU')} {'needs' if workers == 1 else 'need'} "
@@ -156,8 +157,9 @@ def wait_for_resources(scaling: ScalingConfig) -> None:
         while missing := _missing(wanted):
             if time.monotonic() > deadline:
                 raise UserError(
-                    f"After {scaling.wait_for_resources_s:g} s the cluster still lacks {missing}. "
-                    "Lower --workers, add nodes, or wait longer (scaling.wait_for_resources_s)."
+                    f"After {scaling.wait_for_resources_s:g} s the cluster still lacks {missing}. Lower "
+                    f"--workers{' or --cpus-per-worker' * (scaling.cpus_per_worker > 1)}, "
+                    "add nodes, or wait longer (scaling.wait_for_resources_s)."
                 )
             time.sleep(_POLL_S)
     finally:

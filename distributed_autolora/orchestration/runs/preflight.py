@@ -9,6 +9,7 @@ from distributed_autolora.errors import UserError
 
 EMBEDDED = "embedded"
 _FEW_VALIDATION_IMAGES = 100
+_FEW_IMAGES_A_GPU = 32
 
 
 @dataclass(frozen=True)
@@ -113,6 +114,13 @@ def _warnings(config: ExperimentConfig, train_images: int, val_images: int) -> l
         warnings.append(
             f"the {train_images} training images are fewer than one global batch "
             f"({config.optimization.global_batch_size}): every epoch is a single step."
+        )
+    workers, batch = config.scaling.num_workers, config.optimization.global_batch_size
+    if config.scaling.use_gpu and workers > 1 and batch < workers * _FEW_IMAGES_A_GPU:
+        warnings.append(
+            f"{workers} GPUs share every batch of {batch} images, {batch / workers:g} each, and wait for each other in "
+            "every batch norm. Runs side by side use them better: --workers 1 for each seed, or "
+            "jobs/compare.py, which fills the cluster with runs."
         )
     if config.model.weights is None and config.method.name == "autolora":
         warnings.append("model.weights is not given: this fine-tunes a random network.")

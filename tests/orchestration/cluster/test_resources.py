@@ -62,7 +62,7 @@ def test_a_ray_that_is_late_is_a_failure_that_another_attempt_may_fix() -> None:
     ("scaling", "there", "said"),
     [
         (ScalingConfig(num_workers=1, cpus_per_worker=8), 2, "1 worker of 8 CPUs needs 8 CPUs, but this machine has 2. "
-         "Give --cpus-per-worker 1, or"),
+         "Give --cpus-per-worker 2, or"),
         (ScalingConfig(num_workers=4), 2, "4 workers of 1 CPU need 4 CPUs, but this machine has 2. "
          "Lower --workers, or"),
         (ScalingConfig(num_workers=2, cpus_per_worker=2), 2, "2 workers of 2 CPUs need 4 CPUs, but this machine has 2. "
