@@ -124,14 +124,13 @@ def records_of(folder: str) -> list[dict[str, Any]]:
     return [record.metrics() for record in fitted(config, dtype=torch.float64).history]
 
 
-def test_two_workers_record_what_one_does(tmp_path: Path) -> None:
-    folder = write_task(tmp_path / "task", train=140)
-    alone = records_of(folder)
+def test_two_workers_record_what_one_does(task: str) -> None:
+    alone = records_of(task)
     assert [KEYS[0] in record for record in alone] == [False, True]
     for record in alone[1:]:
         assert record["val/masking_images"] >= 8
         assert record["val/masking_gap"] >= 0
-    for worker in run_workers(records_of, 2, folder):
+    for worker in run_workers(records_of, 2, task):
         for one, other in zip(alone, worker, strict=True):
             assert {key: one.get(key) for key in KEYS} == {key: other.get(key) for key in KEYS}
             assert one["passes/forward"] == other["passes/forward"]
@@ -147,13 +146,13 @@ def run_with(folder: str, path: Path, stop: tuple[int, int] | None, every: int =
 
 
 def test_a_run_that_goes_on_within_an_epoch_checks_as_it_would_have_and_no_check_changes_a_weight(
+    task: str,
     tmp_path: Path,
 ) -> None:
-    folder = write_task(tmp_path / "task", train=140)
-    whole, unchecked = run_with(folder, tmp_path / "whole", None), run_with(folder, tmp_path / "never", None, every=0)
+    whole, unchecked = run_with(task, tmp_path / "whole", None), run_with(task, tmp_path / "never", None, every=0)
     for stop in ((1, 1), (2, 0)):
-        assert run_with(folder, tmp_path / "stopped", stop) is None
-    resumed = run_with(folder, tmp_path / "stopped", None)
+        assert run_with(task, tmp_path / "stopped", stop) is None
+    resumed = run_with(task, tmp_path / "stopped", None)
     assert [record.masking for record in resumed.history] == [record.masking for record in whole.history]
     assert [record.masking is not None for record in whole.history] == [False, True, True], "every second, and the last"
     assert [record.phase_seconds.get("masking", 0) > 0 for record in whole.history] == [False, True, True]
@@ -162,10 +161,9 @@ def test_a_run_that_goes_on_within_an_epoch_checks_as_it_would_have_and_no_check
         assert torch.equal(value, unchecked.weights[name]), name
 
 
-def test_an_image_counts_as_withstanding_only_if_it_withstands_both(tmp_path: Path) -> None:
+def test_an_image_counts_as_withstanding_only_if_it_withstands_both(task: str) -> None:
     """A row that the evaluation attack broke stays broken, whatever the other attack finds."""
-    folder = write_task(tmp_path / "task", train=140)
-    trainer = trainer_of(checking(small_config(folder, epochs=1), 1))
+    trainer = trainer_of(checking(small_config(task, epochs=1), 1))
     found = validated(trainer)
     assert len(found.outcomes) == found.natural.total == found.robust.total == len(trainer.data.split.val)
     assert int(found.outcomes.sum()) == found.robust.correct
@@ -182,9 +180,8 @@ def steered(folder: str, epochs: int, every: int, interval: int = 1) -> Experime
     return replace(config, schedule=replace(config.schedule, name="automatic", rule="paired", interval=interval))
 
 
-def test_rule_paired_checks_what_it_may_keep_and_deploys_a_checked_state(tmp_path: Path) -> None:
-    folder = write_task(tmp_path / "task", train=140)
-    config = steered(folder, epochs=7, every=100, interval=3)
+def test_rule_paired_checks_what_it_may_keep_and_deploys_a_checked_state(task: str) -> None:
+    config = steered(task, epochs=7, every=100, interval=3)
     history = fitted(config).history
     checked = [record.epoch for record in history if record.masking is not None]
     assert checked == [3, 6, 7], "decisions, and the end"

@@ -88,30 +88,13 @@ def assert_same(one: Any, other: Any) -> None:
 
 
 @pytest.mark.parametrize("method", ["autolora", "twins"])
-def test_a_stopped_run_ends_with_the_weights_of_an_uninterrupted_one(tmp_path: Path, method: str) -> None:
-    task = write_task(tmp_path / "task", train=140)
-    one, other = with_and_without_stops(task, str(tmp_path), ((1, 0), (3, 0)), 5, method)
-    assert_same(one, other)
-    assert any(record["restored"] for record in one[1]), "the test should also cross a restore"
-
-
-def test_a_rule_that_compares_images_decides_the_same_after_a_stop(tmp_path: Path) -> None:
-    task = write_task(tmp_path / "task", train=140)
-    uninterrupted = run(task, tmp_path / "uninterrupted", epochs=6, rule="paired")
-    assert run(task, tmp_path / "stopped", (3, 0), epochs=6, rule="paired") is None
-    assert_same(uninterrupted, run(task, tmp_path / "stopped", epochs=6, rule="paired"))
-    assert uninterrupted is not None
-    assert any(record["halved"] for record in uninterrupted[1][3:]), "the test should also cross a decision"
-
-
-@pytest.mark.parametrize("method", ["autolora", "twins"])
-def test_a_run_stopped_within_epochs_ends_with_the_weights_and_records_of_an_uninterrupted_one(
-    tmp_path: Path, method: str
+def test_a_run_stopped_within_epochs_and_after_one_ends_with_the_weights_and_records_of_an_uninterrupted_one(
+    task: str, tmp_path: Path, method: str
 ) -> None:
     """Also in the first epoch, whose loss weights come from a measurement before its first step, and after the last."""
-    task = write_task(tmp_path / "task", train=140)
-    one, other = with_and_without_stops(task, str(tmp_path), ((0, 1), (0, 4), (2, 2)), 4, method)
+    one, other = with_and_without_stops(task, str(tmp_path), ((0, 1), (0, 4), (2, 2), (3, 0)), 5, method)
     assert_same(one, other)
+    assert any(record["restored"] for record in one[1]), "the test should also cross a restore"
 
 
 def part_of_run(task: str, folder: str, stop: Position | None) -> list[float]:
@@ -121,17 +104,15 @@ def part_of_run(task: str, folder: str, stop: Position | None) -> list[float]:
 
 
 @pytest.mark.parametrize(("before", "after"), [(2, 1), (1, 2)])
-def test_another_number_of_workers_resumes_within_an_epoch(tmp_path: Path, before: int, after: int) -> None:
+def test_another_number_of_workers_resumes_within_an_epoch(task: str, tmp_path: Path, before: int, after: int) -> None:
     """Rounding differs from then on; the rows of both parts are in the epoch's mean losses once."""
-    task = write_task(tmp_path / "task", train=140)
     alone = part_of_run(task, str(tmp_path / "alone"), None)
     assert run_workers(part_of_run, before, task, str(tmp_path / "run"), (0, 2)) == [[]] * before
     for losses in run_workers(part_of_run, after, task, str(tmp_path / "run"), None):
         assert losses == pytest.approx(alone, rel=1e-9)
 
 
-def test_time_and_notice_decide_when_a_checkpoint_is_written_within_an_epoch(tmp_path: Path) -> None:
-    task = write_task(tmp_path / "task", train=140)
+def test_time_and_notice_decide_when_a_checkpoint_is_written_within_an_epoch(task: str, tmp_path: Path) -> None:
     run(task, tmp_path / "seldom", epochs=1)
     run(task, tmp_path / "always", epochs=1, checkpoint_every_s=0.0)
     positions = [sorted(one.name for one in (tmp_path / name).iterdir()) for name in ("seldom", "always")]
@@ -149,8 +130,7 @@ class Leaving(FolderReporter):
         return self.asked > 1
 
 
-def test_a_notice_brings_one_checkpoint_at_once(tmp_path: Path) -> None:
-    task = write_task(tmp_path / "task", train=140)
+def test_a_notice_brings_one_checkpoint_at_once(task: str, tmp_path: Path) -> None:
     config = small_config(task, epochs=1, global_batch_size=32)
     fitted(changed(config, scaling={"check_finite_every": 1}), Leaving(tmp_path / "run"))
     assert sorted(one.name for one in (tmp_path / "run").iterdir()) == ["000000-000002", "000001-000000"]
@@ -163,8 +143,7 @@ def test_three_workers_resume_within_an_epoch_and_after_one_bit_for_bit(tmp_path
         assert_same(one, other)
 
 
-def test_fixed_loss_weights_survive_a_stop_within_the_first_epoch(tmp_path: Path) -> None:
-    task = write_task(tmp_path / "task", train=140)
+def test_fixed_loss_weights_survive_a_stop_within_the_first_epoch(task: str, tmp_path: Path) -> None:
     fixed = {"natural_weight": 0.25, "kl_weight": 3.0}
     whole = run(task, tmp_path / "whole", epochs=1, switches=fixed)
     assert run(task, tmp_path / "run", (0, 2), epochs=1, checkpoint_every_s=0.0, switches=fixed) is None
@@ -174,8 +153,7 @@ def test_fixed_loss_weights_survive_a_stop_within_the_first_epoch(tmp_path: Path
     assert (resumed[1][0]["natural_weight"], resumed[1][0]["kl_weight"]) == (0.25, 3.0)
 
 
-def test_a_restore_puts_the_chosen_epoch_s_network_back(tmp_path: Path) -> None:
-    task = write_task(tmp_path / "task", train=140)
+def test_a_restore_puts_the_chosen_epoch_s_network_back(task: str) -> None:
     config = small_config(task, epochs=8, global_batch_size=32)
     trainer = trainer_of(config)
     after: dict[int, dict[str, Tensor]] = {}
@@ -215,8 +193,7 @@ def test_a_checkpoint_that_cannot_be_written_is_a_storage_error_and_leaves_nothi
     assert not list(tmp_path.glob(".*"))
 
 
-def test_a_damaged_checkpoint_and_one_of_another_run_are_refused(tmp_path: Path) -> None:
-    task = write_task(tmp_path / "task", train=140)
+def test_a_damaged_checkpoint_and_one_of_another_run_are_refused(task: str, tmp_path: Path) -> None:
     assert run(task, tmp_path / "run", stop=(1, 0)) is None
     checkpoint = tmp_path / "run" / "000001-000000"
     (checkpoint / "state.json").write_text((checkpoint / "state.json").read_text().replace('"seed": 0', '"seed": 1'))
