@@ -19,11 +19,14 @@ _ENSEMBLES = {
     "apgd": ("apgd-ce", "apgd-t"),
     **{part: (part,) for part in AUTOATTACK_PARTS},
 }
-_EXAMPLES = ("fgsm", "pgd10", "pgd100", "pgd10x5", "pgd20-margin", *_ENSEMBLES)
+TRANSFER = "transfer"
+"""PGD-20 on another model, whose images are evaluated on this one."""
+_EXAMPLES = ("fgsm", "pgd10", "pgd100", "pgd10x5", "pgd20-margin", *_ENSEMBLES, TRANSFER)
 _PGD = re.compile(r"pgd([1-9]\d{0,4})(?:x([1-9]\d{0,2}))?(-margin)?")
 _STANDARD_TARGETS = 9
 _CLASSES_FOR_TARGETED_DLR = 4
 _SQUARE_SIDE = 25
+_TRANSFER_STEPS = 20
 _NAMES = {"apgd-ce": "APGD-CE", "apgd-t": "APGD-T", "fab-t": "FAB-T", "square": "Square"}
 
 
@@ -73,8 +76,8 @@ def parse(text: str) -> tuple[NamedAttack, ...]:
 def _named(name: str) -> NamedAttack:
     if name in _ENSEMBLES:
         return NamedAttack(name, parts=_ENSEMBLES[name])
-    if name == "fgsm":
-        return NamedAttack(name, num_steps=1)
+    if name in ("fgsm", TRANSFER):
+        return NamedAttack(name, num_steps=1 if name == "fgsm" else _TRANSFER_STEPS)
     if match := _PGD.fullmatch(name):
         num_steps, random_starts, loss = int(match[1]), int(match[2] or 0), "margin" if match[3] else "cross_entropy"
         found = pgd_name(num_steps, random_starts=random_starts, loss=loss)
@@ -131,19 +134,24 @@ def label(
     threat_model: ThreatModel | None = None,
     step_size: float | None = None,
     budget: Budget = STANDARD_BUDGET,
+    surrogate: str = "",
 ) -> str:
     """Returns the label of the attack's result in a table or a model card.
 
     Args:
         threat_model: where PGD searched; None: the label states the step as a share of epsilon only.
         step_size: length of a PGD step; None: `pgd_step_size`.
+        surrogate: name of the model, or of the file, that "transfer" takes its images from.
 
     Raises:
         UserError: when the attack cannot run on so many classes.
     """
     parts = parts_for(attack, num_classes)
+    if attack.name == TRANSFER and surrogate.endswith(".parquet"):
+        return f"transfer (images of {surrogate})"
     if not attack.parts:
-        return _gradient_label(attack, threat_model, step_size)
+        searched = _gradient_label(attack, threat_model, step_size)
+        return f"transfer ({searched.replace(' (', ' on ' + surrogate + ', ', 1)}" if surrogate else searched
     is_whole = parts == attack.parts
     title = "AutoAttack" if attack.name == "autoattack" and is_whole else " + ".join(_NAMES[part] for part in parts)
     remarks = []

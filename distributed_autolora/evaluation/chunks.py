@@ -13,7 +13,15 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from distributed_autolora.core.threat_model import ThreatModel
-from distributed_autolora.evaluation.attacks import STANDARD_BUDGET, Budget, NamedAttack, parts_for, pgd_step_size
+from distributed_autolora.errors import UserError
+from distributed_autolora.evaluation.attacks import (
+    STANDARD_BUDGET,
+    TRANSFER,
+    Budget,
+    NamedAttack,
+    parts_for,
+    pgd_step_size,
+)
 from distributed_autolora.evaluation.autoattack import PartsOutcome, run_parts
 from distributed_autolora.evaluation.guard import prepared
 from distributed_autolora.evaluation.trajectories import margins, pgd_from, start_noise
@@ -60,6 +68,8 @@ def evaluate_chunk(
     seed: int,
     step_size: float | None = None,
     budget: Budget = STANDARD_BUDGET,
+    surrogate: nn.Module | Tensor | None = None,
+    keep_images: bool = False,
 ) -> Columns:
     """Evaluates every image of one chunk under every attack, in one batch and in float32.
 
@@ -72,20 +82,33 @@ def evaluate_chunk(
         seed: the chunk's own.
         step_size: length of a PGD step; None: epsilon / 4.
         budget: another than the standard must be labelled (`attacks.label`).
+        surrogate: for the attack "transfer": the model in eval mode that it searches on, or its images, like `x`.
+        keep_images: also return the images.
 
     Returns:
         Arrays of n entries: "natural_prediction" int64, "robust/<attack>" bool, "broken_by" (the part of
         AutoAttack that first broke the image, else the first other attack that did; "natural": misclassified
         as it is; None: robust to all), "margin_natural" and "margin_adversarial" float32 (logit of the label
-        minus the largest other, of the natural image and the smallest of it and of all images the attacks found).
+        minus the largest other, of the natural image and the smallest of it and of all images the attacks found); with
+        `keep_images` "adversarial", the bytes of the image of that smallest margin, float32 [C, H, W].
 
     Raises:
         ValueError: for images that are not float32 [n, C, H, W].
-        UserError: for images outside [0, 1], a model that cannot be evaluated, or an attack it has too few classes for.
+        UserError: for images outside [0, 1], a model that cannot be evaluated, an attack it has too few classes for, or
+            a surrogate's images outside the threat model.
     """
     step = pgd_step_size(threat_model) if step_size is None else step_size
     with prepared(model, x, y, threat_model) as (images, labels, logits):
-        return _ChunkEvaluator(model, images, labels, logits, threat_model, seed, step, budget).run(attacks)
+        if isinstance(surrogate, Tensor):
+            surrogate = surrogate.to(images)
+            if not bool(threat_model.contains(surrogate, images).all()):
+                raise UserError("The surrogate's images are not all in the threat model around the test images.")
+        evaluator = _ChunkEvaluator(model, images, labels, logits, threat_model, seed, step, budget, surrogate)
+        columns = evaluator.run(attacks)
+        if keep_images:
+            found = evaluator.found.cpu().numpy().astype("<f4")
+            columns["adversarial"] = np.fromiter((image.tobytes() for image in found), dtype=object, count=len(found))
+        return columns
 
 
 @dataclass
@@ -100,11 +123,12 @@ class _ChunkEvaluator:
     seed: int
     step_size: float
     budget: Budget
+    surrogate: nn.Module | Tensor | None
     runs: list[PartsOutcome] = field(default_factory=list)
 
     def run(self, attacks: Sequence[NamedAttack]) -> Columns:
         natural, margin = self.logits.argmax(1), margins(self.logits, self.y)
-        self.correct, self.smallest = natural == self.y, margin
+        self.correct, self.smallest, self.found = natural == self.y, margin, self.x.clone()
         broken_by = np.full(len(self.x), None, dtype=object)
         broken_by[(~self.correct).cpu().numpy()] = "natural"
         robust = {}
@@ -132,7 +156,7 @@ class _ChunkEvaluator:
         if run is None:
             ball, seed, budget = self.threat_model, self.seed, self.budget
             run = run_parts(self.model, self.x, self.y, threat_model=ball, parts=parts, seed=seed, budget=budget)
-            self.smallest = torch.minimum(self.smallest, margins(self.model(run.x_adv), self.y))
+            self._keep(run.x_adv, self.model(run.x_adv))
             self.runs.append(run)
         names = [*run.parts, "", "natural"]  # NATURAL is -1, the last one
         return run.broken_by >= len(parts), [names[position] for position in run.broken_by.tolist()]
@@ -144,7 +168,19 @@ class _ChunkEvaluator:
         robust = self.correct
         for start in range(max(1, attack.random_starts)):
             noise = start_noise(self.x, self.seed, start) if attack.random_starts else None
-            logits = self.model(pgd_from(noise, self.model, self.x, self.y, **search, loss=attack.loss))
+            if attack.name == TRANSFER and isinstance(self.surrogate, Tensor):
+                x_adv = self.surrogate
+            else:
+                model = self.surrogate if attack.name == TRANSFER else self.model
+                assert isinstance(model, nn.Module)
+                x_adv = pgd_from(noise, model, self.x, self.y, **search, loss=attack.loss)
+            logits = self.model(x_adv)
             robust = robust & (logits.argmax(1) == self.y)
-            self.smallest = torch.minimum(self.smallest, margins(logits, self.y))
+            self._keep(x_adv, logits)
         return robust, [attack.name] * len(self.x)
+
+    def _keep(self, x_adv: Tensor, logits: Tensor) -> None:
+        """Keeps the images whose margin is the smallest so far."""
+        margin = margins(logits, self.y)
+        self.found[margin < self.smallest] = x_adv[margin < self.smallest]
+        self.smallest = torch.minimum(self.smallest, margin)

@@ -9,6 +9,7 @@ from distributed_autolora.records.epoch import (
     history_to_json,
 )
 from distributed_autolora.records.evaluation import (
+    WORST_CASE,
     Accuracies,
     AccuracyCount,
     AttackResult,

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Any, Literal
 
+WORST_CASE = "worst_case"
+"""Name of the result of all attacks together, beside those of single attacks."""
 Status = Literal["PASS", "WARN", "FAIL"]
 
 
@@ -94,6 +96,7 @@ class Evaluation:
         image_shape: channels, height and width.
         epsilon: largest norm of a perturbation, of pixel values in [0, 1].
         attacks: in the order in which they were asked for.
+        worst_case: images that are robust to all attacks; None: there were fewer than two.
         broken_by: images by what broke them first; "natural": misclassified without an attack.
         sanity: empty: not checked.
         curve: None: not measured.
@@ -120,6 +123,7 @@ class Evaluation:
     epsilon: float
     natural: AccuracyCount
     attacks: tuple[AttackResult, ...]
+    worst_case: AttackResult | None = None
     broken_by: dict[str, int]
     sanity: tuple[SanityCheck, ...] = ()
     curve: Curve | None = None
@@ -139,9 +143,13 @@ class Evaluation:
     def accuracies(self) -> dict[str, AccuracyCount]:
         """Returns all accuracies by the names under which they are logged."""
         return {"natural_accuracy": self.natural} | {
-            f"robust_accuracy/{attack.name}": attack.robust for attack in self.attacks
+            f"robust_accuracy/{attack.name}": attack.robust for attack in self.results()
         }
 
+    def results(self) -> tuple[AttackResult, ...]:
+        """Returns the results of all attacks, and the worst case over them as the last one."""
+        return self.attacks if self.worst_case is None else (*self.attacks, self.worst_case)
+
     def attack(self, name: str) -> AttackResult | None:
-        """Returns the result of an attack, None where it did not run."""
-        return next((attack for attack in self.attacks if attack.name == name), None)
+        """Returns the result of an attack or of the worst case, None where it did not run."""
+        return next((attack for attack in self.results() if attack.name == name), None)

@@ -31,7 +31,7 @@ def chunk_line(
 def evaluation_table(evaluation: Evaluation) -> str:
     """Returns accuracies with their intervals, what broke the images, and the sanity checks."""
     lines = [*_heading(evaluation), "", f"{'':{_LABEL_WIDTH}}  accuracy  95 % interval"]
-    rows = [("natural", evaluation.natural), *((attack.label, attack.robust) for attack in evaluation.attacks)]
+    rows = [("natural", evaluation.natural), *((attack.label, attack.robust) for attack in evaluation.results())]
     for label, count in rows:
         low, high = wilson_interval(count.correct, count.total)
         *first, last = textwrap.wrap(label, _LABEL_WIDTH)

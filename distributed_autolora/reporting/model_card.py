@@ -163,7 +163,7 @@ def _protocol(evaluation: Evaluation) -> str:
 
 def _accuracies(evaluation: Evaluation) -> str:
     rows = ["| | accuracy | 95 % Wilson interval | images |", "| --- | --- | --- | --- |"]
-    attacks = ((attack.label, attack.robust) for attack in evaluation.attacks)
+    attacks = ((attack.label, attack.robust) for attack in evaluation.results())
     for label, count in (("natural images", evaluation.natural), *attacks):
         low, high = wilson_interval(count.correct, count.total)
         rows.append(

@@ -4,13 +4,15 @@ import time
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 
 from distributed_autolora.config import ScalingConfig
 from distributed_autolora.console import print_line
 from distributed_autolora.data.splits import stratified_subset
-from distributed_autolora.evaluation.attacks import label
+from distributed_autolora.evaluation.attacks import TRANSFER, label
 from distributed_autolora.evaluation.chunks import Chunk, Columns
 from distributed_autolora.evaluation.curve import expected_robustness
 from distributed_autolora.orchestration.cluster import connection
@@ -19,10 +21,19 @@ from distributed_autolora.orchestration.evaluations.folder import OUTCOMES_FILE,
 from distributed_autolora.orchestration.evaluations.plan import Plan, make_plan, package_versions, task_name
 from distributed_autolora.orchestration.evaluations.request import EvaluationRequest
 from distributed_autolora.orchestration.evaluations.tracking import track, tracked_run
+from distributed_autolora.orchestration.evaluations.transfer import ADVERSARIAL_FILE, COLUMN
 from distributed_autolora.orchestration.evaluations.worker_pool import Call, WorkerPool
 from distributed_autolora.orchestration.runs.folder import RunFolder
 from distributed_autolora.progress import ProgressBar
-from distributed_autolora.records import AccuracyCount, AttackResult, Curve, CurvePoint, Evaluation, SanityCheck
+from distributed_autolora.records import (
+    WORST_CASE,
+    AccuracyCount,
+    AttackResult,
+    Curve,
+    CurvePoint,
+    Evaluation,
+    SanityCheck,
+)
 from distributed_autolora.reporting.evaluation import chunk_line, evaluation_table
 
 _SANITY_IMAGES = 128
@@ -43,6 +54,8 @@ def evaluate(request: EvaluationRequest, run: RunFolder | None = None) -> Path:
         evaluation = _evaluate(plan, plan.folder.result())
         print(f"\n{evaluation_table(evaluation)}\n\nResults: {plan.place}", flush=True)
         files = [plan.folder.path / RESULT_FILE, plan.folder.path / OUTCOMES_FILE]
+        if request.save_adversarial:
+            print_line(f"Adversarial images: {ADVERSARIAL_FILE}")
         if request.export:
             exported = export(plan, evaluation)
             print_line(f"Exported: {', '.join(file.name for file in exported)}")
@@ -92,7 +105,11 @@ def _evaluate(plan: Plan, evaluation: Evaluation | None) -> Evaluation:
     if missing or wants_curve or wants_sanity:
         pool = _connected_pool(plan, len(missing) or len(chunks))
         done |= _evaluate_chunks(plan, pool, missing, len(chunks))
-    outcomes = joined([done[chunk.index][0] for chunk in chunks])
+    names = [attack.name for attack in plan.task.attacks]
+    outcomes = _with_worst_case(joined([done[chunk.index][0] for chunk in chunks]), names)
+    if plan.task.save_adversarial:
+        plan.write_adversarial(outcomes)
+        del outcomes[COLUMN]
 
     result = _described(plan, outcomes, chunk_seconds=sum(seconds for _, seconds in done.values()))
     if evaluation is not None:
@@ -175,12 +192,25 @@ def _counts(columns: Columns) -> dict[str, AccuracyCount]:
     }
 
 
+def _with_worst_case(outcomes: Columns, names: list[str]) -> Columns:
+    """Adds whether each image is robust to all attacks, where there are several."""
+    if len(names) < 2:
+        return outcomes
+    return outcomes | {f"robust/{WORST_CASE}": np.logical_and.reduce([outcomes[f"robust/{name}"] for name in names])}
+
+
 def _described(plan: Plan, outcomes: Columns, *, chunk_seconds: float) -> Evaluation:
     task, request, table, counts = plan.task, plan.request, plan.table, _counts(outcomes)
+    settings: dict[str, Any] = {"threat_model": task.threat_model, "step_size": task.step_size}
     labels = {
-        attack.name: label(attack, len(table.class_names), threat_model=task.threat_model, step_size=task.step_size)
+        attack.name: label(
+            attack, len(table.class_names), surrogate=plan.surrogate if attack.name == TRANSFER else "", **settings
+        )
         for attack in task.attacks
     }
+    worst_case = None
+    if (count := counts.get(f"robust_accuracy/{WORST_CASE}")) is not None:
+        worst_case = AttackResult(WORST_CASE, f"worst case: robust to all of {', '.join(labels)} (union)", count)
     broken_by = Counter(str(name) for name in outcomes["broken_by"].tolist() if name is not None)
     return Evaluation(
         digest=plan.folder.digest,
@@ -199,6 +229,7 @@ def _described(plan: Plan, outcomes: Columns, *, chunk_seconds: float) -> Evalua
         epsilon=task.threat_model.epsilon,
         natural=counts["natural_accuracy"],
         attacks=tuple(AttackResult(name, text, counts[f"robust_accuracy/{name}"]) for name, text in labels.items()),
+        worst_case=worst_case,
         broken_by=dict(broken_by),
         chunk_size=request.chunk_size,
         seed=request.seed,

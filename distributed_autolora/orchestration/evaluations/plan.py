@@ -21,12 +21,14 @@ from distributed_autolora.data.images import ImageSource
 from distributed_autolora.data.parquet.locations import data_digest, is_uri
 from distributed_autolora.data.parquet.reader import ImageTable, with_protocol
 from distributed_autolora.data.splits import stratified_subset
-from distributed_autolora.errors import UserError, first_line
-from distributed_autolora.evaluation.attacks import SQUARE_TOO_SMALL, parse, parts_for, takes_square
-from distributed_autolora.evaluation.chunks import Chunk, cut
+from distributed_autolora.errors import UserError
+from distributed_autolora.evaluation.attacks import parse, parts_for
+from distributed_autolora.evaluation.chunks import Chunk, Columns, cut
 from distributed_autolora.orchestration.evaluations.folder import EvaluationFolder
+from distributed_autolora.orchestration.evaluations.model_checks import check_inputs
 from distributed_autolora.orchestration.evaluations.model_source import FoundModel, find_model, find_run_folder
 from distributed_autolora.orchestration.evaluations.request import EvaluationRequest
+from distributed_autolora.orchestration.evaluations.transfer import ADVERSARIAL_FILE, find_surrogate, write_adversarial
 from distributed_autolora.orchestration.evaluations.worker import EvaluationTask, open_test_split, table_digest
 from distributed_autolora.orchestration.runs.folder import RunFolder
 
@@ -61,6 +63,19 @@ class Plan:
         run, path = self.found.run, self.folder.path
         return str(path.relative_to(run.path.parent)) if run is not None and run.path in path.parents else str(path)
 
+    @property
+    def surrogate(self) -> str:
+        """Name of the model or file that the attack "transfer" takes its images from; empty: none."""
+        return "" if self.request.surrogate is None else Path(self.request.surrogate).name
+
+    def write_adversarial(self, outcomes: Columns) -> None:
+        """Writes the adversarial images of all outcomes to the evaluation's folder."""
+        task, shape = self.task, tuple(self.images.images(torch.zeros(1, dtype=torch.int64)).shape[1:])
+        path = self.folder.path / ADVERSARIAL_FILE
+        write_adversarial(
+            path, outcomes, model=task.model, images=task.table_digest, ball=task.threat_model, shape=shape
+        )
+
     def chunks(self) -> tuple[Chunk, ...]:
         """Returns the chunks, which depend on the images, the chunk size and the seed alone."""
         return cut(len(self.task.rows), self.request.chunk_size, self.request.seed)
@@ -92,6 +107,7 @@ def make_plan(request: EvaluationRequest, run: RunFolder | None = None) -> Plan:
     names = found.model.class_names or table.class_names
     for attack in attacks:
         parts_for(attack, len(names))  # refuses one that cannot run
+    surrogate = find_surrogate(request, attacks, found, len(names))
     task = EvaluationTask(
         model=found.model,
         data_folder=folder,
@@ -104,11 +120,12 @@ def make_plan(request: EvaluationRequest, run: RunFolder | None = None) -> Plan:
         attacks=attacks,
         step_size=step_size,
         label_map=label_map(table, names, found.name),
+        surrogate=surrogate.model if isinstance(surrogate, FoundModel) else surrogate,
+        save_adversarial=request.save_adversarial,
     )
     table = task.with_labels(table)
     images = task.images_of(table)
-    _check_model(found, images)
-    _check_square(task, images)
+    check_inputs(task, found, surrogate, images)
     variant = _variant(task, config, table)
     path = _output(request, found, table, variant)
     evaluation = EvaluationFolder(path, evaluation_digest(request, task))
@@ -131,6 +148,10 @@ def evaluation_digest(request: EvaluationRequest, task: EvaluationTask) -> str:
         "device": "gpu" if request.use_gpu else "cpu",
         "packages": {name: version for name, version in package_versions().items() if name not in _NOT_DECIDING},
     }
+    if task.save_adversarial:
+        values["save_adversarial"] = True
+    if task.surrogate is not None:
+        values["surrogate"] = task.surrogate.digest()
     if task.label_map is not None:
         values["label_map"] = task.label_map
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
@@ -192,36 +213,6 @@ def _rows(request: EvaluationRequest, table: ImageTable) -> tuple[int, ...]:
     if request.images is None:
         return tuple(range(len(table)))
     return tuple(stratified_subset(table.labels, request.images, request.seed).tolist())
-
-
-def _check_model(found: FoundModel, images: ImageSource) -> None:
-    rows, num_classes = torch.tensor([0, len(images.table) - 1]), len(images.table.class_names)
-    x = to_unit_interval(images.images(rows))
-    shape = " x ".join(str(side) for side in x.shape[1:])
-    try:
-        with torch.no_grad():
-            logits = found.model.build()(x)
-    except (RuntimeError, AssertionError) as error:
-        raise UserError(
-            f"The model {found.name} does not take images of {shape} ({first_line(error)[:120]}). Give the "
-            "--image-size that it takes, and for a state dict its --mean and --std, one entry a channel."
-        ) from None
-    if logits.shape != (2, num_classes):
-        raise UserError(
-            f"The model {found.name} gives outputs of shape {list(logits.shape[1:])}, but {images.table.where} has "
-            f"{num_classes} classes: give the model that was trained for this data."
-        )
-    if not bool(logits.isfinite().all()):
-        raise UserError(
-            f"The model {found.name} gives outputs that are not finite: give weights from before training diverged."
-        )
-
-
-def _check_square(task: EvaluationTask, images: ImageSource) -> None:
-    sides = images.images(torch.zeros(1, dtype=torch.int64)).shape[2:]
-    for attack in task.attacks:
-        if "square" in attack.parts and not takes_square(task.threat_model, sides):
-            raise UserError(f'The attack "{attack.name}" cannot run: {SQUARE_TOO_SMALL}. Give apgd-ce,apgd-t,fab-t.')
 
 
 def _variant(task: EvaluationTask, config: ExperimentConfig | None, table: ImageTable) -> str:

@@ -25,6 +25,10 @@ class EvaluationRequest:
     """Largest norm of a perturbation, of pixel values in [0, 1]; 8/255 is understood; None: the run's own."""
     norm: Literal["linf", "l2"] | None = None
     """Norm of the perturbation: linf: its largest value; l2: its Euclidean length; None: the run's own, or linf."""
+    surrogate: str | None = None
+    """For the attack transfer: the model whose adversarial images are evaluated here, or an adversarial.parquet."""
+    save_adversarial: bool = False
+    """Also write adversarial.parquet: of each image the adversarial image with the smallest margin."""
     images: int | None = None
     """Evaluate a stratified subset of this many test images; None: all."""
     image_size: int | None = None

@@ -95,7 +95,7 @@ def _metrics(plan: Plan, evaluation: Evaluation) -> dict[str, float]:
 
 
 def _tags(plan: Plan, evaluation: Evaluation) -> dict[str, str]:
-    tags = {attack.name: attack.label for attack in evaluation.attacks}
+    tags = {attack.name: attack.label for attack in evaluation.results()}
     tags |= {
         "norm": evaluation.norm,
         "epsilon": f"{evaluation.epsilon:.6g}",

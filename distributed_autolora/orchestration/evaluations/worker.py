@@ -21,6 +21,7 @@ from distributed_autolora.evaluation.chunks import Chunk, Columns, evaluate_chun
 from distributed_autolora.evaluation.curve import curve_epsilons, robustness_curve
 from distributed_autolora.evaluation.sanity.report import check_sanity
 from distributed_autolora.models.portable import PortableModel
+from distributed_autolora.orchestration.evaluations.transfer import AdversarialFile
 from distributed_autolora.records import AccuracyCount, SanityCheck
 from distributed_autolora.training.task_data import open_table
 
@@ -36,6 +37,8 @@ class EvaluationTask:
         image_size: side that images are scaled and cut to; None: as they are.
         cache: folder on each node for mapped copies of large test splits; None: the system's temporary folder.
         step_size: length of a PGD step; None: epsilon / 4.
+        surrogate: where the attack "transfer" takes its images from.
+        save_adversarial: whether chunks have the adversarial images too.
         label_map: the model's label for each label of the files (`class_names.label_map`); None: the same.
     """
 
@@ -50,6 +53,8 @@ class EvaluationTask:
     attacks: tuple[NamedAttack, ...]
     step_size: float | None
     label_map: tuple[int, ...] | None = None
+    surrogate: PortableModel | AdversarialFile | None = None
+    save_adversarial: bool = False
 
     def open_images(self) -> ImageSource:
         """Opens the test images on this machine.
@@ -102,14 +107,24 @@ class Evaluator:
         self._task, self._device = task, device
         self._images = task.open_images()
         self._model = task.model.build(device)
+        surrogate = task.surrogate
+        self._surrogate = surrogate.build(device) if isinstance(surrogate, PortableModel) else None
 
     def chunk(self, chunk: Chunk) -> tuple[Columns, float]:
         """Returns the outcome of a chunk, row, row_id and label included, and the seconds it took."""
         task, chosen = self._task, self._task.rows[chunk.start : chunk.stop]
         x, y = self._batch(chosen)
-        start, ball, step = time.perf_counter(), task.threat_model, task.step_size
+        start = time.perf_counter()
         columns = evaluate_chunk(
-            self._model, x, y, threat_model=ball, attacks=task.attacks, seed=chunk.seed, step_size=step
+            self._model,
+            x,
+            y,
+            threat_model=task.threat_model,
+            attacks=task.attacks,
+            seed=chunk.seed,
+            step_size=task.step_size,
+            surrogate=task.surrogate.read(chosen) if isinstance(task.surrogate, AdversarialFile) else self._surrogate,
+            keep_images=task.save_adversarial,
         )
         row_ids = np.array([self._images.table.row_ids[row] for row in chosen], dtype=object)
         found = {"row": np.array(chosen, dtype=np.int64), "row_id": row_ids, "label": y.cpu().numpy(), **columns}

@@ -11,6 +11,7 @@ import yaml
 from distributed_autolora.errors import UserError
 from distributed_autolora.files import read_json
 from distributed_autolora.records import (
+    WORST_CASE,
     AccuracyCount,
     ArmRecord,
     AttackResult,
@@ -211,5 +212,10 @@ def parsed(file: Path, parse: Callable[[Any, str], Parsed], advice: str = _ADVIC
 
 def metric_label(metric: str) -> str:
     """Returns an accuracy's name in text: "natural", "PGD-10", "AutoAttack"."""
-    names = {NATURAL: "natural", AUTOATTACK: "AutoAttack", APGD: "APGD-CE + APGD-T"}
+    names = {
+        NATURAL: "natural",
+        AUTOATTACK: "AutoAttack",
+        APGD: "APGD-CE + APGD-T",
+        f"{ROBUST}{WORST_CASE}": "worst case",
+    }
     return names.get(metric) or attack_label(metric.removeprefix(ROBUST))
