@@ -12,6 +12,7 @@ import sys
 import tempfile
 import time
 import traceback
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -26,8 +27,8 @@ from distributed_autolora.config import ExperimentConfig, RunConfig, output_home
 from distributed_autolora.config.experiment import fraction, read_config
 from distributed_autolora.config.flags import flags_of, full_names, short_names
 from distributed_autolora.config.recipes import RECIPES_IN_WORDS, recipe
-from distributed_autolora.console import be_quiet
-from distributed_autolora.errors import RunFailedError, UserError, first_line, masked, refuse_secret
+from distributed_autolora.console import be_quiet, use_utf8
+from distributed_autolora.errors import RunFailedError, UserError, first_line, is_utf8, masked, refuse_secret
 
 Flags = TypeVar("Flags")
 
@@ -131,7 +132,9 @@ def run_program(main: Callable[[], None], *, when_interrupted: str = CONTINUES) 
     for number in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) is not signal.SIG_IGN:  # as SIGHUP is under nohup
             signal.signal(number, _interrupt)
+    use_utf8()
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+    warnings.showwarning = _show_warning
     _given[:] = [flag for flag in COMMON_FLAGS if flag in sys.argv[1:]]
     sys.argv[1:] = [word for word in sys.argv[1:] if word not in COMMON_FLAGS]
     if "--quiet" in _given:
@@ -155,6 +158,10 @@ def run_program(main: Callable[[], None], *, when_interrupted: str = CONTINUES) 
     except OSError:  # its reader has left: what it did not take must not change the exit status
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     sys.exit(status)
+
+
+def _show_warning(message: Warning | str, *_where: object, **_more: object) -> None:
+    print(f"warning: {masked(str(message)).strip().splitlines()[0]}", file=sys.stderr)
 
 
 def _interrupt(_signal: int, _frame: FrameType | None) -> NoReturn:
@@ -227,6 +234,8 @@ def _words(arguments: Sequence[str] | None) -> list[str]:
     words = list(sys.argv[1:] if arguments is None else arguments)
     for before, word in zip(["", *words], words, strict=False):
         flag, equals, _ = word.partition("=")
+        if not is_utf8(word):
+            raise UserError(f"The command line has a name that is not UTF-8: {word!a}. Rename the file or folder.")
         refuse_secret(flag if equals and flag.startswith("--") else before or "The command line", word)
     return words
 

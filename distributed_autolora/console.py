@@ -1,5 +1,6 @@
 """Progress messages (--quiet suppresses them, a terminal gets a live view), and how this program was typed."""
 
+import locale
 import os
 import sys
 import threading
@@ -42,3 +43,12 @@ def command(program: str) -> str:
     return "python jobs/" + {"data prepare": "prepare_data.py", "data check": "prepare_data.py check"}.get(
         program, f"{program}.py"
     )
+
+
+def use_utf8() -> None:
+    """Starts this program again in Python's UTF-8 mode where the locale has another encoding.
+
+    Names and texts in Arrow, Parquet, YAML and JSON are UTF-8 whatever the locale says. Ray's workers inherit the mode.
+    """
+    if not sys.flags.utf8_mode and locale.getencoding().lower().replace("-", "") != "utf8":
+        os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], os.environ | {"PYTHONUTF8": "1"})

@@ -86,7 +86,7 @@ def write_text(path: Path, text: str) -> None:
         StorageError: when the file cannot be written; then an earlier one is still there.
     """
     with atomic_write(path) as unfinished:
-        unfinished.write_text(masked(text))
+        unfinished.write_text(masked(text), encoding="utf-8")
 
 
 def acquire_folder(folder: Path, *, what: str, otherwise: str, elsewhere: str) -> IO[str]:

@@ -14,7 +14,7 @@ import yaml
 from distributed_autolora.config import sections
 from distributed_autolora.config.sections import AttackConfig, RunConfig, ranged
 from distributed_autolora.console import command
-from distributed_autolora.errors import UserError, refuse_secret
+from distributed_autolora.errors import UserError, is_utf8, refuse_secret
 from distributed_autolora.records.reader import StrictReader
 
 NOT_IN_DIGEST = ("recipe", "scaling", "run", "data.path", "data.task", "model.weights", "model.allow_pickle")
@@ -117,7 +117,10 @@ class ExperimentConfig:
 def output_home(config: RunConfig) -> Path:
     """Returns the absolute folder that every run is kept under."""
     home = config.output or os.environ.get("DISTRIBUTED_AUTOLORA_HOME") or "~/distributed_autolora"
-    return Path(home).expanduser().absolute()
+    path = Path(home).expanduser().absolute()
+    if not is_utf8(str(path)):
+        raise UserError(f"The output folder {str(path)!a} has a name that is not UTF-8: choose another.")
+    return path
 
 
 def config_text(config: ExperimentConfig) -> str:
@@ -132,7 +135,7 @@ def read_config(path: Path) -> ExperimentConfig:
         UserError: for a missing file, broken YAML, an unknown key or a wrong type.
     """
     try:
-        values = yaml.safe_load(path.expanduser().read_text())
+        values = yaml.safe_load(path.expanduser().read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(f"Config: {path} cannot be read ({error.strerror}). Check the path.") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:

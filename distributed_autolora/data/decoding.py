@@ -2,6 +2,7 @@
 
 import io
 import struct
+import warnings
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -31,11 +32,15 @@ CONVERSIONS = {
 """Kinds of image files, and how each is decoded."""
 
 _KINDS = {"RGB": "RGB", "L": "grey", "P": "palette", "CMYK": "CMYK", "1": "black and white"}
-_ORIENTATION = 0x0112
+_ORIENTATION, _TURNED = 0x0112, range(2, 9)
 _MAX_SHOWN = 10
 # Pillow's readers raise these for damaged files.
 _DECODER_ERRORS: tuple[type[Exception], ...] = (OSError, SyntaxError, ValueError, TypeError, LookupError, EOFError)
 _DECODER_ERRORS += (OverflowError, RuntimeError, struct.error, zlib.error, Image.DecompressionBombError)
+
+
+# Pillow warns of large images and odd headers with a line of its source. What matters is refused or counted here.
+warnings.filterwarnings("ignore", module=r"PIL\.")
 
 
 class ImageDecodeError(Exception):
@@ -92,7 +97,7 @@ def _kinds(image: Image.Image) -> tuple[str, ...]:
     else:
         colours = _KINDS.get(image.mode, "other colours")
     special = {
-        "turned by EXIF": image.getexif().get(_ORIENTATION, 1) != 1,
+        "turned by EXIF": image.getexif().get(_ORIENTATION) in _TURNED,
         "animated": getattr(image, "n_frames", 1) > 1,
     }
     return (colours, *(kind for kind, found in special.items() if found))

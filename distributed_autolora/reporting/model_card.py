@@ -59,11 +59,12 @@ def robustbench_entry(evaluation: Evaluation, facts: ModelFacts) -> dict[str, An
     """Returns the entry, or None for an evaluation that RobustBench would not list.
 
     It lists AutoAttack on the whole test set. Accuracies are texts in per cent, as in their files. Empty texts of the
-    paper are for its author to fill in.
+    paper are for its author to fill in; "autoattack_acc" is empty for less than standard AutoAttack.
     """
     autoattack = evaluation.attack("autoattack")
     if autoattack is None or evaluation.is_subset:
         return None
+    is_standard = autoattack.label.startswith("AutoAttack (standard")
     unpublished = {"link": "", "name": evaluation.model, "authors": "", "venue": "Unpublished"}
     failed = [check.name for check in evaluation.sanity if check.status == "FAIL"]
     remarks = [f"{autoattack.label} on {evaluation.test_images:,} test images."]
@@ -80,7 +81,7 @@ def robustbench_entry(evaluation: Evaluation, facts: ModelFacts) -> dict[str, An
         "eps": pixel_fraction(evaluation.epsilon),
         "clean_acc": f"{100 * evaluation.natural.accuracy:.2f}",
         "reported": f"{100 * autoattack.robust.accuracy:.2f}",
-        "autoattack_acc": f"{100 * autoattack.robust.accuracy:.2f}",
+        "autoattack_acc": f"{100 * autoattack.robust.accuracy:.2f}" if is_standard else "",
         "footnote": " ".join(remarks),
         "unreliable": bool(failed),
     }

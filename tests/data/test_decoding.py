@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from distributed_autolora.data.decoding import ImageDecodeError, decode_image, refuse_undecodable
+from distributed_autolora.data.decoding import ImageDecodeError, decode_image, inspect_image, refuse_undecodable
 from distributed_autolora.errors import UserError
 from tests.data.pictures import encode, picture
 
@@ -20,6 +20,16 @@ def test_lossless_pixels_come_back_as_they_were() -> None:
     grey = picture(1, mode="L")
     assert np.array_equal(pixels(encode(grey), channels=1), np.array(grey))
     assert np.array_equal(pixels(encode(grey)), np.array(grey)[..., None].repeat(3, axis=2))
+
+
+@pytest.mark.parametrize(("orientation", "is_turned"), [(0, False), (1, False), (2, True), (8, True), (9, False)])
+def test_only_an_orientation_that_turns_is_counted_as_turned(orientation: int, is_turned: bool) -> None:
+    exif = Image.Exif()
+    exif[_ORIENTATION] = orientation
+    encoded = encode(picture(2, size=(6, 4)), "JPEG", exif=exif)
+    assert ("turned by EXIF" in inspect_image(encoded).kinds) == is_turned
+    if not is_turned:
+        assert inspect_image(encoded).size == (6, 4)
 
 
 def test_colour_becomes_luminance_in_grey() -> None:

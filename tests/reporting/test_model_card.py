@@ -9,9 +9,10 @@ import torch
 from PIL import ExifTags, Image
 
 from distributed_autolora.data.images import ImageSource
+from distributed_autolora.evaluation.attacks import label, parse
 from distributed_autolora.models.export import export_model
 from distributed_autolora.models.portable import NetworkDescription, PortableModel
-from distributed_autolora.records import AccuracyCount, SanityCheck
+from distributed_autolora.records import AccuracyCount, AttackResult, SanityCheck
 from distributed_autolora.reporting.evaluation import chunk_line, evaluation_table
 from distributed_autolora.reporting.model_card import ModelFacts, model_card, robustbench_entry
 from distributed_autolora.reporting.statistics import wilson_interval
@@ -142,5 +143,10 @@ def test_a_failed_check_makes_the_entry_unreliable_and_a_subset_has_none() -> No
     assert entry is not None
     assert (entry["venue"], entry["unreliable"]) == ("ICLR 2024", True)
     assert "restarts" in entry["footnote"]
+    few = AttackResult("autoattack", label(parse("autoattack")[0], 3), AccuracyCount(841, 1000))
+    entry = robustbench_entry(evaluation(attacks=(few,)), facts())
+    assert entry is not None
+    assert (entry["autoattack_acc"], entry["reported"]) == ("", "84.10"), "three classes have no standard AutoAttack"
+    assert "not standard AutoAttack" in entry["footnote"]
     assert robustbench_entry(evaluation(test_images_available=2000), facts()) is None
     assert robustbench_entry(evaluation(attacks=()), facts()) is None

@@ -15,7 +15,9 @@ import pyarrow.parquet as pq
 from distributed_autolora.data.parquet.locations import open_location, writable
 
 ROW_GROUP = 256
-"""Rows that are written, and can be read, together."""
+"""Rows that are written, and can be read, together, at most."""
+ROW_GROUP_BYTES = 32 * 2**20
+"""A row group ends after this many bytes of images, so that it fits into memory whatever the size of the files."""
 SHARD_BYTES = 256 * 2**20
 """A split is continued in another file after this many bytes of images."""
 

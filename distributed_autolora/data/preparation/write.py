@@ -2,7 +2,7 @@
 
 import contextlib
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,13 +18,22 @@ from distributed_autolora.data.parquet.locations import (
     remove_files,
 )
 from distributed_autolora.data.parquet.reader import fingerprint, with_protocol
-from distributed_autolora.data.parquet.writer import ROW_GROUP, SHARD_BYTES, ImageRow, SplitWriter, groups_of
+from distributed_autolora.data.parquet.writer import (
+    ROW_GROUP,
+    ROW_GROUP_BYTES,
+    SHARD_BYTES,
+    ImageRow,
+    SplitWriter,
+    groups_of,
+)
 from distributed_autolora.data.preparation.source import SPLITS, SourceRow, SourceTask
 from distributed_autolora.errors import UserError
 from distributed_autolora.files import claimed
 from distributed_autolora.hardware import available_cpus
 
 _MAX_SHOWN = 3
+_AHEAD = 4
+"""Files that are read ahead for each CPU: they are in memory at the same time."""
 
 
 @dataclass
@@ -129,13 +138,25 @@ def check_output(output: str, overwrite: bool) -> list[str]:
     return existing
 
 
-def _loaded(rows: Any) -> Iterator[tuple[list[ImageRow], list[str]]]:
-    """Yields the images of every `ROW_GROUP` rows, and "PLACE: REASON" of those that cannot be decoded."""
-    with ThreadPoolExecutor(available_cpus()) as workers:
-        for group in groups_of(rows, ROW_GROUP):
-            results = list(workers.map(_load, group))
-            failed = [result for result in results if isinstance(result, str)]
-            yield [result for result in results if isinstance(result, ImageRow)], failed
+def _loaded(rows: Sequence[SourceRow]) -> Iterator[tuple[list[ImageRow], list[str]]]:
+    """Yields the images of up to `ROW_GROUP` rows or `ROW_GROUP_BYTES`, and "PLACE: REASON" of undecodable ones."""
+    cpus = available_cpus()
+    images: list[ImageRow] = []
+    failed: list[str] = []
+    size = 0
+    with ThreadPoolExecutor(cpus) as workers:
+        for some_rows in groups_of(rows, _AHEAD * cpus):
+            for result in workers.map(_load, some_rows):
+                if isinstance(result, str):
+                    failed.append(result)
+                else:
+                    images.append(result)
+                    size += len(result.image)
+                if len(images) + len(failed) == ROW_GROUP or size >= ROW_GROUP_BYTES:
+                    yield images, failed
+                    images, failed, size = [], [], 0
+    if images or failed:
+        yield images, failed
 
 
 def _load(row: SourceRow) -> ImageRow | str:

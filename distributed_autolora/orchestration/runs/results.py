@@ -13,6 +13,7 @@ import torch
 
 from distributed_autolora.config import ExperimentConfig
 from distributed_autolora.config.experiment import config_text
+from distributed_autolora.errors import some
 from distributed_autolora.files import atomic_write, write_text
 from distributed_autolora.models import read_weights, save_weights
 from distributed_autolora.models.portable import NetworkDescription, PortableModel
@@ -135,7 +136,7 @@ def _card(
     rows = {
         "Network": f"{config.model.backbone}, {parameters:,} parameters without its head",
         "Data": f"{config.data.task}: {result.train_images:,} training, {result.val_images:,} validation, "
-        f"{result.test_images or 0:,} test images (classes {', '.join(result.class_names)})",
+        f"{result.test_images or 0:,} test images (classes {some(result.class_names, 20)})",
         "Input": f"images in [0, 1], mean {config.model.mean}, std {config.model.std}",
         "Objective": f"{config.method.name}, beta {config.method.trades_beta:g}, from random weights",
         "Threat model": f"{config.threat_model.norm}, epsilon {config.threat_model.epsilon:g}",

@@ -35,7 +35,11 @@ def dry_run(request: StudyRequest) -> str:
 
 
 def passes_by_arm(study: Study) -> dict[str, Passes | None]:
-    """Returns the passes of one run of each arm; None where its images are not there to be counted."""
+    """Returns the passes of one run of each arm; None where no images were named.
+
+    Raises:
+        UserError: for images that were named and cannot be read, or are too few.
+    """
     tables = {}
     sizes: dict[DataConfig, tuple[int, int] | None] = {}
     for data, config in {arm.config.data: arm.config for arm in study.arms}.items():
@@ -45,6 +49,8 @@ def passes_by_arm(study: Study) -> dict[str, Passes | None]:
             split = split_rows(config, tables[data.path])
             sizes[data] = (len(split.train), len(split.val))
         except UserError:
+            if data.path is not None:
+                raise
             sizes[data] = None
     return {
         arm.id: None if (size := sizes[arm.config.data]) is None else run_passes(arm.config, *size)

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
+from distributed_autolora.reporting.drawn_text import class_label
 from distributed_autolora.reporting.format import pixel_fraction
 
 _RIGHT, _WRONG = "#1a7f37", "#b2182b"
@@ -22,6 +23,7 @@ def samples_figure(samples: dict[str, Any], class_names: Sequence[str], epsilon:
             adversarial_prediction [n]; C is 1 or 3.
     """
     columns = min(8, len(samples["x"]))
+    names = [class_label(name, label) for label, name in enumerate(class_names)]
     x = samples["x"][:columns].astype(np.float64) / 255
     x_adv = samples["x_adv"][:columns].astype(np.float64)
     limit = epsilon if norm == "linf" else float(np.abs(x_adv - x).max())
@@ -40,9 +42,9 @@ def samples_figure(samples: dict[str, Any], class_names: Sequence[str], epsilon:
             grid[row, column].set(xticks=[], yticks=[])
     for column in range(columns):
         label_index = int(samples["label"][column])
-        grid[0, column].set_title(f"label: {class_names[label_index]}", fontsize=9)
+        grid[0, column].set_title(f"label: {names[label_index]}", fontsize=9)
         for row, key in ((0, "natural_prediction"), (2, "adversarial_prediction")):
             prediction = int(samples[key][column])
             colour = _RIGHT if prediction == label_index else _WRONG
-            grid[row, column].set_xlabel(f"seen as {class_names[prediction]}", color=colour, fontsize=9)
+            grid[row, column].set_xlabel(f"seen as {names[prediction]}", color=colour, fontsize=9)
     return figure

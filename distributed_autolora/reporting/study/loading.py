@@ -77,7 +77,7 @@ class StudyRun(PlannedRun):
         """Returns the run's effective config as nested dicts; empty where it has none."""
         if self.folder is None or not (self.folder / "config.yaml").is_file():
             return {}
-        return yaml.safe_load((self.folder / "config.yaml").read_text()) or {}
+        return yaml.safe_load((self.folder / "config.yaml").read_text(encoding="utf-8")) or {}
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ import gzip
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
 
@@ -139,6 +140,19 @@ def test_shipped_images_are_left_out_by_their_pixels_before_the_subset_is_drawn(
 def test_classes_that_are_none_are_refused(classes: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="--classes is"):
         mnist(write_idx(tmp_path / "idx"), tmp_path / "out", classes)
+
+
+def test_a_row_group_has_no_more_bytes_than_fit_into_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("a", "b"):
+        add(tmp_path / "in" / name, *(f"{number}.jpg" for number in range(40)))
+    largest = max(file.stat().st_size for file in (tmp_path / "in").rglob("*.jpg"))
+    monkeypatch.setattr("distributed_autolora.data.preparation.write.ROW_GROUP_BYTES", 5 * largest)
+    folder(tmp_path / "in", tmp_path / "out")
+    found = pq.ParquetFile(tmp_path / "out" / "train.parquet")
+    groups = [found.read_row_group(number)["image"].to_pylist() for number in range(found.num_row_groups)]
+    assert len(groups) > 10
+    assert max(sum(map(len, images)) for images in groups) < 6 * largest
+    assert sum(map(len, groups)) == 64
 
 
 def test_a_limit_that_the_source_cannot_meet_keeps_the_output_untouched(tmp_path: Path) -> None:

@@ -2,12 +2,16 @@
 
 from pathlib import Path
 
+import pytest
+
+from distributed_autolora.errors import UserError
 from distributed_autolora.orchestration.studies.dry_run import dry_run, passes_by_arm
 from distributed_autolora.orchestration.studies.request import CompareFlags, study_request
 from distributed_autolora.records import Passes
 from distributed_autolora.studies import EMBEDDED_TASK, base_config, study
 from distributed_autolora.training.methods.cost import epoch_passes
 from tests.programs import program
+from tests.training.tasks import write_task
 
 
 def test_every_arm_has_the_passes_of_its_own_images(tmp_path: Path) -> None:
@@ -38,6 +42,14 @@ def test_every_run_is_listed_once_with_its_passes_and_their_sum(tmp_path: Path) 
 def test_passes_of_images_that_are_not_there_are_not_guessed(tmp_path: Path) -> None:
     text = dry_run(study_request(CompareFlags(study="sharpening", task="cub", output=str(tmp_path)), ""))
     assert text.count("passes not known: give --data") == 21 + 2
+
+
+def test_images_that_were_named_and_cannot_be_used_are_refused(tmp_path: Path) -> None:
+    write_task(tmp_path / "task", train=9, test=3)
+    for data, said in (("nowhere", "does not exist"), ("task", "data.train_images is 1000, but .* has 9 images")):
+        flags = CompareFlags(study="untuned", data=str(tmp_path / data), output=str(tmp_path / "home"))
+        with pytest.raises(UserError, match=said):
+            dry_run(study_request(flags, ""))
 
 
 def test_the_program_shows_a_dry_run_without_ray_and_mlflow_and_refuses_in_one_line(tmp_path: Path) -> None:
