@@ -51,8 +51,8 @@ def check_finished(done: subprocess.CompletedProcess[str], home: Path, data: Pat
 def readme_commands(**places: Path) -> list[list[str]]:
     """Returns the commands of the README for one's own images, with these in the places of its capital words."""
     section = (ROOT / "README.md").read_text().partition("## Your own images")[2].partition("\n## ")[0]
-    lines = [line.split() for line in section.splitlines() if line.startswith("    python ")]
-    return [[str(places.get(word, word)) for word in line[1:]] for line in lines]
+    lines = [line.split()[1:] for line in section.splitlines() if line.startswith("    autolora ")]
+    return [["-m", "distributed_autolora", *(str(places.get(word, word)) for word in line)] for line in lines][:3]
 
 
 @pytest.mark.long
@@ -71,7 +71,7 @@ def test_ones_own_images_are_trained_on_in_the_words_of_the_readme(weights: Path
     damaged.write_bytes(sound)
     done = program(*prepare)
     assert done.returncode == 0, done.stderr
-    assert f"--data.path {shlex.quote(str(data))}" in done.stdout
+    assert f"--data {shlex.quote(str(data))}" in done.stdout
     assert program(*check).returncode == 0
     done = program(*finetune, "--run.output", str(home), *SHORT)
     check_finished(done, home, data, weights)
@@ -79,8 +79,8 @@ def test_ones_own_images_are_trained_on_in_the_words_of_the_readme(weights: Path
 
 def test_the_readme_prepares_checks_and_trains() -> None:
     commands = readme_commands()
-    assert [command[:2] for command in commands] == [
-        ["jobs/prepare_data.py", "folder"],
-        ["jobs/prepare_data.py", "check"],
-        ["jobs/finetune.py", "--recipe"],
+    assert [command[2:5] for command in commands] == [
+        ["data", "prepare", "folder"],
+        ["data", "check", "DATA"],
+        ["finetune", "--recipe", "custom"],
     ]
