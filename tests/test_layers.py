@@ -31,6 +31,7 @@ LEVELS = {
     "training": 5,
     "reporting": 6,
     "orchestration": 7,
+    "api": 8,
     "cli": 8,
     "programs": 9,
     "__main__": 10,

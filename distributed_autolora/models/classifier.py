@@ -9,6 +9,8 @@ from torch import Tensor, nn
 from distributed_autolora.config import IMAGENET_MEAN, IMAGENET_STD
 from distributed_autolora.core.attacks import eval_mode
 from distributed_autolora.errors import UserError
+from distributed_autolora.models.own_backbone import PREFIX as OWN_PREFIX
+from distributed_autolora.models.own_backbone import own_backbone
 from distributed_autolora.models.small_resnet import SmallResNet
 from distributed_autolora.models.timm_backbone import PREFIX, timm_backbone, timm_names
 from distributed_autolora.models.weights import load_backbone
@@ -114,6 +116,8 @@ def build(
 def _fresh_network(
     backbone: str, num_classes: int, channels: int, input_size: int | None
 ) -> tuple[nn.Module, str, int | None]:
+    if backbone.startswith(OWN_PREFIX):
+        return *own_backbone(backbone, num_classes), None
     if backbone == "small_resnet":
         return SmallResNet(in_channels=channels, num_classes=num_classes), _HEAD, None
     if backbone in _TORCHVISION_RESNETS:

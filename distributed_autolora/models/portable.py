@@ -5,7 +5,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -14,6 +14,7 @@ from distributed_autolora.config import ModelConfig
 from distributed_autolora.errors import UserError
 from distributed_autolora.models.checkpoint_formats import channels, stated
 from distributed_autolora.models.classifier import Classifier, build
+from distributed_autolora.models.own_backbone import OWN, OwnBackbone
 from distributed_autolora.models.weight_files import read_checkpoint
 from distributed_autolora.models.weights import load_strictly
 
@@ -67,6 +68,9 @@ class PortableModel:
     class_names: tuple[str, ...] = ()
     """Of the outputs, in their order; empty: unknown. They change no output, so the digest leaves them out."""
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _unpickled, (OWN.get(self.description.backbone), self.description, self.weights, self.class_names)
+
     def digest(self) -> str:
         """Returns the SHA-256 of all that determines the model's outputs."""
         digest = hashlib.sha256(json.dumps(asdict(self.description), sort_keys=True).encode())
@@ -90,6 +94,12 @@ class PortableModel:
         advice = "Give the matching --backbone, --num-classes and --mean."
         load_strictly(classifier.backbone, self.weights, where, advice=advice)
         return classifier.float().eval().to(device)
+
+
+def _unpickled(own: OwnBackbone | None, description: NetworkDescription, *rest: Any) -> PortableModel:
+    if own is not None:
+        OWN[description.backbone] = own
+    return PortableModel(description, *rest)
 
 
 def read_model(path: Path) -> PortableModel:

@@ -117,7 +117,7 @@ def _check_flags(parser: Parser, arguments: Sequence[str], is_whole: bool, home:
         with contextlib.redirect_stderr(said):
             flags = parser(arguments)
     except SystemExit as end:
-        if end.code:
+        if end.code and (is_whole or "Missing subcommand" not in said.getvalue()):
             raise ValueError(said.getvalue()) from None
         return
     except UserError as error:

@@ -21,7 +21,7 @@ def test_every_listed_name_can_be_imported_and_says_what_it_is() -> None:
 
 
 def test_the_example_takes_a_step_that_moves_the_backbone_and_the_branch() -> None:
-    (example,) = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
+    (example,) = re.findall(r"```python\n(.*?)```", PAGE.partition("## Names")[2], re.DOTALL)
     start, _, step = example.partition("\nterms = ")
     names: dict[str, Any] = {}
     torch.manual_seed(0)

@@ -174,6 +174,11 @@ def _missing(wanted: dict[str, float]) -> str:
     return ", ".join(f"{amount:g} {name} (free: {free.get(name, 0.0):g})" for name, amount in lacking.items())
 
 
+def own_precision(config: ExperimentConfig) -> str:
+    """Returns the attack precision that this process's hardware computes natively: "bfloat16" or "float32"."""
+    return gpu_precision() if config.scaling.use_gpu else cpu_precision()
+
+
 def hardware_precision(config: ExperimentConfig) -> str:
     """Returns the attack precision that the workers' hardware computes natively: "bfloat16" or "float32".
 

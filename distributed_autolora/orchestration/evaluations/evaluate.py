@@ -15,6 +15,7 @@ from distributed_autolora.data.splits import stratified_subset
 from distributed_autolora.evaluation.attacks import TRANSFER, label
 from distributed_autolora.evaluation.chunks import Chunk, Columns
 from distributed_autolora.evaluation.curve import expected_robustness
+from distributed_autolora.models.portable import PortableModel
 from distributed_autolora.orchestration.cluster import connection
 from distributed_autolora.orchestration.evaluations.export import export
 from distributed_autolora.orchestration.evaluations.folder import OUTCOMES_FILE, RESULT_FILE, joined
@@ -22,7 +23,7 @@ from distributed_autolora.orchestration.evaluations.plan import Plan, make_plan,
 from distributed_autolora.orchestration.evaluations.request import EvaluationRequest
 from distributed_autolora.orchestration.evaluations.tracking import track, tracked_run
 from distributed_autolora.orchestration.evaluations.transfer import ADVERSARIAL_FILE, COLUMN
-from distributed_autolora.orchestration.evaluations.worker_pool import Call, WorkerPool
+from distributed_autolora.orchestration.evaluations.worker_pool import Call, ThisProcess, WorkerPool
 from distributed_autolora.orchestration.runs.folder import RunFolder
 from distributed_autolora.progress import ProgressBar
 from distributed_autolora.records import (
@@ -39,17 +40,18 @@ from distributed_autolora.reporting.evaluation import chunk_line, evaluation_tab
 _SANITY_IMAGES = 128
 
 
-def evaluate(request: EvaluationRequest, run: RunFolder | None = None) -> Path:
+def evaluate(request: EvaluationRequest, run: RunFolder | None = None, model: PortableModel | None = None) -> Path:
     """Evaluates a model, resuming after the chunks that an earlier attempt finished, and prints the result.
 
-    The run is the finished one whose model it is; None: found by `request.model`, or no run. Returns the folder with
+    The run is the finished one whose model it is; None: found by `request.model`, or no run. A `model` is evaluated
+    instead, under the name `request.model`. Returns the folder with
     evaluation.json and outcomes.parquet.
 
     Raises:
         UserError: for bad input, before any work starts wherever it can be known.
         RunFailedError: for lost workers beyond the limit, or an export that computes something else.
     """
-    plan = make_plan(request, run)
+    plan = make_plan(request, run, model)
     with plan.folder.held(), tracked_run(plan) as tracked:
         evaluation = _evaluate(plan, plan.folder.result())
         print(f"\n{evaluation_table(evaluation)}\n\nResults: {plan.place}", flush=True)
@@ -125,9 +127,11 @@ def _evaluate(plan: Plan, evaluation: Evaluation | None) -> Evaluation:
     return result
 
 
-def _connected_pool(plan: Plan, calls: int) -> WorkerPool:
+def _connected_pool(plan: Plan, calls: int) -> WorkerPool | ThisProcess:
     """Connects to Ray; the pool has as many workers as were asked for, but no more than there are calls."""
     request = plan.request
+    if request.num_workers == 0:
+        return ThisProcess(plan.task, use_gpu=request.use_gpu)
     num_workers, timeout_s = min(request.num_workers, calls), request.wait_for_resources_s
     scaling = ScalingConfig(num_workers=num_workers, use_gpu=request.use_gpu, wait_for_resources_s=timeout_s)
     connection.connect(scaling)
@@ -136,7 +140,7 @@ def _connected_pool(plan: Plan, calls: int) -> WorkerPool:
 
 
 def _evaluate_chunks(
-    plan: Plan, pool: WorkerPool, missing: list[Chunk], in_all: int
+    plan: Plan, pool: WorkerPool | ThisProcess, missing: list[Chunk], in_all: int
 ) -> dict[int, tuple[Columns, float]]:
     found: dict[int, tuple[Columns, float]] = {}
     if not missing:
@@ -155,7 +159,7 @@ def _evaluate_chunks(
     return found
 
 
-def _curve(pool: WorkerPool, chunks: tuple[Chunk, ...]) -> Curve:
+def _curve(pool: WorkerPool | ThisProcess, chunks: tuple[Chunk, ...]) -> Curve:
     sums: dict[float, AccuracyCount] = {}
     for _, counts in pool.run([Call(f"The curve of chunk {chunk.index}", "curve", (chunk,)) for chunk in chunks]):
         for epsilon, count in counts.items():
@@ -164,7 +168,7 @@ def _curve(pool: WorkerPool, chunks: tuple[Chunk, ...]) -> Curve:
     return Curve(points, expected_robustness(sums))
 
 
-def _sanity(plan: Plan, pool: WorkerPool, outcomes: Columns) -> tuple[SanityCheck, ...]:
+def _sanity(plan: Plan, pool: WorkerPool | ThisProcess, outcomes: Columns) -> tuple[SanityCheck, ...]:
     rows = torch.tensor(plan.task.rows)
     subset = stratified_subset(plan.table.labels[rows], min(_SANITY_IMAGES, len(rows)), plan.request.seed)
     print_line(f"Checking attacks and model on {len(subset)} images.")

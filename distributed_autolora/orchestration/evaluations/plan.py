@@ -24,6 +24,7 @@ from distributed_autolora.data.splits import stratified_subset
 from distributed_autolora.errors import UserError
 from distributed_autolora.evaluation.attacks import parse, parts_for
 from distributed_autolora.evaluation.chunks import Chunk, Columns, cut
+from distributed_autolora.models.portable import PortableModel
 from distributed_autolora.orchestration.evaluations.folder import EvaluationFolder
 from distributed_autolora.orchestration.evaluations.model_checks import check_inputs
 from distributed_autolora.orchestration.evaluations.model_source import FoundModel, find_model, find_run_folder
@@ -86,10 +87,11 @@ class Plan:
             yield to_unit_interval(self.images.images(rows))
 
 
-def make_plan(request: EvaluationRequest, run: RunFolder | None = None) -> Plan:
+def make_plan(request: EvaluationRequest, run: RunFolder | None = None, model: PortableModel | None = None) -> Plan:
     """Finds model and data of a request, and refuses what would fail later.
 
     The run is the finished one whose model it is; None: found by `request.model`, or no run.
+    A `model` is taken instead of that of the request.
 
     Raises:
         UserError: for wrong flags, a wrong path or URI, a damaged file, weights of another network, or a model
@@ -97,13 +99,14 @@ def make_plan(request: EvaluationRequest, run: RunFolder | None = None) -> Plan:
     """
     request.validate()
     attacks = parse(request.attacks)
-    run = run or find_run_folder(request.model, request.home())
+    if model is None:
+        run = run or find_run_folder(request.model, request.home())
     config = None if run is None else run.config()
     folder, digest = _data(request, config)
     threat_model, step_size = _threat_model(request, config)
     size = request.image_size or (config.data.image_size if config is not None else None)
     table = open_test_split(folder, digest, size, request.cache)
-    found = find_model(request, run, len(table.class_names))
+    found = FoundModel(request.model, model) if model else find_model(request, run, len(table.class_names))
     names = found.model.class_names or table.class_names
     for attack in attacks:
         parts_for(attack, len(names))  # refuses one that cannot run

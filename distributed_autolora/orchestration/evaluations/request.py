@@ -8,7 +8,7 @@ from typing import Literal
 from distributed_autolora.config import RunConfig, output_home
 from distributed_autolora.errors import UserError
 
-_AT_LEAST_ONE = ("num_workers", "wait_for_resources_s", "chunk_size", "images", "image_size", "num_classes")
+_AT_LEAST_ONE = ("wait_for_resources_s", "chunk_size", "images", "image_size", "num_classes")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +38,7 @@ class EvaluationRequest:
     seed: int = 0
     """Seed of the attacks and of the subset."""
     num_workers: int = 2
-    """Worker processes; no result depends on their number."""
+    """Worker processes; 0: this process, without Ray. No result depends on their number."""
     use_gpu: bool = False
     """One GPU for each worker."""
     wait_for_resources_s: float = 600.0
@@ -78,6 +78,8 @@ class EvaluationRequest:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise UserError(f"--{name.replace('_', '-')} is {value}: it must be at least 1.")
+        if self.num_workers < 0:
+            raise UserError(f"--num-workers is {self.num_workers}: it must be at least 0.")
         if self.epsilon is not None and not (math.isfinite(self.epsilon) and self.epsilon > 0):
             raise UserError(f"--epsilon is {self.epsilon}: it must be above 0.")
         if len(self.mean or ()) != len(self.std or ()) or min(self.std or (1.0,)) <= 0:

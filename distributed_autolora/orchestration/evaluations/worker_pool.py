@@ -87,6 +87,18 @@ class WorkerPool:
         return ended
 
 
+class ThisProcess:
+    """Runs calls one after another in this process, without Ray."""
+
+    def __init__(self, task: EvaluationTask, *, use_gpu: bool = False) -> None:
+        self._evaluator = Evaluator(task, "cuda" if use_gpu else "cpu")
+
+    def run(self, calls: Sequence[Call]) -> Iterator[tuple[Call, Any]]:
+        """Yields each call with what it returned, in their order."""
+        for call in calls:
+            yield call, getattr(self._evaluator, call.method)(*call.arguments)
+
+
 def run_evaluator(task: list[Any], use_gpu: bool, call: Call) -> Any:
     """Makes a call of this process's evaluator, on the GPU that Ray assigned or on the CPU.
 

@@ -16,8 +16,9 @@ from ray.train import Checkpoint
 from distributed_autolora.config import ExperimentConfig
 from distributed_autolora.core.fast_attack.tf32 import tf32_off
 from distributed_autolora.errors import TrainingDivergedError, UserError
+from distributed_autolora.models.own_backbone import OWN
 from distributed_autolora.training.checkpoint import TrainingState
-from distributed_autolora.training.loop import fit
+from distributed_autolora.training.loop import FitResult, fit
 from distributed_autolora.training.task_data import TaskData
 
 _log = logging.getLogger(__name__)
@@ -69,6 +70,8 @@ def train_worker(payload: dict[str, Any]) -> dict[str, Any] | None:
     A diverged loss is the same on every worker: it is returned, not raised.
     """
     config = ExperimentConfig.from_dict(payload["config"])
+    if payload["own_backbone"] is not None:
+        OWN[config.model.backbone] = payload["own_backbone"]
     torch.set_num_threads(config.scaling.cpus_per_worker)
     tf32_off()  # attacks and steps turn it on for themselves
     device = ray.train.torch.get_device()
@@ -86,6 +89,11 @@ def train_worker(payload: dict[str, Any]) -> dict[str, Any] | None:
         raise
     if ray.train.get_context().get_world_rank() > 0:
         return None
+    return packed(result, data)
+
+
+def packed(result: FitResult, data: TaskData) -> dict[str, Any]:
+    """Returns what `results.finish` takes, without tensors of a device."""
     weights = {name: value.cpu().numpy() for name, value in result.weights.items()}
     row_ids = None if result.outcomes is None else data.test_row_ids
     return {**vars(result), "weights": weights, "row_ids": row_ids}

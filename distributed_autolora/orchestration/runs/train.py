@@ -37,10 +37,12 @@ def train_run(
     checked: bool = False,
     tags: Mapping[str, str] | None = None,
     callbacks: Sequence[Any] = (),
+    in_process: bool = False,
 ) -> "FinishedRun":
     """Starts, resumes or just shows the run that a config describes.
 
-    With `checked` the inputs were looked at already, as those of a study are.
+    With `checked` the inputs were looked at already, as those of a study are. With `in_process` this process trains,
+    without Ray; the config must have one worker.
 
     Raises:
         UserError: for bad input, before any work starts wherever it can be known.
@@ -60,16 +62,16 @@ def train_run(
         else:
             config, folder = found
             _acquire(folder, stack)
-        _connect(config, None if found is None else _known_tracking(folder).get("uri"))
+        _connect(config, None if found is None else _known_tracking(folder).get("uri"), in_process)
         if found is None:
-            config, folder = _new_run(config, fresh, stack)
+            config, folder = _new_run(config, fresh, in_process, stack)
         if folder.is_finished():
             return _show_finished(folder)
         name, config = run_name(config), replace(config, run=replace(config.run, name=folder.name))
         if not folder.exists():
             folder.create(config, name)
         starting.close()
-        return _train(config, folder, inputs, dict(tags or {}), callbacks)
+        return _train(config, folder, inputs, dict(tags or {}), callbacks, in_process)
 
 
 def _claim(name: str, runs: Path, starting: ExitStack) -> None:
@@ -87,11 +89,14 @@ def _acquire(folder: RunFolder, stack: ExitStack) -> None:
     folder.history()
 
 
-def _connect(config: ExperimentConfig, tracking_uri: str | None) -> None:
+def _connect(config: ExperimentConfig, tracking_uri: str | None, in_process: bool) -> None:
     """Connects to Ray, waits for the workers' resources, and meanwhile makes MLflow's store: either takes seconds."""
     from distributed_autolora.orchestration import mlflow_tracking
     from distributed_autolora.orchestration.cluster import connection
 
+    if in_process:
+        mlflow_tracking.reach_store(tracking_uri or _tracking_uri(config))
+        return
     _log.info("Connecting to Ray.")
     with ThreadPoolExecutor(1) as background:
         store = background.submit(mlflow_tracking.reach_store, tracking_uri or _tracking_uri(config))
@@ -101,11 +106,13 @@ def _connect(config: ExperimentConfig, tracking_uri: str | None) -> None:
     store.result()
 
 
-def _new_run(config: ExperimentConfig, fresh: bool, stack: ExitStack) -> tuple[ExperimentConfig, RunFolder]:
-    from distributed_autolora.orchestration.cluster.connection import hardware_precision
+def _new_run(
+    config: ExperimentConfig, fresh: bool, in_process: bool, stack: ExitStack
+) -> tuple[ExperimentConfig, RunFolder]:
+    from distributed_autolora.orchestration.cluster.connection import hardware_precision, own_precision
 
     if is_precision_open(config):
-        config = with_precision(config, hardware_precision(config))
+        config = with_precision(config, (own_precision if in_process else hardware_precision)(config))
     # The name may depend on the format: then this is the first look at it.
     found = None if fresh else find_run(config)
     folder = found[1] if found else next_run(output_home(config.run), run_name(config))
@@ -127,9 +134,15 @@ def _show_finished(folder: RunFolder) -> "FinishedRun":
 
 
 def _train(
-    config: ExperimentConfig, folder: RunFolder, inputs: Inputs, tags: dict[str, str], callbacks: Sequence[Any]
+    config: ExperimentConfig,
+    folder: RunFolder,
+    inputs: Inputs,
+    tags: dict[str, str],
+    callbacks: Sequence[Any],
+    in_process: bool,
 ) -> "FinishedRun":
     from distributed_autolora.orchestration import mlflow_tracking
+    from distributed_autolora.orchestration.runs.in_process import train_in_process
     from distributed_autolora.orchestration.runs.progress import epoch_lines
     from distributed_autolora.orchestration.runs.ray_trainer import ProgressCallback, train_on_ray
     from distributed_autolora.orchestration.runs.results import finish
@@ -139,13 +152,16 @@ def _train(
     print_line(f'Run "{folder.name}" {verb}: {config.method.name} on {config.data.task}, in {folder.path}')
     _log.info("Opening the MLflow run.")
     mlflow = _open_tracking(config, folder, tags)
-    payload = {"config": config.to_dict(), "data_folder": inputs.data_folder, "weights": inputs.weights}
+    payload = _payload(config, inputs)
     callback = ProgressCallback(folder.path, **mlflow)
     status: Literal["FAILED", "KILLED"] | None = "FAILED"
     try:
         _log.info("Handing over to Ray Train.")
         with epoch_lines(folder, config):
-            returned = train_on_ray(config, folder, payload, [callback, *callbacks])
+            if in_process:
+                returned = train_in_process(config, folder, payload, mlflow)
+            else:
+                returned = train_on_ray(config, folder, payload, [callback, *callbacks])
         finished = finish(config, folder, returned, mlflow)
         status = None
     except KeyboardInterrupt:
@@ -156,6 +172,14 @@ def _train(
             with uninterrupted():
                 mlflow_tracking.finish_run(**mlflow, status=status)
     return finished
+
+
+def _payload(config: ExperimentConfig, inputs: Inputs) -> dict[str, Any]:
+    from distributed_autolora.models.own_backbone import OWN
+
+    own = OWN.get(config.model.backbone)
+    places = {"data_folder": inputs.data_folder, "weights": inputs.weights}
+    return {"config": config.to_dict(), "own_backbone": own, **places}
 
 
 def _tracking_uri(config: ExperimentConfig) -> str:
