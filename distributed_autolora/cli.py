@@ -24,7 +24,8 @@ import tyro
 from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
 from distributed_autolora.config import ExperimentConfig, RunConfig, output_home
-from distributed_autolora.config.experiment import fraction, read_config
+from distributed_autolora.config.experiment import fraction
+from distributed_autolora.config.file import read_config_file
 from distributed_autolora.config.flags import flags_of, full_names, short_names
 from distributed_autolora.config.recipes import RECIPES_IN_WORDS, recipe
 from distributed_autolora.console import be_quiet, use_utf8
@@ -49,7 +50,7 @@ class TrainingFlags:
     """The command line of a program that trains."""
 
     config: Path | None = None
-    """YAML file that gives every value no flag names; each run writes its own as config.yaml."""
+    """YAML file, laid over the recipe that it names; each run writes its own, complete, as config.yaml."""
     fresh: bool = False
     """Start the next number of this run, even if it exists."""
     evaluate: str = "quick"
@@ -74,8 +75,8 @@ def parse_training_flags(
     words = full_names(_words(arguments), _TRAINING)
     chosen_recipe, file = _value_of(words, "--recipe"), _value_of(words, "--config")
     if chosen_recipe and file:
-        raise UserError("Give --recipe or --config, not both: either one names every value.")
-    base = read_config(Path(file)) if file else recipe(chosen_recipe or default_recipe)
+        raise UserError("Give --recipe or --config, not both: a file names its own recipe.")
+    base = read_config_file(Path(file)) if file else recipe(chosen_recipe or default_recipe)
     with _NUMBERS, _refusals_in_one_line():
         return tyro.cli(
             TrainingFlags,

@@ -13,7 +13,7 @@ from torch import nn
 
 from distributed_autolora.api.cluster import ray_at
 from distributed_autolora.config import ExperimentConfig, RunConfig, output_home
-from distributed_autolora.config.experiment import read_config
+from distributed_autolora.config.file import read_config_file
 from distributed_autolora.config.flags import SHORT
 from distributed_autolora.config.recipes import RECIPES, recipe
 from distributed_autolora.data.catalog import data_folder
@@ -170,7 +170,7 @@ def _config(config: str | Path | ExperimentConfig) -> ExperimentConfig:
     if isinstance(config, ExperimentConfig):
         return config
     is_file = isinstance(config, Path) or (config not in RECIPES and Path(config).suffix in (".yaml", ".yml"))
-    return read_config(Path(config)) if is_file else recipe(str(config))
+    return read_config_file(Path(config)) if is_file else recipe(str(config))
 
 
 def _changed(config: ExperimentConfig, keys: Mapping[str, Any]) -> ExperimentConfig:

@@ -129,10 +129,19 @@ def config_text(config: ExperimentConfig) -> str:
 
 
 def read_config(path: Path) -> ExperimentConfig:
-    """Reads a YAML config.
+    """Reads a config that `config_text` wrote; keys of later versions take their defaults.
 
     Raises:
         UserError: for a missing file, broken YAML, an unknown key or a wrong type.
+    """
+    return ExperimentConfig.from_dict(read_values(path))
+
+
+def read_values(path: Path) -> dict[str, Any]:
+    """Returns the mapping in a YAML file; what is in it is not checked.
+
+    Raises:
+        UserError: for a missing file, or broken YAML.
     """
     try:
         values = yaml.safe_load(path.expanduser().read_text(encoding="utf-8"))
@@ -140,7 +149,7 @@ def read_config(path: Path) -> ExperimentConfig:
         raise UserError(f"Config: {path} cannot be read ({error.strerror}). Check the path.") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"Config: {path} is not YAML ({' '.join(str(error).split())}). Correct it.") from None
-    return ExperimentConfig.from_dict(values or {})
+    return values or {}
 
 
 def fraction(text: str) -> float:

@@ -8,6 +8,7 @@ import pytest
 from distributed_autolora.cli import parse_training_flags
 from distributed_autolora.config import ExperimentConfig
 from distributed_autolora.config.experiment import config_text, read_config
+from distributed_autolora.config.file import read_config_file
 from distributed_autolora.config.recipes import RECIPES, recipe
 from distributed_autolora.errors import UserError
 
@@ -41,12 +42,35 @@ def test_a_number_without_a_default_takes_a_fraction_too() -> None:
     assert parse_training_flags("", "demo", flags).experiment.method.kl_weight == 0.125
 
 
-def test_a_partial_file_takes_defaults_and_fractions(tmp_path: Path) -> None:
-    (tmp_path / "config.yaml").write_text("threat_model: {epsilon: 4/255}\nmodel: {mean: [0.5], std: [0.25]}\n")
-    config = read_config(tmp_path / "config.yaml")
-    assert config.threat_model.epsilon == 4 / 255
-    assert config.model.mean == (0.5,)
-    assert config.optimization == ExperimentConfig().optimization
+def test_a_file_is_laid_over_the_recipe_that_it_names(tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text("recipe: cifar10\nthreat_model: {epsilon: 4/255}\nmodel: {mean: [0.5, 0.5, 0.5]}\n")
+    base = recipe("cifar10")
+    assert base.model.input_size == 224  # which no dataclass default says
+    expected = replace(
+        base,
+        threat_model=replace(base.threat_model, epsilon=4 / 255),
+        model=replace(base.model, mean=(0.5, 0.5, 0.5)),
+    )
+    assert read_config_file(path) == parse_training_flags("", "demo", ["--config", str(path)]).experiment == expected
+
+
+def test_a_complete_file_is_taken_as_it_is_and_an_incomplete_one_without_a_recipe_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    config = replace(recipe("custom"), recipe="mine", method=replace(recipe("custom").method, lora_rank=3))
+    path.write_text(config_text(config))
+    assert read_config_file(path) == config
+    path.write_text(config_text(config).replace("  lora_rank: 3\n", ""))
+    with pytest.raises(UserError, match='no recipe "mine"'):
+        read_config_file(path)
+    path.write_text(config_text(config).replace("  lora_rank: 3\n", "").replace("recipe: mine\n", ""))
+    with pytest.raises(
+        UserError, match=r"names no recipe and lacks recipe, method\.lora_rank\. Add .*`recipe: custom`"
+    ):
+        read_config_file(path)
+    path.write_text("optimization: {lr: 1}")
+    with pytest.raises(UserError, match=r"lacks recipe, seed, data\.task, data\.path and \d+ more"):
+        read_config_file(path)
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 from distributed_autolora.config import ExperimentConfig, RunConfig, output_home
-from distributed_autolora.config.experiment import read_config
+from distributed_autolora.config.file import read_config_file
 from distributed_autolora.errors import UserError
 from distributed_autolora.records.reader import nearest
 from distributed_autolora.studies import CUSTOM_TASK, Study, base_config, study
@@ -152,7 +152,7 @@ def _task(flags: CompareFlags) -> str:
 
 
 def _base(flags: CompareFlags) -> ExperimentConfig:
-    base = read_config(flags.config) if flags.config else None
+    base = read_config_file(flags.config) if flags.config else None
     base = base_config(
         _task(flags), recipe_config=base, backbone=flags.backbone, weights=flags.weights, data=flags.data
     )
