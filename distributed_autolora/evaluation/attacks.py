@@ -21,7 +21,9 @@ _ENSEMBLES = {
 }
 TRANSFER = "transfer"
 """PGD-20 on another model, whose images are evaluated on this one."""
-_EXAMPLES = ("fgsm", "pgd10", "pgd100", "pgd10x5", "pgd20-margin", *_ENSEMBLES, TRANSFER)
+CORRUPTIONS = "corruptions"
+"""No attack: accuracy on images with common corruptions (`evaluation.corruptions`)."""
+_EXAMPLES = ("fgsm", "pgd10", "pgd100", "pgd10x5", "pgd20-margin", *_ENSEMBLES, TRANSFER, CORRUPTIONS)
 _PGD = re.compile(r"pgd([1-9]\d{0,4})(?:x([1-9]\d{0,2}))?(-margin)?")
 _STANDARD_TARGETS = 9
 _CLASSES_FOR_TARGETED_DLR = 4
@@ -76,6 +78,8 @@ def parse(text: str) -> tuple[NamedAttack, ...]:
 def _named(name: str) -> NamedAttack:
     if name in _ENSEMBLES:
         return NamedAttack(name, parts=_ENSEMBLES[name])
+    if name == CORRUPTIONS:
+        return NamedAttack(name)
     if name in ("fgsm", TRANSFER):
         return NamedAttack(name, num_steps=1 if name == "fgsm" else _TRANSFER_STEPS)
     if match := _PGD.fullmatch(name):

@@ -13,6 +13,7 @@ from distributed_autolora.records.evaluation import (
     Accuracies,
     AccuracyCount,
     AttackResult,
+    CorruptionResult,
     Curve,
     CurvePoint,
     Evaluation,

@@ -1,6 +1,7 @@
 """Accuracies as integer counts, which add and are divided once; what an evaluation found: its evaluation.json."""
 
 from dataclasses import dataclass
+from statistics import fmean
 from typing import Any, Literal
 
 WORST_CASE = "worst_case"
@@ -56,6 +57,15 @@ class AttackResult:
 
 
 @dataclass(frozen=True)
+class CorruptionResult:
+    """Accuracy on the test images with one common corruption, of severity 1 to 5."""
+
+    name: str
+    severity: int
+    correct: AccuracyCount
+
+
+@dataclass(frozen=True)
 class SanityCheck:
     """Result of one sanity check: the finding in one line, and its numbers (ints, floats, lists and dicts of them)."""
 
@@ -97,6 +107,7 @@ class Evaluation:
         epsilon: largest norm of a perturbation, of pixel values in [0, 1].
         attacks: in the order in which they were asked for.
         worst_case: images that are robust to all attacks; None: there were fewer than two.
+        corruptions: empty: not evaluated.
         broken_by: images by what broke them first; "natural": misclassified without an attack.
         sanity: empty: not checked.
         curve: None: not measured.
@@ -124,6 +135,7 @@ class Evaluation:
     natural: AccuracyCount
     attacks: tuple[AttackResult, ...]
     worst_case: AttackResult | None = None
+    corruptions: tuple[CorruptionResult, ...] = ()
     broken_by: dict[str, int]
     sanity: tuple[SanityCheck, ...] = ()
     curve: Curve | None = None
@@ -145,6 +157,11 @@ class Evaluation:
         return {"natural_accuracy": self.natural} | {
             f"robust_accuracy/{attack.name}": attack.robust for attack in self.results()
         }
+
+    def corruption_accuracies(self) -> dict[str, float]:
+        """Returns the mean accuracy over the severities of each corruption; empty: not evaluated."""
+        names = dict.fromkeys(result.name for result in self.corruptions)
+        return {name: fmean(one.correct.accuracy for one in self.corruptions if one.name == name) for name in names}
 
     def results(self) -> tuple[AttackResult, ...]:
         """Returns the results of all attacks, and the worst case over them as the last one."""

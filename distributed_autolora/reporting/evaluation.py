@@ -4,6 +4,7 @@ import textwrap
 from collections.abc import Mapping
 
 from distributed_autolora.records import AccuracyCount, Curve, Evaluation, SanityCheck
+from distributed_autolora.reporting.corruptions import corruption_lines
 from distributed_autolora.reporting.format import duration, threat_text
 from distributed_autolora.reporting.statistics import wilson_interval
 
@@ -38,6 +39,8 @@ def evaluation_table(evaluation: Evaluation) -> str:
         lines += [*first, f"{last:{_LABEL_WIDTH}}  {100 * count.accuracy:6.1f} %  [{100 * low:.1f}, {100 * high:.1f}]"]
     if broken := broken_text(evaluation):
         lines += textwrap.wrap(broken, WIDTH)
+    if evaluation.corruptions:
+        lines += ["", *corruption_lines(evaluation)]
     if evaluation.curve is not None:
         lines += ["", *_curve(evaluation.curve)]
     if evaluation.sanity:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from distributed_autolora.records import Evaluation, RunResult
+from distributed_autolora.reporting.corruptions import corruption_section
 from distributed_autolora.reporting.evaluation import broken_text
 from distributed_autolora.reporting.format import duration, pixel_fraction, threat_text
 from distributed_autolora.reporting.masking import masking_sentences
@@ -48,6 +49,7 @@ def model_card(evaluation: Evaluation, facts: ModelFacts) -> str:
         _data(evaluation, facts),
         _protocol(evaluation),
         _accuracies(evaluation),
+        *corruption_section(evaluation),
         _sanity(evaluation, facts),
         _cost(evaluation, facts),
         _licences(facts),

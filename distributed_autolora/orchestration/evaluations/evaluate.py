@@ -1,25 +1,22 @@
 """One evaluation from request to result: planned, run by a pool of workers, kept, shown, exported."""
 
 import time
-from collections import Counter
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import torch
 
 from distributed_autolora.config import ScalingConfig
 from distributed_autolora.console import print_line
 from distributed_autolora.data.splits import stratified_subset
-from distributed_autolora.evaluation.attacks import TRANSFER, label
 from distributed_autolora.evaluation.chunks import Chunk, Columns
 from distributed_autolora.evaluation.curve import expected_robustness
 from distributed_autolora.models.portable import PortableModel
 from distributed_autolora.orchestration.cluster import connection
+from distributed_autolora.orchestration.evaluations.description import counts_of, described, with_worst_case
 from distributed_autolora.orchestration.evaluations.export import export
 from distributed_autolora.orchestration.evaluations.folder import OUTCOMES_FILE, RESULT_FILE, joined
-from distributed_autolora.orchestration.evaluations.plan import Plan, make_plan, package_versions, task_name
+from distributed_autolora.orchestration.evaluations.plan import Plan, make_plan
 from distributed_autolora.orchestration.evaluations.request import EvaluationRequest
 from distributed_autolora.orchestration.evaluations.tracking import track, tracked_run
 from distributed_autolora.orchestration.evaluations.transfer import ADVERSARIAL_FILE, COLUMN
@@ -27,14 +24,13 @@ from distributed_autolora.orchestration.evaluations.worker_pool import Call, Thi
 from distributed_autolora.orchestration.runs.folder import RunFolder
 from distributed_autolora.progress import ProgressBar
 from distributed_autolora.records import (
-    WORST_CASE,
     AccuracyCount,
-    AttackResult,
     Curve,
     CurvePoint,
     Evaluation,
     SanityCheck,
 )
+from distributed_autolora.reporting.corruptions import CORRUPTIONS_FIGURE, save_figure
 from distributed_autolora.reporting.evaluation import chunk_line, evaluation_table
 
 _SANITY_IMAGES = 128
@@ -56,6 +52,8 @@ def evaluate(request: EvaluationRequest, run: RunFolder | None = None, model: Po
         evaluation = _evaluate(plan, plan.folder.result())
         print(f"\n{evaluation_table(evaluation)}\n\nResults: {plan.place}", flush=True)
         files = [plan.folder.path / RESULT_FILE, plan.folder.path / OUTCOMES_FILE]
+        if evaluation.corruptions:
+            files.append(save_figure(plan.folder.path / CORRUPTIONS_FIGURE, evaluation))
         if request.save_adversarial:
             print_line(f"Adversarial images: {ADVERSARIAL_FILE}")
         if request.export:
@@ -108,12 +106,12 @@ def _evaluate(plan: Plan, evaluation: Evaluation | None) -> Evaluation:
         pool = _connected_pool(plan, len(missing) or len(chunks))
         done |= _evaluate_chunks(plan, pool, missing, len(chunks))
     names = [attack.name for attack in plan.task.attacks]
-    outcomes = _with_worst_case(joined([done[chunk.index][0] for chunk in chunks]), names)
+    outcomes = with_worst_case(joined([done[chunk.index][0] for chunk in chunks]), names)
     if plan.task.save_adversarial:
         plan.write_adversarial(outcomes)
         del outcomes[COLUMN]
 
-    result = _described(plan, outcomes, chunk_seconds=sum(seconds for _, seconds in done.values()))
+    result = described(plan, outcomes, chunk_seconds=sum(seconds for _, seconds in done.values()))
     if evaluation is not None:
         result = replace(result, curve=evaluation.curve, sanity=evaluation.sanity)
     folder.write_result(result, outcomes)
@@ -154,7 +152,7 @@ def _evaluate_chunks(
             found[chunk.index] = columns, seconds
             done = before + len(found)
             left = (time.monotonic() - start) / len(found) * (in_all - done)
-            print_line(chunk_line(done, in_all, chunk.index, _counts(columns), seconds, left))
+            print_line(chunk_line(done, in_all, chunk.index, counts_of(columns), seconds, left))
             bar.show(done)
     return found
 
@@ -172,73 +170,15 @@ def _sanity(plan: Plan, pool: WorkerPool | ThisProcess, outcomes: Columns) -> tu
     rows = torch.tensor(plan.task.rows)
     subset = stratified_subset(plan.table.labels[rows], min(_SANITY_IMAGES, len(rows)), plan.request.seed)
     print_line(f"Checking attacks and model on {len(subset)} images.")
-    arguments = tuple(rows[subset].tolist()), _counts(outcomes), plan.request.seed
+    arguments = tuple(rows[subset].tolist()), counts_of(outcomes), plan.request.seed
     ((_, checks),) = pool.run([Call("The sanity check", "sanity", arguments)])
     return tuple(checks)
 
 
 def _announce(plan: Plan, in_all: int, done: int) -> None:
-    attacks = ", ".join(attack.name for attack in plan.task.attacks)
+    attacks = ", ".join(name.strip() for name in plan.request.attacks.split(","))
     chunks = f"{in_all} chunk{'' if in_all == 1 else 's'}"
     state = f"resumes after {done} of {chunks}" if done else f"starts, {chunks}"
     print_line(f'Evaluation of "{plan.found.name}" by {attacks} {state}, in {plan.place}')
     if plan.task.label_map is not None:
         print_line("The images' classes are in another order than the model's: labels are matched by name.")
-
-
-def _counts(columns: Columns) -> dict[str, AccuracyCount]:
-    total = len(columns["label"])
-    natural = int((columns["natural_prediction"] == columns["label"]).sum())
-    return {"natural_accuracy": AccuracyCount(natural, total)} | {
-        name.replace("robust/", "robust_accuracy/"): AccuracyCount(int(values.sum()), total)
-        for name, values in columns.items()
-        if name.startswith("robust/")
-    }
-
-
-def _with_worst_case(outcomes: Columns, names: list[str]) -> Columns:
-    """Adds whether each image is robust to all attacks, where there are several."""
-    if len(names) < 2:
-        return outcomes
-    return outcomes | {f"robust/{WORST_CASE}": np.logical_and.reduce([outcomes[f"robust/{name}"] for name in names])}
-
-
-def _described(plan: Plan, outcomes: Columns, *, chunk_seconds: float) -> Evaluation:
-    task, request, table, counts = plan.task, plan.request, plan.table, _counts(outcomes)
-    settings: dict[str, Any] = {"threat_model": task.threat_model, "step_size": task.step_size}
-    labels = {
-        attack.name: label(
-            attack, len(table.class_names), surrogate=plan.surrogate if attack.name == TRANSFER else "", **settings
-        )
-        for attack in task.attacks
-    }
-    worst_case = None
-    if (count := counts.get(f"robust_accuracy/{WORST_CASE}")) is not None:
-        worst_case = AttackResult(WORST_CASE, f"worst case: robust to all of {', '.join(labels)} (union)", count)
-    broken_by = Counter(str(name) for name in outcomes["broken_by"].tolist() if name is not None)
-    return Evaluation(
-        digest=plan.folder.digest,
-        model=plan.found.name,
-        model_digest=task.model.digest(),
-        data=task.data_folder,
-        data_digest=task.data_digest,
-        task=task_name(table),
-        protocol=table.protocol,
-        class_names=tuple(table.class_names),
-        test_images=len(task.rows),
-        test_images_available=len(table),
-        image_size=task.image_size,
-        image_shape=tuple(plan.images.images(torch.zeros(1, dtype=torch.int64)).shape[1:]),
-        norm=task.threat_model.norm,
-        epsilon=task.threat_model.epsilon,
-        natural=counts["natural_accuracy"],
-        attacks=tuple(AttackResult(name, text, counts[f"robust_accuracy/{name}"]) for name, text in labels.items()),
-        worst_case=worst_case,
-        broken_by=dict(broken_by),
-        chunk_size=request.chunk_size,
-        seed=request.seed,
-        num_workers=request.num_workers,
-        use_gpu=request.use_gpu,
-        chunk_seconds=chunk_seconds,
-        package_versions=package_versions(),
-    )

@@ -4,9 +4,12 @@ import torch
 
 from distributed_autolora.data.augmentation import to_unit_interval
 from distributed_autolora.data.images import ImageSource
+from distributed_autolora.data.parquet.reader import ImageTable
 from distributed_autolora.errors import UserError, first_line
-from distributed_autolora.evaluation.attacks import SQUARE_TOO_SMALL, takes_square
+from distributed_autolora.evaluation.attacks import CORRUPTIONS, SQUARE_TOO_SMALL, NamedAttack, takes_square
+from distributed_autolora.evaluation.corruptions import Corruptions, find_corruptions
 from distributed_autolora.orchestration.evaluations.model_source import FoundModel
+from distributed_autolora.orchestration.evaluations.request import EvaluationRequest
 from distributed_autolora.orchestration.evaluations.transfer import AdversarialFile, check_adversarial
 from distributed_autolora.orchestration.evaluations.worker import EvaluationTask
 
@@ -25,6 +28,22 @@ def check_inputs(
     if isinstance(surrogate, AdversarialFile):
         check_adversarial(surrogate, task.table_digest, task.threat_model)
     _check_square(task, images)
+
+
+def find_corruptions_of(
+    request: EvaluationRequest, attacks: tuple[NamedAttack, ...], table: ImageTable, images: ImageSource
+) -> Corruptions | None:
+    """Finds the corrupted images that a request asks for; None where it asks for none.
+
+    Raises:
+        UserError: for a superfluous --corruptions, else as `find_corruptions`.
+    """
+    if not any(attack.name == CORRUPTIONS for attack in attacks):
+        if request.corruptions is not None:
+            raise UserError(f"--corruptions is for the name {CORRUPTIONS}: add it to --attacks, or leave the flag out.")
+        return None
+    shape = tuple(images.images(torch.zeros(1, dtype=torch.int64)).shape[1:])
+    return find_corruptions(request.corruptions, table.labels, shape, request.seed)
 
 
 def _check_model(found: FoundModel, images: ImageSource) -> None:

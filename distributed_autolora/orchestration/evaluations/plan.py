@@ -5,7 +5,7 @@ import importlib.metadata
 import json
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +22,11 @@ from distributed_autolora.data.parquet.locations import data_digest, is_uri
 from distributed_autolora.data.parquet.reader import ImageTable, with_protocol
 from distributed_autolora.data.splits import stratified_subset
 from distributed_autolora.errors import UserError
-from distributed_autolora.evaluation.attacks import parse, parts_for
+from distributed_autolora.evaluation.attacks import CORRUPTIONS, parse, parts_for
 from distributed_autolora.evaluation.chunks import Chunk, Columns, cut
 from distributed_autolora.models.portable import PortableModel
 from distributed_autolora.orchestration.evaluations.folder import EvaluationFolder
-from distributed_autolora.orchestration.evaluations.model_checks import check_inputs
+from distributed_autolora.orchestration.evaluations.model_checks import check_inputs, find_corruptions_of
 from distributed_autolora.orchestration.evaluations.model_source import FoundModel, find_model, find_run_folder
 from distributed_autolora.orchestration.evaluations.request import EvaluationRequest
 from distributed_autolora.orchestration.evaluations.transfer import ADVERSARIAL_FILE, find_surrogate, write_adversarial
@@ -98,7 +98,8 @@ def make_plan(request: EvaluationRequest, run: RunFolder | None = None, model: P
             that does not take these images or has another number of classes.
     """
     request.validate()
-    attacks = parse(request.attacks)
+    named = parse(request.attacks)
+    attacks = tuple(attack for attack in named if attack.name != CORRUPTIONS)
     if model is None:
         run = run or find_run_folder(request.model, request.home())
     config = None if run is None else run.config()
@@ -126,6 +127,7 @@ def make_plan(request: EvaluationRequest, run: RunFolder | None = None, model: P
         surrogate=surrogate.model if isinstance(surrogate, FoundModel) else surrogate,
         save_adversarial=request.save_adversarial,
     )
+    task = replace(task, corruptions=find_corruptions_of(request, named, table, task.images_of(table)))
     table = task.with_labels(table)
     images = task.images_of(table)
     check_inputs(task, found, surrogate, images)
@@ -153,6 +155,8 @@ def evaluation_digest(request: EvaluationRequest, task: EvaluationTask) -> str:
     }
     if task.save_adversarial:
         values["save_adversarial"] = True
+    if task.corruptions is not None:
+        values["corruptions"] = task.corruptions.digest
     if task.surrogate is not None:
         values["surrogate"] = task.surrogate.digest()
     if task.label_map is not None:

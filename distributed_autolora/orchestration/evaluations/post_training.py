@@ -4,7 +4,7 @@ from distributed_autolora.config import ExperimentConfig
 from distributed_autolora.console import command, print_line
 from distributed_autolora.data.parquet.reader import read_labels, read_texts
 from distributed_autolora.errors import UserError
-from distributed_autolora.evaluation.attacks import TRANSFER, parse, parts_for
+from distributed_autolora.evaluation.attacks import CORRUPTIONS, TRANSFER, parse, parts_for
 from distributed_autolora.orchestration.evaluations.evaluate import evaluate_run
 from distributed_autolora.orchestration.runs.folder import RunFolder
 from distributed_autolora.records import EpochRecord, RunResult
@@ -76,8 +76,9 @@ def check_attacks(attacks: str, data_folder: str | None = None, images: int | No
     if attacks in (QUICK, NONE):
         return
     parsed = parse(attacks)
-    if any(attack.name == TRANSFER for attack in parsed):
-        raise UserError(f"The attack {TRANSFER} needs a surrogate: run it by jobs/evaluate.py after training.")
+    for attack in parsed:
+        if attack.name in (TRANSFER, CORRUPTIONS):
+            raise UserError(f"{attack.name} needs flags of its own: run it by jobs/evaluate.py after training.")
     if data_folder is None:
         return
     for attack in parsed:

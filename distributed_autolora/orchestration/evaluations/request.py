@@ -29,6 +29,8 @@ class EvaluationRequest:
     """For the attack transfer: the model whose adversarial images are evaluated here, or an adversarial.parquet."""
     save_adversarial: bool = False
     """Also write adversarial.parquet: of each image the adversarial image with the smallest margin."""
+    corruptions: str | None = None
+    """For the name corruptions: folder like CIFAR-10-C (NAME.npy, labels.npy); None: made by imagecorruptions."""
     images: int | None = None
     """Evaluate a stratified subset of this many test images; None: all."""
     image_size: int | None = None

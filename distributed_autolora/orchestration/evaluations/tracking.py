@@ -6,6 +6,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from statistics import fmean
 from typing import Literal
 
 import torch
@@ -89,6 +90,9 @@ def _metrics(plan: Plan, evaluation: Evaluation) -> dict[str, float]:
     if evaluation.sanity:
         statuses = [check.status for check in evaluation.sanity]
         metrics |= {f"sanity/{status}": float(statuses.count(status)) for status in ("PASS", "WARN", "FAIL")}
+    if corrupted := evaluation.corruption_accuracies():
+        metrics["corruption_accuracy"] = fmean(corrupted.values())
+        metrics |= {f"corruption_accuracy/{name}": accuracy for name, accuracy in corrupted.items()}
     if evaluation.curve is not None:
         metrics["expected_robustness"] = evaluation.curve.expected_robustness
     return {f"{_prefix(plan)}/{name}": value for name, value in metrics.items()}

@@ -18,6 +18,7 @@ from distributed_autolora.data.parquet.reader import ImageTable
 from distributed_autolora.errors import UserError
 from distributed_autolora.evaluation.attacks import NamedAttack
 from distributed_autolora.evaluation.chunks import Chunk, Columns, evaluate_chunk
+from distributed_autolora.evaluation.corruptions import Corruptions
 from distributed_autolora.evaluation.curve import curve_epsilons, robustness_curve
 from distributed_autolora.evaluation.sanity.report import check_sanity
 from distributed_autolora.models.portable import PortableModel
@@ -39,6 +40,7 @@ class EvaluationTask:
         step_size: length of a PGD step; None: epsilon / 4.
         surrogate: where the attack "transfer" takes its images from.
         save_adversarial: whether chunks have the adversarial images too.
+        corruptions: None: not evaluated.
         label_map: the model's label for each label of the files (`class_names.label_map`); None: the same.
     """
 
@@ -55,6 +57,7 @@ class EvaluationTask:
     label_map: tuple[int, ...] | None = None
     surrogate: PortableModel | AdversarialFile | None = None
     save_adversarial: bool = False
+    corruptions: Corruptions | None = None
 
     def open_images(self) -> ImageSource:
         """Opens the test images on this machine.
@@ -126,6 +129,9 @@ class Evaluator:
             surrogate=task.surrogate.read(chosen) if isinstance(task.surrogate, AdversarialFile) else self._surrogate,
             keep_images=task.save_adversarial,
         )
+        if task.corruptions is not None:
+            images = self._images.images(torch.tensor(chosen))
+            columns |= task.corruptions.outcomes(self._model, chosen, images, y)
         row_ids = np.array([self._images.table.row_ids[row] for row in chosen], dtype=object)
         found = {"row": np.array(chosen, dtype=np.int64), "row_id": row_ids, "label": y.cpu().numpy(), **columns}
         return found, time.perf_counter() - start

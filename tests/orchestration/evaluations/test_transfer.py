@@ -13,7 +13,7 @@ from distributed_autolora.core.threat_model import ThreatModel
 from distributed_autolora.errors import UserError
 from distributed_autolora.models import save_weights
 from distributed_autolora.models.portable import read_model
-from distributed_autolora.orchestration.evaluations.evaluate import _described, _with_worst_case
+from distributed_autolora.orchestration.evaluations.description import described, with_worst_case
 from distributed_autolora.orchestration.evaluations.folder import joined
 from distributed_autolora.orchestration.evaluations.plan import Plan, make_plan
 from distributed_autolora.orchestration.evaluations.transfer import COLUMN
@@ -47,7 +47,7 @@ def evaluated(plan: Plan) -> dict[str, Any]:
     """Returns the outcomes of all chunks, computed in this process."""
     evaluator = Evaluator(plan.task)
     outcomes = joined([evaluator.chunk(chunk)[0] for chunk in plan.chunks()])
-    return _with_worst_case(outcomes, [attack.name for attack in plan.task.attacks])
+    return with_worst_case(outcomes, [attack.name for attack in plan.task.attacks])
 
 
 def test_transferred_images_are_pgd_s_on_the_surrogate_judged_by_the_model(
@@ -64,7 +64,7 @@ def test_transferred_images_are_pgd_s_on_the_surrogate_judged_by_the_model(
     with torch.no_grad():
         robust = (model(x).argmax(1) == y) & (model(x_adv).argmax(1) == y)
     assert found["robust/transfer"].tolist() == robust.tolist()
-    result = _described(plan, found, chunk_seconds=0)
+    result = described(plan, found, chunk_seconds=0)
     assert (
         result.attacks[1].label == "transfer (PGD-20 on surrogate.safetensors, step epsilon / 4 = 0.0075, clean start)"
     )
@@ -77,7 +77,7 @@ def test_transferred_images_are_pgd_s_on_the_surrogate_judged_by_the_model(
     assert result.accuracies()["robust_accuracy/worst_case"] == result.worst_case.robust
     assert "robust to all of pgd3, transfer, fgsm (union)" in " ".join(evaluation_table(result).split())
     one = make_plan(material.request(tmp_path, attacks="pgd3", epsilon=EPSILON))
-    assert _described(one, evaluated(one), chunk_seconds=0).worst_case is None
+    assert described(one, evaluated(one), chunk_seconds=0).worst_case is None
 
 
 @pytest.mark.parametrize(("norm", "epsilon"), [("linf", EPSILON), ("l2", 0.2)])
@@ -98,7 +98,7 @@ def test_a_file_of_adversarial_images_gives_their_maker_the_same_result_again(
     repeated = evaluated(again)
     assert repeated["robust/transfer"].tolist() == (found["robust/pgd3"] & found["robust/pgd5x2"]).tolist()
     assert 0 < sum(repeated["robust/transfer"]) < TEST_IMAGES
-    assert _described(again, repeated, chunk_seconds=0).attacks[0].label == "transfer (images of adversarial.parquet)"
+    assert described(again, repeated, chunk_seconds=0).attacks[0].label == "transfer (images of adversarial.parquet)"
     # On the other model they are a transfer attack.
     elsewhere = make_plan(
         material.request(tmp_path, model=str(surrogate), attacks="transfer", surrogate=str(file), **values)
