@@ -121,9 +121,7 @@ def _check_flags(parser: Parser, arguments: Sequence[str], is_whole: bool, home:
             raise ValueError(said.getvalue()) from None
         return
     except UserError as error:
-        if is_whole or not any(
-            words in str(error) for words in ("are required", "Missing from", "Missing subcommand", "Expected one of")
-        ):
+        if is_whole or not any(words in str(error) for words in ("are required", "Missing from", "Expected one of")):
             raise
         return
     _check_values(flags, home)
