@@ -32,6 +32,7 @@ NOT_READ = {
     "grep": "reads the logs of a run",
     "pip": "installs",
     "kubectl": "needs Kubernetes",
+    "sbatch": "needs SLURM",
 }
 NOT_READ |= dict.fromkeys(("tar", "cp", "git", "ruff", "mypy"), "a program that people know")
 """Programs whose arguments are not read, but for the names of files, and why."""
@@ -73,6 +74,8 @@ def _check(words: tuple[str, ...], is_whole: bool, home: Path) -> None:
         _check_ray(arguments, is_whole, home)
     elif program == "pip" and "-c" in words and not (ROOT / words[words.index("-c") + 1]).is_file():
         raise ValueError("there is no such file of constraints")
+    elif program == "sbatch" and not any((ROOT / word).is_file() for word in arguments):
+        raise ValueError("there is no such file")
     elif program == "kubectl" and arguments[:2] == ("apply", "-f") and not (ROOT / arguments[2]).is_file():
         raise ValueError(f"there is no file {arguments[2]}")
 

@@ -13,6 +13,7 @@ PROGRAMS = (
     "make",
     "ray",
     "kubectl",
+    "sbatch",
     "pip",
     "sudo",
     "wget",

@@ -26,6 +26,7 @@ OTHERS = {
     "--temp-dir": "ray start",
     "--working-dir": "ray job submit",
     "--host": "mlflow server",
+    "--exclusive": "sbatch",
 }
 """Flags of other programs that sentences name without the program."""
 GROUPS = ("compute", "eval_attack", "method", "model", "optimization", "scaling", "threat_model", "train_attack")

@@ -2,6 +2,8 @@
 
 import re
 import shlex
+import tomllib
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +73,21 @@ def test_every_pod_runs_the_pinned_ray() -> None:
     recipe = (FOLDER / "Dockerfile").read_text()
     assert f"FROM rayproject/ray:{ray_pin()}-py311\n" in recipe
     assert "-c constraints.txt" in recipe
+
+
+def test_the_image_gets_what_its_installation_reads() -> None:
+    lines = re.sub(r"(?m)^#.*\n", "", (FOLDER / "Dockerfile").read_text()).replace("\\\n", " ").splitlines()
+    steps = [(line.partition(" ")[0], line.partition(" ")[2]) for line in lines if line.strip()]
+    assert [name for name, _ in steps] == ["FROM", "ENV", "COPY", "WORKDIR", "RUN"]
+    copied, home, command = steps[2][1].split(), steps[3][1], shlex.split(steps[4][1])
+    assert copied[1:] == [".", home]
+    assert command[:2] == ["pip", "install"]
+    assert (command[command.index("-c") + 1], command[-2:]) == ("constraints.txt", ["-e", "."])
+    left_out = (FOLDER / "Dockerfile.dockerignore").read_text().split()
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
+    for name in ("pyproject.toml", "constraints.txt", project["readme"], *project["license-files"], "jobs/finetune.py"):
+        assert (REPOSITORY / name).is_file()
+        assert not any(fnmatch(part, pattern) for part in Path(name).parts for pattern in left_out)
 
 
 def test_the_entrypoint_is_a_program_of_this_repository_with_flags_that_it_takes(flags: TrainingFlags) -> None:
