@@ -83,6 +83,7 @@ def test_the_installed_command_runs_each_program_and_lists_them(tmp_path: Path) 
         return subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
 
     assert autolora("--version").stdout == f"distributed-autolora {__version__}\n"
+    assert f"\nversion: {__version__}\n" in (ROOT / "CITATION.cff").read_text()
     listed = autolora().stdout
     modules = {path.stem for path in (ROOT / "distributed_autolora" / "programs").glob("[a-z]*.py")}
     assert modules == {name.replace(" ", "_") for name in PROGRAMS}

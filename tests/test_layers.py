@@ -19,6 +19,7 @@ LEVELS = {
     "console": 0,
     "hardware": 0,
     "progress": 1,
+    "hub": 1,
     "records": 1,
     "core": 2,
     "files": 2,

@@ -26,7 +26,7 @@ class DataConfig:
     task: str = "custom"
     """Name of the task; "fashion-mnist-5-9" is shipped with the package."""
     path: str | None = None
-    """Folder or pyarrow URI of train*.parquet and test*.parquet (`autolora data prepare`); None: the shipped task."""
+    """Folder or URI (s3://..., hf://datasets/...) of train*.parquet and test*.parquet; None: the shipped task."""
     train_images: int | None = ranged(None, 2)
     """Use a stratified subset of this many images of the training file, validation included; None: all."""
     val_fraction: float = ranged(0.05, 0.001, 0.5)

@@ -16,6 +16,7 @@ import safetensors.torch
 import torch
 from safetensors import SafetensorError
 
+from distributed_autolora import hub
 from distributed_autolora.errors import UserError, kind_of
 from distributed_autolora.models.checkpoint_formats import Checkpoint, checkpoint_of
 
@@ -106,6 +107,8 @@ def _name(where: str) -> str:
 
 def _read(where: str) -> bytes:
     try:
+        if where.startswith(hub.SCHEME):
+            return hub.local_copy(where).read_bytes()
         if "://" in where:
             filesystem, path = pyarrow.fs.FileSystem.from_uri(where)
             with filesystem.open_input_file(path) as file:

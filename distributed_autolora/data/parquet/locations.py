@@ -11,6 +11,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.fs
 
+from distributed_autolora import hub
 from distributed_autolora.console import command
 from distributed_autolora.errors import UserError, first_line, kind_of
 
@@ -37,6 +38,8 @@ def open_location(location: str) -> tuple[Any, str]:
     """
     if not is_uri(location):
         return pyarrow.fs.LocalFileSystem(), absolute_location(location)
+    if location.startswith(hub.SCHEME):
+        return pyarrow.fs.LocalFileSystem(), str(hub.local_copy(location))
     with readable(location):
         return pyarrow.fs.FileSystem.from_uri(location)  # type: ignore[no-any-return]
 
@@ -81,6 +84,8 @@ def existing_files(folder: str) -> list[str]:
     Raises:
         UserError: if the folder cannot be made or listed.
     """
+    if folder.startswith(hub.SCHEME):
+        raise UserError(f"{folder} cannot be written: give a folder, and upload it by `hf upload`.")
     filesystem, path = open_location(folder)
     with writable(folder):
         filesystem.create_dir(path, recursive=True)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from distributed_autolora.data.parquet.checks import check_columns, check_metadata, check_rows, check_same_names
+from distributed_autolora.data.parquet.hub_layout import hub_metadata, is_hub_layout, read_hub_rows
 from distributed_autolora.data.parquet.locations import HOW_TO_WRITE, readable, split_files
 from distributed_autolora.errors import UserError
 
@@ -199,14 +200,20 @@ def _file_groups(filesystem: Any, path: str, columns: Sequence[str]) -> Iterator
     with stream:
         with readable(path):
             file = pq.ParquetFile(stream, page_checksum_verification=True)
-        check_columns(file.schema_arrow, path)
-        texts = check_metadata(file.metadata.metadata or {}, path)
+        of_hub, raw = is_hub_layout(file.schema_arrow), file.metadata.metadata or {}
+        if not of_hub:
+            check_columns(file.schema_arrow, path)
+        texts = check_metadata(hub_metadata(raw) if of_hub else raw, path)
         if file.metadata.num_rows == 0:
             raise UserError(f"{path} holds no image. {HOW_TO_WRITE}.")
         first = 0
         for group in range(file.num_row_groups):
             with readable(path):
-                rows = file.read_row_group(group, columns=schema.names).select(schema.names).cast(schema)
+                if of_hub:
+                    rows = read_hub_rows(file, group, schema.names, path, first)
+                else:
+                    rows = file.read_row_group(group, columns=schema.names).select(schema.names)
+                rows = rows.cast(schema)
             if "image" in columns:
                 check_rows(rows, len(texts["class_names"]), path, first)
             if len(rows):
