@@ -37,7 +37,7 @@ def samples_figure(samples: dict[str, Any], class_names: Sequence[str], epsilon:
     for row, (images, label) in enumerate(zip(rows, labels, strict=True)):
         grid[row, 0].set_ylabel(label, fontsize=10)
         for column in range(columns):
-            image = np.moveaxis(images[column], 0, -1).squeeze()
+            image = images[column][0] if len(images[column]) == 1 else np.moveaxis(images[column], 0, -1)
             grid[row, column].imshow(image, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
             grid[row, column].set(xticks=[], yticks=[])
     for column in range(columns):

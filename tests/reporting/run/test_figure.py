@@ -172,6 +172,15 @@ def test_samples_show_image_perturbation_and_adversarial_image(n: int, channels:
     )
 
 
+@pytest.mark.parametrize("shape", [(1, 1, 1), (3, 1, 1), (1, 1, 3), (3, 3, 1)])
+def test_images_of_one_pixel_or_line_are_shown(shape: tuple[int, int, int]) -> None:
+    samples = runs.samples(2, shape[0], size=12)
+    samples |= {key: samples[key][:, :, : shape[1], : shape[2]] for key in ("x", "x_adv")}
+    shown_image = np.asarray(samples_figure(samples, CLASSES, 0.1).axes[0].images[0].get_array())
+    assert shown_image.shape[:2] == shape[1:]
+    np.testing.assert_allclose(shown_image.reshape(*shape[1:], -1), np.moveaxis(samples["x"][0] / 255, 0, -1))
+
+
 def test_predictions_are_coloured_by_whether_they_are_right() -> None:
     samples = runs.samples(8)
     figure = samples_figure(samples, CLASSES, 8 / 255)
