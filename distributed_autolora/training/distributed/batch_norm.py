@@ -54,8 +54,9 @@ class _NormalizeOverWorkers(torch.autograd.Function):
             inverse_std = torch.rsqrt(variance + ctx.eps)
             slope = weight * inverse_std**2 * weight_sum / total
             offset = weight * inverse_std * bias_sum / total - slope * mean
-            # slope * x + offset in one pass, whatever the format of x
-            d_x = d_x - F.batch_norm(x, torch.zeros_like(mean), torch.ones_like(mean), slope, offset, eps=0.0)
+            # slope * x + offset in one pass, whatever the format of x; torch 2.11's F.batch_norm refuses an eps of 0
+            statistics = torch.zeros_like(mean), torch.ones_like(mean)
+            d_x = d_x - torch.batch_norm(x, slope, offset, *statistics, False, 0.0, 0.0, torch.backends.cudnn.enabled)
         return d_x, d_weight, d_bias, None
 
 
