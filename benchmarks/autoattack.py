@@ -63,7 +63,7 @@ class Evaluator:
         config = demo()
         data = TaskData(config, str(embedded_folder()), torch.device("cpu"))
         self.model = fresh_classifier(config, data.num_classes, str(embedded_backbone())).eval()
-        fit_linear_head(self.model, data.plain_batch, data.split.train, config.evaluation.batch_size_per_worker)
+        fit_linear_head(self.model, data.plain_batches, data.split.train, config.evaluation.batch_size_per_worker)
         self.attack, self.epsilon = attack, config.threat_model.epsilon
         self.x, self.y = data.test_batch(rows)
         LOGGER.setLevel(logging.ERROR)  # it warns of fewer than ten classes in every call

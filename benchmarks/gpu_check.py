@@ -11,6 +11,7 @@ import argparse
 import sys
 import tempfile
 import traceback
+from argparse import Namespace
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -21,7 +22,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a plain checkout has no package "benchmarks"
 
 from benchmarks import gpu_speed, reading
-from benchmarks.gpu_correctness import Check, Size, captured_attack, gradients, identity, process_group, processes
+from benchmarks.gpu_correctness import Check, captured_attack, gradients, identity, process_group, processes
 from benchmarks.timing import table
 from distributed_autolora.config.recipes import PAPER_METHODS, paper
 from distributed_autolora.core.fast_attack.tf32 import tf32_off
@@ -35,10 +36,11 @@ TRAIN_IMAGES = {"cifar10": 50000, "cifar100": 50000, "dtd": 3760, "dogs": 12000,
 """Images of the paper's six tasks, 5 % of which validate."""
 SEEDS = 3
 SIZES = {
-    "full": Size(images=1250, pictures=8000, side=224, batch=128, steps=10, rounds=10),
-    "small": Size(images=500, pictures=500, side=32, batch=4, steps=2, rounds=1),
-    "tiny": Size(images=200, pictures=40, side=16, batch=4, steps=1, rounds=1),
+    "full": Namespace(images=1250, pictures=8000, side=224, batch=128, steps=10, rounds=10),
+    "small": Namespace(images=500, pictures=500, side=32, batch=4, steps=2, rounds=1),
+    "tiny": Namespace(images=200, pictures=40, side=16, batch=4, steps=1, rounds=1),
 }
+"""Training images of the checks, JPEG files that are read, and side, batch, attack steps and rounds that are timed."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -124,6 +126,8 @@ def hours(check: Check) -> None:
     """Hours of the paper's Tables 1 (ResNet-18) and 2 (ResNet-50) on this device: one run a task, method and seed."""
     size = check.size
     for network, variants in check.speed.items():
+        if any(f"recipe, {method}" not in variants for method in PAPER_METHODS):
+            continue  # its own line says why
         total = 0.0
         for method in PAPER_METHODS:
             own = METHODS[method].forward_passes + METHODS[method].backward_passes

@@ -1,11 +1,13 @@
 """What a GPU must compute as a CPU does: attacks, steps, stopped runs, groups of workers; for `gpu_check.py`."""
 
+import contextlib
+import copy
 import json
 import tempfile
 import time
 import warnings
+from argparse import Namespace
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from pathlib import Path
@@ -42,24 +44,12 @@ FORMATS: dict[str, tuple[torch.dtype, Precision, float]] = {
 """Tensors, products, and how far gradients may be from those in float64: about half of the format's digits agree."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Size:
-    """Images that the checks of correctness train on, JPEG files that are read, and what is timed."""
-
-    images: int
-    pictures: int
-    side: int
-    batch: int
-    steps: int
-    rounds: int
-
-
 @dataclass
 class Check:
     """The settings, and the rows and figures so far."""
 
     device: torch.device
-    size: Size
+    size: Namespace
     output: Path
     rows: list[dict[str, Any]] = field(default_factory=list)
     speed: dict[str, Any] = field(default_factory=dict)
@@ -105,9 +95,9 @@ def captured_attack(check: Check, where: str = "", formats: Sequence[Precision] 
     raised = []
     for precision in formats:
         trainer = check.trainer(attack=precision)
-        batches, rows = trainer.data.plain_batch, trainer.data.split.val
-        fit_linear_head(trainer.backbone, batches, trainer.data.split.train, 250)
-        (x, y), model = batches(rows), trainer.backbone
+        data = trainer.data
+        fit_linear_head(trainer.backbone, data.plain_batches, data.split.train, 250)
+        (x, y), model = data.plain_batch(data.split.val), trainer.backbone
         noise = torch.rand(x.shape, device=check.device, generator=torch.Generator(check.device).manual_seed(0))
         capture = CudaGraphs(check.device) if check.device.type == "cuda" else lambda run: run
         eager, captured = (build_attacks(trainer.config, model, model, how).train for how in (None, capture))
@@ -153,21 +143,18 @@ def _backward(trainer: Trainer, x: Tensor, x_adv: Tensor, y: Tensor) -> tuple[fl
     return float(terms.total.detach()), torch.cat(found)
 
 
-class _Folder:
-    """Keeps checkpoints in a folder; dies after the one at `stop`."""
+@dataclass
+class _Newest:
+    """Keeps the newest checkpoint; dies after the one at step `stop`."""
 
-    def __init__(self, folder: Path, stop: int = -1) -> None:
-        self.folder, self.stop = folder, stop
-        folder.mkdir(exist_ok=True)
+    stop: int = -1
+    state: TrainingState | None = None
 
     def latest(self) -> TrainingState | None:
-        newest = max(self.folder.iterdir(), default=None)
-        return None if newest is None else TrainingState.load(newest)
+        return self.state
 
     def report(self, state: TrainingState) -> None:
-        place = self.folder / f"{len(state.history)}-{state.step:06d}"
-        place.mkdir()
-        state.save(place)
+        self.state = copy.deepcopy(state)
         if state.step == self.stop:
             raise KeyboardInterrupt
 
@@ -179,19 +166,16 @@ def identity(check: Check) -> None:
     """A run repeats itself, and a stopped one ends as it does: ten steps and more."""
     config = check.config()
 
-    def run(folder: Path, stop: int = -1) -> dict[str, Tensor]:
+    def run(kept: _Newest) -> dict[str, Tensor]:
         data = TaskData(config, embedded_folder(), check.device)
-        try:
-            return fit(config, data, str(embedded_backbone()), _Folder(folder, stop), device=check.device).weights
-        except KeyboardInterrupt:
-            return {}
+        return fit(config, data, str(embedded_backbone()), kept, device=check.device).weights
 
-    with tempfile.TemporaryDirectory() as home:
-        first, second = (run(Path(home, name)) for name in ("first", "second"))
-        for stop in (3, 7):
-            run(Path(home, "stopped"), stop)
-        stopped = run(Path(home, "stopped"))
-    for name, other in (("a run twice", second), ("a run stopped after steps 3 and 7", stopped)):
+    first, second, stopped = run(_Newest()), run(_Newest()), _Newest()
+    for stopped.stop in (3, 7):
+        with contextlib.suppress(KeyboardInterrupt):
+            run(stopped)
+    others = {"a run twice": second, "a run stopped after steps 3 and 7": run(stopped)}
+    for name, other in others.items():
         far = max(float((value.double() - other[key].double()).abs().max()) for key, value in first.items())
         check.row(name, far == 0, f"weights differ by {far:.3g} (0: bit for bit)")
 
@@ -223,7 +207,7 @@ def _trajectory(rank: int, home: str, check: Check, workers: int = 2) -> None:
             torch.save(weights, Path(home, f"{workers}.pt"))
 
 
-@contextmanager
+@contextlib.contextmanager
 def group_of(backend: str, home: str, rank: int = 0, workers: int = 1) -> Iterator[None]:
     """Runs the block in a process group whose store is in the folder `home`."""
     where, patience = f"file://{home}/{backend}{workers}", timedelta(seconds=120)

@@ -21,8 +21,8 @@ from benchmarks.trained import TrainingSteps
 from distributed_autolora.config import ExperimentConfig, Precision
 from distributed_autolora.core.attacks import eval_mode
 from distributed_autolora.core.fast_attack.tf32 import allow_tf32
-from distributed_autolora.orchestration.cluster_check.memory_estimate import estimate
 from distributed_autolora.training.attacks import FastAttack, build_attack
+from distributed_autolora.training.memory_estimate import estimate
 from distributed_autolora.training.task_data import TaskData
 
 PLAIN, EAGER, CAPTURED = "plain PyTorch, float32", "eager, bfloat16", "captured, bfloat16"
@@ -38,11 +38,7 @@ VARIANTS: dict[str, Formats] = {
     "recipe, twins": ("bfloat16", "float32", "twins"),
 }
 """Formats of attack and training step, and the method; recipe: those of the paper's recipes on such a GPU."""
-COMPILED: dict[str, Formats] = {
-    CAPTURED: VARIANTS[CAPTURED],
-    "captured and compiled, bfloat16": VARIANTS[CAPTURED],
-    "compiled, bfloat16": VARIANTS[CAPTURED],
-}
+COMPILED = dict.fromkeys((CAPTURED, "captured and compiled, bfloat16", "compiled, bfloat16"), VARIANTS[CAPTURED])
 
 
 @dataclass(frozen=True)
@@ -102,8 +98,7 @@ class Steps:
 
     def attack(self) -> Tensor:
         """Returns adversarial images."""
-        trainer = self.steps.trainer
-        return trainer.attacks.train(trainer.backbone, self.x, self.y, noise=self._noise)
+        return self.steps.trainer.attacks.train(self.steps.trainer.backbone, self.x, self.y, noise=self._noise)
 
     def whole(self) -> None:
         """Takes a step with its attack."""
@@ -130,13 +125,11 @@ def measured(names: dict[str, Formats], work: Work, rounds: int, peak: float | N
             failed[name] = str(error).partition("\n")[0]
     calls: dict[str, Callable[[], object]] = {f"attack, {name}": one.attack for name, one in variants.items()}
     calls |= {f"step, {name}": one.whole for name, one in variants.items()}
-    seconds = interleaved(calls, rounds, lambda: synchronize(work.device))
+    seconds = interleaved(calls, rounds, torch.cuda.synchronize if work.device.type == "cuda" else lambda: None)
     base = PLAIN if PLAIN in variants else next(iter(variants))
-    flops = 0
-    if EAGER in variants:
-        with Flops() as counter:
+    with Flops() as counter:
+        if EAGER in variants:
             variants[EAGER].whole()
-        flops = counter.total
     found = {}
     for name in variants:
         step = statistics.median(seconds[f"step, {name}"])
@@ -146,9 +139,9 @@ def measured(names: dict[str, Formats], work: Work, rounds: int, peak: float | N
             "images_per_second": work.batch / step,
             "attack_speed": 1 / ratio(seconds, f"attack, {name}", f"attack, {base}"),
             "step_speed": 1 / ratio(seconds, f"step, {name}", f"step, {base}"),
-            "share_of_peak": flops / step / peak if peak and flops else None,
+            "share_of_peak": counter.total / step / peak if peak and counter.total else None,
         }
-    return {"speeds_over": base, "flops_of_a_step": flops, "variants": found, "failed": failed}
+    return {"speeds_over": base, "flops_of_a_step": counter.total, "variants": found, "failed": failed}
 
 
 def first_run(name: str, work: Work, data: TaskData) -> Steps:
@@ -196,9 +189,3 @@ class Flops(TorchDispatchMode):
         count = flop_registry.get(func._overloadpacket)
         self.total += 0 if count is None else count(*args, **(kwargs or {}), out_val=out)
         return out
-
-
-def synchronize(device: torch.device) -> None:
-    """Waits for the device."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)

@@ -1,12 +1,11 @@
 """Measures the peak memory of a training step against what must be in memory at once.
 
     python benchmarks/memory.py                      # a minute on one core
-    python benchmarks/memory.py --device cuda        # PyTorch's own count on a GPU
 
 The theory adds up parameters, gradients, momentum, the attack network, the best state so far, the images, and what
 autograd keeps for the backward (counted while a forward runs, each storage once). Every step is measured in a fresh
-process of one thread: on a CPU the highest resident memory less what was resident before. Prints MiB, writes bytes.
-Larger batches are computed from the theory, not measured.
+process of one thread: the highest resident memory less what was resident before. Prints MiB, writes bytes.
+`gpu_check.py` measures that of a GPU.
 """
 
 import ctypes
@@ -38,8 +37,8 @@ from distributed_autolora.config import (
     Precision,
     ScalingConfig,
 )
-from distributed_autolora.hardware import cpu_precision, gpu_precision
-from distributed_autolora.orchestration.cluster_check.memory_estimate import kept_bytes
+from distributed_autolora.hardware import cpu_precision
+from distributed_autolora.training.memory_estimate import kept_bytes
 from distributed_autolora.training.methods.registry import method_of
 from distributed_autolora.training.task_data import TaskData
 
@@ -65,16 +64,11 @@ class Flags(BenchmarkFlags):
     """Format of attack network and training step; auto: bfloat16 where the hardware computes it natively."""
     batch: int | None = None
     """Images of a batch, at least 2; None: the networks' own."""
-    computed_batch: int = 128
-    """Batch of ResNet-18 to compute the memory for from the theory."""
-    device: Literal["cpu", "cuda"] = "cpu"
-    """Where to measure."""
 
 
 def measure(flags: Flags) -> dict[str, Any]:
     """Returns everything that is written, in bytes."""
-    choose = gpu_precision if flags.device == "cuda" else cpu_precision
-    precision: Precision = choose() if flags.precision == "auto" else flags.precision
+    precision: Precision = cpu_precision() if flags.precision == "auto" else flags.precision
     networks: dict[str, Any] = {}
     for network in flags.networks:
         batch = flags.batch or _BATCHES[network]
@@ -82,36 +76,29 @@ def measure(flags: Flags) -> dict[str, Any]:
         for method in flags.methods:
             with tempfile.TemporaryDirectory() as folder:
                 config = config_of(network, method, batch, precision, folder)
-                steps[method] = in_fresh_process(step_memory, config, flags.device, environment=_MALLOC)
+                steps[method] = in_fresh_process(step_memory, config, environment=_MALLOC)
         networks[network] = {"batch": batch, "precision": precision, "steps": steps}
-    computed = {
-        method: at_batch(step["theory"], step["theory_at_half"], networks["resnet18"]["batch"], flags.computed_batch)
-        for method, step in networks.get("resnet18", {"steps": {}})["steps"].items()
-    }
-    return {"device": flags.device, "networks": networks, "computed_batch": flags.computed_batch, "computed": computed}
+    return {"networks": networks}
 
 
 def show(result: dict[str, Any]) -> None:
     """Prints the tables."""
     for network, found in result["networks"].items():
-        setting = f"{SIDES[network]} pixels, batch {found['batch']}, {found['precision']}, {result['device']}"
-        rows = {}
+        setting = f"{SIDES[network]} pixels, batch {found['batch']}, {found['precision']}"
+        rows: dict[str, dict[str, float]] = {}
         for method, step in found["steps"].items():
             total = sum(step["theory"].values())
-            measured = {"measured": step["measured"] / _MIB, "ratio": step["measured"] / total}
-            rows[method] = {**_mebibytes(step["theory"]), **measured}
+            bytes_of = {**step["theory"], "theory": total, "measured": step["measured"]}
+            rows[method] = {name: value / _MIB for name, value in bytes_of.items()} | {
+                "ratio": step["measured"] / total
+            }
         print(f"{network}, {setting}\n{table('MiB', rows)}\n")
-    if result["computed"]:
-        print(f"resnet18, 224 pixels, batch {result['computed_batch']}: computed from the theory, not measured")
-        print(table("MiB", {method: _mebibytes(theory) for method, theory in result["computed"].items()}))
-    if result["computed"] and result["device"] == "cpu":
-        print("With a CPU's kernels: a GPU packs no weights of the attack network, but its kernels need workspaces.")
 
 
-def step_memory(config: ExperimentConfig, device_name: str) -> dict[str, Any]:
-    """Returns "measured", "theory" and "theory_at_half" (of the batch) of a step; call it in a fresh process."""
+def step_memory(config: ExperimentConfig) -> dict[str, Any]:
+    """Returns "measured" and "theory" of a step; call it in a fresh process."""
     torch.set_num_threads(1)
-    device = torch.device(device_name)
+    device = torch.device("cpu")
     batch, channels, folder = config.optimization.global_batch_size, len(config.model.mean), str(config.data.path)
     write_drawn_task(folder, 4 * batch, lambda number: noise_png(number, SIDES[config.model.backbone], channels))
     data = TaskData(config, folder, device)
@@ -119,12 +106,11 @@ def step_memory(config: ExperimentConfig, device_name: str) -> dict[str, Any]:
     x, y = data.training_batch(rows, 1, "augmentation")
     # Not counted: libraries load their code and compile their kernels in the first step of a process.
     TrainingSteps(config, data, None, device).take(rows, x, y)
-    before = resident(device)
+    before = resident()
     steps = TrainingSteps(config, data, None, device)
     steps.take(rows, x, y)  # gradients and momentum exist from the second step on
-    measured = peak(device, lambda: steps.take(rows, x, y)) - before + _bytes([x])
-    half = batch // 2
-    return {"measured": measured, "theory": theory(steps, x, y), "theory_at_half": theory(steps, x[:half], y[:half])}
+    measured = peak(lambda: steps.take(rows, x, y)) - before + _bytes([x])
+    return {"measured": measured, "theory": theory(steps, x, y)}
 
 
 def theory(steps: TrainingSteps, x: Tensor, y: Tensor) -> dict[str, int]:
@@ -148,30 +134,16 @@ def theory(steps: TrainingSteps, x: Tensor, y: Tensor) -> dict[str, int]:
     }
 
 
-def at_batch(theory: dict[str, int], at_half: dict[str, int], batch: int, wanted: int) -> dict[str, int]:
-    """Returns the theory of `wanted` images, on the line through `batch` images and half of them."""
-    share = (wanted - batch) / (batch - batch // 2)
-    return {name: round(own + share * (own - at_half[name])) for name, own in theory.items()}
-
-
-def resident(device: torch.device) -> int:
-    """Returns the bytes in use: PyTorch's count on a GPU, else Linux's after the allocator gave back what it can."""
+def resident() -> int:
+    """Returns the bytes in use after the allocator gave back what it can."""
     gc.collect()
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-        return torch.cuda.memory_allocated()
     ctypes.CDLL(None).malloc_trim(0)
     return _status("VmRSS")
 
 
-def peak(device: torch.device, run: Callable[[], None]) -> int:
+def peak(run: Callable[[], None]) -> int:
     """Returns the most bytes in use while `run` runs."""
-    resident(device)
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats()
-        run()
-        torch.cuda.synchronize()
-        return torch.cuda.max_memory_allocated()
+    resident()
     Path("/proc/self/clear_refs").write_text("5")
     run()
     return _status("VmHWM")
@@ -189,10 +161,6 @@ def config_of(network: str, method: str, batch: int, precision: Precision, folde
         compute=ComputeConfig(attack_precision=precision, train_precision=precision),
         scaling=ScalingConfig(num_workers=1),
     )
-
-
-def _mebibytes(theory: dict[str, int]) -> dict[str, float]:
-    return {name: value / _MIB for name, value in {**theory, "theory": sum(theory.values())}.items()}
 
 
 def _status(field: str) -> int:

@@ -1,5 +1,6 @@
 """The hardware that a process may use: CPUs, and the number formats that it computes natively."""
 
+import contextlib
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -65,3 +66,18 @@ def cpu_quota(cgroup: Path = Path("/sys/fs/cgroup")) -> int | None:
     except OSError:
         return None
     return None if quota == "max" or int(quota) <= 0 else max(1, -(-int(quota) // int(period)))
+
+
+def free_memory() -> int:
+    """Returns the bytes of memory that processes of this node may still take: the machine's or the container's."""
+    meminfo = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
+    free = int(meminfo["MemAvailable"].split()[0]) * 1024
+    group = Path("/sys/fs/cgroup")
+    for limit, used in (
+        ("memory.max", "memory.current"),
+        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
+    ):
+        with contextlib.suppress(OSError):
+            most, taken = (group / limit).read_text().strip(), int((group / used).read_text())
+            free = free if most == "max" else min(free, int(most) - taken)
+    return max(0, free)

@@ -1,6 +1,7 @@
 """Pixels of a table's rows: decoded once when all are of one size and few, otherwise on access."""
 
 import math
+import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -38,7 +39,8 @@ class ImageSource:
         channels: 1 for grey, 3 for RGB.
         image_size: side of the images in pixels; None: their own.
         resized: `training_images` draws a resized crop and a flip for each row; otherwise it is `images`.
-        decoded_once_bytes: the most pixel bytes that are kept decoded.
+        decoded_once_bytes: the most pixel bytes of images of one size that are kept decoded.
+        scaled_bytes: the most memory for scaled images that are kept once they were decoded, the first ones.
 
     Raises:
         UserError: for a number of channels that no image has, resized crops without `image_size`, images that cannot
@@ -53,10 +55,13 @@ class ImageSource:
         image_size: int | None,
         resized: bool,
         decoded_once_bytes: int = DECODED_ONCE_BYTES,
+        scaled_bytes: int = 0,
     ) -> None:
         check_image_settings(channels=channels, image_size=image_size, resized=resized)
         self.table, self.channels, self.image_size, self.resized = table, channels, image_size, resized
         self._workers = ThreadPoolExecutor(max_workers=torch.get_num_threads())
+        self._scaled_images: dict[int, Image.Image] = {}
+        self._room, self._lock = scaled_bytes, threading.Lock()
         self._own_size = (0, 0)
         self._pixels: Tensor | None = None
         if image_size is None:
@@ -118,7 +123,15 @@ class ImageSource:
 
     def _scaled(self, row: int) -> Image.Image:
         assert self.image_size is not None
-        return transforms.resize(self._decode(row), [round(self.image_size * _SHORT_SIDE)])  # type: ignore[no-any-return]
+        if (kept := self._scaled_images.get(row)) is not None:
+            return kept
+        image: Image.Image = transforms.resize(self._decode(row), [round(self.image_size * _SHORT_SIDE)])
+        size = image.width * image.height * (1 if self.channels == 1 else 4)  # Pillow's RGB takes four bytes a pixel
+        with self._lock:
+            if size <= self._room and row not in self._scaled_images:
+                self._scaled_images[row] = image
+                self._room -= size
+        return image
 
     def _training_image(self, row: int, draws: Sequence[float]) -> Image.Image:
         image = self._scaled(row)

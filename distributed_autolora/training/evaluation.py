@@ -1,6 +1,6 @@
 """Accuracies and gradient similarity over all workers: counts and sums travel, ratios do not."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -20,7 +20,8 @@ from distributed_autolora.training.distributed import collectives
 from distributed_autolora.training.methods.registry import AdaptsLossWeights, follows_accuracy
 from distributed_autolora.training.task_data import TaskData
 
-Batches = Callable[[Tensor], tuple[Tensor, Tensor]]
+Batches = Callable[[Iterable[Tensor]], Iterator[tuple[Tensor, Tensor, Tensor]]]
+"""From batches of rows to rows, images and labels, as `TaskData.plain_batches`."""
 SIMILARITY_BATCH = 32
 """Images of a batch of gradient similarity's batch form: a constant, so that it does not depend on the workers."""
 _RIDGE = 1e-4
@@ -44,7 +45,7 @@ class Validation(Accuracies):
 def validate(config: ExperimentConfig, model: nn.Module, attack: Attack, data: TaskData) -> Validation:
     """Evaluates `model` on the validation images; the attack's last iterate is classified by `model` itself."""
     batch_size = config.evaluation.batch_size_per_worker
-    found = natural_and_robust_predictions(model, attack, data.plain_batch, data.split.val, batch_size)
+    found = natural_and_robust_predictions(model, attack, data.plain_batches, data.split.val, batch_size)
     return Validation(**vars(accuracies_of(found)), outcomes=found[:, 3] == found[:, 1])
 
 
@@ -67,8 +68,7 @@ def natural_and_robust_predictions(
     """
     device = _device(model)
     parts = [torch.empty((0, 4), dtype=torch.int64, device=device)]
-    for batch in own_batches(rows, batch_size):
-        x, y = batches(batch)
+    for batch, x, y in batches(own_batches(rows, batch_size)):
         with eval_mode(model), torch.no_grad():
             x_adv = attack(model, x, y)
             natural, robust = model(x).argmax(1), model(x_adv).argmax(1)
@@ -106,8 +106,7 @@ def fit_linear_head(classifier: Classifier, batches: Batches, rows: Tensor, batc
     shards: list[Tensor] = [head.weight.new_empty((0, head.in_features))]
     labels: list[Tensor] = [torch.empty(0, dtype=torch.int64, device=head.weight.device)]
     with eval_mode(classifier), torch.no_grad():
-        for batch in own_batches(rows, batch_size):
-            x, y = batches(batch)
+        for _, x, y in batches(own_batches(rows, batch_size)):
             shards.append(classifier.features(x))
             labels.append(y)
     features = collectives.gather_rows(torch.cat(shards))
@@ -153,8 +152,7 @@ def measure_similarity(
     rows = similarity_rows(config, data.table.labels, data.split)
     batches = rows.split(SIMILARITY_BATCH)
     sums = torch.zeros(2, dtype=torch.float64, device=next(objective.parameters()).device)
-    for batch in batches[collectives.rank() :: collectives.world_size()]:
-        x, y = data.plain_batch(batch)
+    for _, x, y in data.plain_batches(batches[collectives.rank() :: collectives.world_size()]):
         x_adv = attack(model, x, y)
         sums[0] += gradient_similarity(objective, x, x_adv, y, head=model.head_name).double().sum()
         sums[1] += batch_gradient_similarity(objective, x, x_adv, y, head=model.head_name).double()

@@ -55,7 +55,7 @@ def evaluate_finally(
     if config.evaluation.linear_head and weights is not None:
         parameter, batch_size = next(model.parameters()), config.evaluation.batch_size_per_worker
         untouched = fresh_classifier(config, data.num_classes, weights).to(parameter.device, parameter.dtype)
-        fit_linear_head(untouched, data.plain_batch, data.split.train, batch_size)
+        fit_linear_head(untouched, data.plain_batches, data.split.train, batch_size)
         linear_head = accuracies_of(_predictions(config, data, untouched, attack))
     predictions = _predictions(config, data, model, attack)
     test = accuracies_of(predictions)
@@ -88,7 +88,7 @@ def _summary(config: ExperimentConfig, data: TaskData, history: Sequence[EpochRe
 
 def _predictions(config: ExperimentConfig, data: TaskData, model: Classifier, attack: Attack) -> Tensor:
     rows, batch_size = torch.arange(data.num_test), config.evaluation.batch_size_per_worker
-    return natural_and_robust_predictions(model, attack, data.test_batch, rows, batch_size)
+    return natural_and_robust_predictions(model, attack, data.test_batches, rows, batch_size)
 
 
 def _samples(data: TaskData, model: Classifier, attack: Attack) -> TestArrays:

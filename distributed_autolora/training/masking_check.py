@@ -49,8 +49,8 @@ def check_masking(
     broken, device = torch.zeros(len(rows), dtype=torch.bool), next(model.parameters()).device
     found = [torch.empty(0, dtype=torch.int64, device=device)]
     with (timer or PhaseSeconds()).phase("masking"):
-        for own in own_batches(places, config.evaluation.batch_size_per_worker):
-            x, y = data.plain_batch(rows[own])
+        shares = list(own_batches(places, config.evaluation.batch_size_per_worker))
+        for own, (_, x, y) in zip(shares, data.plain_batches(rows[own] for own in shares), strict=True):
             # Training never draws the starts of an epoch 0.
             noise = keyed_uniform(config.seed, "attack", 0, data.to_device(rows[own]), tuple(x.shape[1:]))
             with eval_mode(model), torch.no_grad():

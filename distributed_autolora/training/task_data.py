@@ -1,5 +1,6 @@
 """A task as one worker sees it: its share of every batch, on the device, in [0, 1]."""
 
+import contextlib
 from collections.abc import Iterable, Iterator
 from typing import Literal
 
@@ -22,6 +23,7 @@ from distributed_autolora.data.splits import (
     stratified_subset,
 )
 from distributed_autolora.errors import UserError
+from distributed_autolora.hardware import free_memory
 
 AugmentationStream = Literal["augmentation", "natural_accuracy"]
 
@@ -41,7 +43,9 @@ class TaskData:
     ) -> None:
         self._config, self._folder, self._device, self._dtype = config, folder, device, dtype
         self.table = open_table(config, folder, "train")
-        self._source = image_source(config, self.table)
+        # Attack and step of a GPU may outrun the decoding, and every epoch reads the training images twice.
+        kept = free_memory() // 16 if device.type == "cuda" else 0
+        self._source = image_source(config, self.table, kept)
         self._test: tuple[ImageTable, ImageSource] | None = None
         self.split = split_rows(config, self.table)
 
@@ -69,6 +73,14 @@ class TaskData:
         """Returns images and labels of training-table rows without augmentation."""
         return self._finish(self.to_device(self._source.images(rows))), self.to_device(self.table.labels[rows])
 
+    def plain_batches(self, batches: Iterable[Tensor]) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """Yields rows, images and labels of each batch of rows as `plain_batch` has them, decoded ahead in a thread."""
+        return self._prefetched(self.table, self._source, batches)
+
+    def test_batches(self, batches: Iterable[Tensor]) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """Yields the same of test-table rows."""
+        return self._prefetched(*self._open_test(), batches)
+
     def test_batch(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Returns images and labels of test-table rows; the first call opens the test split."""
         table, source = self._open_test()
@@ -86,13 +98,20 @@ class TaskData:
 
     def to_device(self, values: Tensor) -> Tensor:
         """Returns the values where the run computes; the process does not wait for a copy to a GPU."""
-        if self._device.type == "cuda" and len(values):
-            return values.pin_memory().to(self._device, non_blocking=True)
-        return values
+        return self._pinned(values).to(self._device, non_blocking=True)
+
+    def _prefetched(
+        self, table: ImageTable, source: ImageSource, batches: Iterable[Tensor]
+    ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        for rows, pixels in prefetched(lambda rows: (rows, self._pinned(source.images(rows))), batches):
+            images = pixels.to(self._device, non_blocking=True)
+            yield rows, self._finish(images), self.to_device(table.labels[rows])
 
     def _training_pixels(self, rows: Tensor, epoch: int, stream: AugmentationStream) -> Tensor:
-        pixels = self._source.training_images(rows, seed=self._config.seed, epoch=epoch, stream=stream)
-        return pixels.pin_memory() if self._device.type == "cuda" and len(pixels) else pixels
+        return self._pinned(self._source.training_images(rows, seed=self._config.seed, epoch=epoch, stream=stream))
+
+    def _pinned(self, values: Tensor) -> Tensor:
+        return values.pin_memory() if self._device.type == "cuda" and len(values) else values
 
     def _augmented(self, pixels: Tensor, rows: Tensor, epoch: int, stream: AugmentationStream) -> tuple[Tensor, Tensor]:
         images = pixels.to(self._device, non_blocking=True)
@@ -117,19 +136,41 @@ def open_table(config: ExperimentConfig, folder: str, split: str) -> ImageTable:
     Raises:
         UserError: for data that cannot be used, or a cache that cannot be written.
     """
-    if config.data.image_size is None and split_bytes(folder, split) <= IN_MEMORY_BYTES:
+    if _is_small(config, folder, split):
         return read_images(folder, split)
     return mapped_images(folder, split, digest=config.data.digest, cache=config.scaling.cache)
 
 
-def image_source(config: ExperimentConfig, table: ImageTable) -> ImageSource:
-    """Returns the pixels of a table as this experiment sees them.
+def fill_cache(config: ExperimentConfig, folder: str) -> None:
+    """Writes this node's cache of the images where it is missing, which may take longer than a group of workers waits.
+
+    An error is left to `open_table`, which meets it again.
+    """
+    splits = ("train", "test") if config.evaluation.test_split else ("train",)
+    with contextlib.suppress(UserError):
+        for split in splits:
+            if not _is_small(config, folder, split):
+                mapped_images(folder, split, digest=config.data.digest, cache=config.scaling.cache)
+
+
+def _is_small(config: ExperimentConfig, folder: str, split: str) -> bool:
+    return config.data.image_size is None and split_bytes(folder, split) <= IN_MEMORY_BYTES
+
+
+def image_source(config: ExperimentConfig, table: ImageTable, scaled_bytes: int = 0) -> ImageSource:
+    """Returns the pixels of a table as this experiment sees them; up to `scaled_bytes` of scaled images are kept.
 
     Raises:
         UserError: for images that cannot be used so.
     """
     resized = config.data.augmentation == "resized_crop_flip"
-    return ImageSource(table, channels=len(config.model.mean), image_size=config.data.image_size, resized=resized)
+    return ImageSource(
+        table,
+        channels=len(config.model.mean),
+        image_size=config.data.image_size,
+        resized=resized,
+        scaled_bytes=scaled_bytes,
+    )
 
 
 def split_rows(config: ExperimentConfig, table: ImageTable | SplitFacts) -> Split:

@@ -1,6 +1,8 @@
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 from hypothesis import given, settings
@@ -35,6 +37,21 @@ def test_images_of_one_size_come_as_they_are_in_the_order_asked_for(small: Image
     for image, row in zip(images, (5, 0, 5), strict=True):
         assert np.array_equal(image.permute(1, 2, 0).numpy(), np.array(SMALL[row]))
     assert torch.equal(small.training_images(torch.tensor([5, 0, 5]), seed=0, epoch=0), images)
+
+
+@pytest.mark.parametrize(("room", "at_least", "at_most"), [(10**7, 12, 12), (20_000, 1, 11), (0, 0, 0)])
+def test_scaled_images_are_kept_as_far_as_there_is_room_and_change_nothing(
+    large: ImageSource, room: int, at_least: int, at_most: int
+) -> None:
+    kept = ImageSource(large.table, channels=3, image_size=28, resized=True, scaled_bytes=room)
+    for epoch in (1, 2):
+        images = kept.training_images(ROWS, seed=0, epoch=epoch)
+        assert torch.equal(images, large.training_images(ROWS, seed=0, epoch=epoch))
+    assert torch.equal(kept.images(ROWS), large.images(ROWS))
+    others = pa.chunked_array([[encode(SMALL[0])] * len(ROWS)], pa.binary())
+    kept.table = replace(large.table, encoded_images=others)
+    same = (kept.images(ROWS) == large.images(ROWS)).flatten(1).all(1)
+    assert at_least <= int(same.sum()) <= at_most
 
 
 def test_an_empty_share_has_no_images(small: ImageSource, large: ImageSource) -> None:

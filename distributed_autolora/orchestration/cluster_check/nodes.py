@@ -20,6 +20,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from distributed_autolora.data.parquet.locations import open_location, readable, split_bytes
 from distributed_autolora.data.parquet.node_cache import cache_folder
 from distributed_autolora.errors import UserError
+from distributed_autolora.hardware import free_memory
 from distributed_autolora.orchestration.cluster_check.findings import Finding, NodeFacts
 
 _LOOK_S = 180.0
@@ -119,21 +120,6 @@ def versions() -> dict[str, str]:
         digest.update(str(file.relative_to(root)).encode() + file.read_bytes())
     own = {"distributed_autolora": f"source {digest.hexdigest()[:8]}"}
     return {"Python": platform.python_version(), "ray": ray.__version__, "torch": torch.__version__} | own
-
-
-def free_memory() -> int:
-    """Returns the bytes of memory that processes of this node may still take: the machine's or the container's."""
-    meminfo = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
-    free = int(meminfo["MemAvailable"].split()[0]) * 1024
-    group = Path("/sys/fs/cgroup")
-    for limit, used in (
-        ("memory.max", "memory.current"),
-        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
-    ):
-        with contextlib.suppress(OSError):
-            most, taken = (group / limit).read_text().strip(), int((group / used).read_text())
-            free = free if most == "max" else min(free, int(most) - taken)
-    return max(0, free)
 
 
 def _output_problem(token: str, output: str) -> str:

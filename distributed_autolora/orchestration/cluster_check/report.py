@@ -21,12 +21,12 @@ from distributed_autolora.orchestration.cluster.ray_internals import get_dashboa
 from distributed_autolora.orchestration.cluster_check import findings
 from distributed_autolora.orchestration.cluster_check.all_reduce import all_reduce
 from distributed_autolora.orchestration.cluster_check.findings import Finding, NodeFacts
-from distributed_autolora.orchestration.cluster_check.memory_estimate import PROCESS_BYTES, Estimate, estimate
 from distributed_autolora.orchestration.cluster_check.nodes import node_name, survey
 from distributed_autolora.orchestration.mlflow_tracking.connection import OPENING_S, failures, problem_of, timeouts
 from distributed_autolora.orchestration.runs.folder import check_writable
 from distributed_autolora.orchestration.runs.names import is_precision_open, with_precision
 from distributed_autolora.orchestration.runs.preflight import weights_location
+from distributed_autolora.training.memory_estimate import PROCESS_BYTES, Estimate, estimate
 from distributed_autolora.training.methods.registry import method_of
 
 

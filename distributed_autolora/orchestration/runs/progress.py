@@ -14,7 +14,7 @@ from distributed_autolora.progress import ProgressBar
 from distributed_autolora.records import EpochRecord
 from distributed_autolora.reporting.format import attack_label, per_cent
 from distributed_autolora.reporting.masking import masking_warning
-from distributed_autolora.reporting.run.table import epoch_header, epoch_line
+from distributed_autolora.reporting.run.table import epoch_header, epoch_line, reading_warning
 
 _POLL_S = 0.3
 
@@ -60,6 +60,8 @@ def _follow(
                     left = seconds_left(history[: record.epoch], before, epochs)
                     print_one(epoch_line(record, epochs=epochs, seconds_left=left))
                     if warning := masking_warning(record, name=folder.name, method=config.method.name, rule=rule):
+                        print(f"warning: {warning}", file=sys.stderr, flush=True)
+                    if printed == before and (warning := reading_warning(record)):
                         print(f"warning: {warning}", file=sys.stderr, flush=True)
                     printed += 1
                     bar.show(record.epoch, _position(record, epochs))

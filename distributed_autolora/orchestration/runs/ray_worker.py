@@ -15,10 +15,11 @@ from ray.train import Checkpoint
 
 from distributed_autolora.config import ExperimentConfig
 from distributed_autolora.core.fast_attack.tf32 import tf32_off
-from distributed_autolora.errors import TrainingDivergedError, UserError
+from distributed_autolora.errors import TrainingDivergedError, UserError, first_line
 from distributed_autolora.models.own_backbone import OWN
 from distributed_autolora.training.checkpoint import TrainingState
 from distributed_autolora.training.loop import FitResult, fit
+from distributed_autolora.training.memory_estimate import advice, check_fits
 from distributed_autolora.training.task_data import TaskData
 
 _log = logging.getLogger(__name__)
@@ -78,11 +79,16 @@ def train_worker(payload: dict[str, Any]) -> dict[str, Any] | None:
     try:
         _log.info("Opening the data.")
         data = TaskData(config, payload["data_folder"], device)
+        if device.type == "cuda" and payload["own_backbone"] is None:
+            _, _, *size = data.plain_batch(data.split.train[:1])[0].shape
+            check_fits(config, (size[0], size[1]), torch.cuda.mem_get_info(device)[0])
         result = fit(config, data, payload["weights"], RayReporter(payload["run"]), device=device)
     except TrainingDivergedError as error:
         return {"diverged": str(error)}
     except UserError:
         raise
+    except torch.OutOfMemoryError as error:
+        raise UserError(f"A worker ran out of memory: {first_line(error)} {advice(config)}") from error
     except Exception as error:
         # Ray hands the error on without its traceback.
         error.add_note(f"On worker {ray.train.get_context().get_world_rank()}:\n{traceback.format_exc()}")

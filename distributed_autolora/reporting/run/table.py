@@ -46,6 +46,20 @@ def epoch_line(record: EpochRecord, *, epochs: int, seconds_left: float | None) 
     return line.rstrip()
 
 
+def reading_warning(record: EpochRecord) -> str:
+    """Returns a warning for an epoch whose steps waited for images a fifth of their time or more; else ""."""
+    waited = record.phase_seconds["data"]
+    computed = record.phase_seconds["attack"] + record.phase_seconds["step"]
+    if waited < (waited + computed) / 5:
+        return ""
+    rate, share = record.images_per_second, waited / (waited + computed)
+    return (
+        f"epoch {record.epoch} waited for images {per_cent(share)} % of its steps' time: the CPUs deliver "
+        f"{rate:.0f} images/s, attack and step could take {rate / max(1 - share, 1e-9):.0f}. "
+        "Raise --cpus-per-worker, or put the cache on a faster disk (scaling.cache)."
+    )
+
+
 def _marks(record: EpochRecord) -> list[str]:
     """Returns the marks that may follow an epoch's numbers: the first that fits is printed."""
     events = [event(record), event(record, short=True), "halved" if record.halved else ""]

@@ -11,8 +11,8 @@ from ray.autoscaler._private.providers import _NODE_PROVIDERS
 from ray.autoscaler._private.util import prepare_config, validate_config
 
 from distributed_autolora.config.recipes import recipe
-from distributed_autolora.orchestration.cluster_check.memory_estimate import estimate
 from distributed_autolora.orchestration.runs.names import with_precision
+from distributed_autolora.training.memory_estimate import estimate
 
 GPU_BYTES = {"g6.2xlarge": 24e9, "g6e.2xlarge": 48e9}
 REPOSITORY = Path(__file__).resolve().parents[3]

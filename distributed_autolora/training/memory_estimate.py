@@ -10,6 +10,7 @@ from torch import Tensor
 
 from distributed_autolora.config import ExperimentConfig
 from distributed_autolora.core.fast_attack.attack_network import AttackNetwork
+from distributed_autolora.errors import UserError
 from distributed_autolora.hardware import dtype_of
 from distributed_autolora.training.methods.registry import build_objective, fresh_classifier, method_of
 
@@ -89,6 +90,29 @@ def estimate(config: ExperimentConfig, size: tuple[int, int] | None) -> Estimate
         attack=attack + _IMAGES_OF_THE_ATTACK * attacked.nbytes,
         gradients=weights,
         checkpoints=(3 * 3 + 1) * weights + 3 * 2 * average,
+    )
+
+
+def check_fits(config: ExperimentConfig, size: tuple[int, int], free: int) -> None:
+    """Refuses a config whose worker needs more than the `free` bytes of its GPU, whose context is there already.
+
+    Raises:
+        UserError: with what lowers the need.
+    """
+    needed = estimate(config, size).on_device(use_gpu=True) - _CUDA_BYTES
+    if needed > free:
+        sizes = f"about {needed / 2**30:.1f} GiB on its GPU, and {free / 2**30:.1f} GiB are free"
+        raise UserError(f"A worker needs {sizes}. {advice(config)}")
+
+
+def advice(config: ExperimentConfig) -> str:
+    """Returns what lowers the memory that a worker needs."""
+    workers, batch = config.scaling.num_workers, config.evaluation.batch_size_per_worker
+    share = config.optimization.global_batch_size / workers
+    smaller = f"give --evaluation.batch-size-per-worker {max(1, int(share) // 2)}, " if batch > share / 2 else ""
+    return (
+        f"Give --workers {2 * workers}, which halves each worker's share of a batch, {smaller}or take a GPU with more "
+        "memory."
     )
 
 
