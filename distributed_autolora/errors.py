@@ -80,7 +80,8 @@ class UserError(Exception):
     """Input or circumstances that only the user can change; its message is one readable line without secrets."""
 
     def __init__(self, message: str = "") -> None:
-        super().__init__(masked(message))
+        # Names of files may hold line breaks.
+        super().__init__("\\n".join(masked(message).splitlines()))
 
 
 class RunFailedError(UserError):

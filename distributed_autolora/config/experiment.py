@@ -147,7 +147,9 @@ def read_values(path: Path) -> dict[str, Any]:
         values = yaml.safe_load(path.expanduser().read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(f"Config: {path} cannot be read ({error.strerror}). Check the path.") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except RecursionError:
+        raise UserError(f"Config: {path} is nested too deeply. Correct it.") from None
+    except (yaml.YAMLError, ValueError) as error:  # a ValueError is text that is not UTF-8, or a date that there is not
         raise UserError(f"Config: {path} is not YAML ({' '.join(str(error).split())}). Correct it.") from None
     return values or {}
 

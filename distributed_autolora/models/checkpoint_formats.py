@@ -46,6 +46,7 @@ def checkpoint_of(where: str, content: Any, metadata: Mapping[str, str]) -> Chec
         UserError: when there is none or more than one, when the copies in it differ, or for NaN or infinite values.
     """
     tensors = {name: value.detach() for name, value in _only_state_dict(where, content).items()}
+    _refuse_complex(where, tensors)
     state = {name: value.float() if value.is_floating_point() else value for name, value in tensors.items()}
     broken = [name for name, value in state.items() if value.is_floating_point() and not value.isfinite().all()]
     if broken:
@@ -67,6 +68,14 @@ def checkpoint_of(where: str, content: Any, metadata: Mapping[str, str]) -> Chec
     rest = {name: value for name, value in state.items() if name not in named}
     mean, std = mean or _floats(stated(metadata, "mean")), std or _floats(stated(metadata, "std"))
     return Checkpoint(_unwrapped(rest, _WRAPPERS), mean, std, metadata)
+
+
+def _refuse_complex(where: str, tensors: State) -> None:
+    found = [name for name, value in tensors.items() if value.is_complex()]
+    if found:
+        raise UserError(
+            f"Weights: {where} holds complex numbers, first in {found[0]}: networks of this kind have none."
+        )
 
 
 def _only_state_dict(where: str, content: Any) -> State:
