@@ -42,7 +42,8 @@ check: $(INSTALLED)  ## check style, types and layers
 	$(BIN)/python -m pytest tests/test_layers.py
 
 docs: $(INSTALLED)  ## build docs/ as a site, build/site/index.html; a broken link ends it
-	@$(BIN)/python -m mkdocs build --strict && echo "Open build/site/index.html in a browser."
+	@$(BIN)/python -m zensical build --strict --clean && echo "Open build/site/index.html in a browser." && \
+	echo "Its search works on a server: .venv/bin/python -m http.server --directory build/site"
 
 bench: $(INSTALLED)  ## measure speed on this machine: tables, and figures in bench/*.json; about 15 minutes on two cores
 	@mkdir -p bench; for name in attack step workers autoattack reading startup memory; do \
@@ -63,7 +64,7 @@ mlflow: $(INSTALLED)  ## show all runs at http://127.0.0.1:5000 (PORT=... for an
 	  --uvicorn-opts "--log-level critical"
 
 clean:  ## remove .venv and caches; runs stay
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis build *.egg-info
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .cache build *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # The stamp is written last, so an interrupted installation is done again. Of two at once, one waits and finds it done.

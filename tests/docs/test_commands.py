@@ -155,6 +155,12 @@ def test_the_readme_has_the_commands_that_people_start_with(tmp_path: Path) -> N
     assert (ROOT / "README.md").read_text().count("\n") <= 150
 
 
+def test_the_site_lists_every_page() -> None:
+    listed = re.findall(r": ([\w./-]+\.md)$", (ROOT / "mkdocs.yml").read_text(), re.MULTILINE)
+    pages = [str(page.relative_to(ROOT / "docs")) for page in (ROOT / "docs").rglob("*.md")]
+    assert sorted(listed) == sorted(pages)
+
+
 def test_make_help_lists_every_target_that_people_may_make() -> None:
     done = subprocess.run(
         ["make", "--no-print-directory", "help"], cwd=ROOT, capture_output=True, text=True, check=True
