@@ -88,7 +88,7 @@ class StudyFolder:
         """
         before, record = self.record(), study_record(request)
         other = None if before is None else _difference(before, record)
-        if before is None or (other and not any((self.path / "runs").glob("*"))):  # refused before its first run
+        if before is None or (other and not any((self.path / "runs").glob("[!.]*"))):  # refused before its first run
             self.write(record)
             return record
         if other:
