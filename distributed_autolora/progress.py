@@ -1,13 +1,20 @@
-"""One progress bar for runs, evaluations and studies: on a terminal alone; logs get plain lines instead."""
+"""One progress bar for all that takes long: on a terminal a line that is redrawn, in a log at most a line a minute."""
 
 import sys
+import time
+from collections.abc import Iterator, Sequence
+from typing import TypeVar
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Column
 
-from distributed_autolora.console import is_live
+from distributed_autolora.console import is_live, print_line
 
+Item = TypeVar("Item")
+
+LOG_EVERY_S = 60.0
+"""Seconds between two lines in a log."""
 _BAR_COLUMNS = 16
 # Steps take long: the time left is estimated from all of them, not from the last half minute.
 _ESTIMATE_FROM_S = 86_400
@@ -16,13 +23,14 @@ _ESTIMATE_FROM_S = 86_400
 class ProgressBar(Progress):
     """A line that is redrawn below what is printed meanwhile: name, bar, position, elapsed time, time left, a text.
 
-    Nothing of it remains when its block ends. Where output is no terminal it shows nothing.
+    Nothing of it remains when its block ends. Where output is no terminal it shows nothing, or a line a minute.
 
     Args:
         done: how many an earlier process finished.
+        log: print a line a minute where there is no terminal, from the first minute on.
     """
 
-    def __init__(self, name: str, total: int, done: int = 0, text: str = "") -> None:
+    def __init__(self, name: str, total: int, done: int = 0, text: str = "", *, log: bool = False) -> None:
         super().__init__(
             TextColumn("{task.description}"),
             BarColumn(_BAR_COLUMNS),
@@ -37,8 +45,20 @@ class ProgressBar(Progress):
             speed_estimate_period=_ESTIMATE_FROM_S,
             disable=not is_live(),
         )
+        self._name, self._total, self._logged = name, total, time.monotonic() if log and not is_live() else None
         self._task = self.add_task(name, total=total, completed=done, text=text)
 
-    def show(self, done: int, text: str = "") -> None:
-        """Redraws the line with `done` steps finished; the text replaces the earlier one."""
+    def show(self, done: float, text: str = "") -> None:
+        """Redraws the line with `done` steps finished, part of a step included; the text replaces the earlier one."""
         self.update(self._task, completed=done, text=text)
+        if self._logged is not None and time.monotonic() - self._logged >= LOG_EVERY_S:
+            self._logged = time.monotonic()
+            print_line(f"{self._name} {done:.4g} of {self._total}{f': {text}' if text else ''}")
+
+
+def shown(items: Sequence[Item], name: str) -> Iterator[Item]:
+    """Yields the items, and shows how many were taken, as `ProgressBar` does with `log`."""
+    with ProgressBar(name, len(items), log=True) as bar:
+        for done, item in enumerate(items):
+            bar.show(done)
+            yield item

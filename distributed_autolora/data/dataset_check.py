@@ -14,7 +14,7 @@ from distributed_autolora.data.class_names import look_alikes, too_few
 from distributed_autolora.data.decoding import ImageDecodeError, ImageFacts, inspect_image, refuse_undecodable
 from distributed_autolora.data.images import different_sizes
 from distributed_autolora.data.parquet.checks import check_same_names
-from distributed_autolora.data.parquet.reader import fingerprint, place, protocol_of, row_groups
+from distributed_autolora.data.parquet.reader import fingerprint, place, protocol_of, shown_row_groups
 from distributed_autolora.data.splits import Split
 from distributed_autolora.errors import UserError, some
 from distributed_autolora.hardware import available_cpus
@@ -133,7 +133,7 @@ def examine_task(
 def _look(folder: str, split: str, workers: ThreadPoolExecutor) -> SplitFacts:
     facts = SplitFacts(split, f"{folder} ({split})")
     labels, prints = [], []
-    for group in row_groups(folder, split):
+    for group in shown_row_groups(folder, split):
         facts.texts = facts.texts or group.texts
         labels.append(torch.from_numpy(group.rows["label"].to_numpy().copy()))
         row_ids = group.rows["row_id"].to_pylist()

@@ -18,7 +18,7 @@ from distributed_autolora.training.final_evaluation import FinalEvaluation, eval
 from distributed_autolora.training.masking_check import CheckResult, check_masking
 from distributed_autolora.training.methods.cost import epoch_passes, is_checked
 from distributed_autolora.training.methods.registry import AdaptsLossWeights
-from distributed_autolora.training.reporter import EpochCheckpoints, Reporter
+from distributed_autolora.training.reporter import EpochCheckpoints, Reporter, StepProgress
 from distributed_autolora.training.task_data import TaskData
 from distributed_autolora.training.trainer import Trainer
 
@@ -42,10 +42,12 @@ def fit(
     *,
     device: torch.device | None = None,
     dtype: torch.dtype = torch.float32,
+    on_step: Callable[[StepProgress], None] | None = None,
 ) -> FitResult:
     """Trains from the newest checkpoint or from the start, and evaluates the chosen model.
 
-    That is the only time that the test split is opened, and not even then with `evaluation.test_split` off.
+    The first worker calls `on_step` after steps, once a second at most. The evaluation at the end is the only
+    time that the test split is opened, and not even then with `evaluation.test_split` off.
 
     Raises:
         UserError: for weights that do not fit, a corrupt checkpoint, or a loss that is not finite.
@@ -55,7 +57,7 @@ def fit(
     latest = reporter.latest()
     if latest is not None:
         trainer.load(latest)
-    checkpoints = EpochCheckpoints(trainer, reporter)
+    checkpoints = EpochCheckpoints(trainer, reporter, on_step)
     while not trainer.is_finished:
         run_epoch(trainer, checkpoints.after_step)
         checkpoints.write()

@@ -2,6 +2,7 @@
 
 import bisect
 import hashlib
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,8 +14,9 @@ from torch import Tensor
 
 from distributed_autolora.data.parquet.checks import check_columns, check_metadata, check_rows, check_same_names
 from distributed_autolora.data.parquet.hub_layout import hub_metadata, is_hub_layout, read_hub_rows
-from distributed_autolora.data.parquet.locations import HOW_TO_WRITE, readable, split_files
+from distributed_autolora.data.parquet.locations import HOW_TO_WRITE, readable, split_bytes, split_files
 from distributed_autolora.errors import UserError
+from distributed_autolora.progress import ProgressBar
 
 # In memory offsets have 64 bits, so that no file is too large for one chunk.
 IN_MEMORY = pa.schema([("image", pa.large_binary()), ("label", pa.int64()), ("row_id", pa.large_string())])
@@ -115,6 +117,16 @@ def row_groups(folder: str, split: str, columns: Sequence[str] = IN_MEMORY.names
             first_names = first_names or group.texts["class_names"]
             check_same_names(first_names, group.texts["class_names"], paths[0], path)
             yield group
+
+
+def shown_row_groups(folder: str, split: str) -> Iterator[RowGroup]:
+    """Reads as `row_groups`, and shows how many MB of the files were read."""
+    done = 0
+    with ProgressBar(f"{split}: MB", math.ceil(split_bytes(folder, split) / 1e6), log=True) as bar:
+        for group in row_groups(folder, split):
+            yield group
+            done += group.rows.nbytes
+            bar.show(done / 1e6)
 
 
 def read_images(folder: str, split: str) -> ImageTable:

@@ -30,6 +30,7 @@ from distributed_autolora.data.preparation.source import SPLITS, SourceRow, Sour
 from distributed_autolora.errors import UserError
 from distributed_autolora.files import claimed
 from distributed_autolora.hardware import available_cpus
+from distributed_autolora.progress import shown
 
 _MAX_SHOWN = 3
 _AHEAD = 4
@@ -94,7 +95,7 @@ def write_task(output: str, source: SourceTask, *, overwrite: bool, shard_bytes:
     with _claim(folder), writers["train"], writers["test"]:
         # The test split comes first, so that it is known when the training images pass by.
         for split in reversed(SPLITS):
-            for group, failed in _loaded(source.rows[split]):
+            for group, failed in _loaded(source.rows[split], split):
                 failures += failed
                 if split == "test":
                     seen.update(fingerprint(row.image) for row in group)
@@ -138,14 +139,14 @@ def check_output(output: str, overwrite: bool) -> list[str]:
     return existing
 
 
-def _loaded(rows: Sequence[SourceRow]) -> Iterator[tuple[list[ImageRow], list[str]]]:
+def _loaded(rows: Sequence[SourceRow], split: str) -> Iterator[tuple[list[ImageRow], list[str]]]:
     """Yields the images of up to `ROW_GROUP` rows or `ROW_GROUP_BYTES`, and "PLACE: REASON" of undecodable ones."""
     cpus = available_cpus()
     images: list[ImageRow] = []
     failed: list[str] = []
     size = 0
     with ThreadPoolExecutor(cpus) as workers:
-        for some_rows in groups_of(rows, _AHEAD * cpus):
+        for some_rows in groups_of(shown(rows, f"{split}: image"), _AHEAD * cpus):
             for result in workers.map(_load, some_rows):
                 if isinstance(result, str):
                     failed.append(result)

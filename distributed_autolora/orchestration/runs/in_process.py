@@ -14,6 +14,7 @@ from distributed_autolora.files import writing
 from distributed_autolora.orchestration.mlflow_tracking import MetricWriter
 from distributed_autolora.orchestration.runs.folder import RunFolder
 from distributed_autolora.orchestration.runs.ray_worker import packed
+from distributed_autolora.orchestration.runs.step_file import step_writer
 from distributed_autolora.training.checkpoint import TrainingState
 from distributed_autolora.training.loop import fit
 from distributed_autolora.training.reporter import Reporter
@@ -59,6 +60,7 @@ def train_in_process(
     tf32_off()  # attacks and steps turn it on for themselves
     device = torch.device("cuda" if config.scaling.use_gpu else "cpu")
     data = TaskData(config, payload["data_folder"], device)
-    result = fit(config, data, payload["weights"], FolderReporter(folder, tracking), device=device)
+    reporter, on_step = FolderReporter(folder, tracking), step_writer(folder.path)
+    result = fit(config, data, payload["weights"], reporter, device=device, on_step=on_step)
     shutil.rmtree(folder.path / "in_process", ignore_errors=True)
     return packed(result, data)

@@ -10,11 +10,13 @@ from distributed_autolora.config import ExperimentConfig
 from distributed_autolora.console import print_line
 from distributed_autolora.errors import UserError
 from distributed_autolora.orchestration.runs.folder import RunFolder
+from distributed_autolora.orchestration.runs.step_file import read_steps, remove_steps
 from distributed_autolora.progress import ProgressBar
 from distributed_autolora.records import EpochRecord
-from distributed_autolora.reporting.format import attack_label, per_cent
+from distributed_autolora.reporting.format import attack_label, duration, per_cent
 from distributed_autolora.reporting.masking import masking_warning
 from distributed_autolora.reporting.run.table import epoch_header, epoch_line, reading_warning
+from distributed_autolora.training.reporter import StepProgress
 
 _POLL_S = 0.3
 
@@ -32,6 +34,7 @@ def epoch_lines(
         finally:
             done.set()
     following.result()
+    remove_steps(folder.path)
 
 
 def seconds_left(history: Sequence[EpochRecord], before: int, epochs: int) -> float | None:
@@ -49,7 +52,7 @@ def _follow(
     epochs, printed, is_last = config.optimization.epochs, before, False
     rule = config.schedule.rule if config.schedule.name == "automatic" else None
     try:
-        with ProgressBar("epoch", epochs, before, "workers start") as bar:
+        with ProgressBar("epoch", epochs, before, "workers start", log=True) as bar:
             while not is_last:
                 # The history is read once more after the run ended, so that its last epoch is printed too.
                 is_last = done.wait(_POLL_S)
@@ -65,8 +68,18 @@ def _follow(
                         print(f"warning: {warning}", file=sys.stderr, flush=True)
                     printed += 1
                     bar.show(record.epoch, _position(record, epochs))
+                steps = read_steps(folder.path)
+                if steps is not None and steps.epoch == len(history) + 1 and not is_last:
+                    bar.show(len(history) + steps.step / steps.steps, _within(steps))
     except (UserError, OSError) as error:  # the run itself does not depend on it, nor on who reads its output
         print(f"warning: progress is no longer shown: {error}", file=sys.stderr, flush=True)
+
+
+def _within(progress: StepProgress) -> str:
+    """Returns "step 12/39, 66 images/s, 0:30 left of the epoch"; validation is not in it."""
+    seconds = (progress.steps - progress.step) * progress.seconds_per_step
+    step = f"step {progress.step}/{progress.steps}, {progress.images_per_second:.0f} images/s"
+    return f"{step}, {duration(seconds)} left of the epoch"
 
 
 def _position(record: EpochRecord, epochs: int) -> str:

@@ -17,6 +17,7 @@ from distributed_autolora.config import ExperimentConfig
 from distributed_autolora.core.fast_attack.tf32 import tf32_off
 from distributed_autolora.errors import TrainingDivergedError, UserError, first_line
 from distributed_autolora.models.own_backbone import OWN
+from distributed_autolora.orchestration.runs.step_file import step_writer
 from distributed_autolora.training.checkpoint import TrainingState
 from distributed_autolora.training.loop import FitResult, fit
 from distributed_autolora.training.memory_estimate import advice, check_fits
@@ -82,7 +83,8 @@ def train_worker(payload: dict[str, Any]) -> dict[str, Any] | None:
         if device.type == "cuda" and payload["own_backbone"] is None:
             _, _, *size = data.plain_batch(data.split.train[:1])[0].shape
             check_fits(config, (size[0], size[1]), torch.cuda.mem_get_info(device)[0])
-        result = fit(config, data, payload["weights"], RayReporter(payload["run"]), device=device)
+        reporter, on_step = RayReporter(payload["run"]), step_writer(Path(payload["run"]))
+        result = fit(config, data, payload["weights"], reporter, device=device, on_step=on_step)
     except TrainingDivergedError as error:
         return {"diverged": str(error)}
     except UserError:

@@ -13,11 +13,13 @@ from pathlib import Path
 
 import pytest
 
-from distributed_autolora import console
+from distributed_autolora import console, progress
 from distributed_autolora.config import ExperimentConfig, OptimizationConfig
 from distributed_autolora.orchestration.runs.folder import RunFolder
 from distributed_autolora.orchestration.runs.progress import epoch_lines, seconds_left
+from distributed_autolora.orchestration.runs.step_file import read_steps, step_writer
 from distributed_autolora.records import EpochRecord
+from distributed_autolora.training.reporter import StepProgress
 from tests.programs import wait_for
 from tests.reporting import runs
 
@@ -139,6 +141,30 @@ def test_a_log_has_one_line_an_epoch_and_nothing_of_the_view(
     header, *lines = text.replace("\r", "").splitlines()
     assert header.split()[:2] == ["epoch", "lr"]
     assert [line.split()[0] for line in lines] == ["1/20", "2/20"]
+
+
+def test_steps_within_an_epoch_are_shown_on_a_terminal_and_once_a_minute_in_a_log(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "120")
+    folder = _folder(tmp_path / "run", runs.history(20)[:2])
+    steps = StepProgress(epoch=3, step=12, steps=40, images_per_second=66.4, seconds_per_step=2.0)
+    line = "step 12/40, 66 images/s, 0:56 left of the epoch"
+    with _terminal() as seen, epoch_lines(folder, CONFIG):
+        step_writer(folder.path)(replace(steps, epoch=2))  # of an epoch that has ended
+        time.sleep(0.5)
+        assert "step" not in _plain(seen)
+        step_writer(folder.path)(steps)
+        wait_for(lambda: line in _plain(seen), line, 20)
+    assert not (folder.path / "progress.json").exists()
+    assert read_steps(folder.path) is None
+    for every, expected in ((0.0, [f"epoch 2.3 of 20: {line}"]), (60.0, [])):
+        monkeypatch.setattr(progress, "LOG_EVERY_S", every)
+        with contextlib.redirect_stdout(io.StringIO()) as log, epoch_lines(folder, CONFIG):
+            step_writer(folder.path)(steps)
+            time.sleep(0.5)
+        assert sorted(set(log.getvalue().splitlines())) == expected
 
 
 def test_what_was_measured_before_a_restart_gives_no_time_left() -> None:
