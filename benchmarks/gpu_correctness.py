@@ -221,12 +221,11 @@ def group_of(backend: str, home: str, rank: int = 0, workers: int = 1) -> Iterat
 def process_group(check: Check) -> None:
     """A wrapped step and a captured attack beside a process group, whose own thread watches the device."""
     backend = "nccl" if check.device.type == "cuda" else "gloo"
-    trainer = check.trainer(train="float32")
-    x, y = trainer.data.plain_batch(trainer.data.split.train[:24])
-    _, expected = _backward(trainer, x, x, y)
+    bare, inside = (check.trainer(train="float32") for _ in range(2))
+    x, y = bare.data.plain_batch(bare.data.split.train[:24])
+    inside.objective.load_state_dict(bare.objective.state_dict())
+    _, expected = _backward(bare, x, x, y)
     with tempfile.TemporaryDirectory() as home, group_of(backend, home):
-        inside = check.trainer(train="float32")
-        inside.objective.load_state_dict(trainer.objective.state_dict())
         inside.objective = wrapped_in_ddp(inside.objective, check.device)
         _, gradient = _backward(inside, x, x, y)
         captured_attack(check, f", beside a group ({backend})", ["bfloat16"])

@@ -112,11 +112,7 @@ class Steps:
 
 
 def measured(names: dict[str, Formats], work: Work, rounds: int, peak: float | None) -> dict[str, Any]:
-    """Times variants in turn, after each was built and ran twice; returns {"variants", "failed", "flops_of_a_step"}.
-
-    Args:
-        peak: bfloat16 operations a second of the device; None: unknown.
-    """
+    """Times variants in turn, after each ran twice; `peak`: bfloat16 operations a second of the device, if known."""
     data, variants, failed = work.data(), {}, {}
     for name in names:
         try:
@@ -141,15 +137,11 @@ def measured(names: dict[str, Formats], work: Work, rounds: int, peak: float | N
             "step_speed": 1 / ratio(seconds, f"step, {name}", f"step, {base}"),
             "share_of_peak": counter.total / step / peak if peak and counter.total else None,
         }
-    return {"speeds_over": base, "flops_of_a_step": counter.total, "variants": found, "failed": failed}
+    return {"speeds_over": base, "variants": found, "failed": failed}
 
 
 def first_run(name: str, work: Work, data: TaskData) -> Steps:
-    """Builds a variant and runs it twice.
-
-    Raises:
-        RuntimeError: when it fails, or its attack falls back to the eager one.
-    """
+    """Builds a variant and runs it twice; an attack that falls back to the eager one raises a RuntimeError."""
     gc.collect()
     with warnings.catch_warnings():
         warnings.filterwarnings("error", "Attacks run eagerly", RuntimeWarning)
@@ -171,10 +163,10 @@ def memory(work: Work) -> tuple[int, int]:
     steps = first_run(CAPTURED, work, data)
     steps.evaluate()
     torch.cuda.empty_cache()  # what the capture needed once
-    for run in (steps.evaluate, steps.whole):
-        run()
-    expected = estimate(config, (work.side, work.side))
-    return torch.cuda.memory_reserved(work.device) - before, expected.on_device(use_gpu=True)
+    steps.evaluate()
+    steps.whole()
+    expected = estimate(config, (work.side, work.side)).on_device(use_gpu=True)
+    return torch.cuda.memory_reserved(work.device) - before, expected
 
 
 class Flops(TorchDispatchMode):

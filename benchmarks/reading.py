@@ -40,8 +40,6 @@ class Flags(BenchmarkFlags):
     """Images of a batch."""
     threads: int = 1
     """Threads that decode."""
-    gpu_images_per_second: tuple[float, ...] = (200.0, 1000.0, 4000.0)
-    """Rates of training to compute the number of cores for; measure yours with jobs/finetune.py."""
     work: Path | None = None
     """Folder for the task and its cache; None: a temporary one that is removed."""
 
@@ -58,15 +56,12 @@ def measure(flags: Flags) -> dict[str, Any]:
 
         write_drawn_task(str(work / "task"), flags.images, draw)
         measured = in_fresh_process(_read_epoch, flags, str(work))
-    # Processor time: what other programs take of a shared machine does not count.
-    rate = measured["images_per_cpu_second"]
     return {
         "images": flags.images,
         "image_pixels": list(flags.side),
         "image_bytes_mean": sum(len(draw(number)) for number in range(flags.images)) / flags.images,
         "threads": flags.threads,
         **measured,
-        "cores_for_gpu_rate": {str(gpu): gpu / rate for gpu in flags.gpu_images_per_second},
     }
 
 
@@ -116,8 +111,6 @@ def show(result: dict[str, Any]) -> None:
     print(f"\nwriting and opening the cache: {result['seconds_to_write_and_open_the_cache']:.1f} s")
     print(f"decoded, cropped and scaled: {result['images_per_cpu_second']:.0f} images per second and core")
     print(f"wall clock of this run: {result['images_per_second']:.0f} images per second")
-    for rate, cores in result["cores_for_gpu_rate"].items():
-        print(f"cores for a GPU that trains on {float(rate):,.0f} images per second: {cores:.1f}")
 
 
 if __name__ == "__main__":
