@@ -31,6 +31,7 @@ NOT_READ = {
     "dmesg": "needs root",
     "grep": "reads the logs of a run",
     "pip": "installs",
+    "uv": "as pip",
     "kubectl": "needs Kubernetes",
     "sbatch": "needs SLURM",
 }

@@ -15,6 +15,7 @@ PROGRAMS = (
     "kubectl",
     "sbatch",
     "pip",
+    "uv",
     "sudo",
     "wget",
     "grep",

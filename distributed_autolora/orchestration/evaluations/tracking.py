@@ -43,6 +43,9 @@ def tracked_run(plan: Plan) -> Iterator[TrackedRun]:
         tags={"task": task_name(plan.table), "kind": "evaluation"},
         run_id=known.get("run_id") if uri == known.get("uri") else None,
         home=request.home(),
+        data=mlflow_tracking.DataInput(
+            task_name(plan.table) or "images", plan.task.data_digest, plan.task.data_folder, "evaluation"
+        ),
     )
     plan.folder.write_note("mlflow", {"uri": uri, "run_id": run_id})
     status: Literal["FINISHED", "KILLED", "FAILED"] = "FAILED"

@@ -14,4 +14,10 @@ from distributed_autolora.orchestration.mlflow_tracking.results import (
     log_study,
     register_model,
 )
-from distributed_autolora.orchestration.mlflow_tracking.runs import end_run, finish_run, open_run, reach_store
+from distributed_autolora.orchestration.mlflow_tracking.runs import (
+    DataInput,
+    end_run,
+    finish_run,
+    open_run,
+    reach_store,
+)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -26,6 +28,18 @@ if TYPE_CHECKING:
 
 _PARAM_LENGTH = 6000
 _PARAMS_PER_BATCH = 100
+_DIGEST_LENGTH = 36
+"""Characters that MLflow keeps of a dataset's digest."""
+
+
+@dataclass(frozen=True)
+class DataInput:
+    """The images that a run reads, for its page: name, SHA-256, folder or URI, and what they are read for."""
+
+    name: str
+    digest: str
+    location: str
+    context: Literal["training", "evaluation"]
 
 
 def open_run(
@@ -37,6 +51,7 @@ def open_run(
     tags: dict[str, str],
     run_id: str | None,
     home: Path,
+    data: DataInput | None = None,
 ) -> str:
     """Creates an MLflow run, or continues one, and returns its id. The run is then in status RUNNING.
 
@@ -59,6 +74,8 @@ def open_run(
                 run = _known_run(client, uri, run_id)
                 client.update_run(run_id, status="RUNNING")
             _log_params(client, run, params)
+            if data is not None and not (run.inputs and run.inputs.dataset_inputs):
+                _log_data(client, run.info.run_id, data)
             return str(run.info.run_id)
         except failures() as error:
             raise UserError(
@@ -109,6 +126,16 @@ def _log_params(client: MlflowClient, run: Run, params: dict[str, Any]) -> None:
     missing = [Param(key, truncated(str(value), _PARAM_LENGTH)) for key, value in params.items() if key not in known]
     for start in range(0, len(missing), _PARAMS_PER_BATCH):
         client.log_batch(run.info.run_id, params=missing[start : start + _PARAMS_PER_BATCH])
+
+
+def _log_data(client: MlflowClient, run_id: str, data: DataInput) -> None:
+    from mlflow.entities import Dataset, DatasetInput, InputTag
+
+    scheme, colon, _ = data.location.partition("://")
+    source = json.dumps({"uri": data.location})
+    digest = data.digest[:_DIGEST_LENGTH]
+    dataset = Dataset(data.name, digest, scheme if colon else "local", source)
+    client.log_inputs(run_id, [DatasetInput(dataset, [InputTag("mlflow.data.context", data.context)])])
 
 
 def _experiment_id(client: MlflowClient, uri: str, name: str, home: Path) -> str:

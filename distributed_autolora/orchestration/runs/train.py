@@ -151,7 +151,7 @@ def _train(
     verb = f"continues after epoch {epochs}" if epochs else "starts"
     print_line(f'Run "{folder.name}" {verb}: {config.method.name} on {config.data.task}, in {folder.path}')
     _log.info("Opening the MLflow run.")
-    mlflow = _open_tracking(config, folder, tags)
+    mlflow = _open_tracking(config, folder, inputs.data_folder, tags)
     payload = _payload(config, inputs)
     callback = ProgressCallback(folder.path, **mlflow)
     status: Literal["FAILED", "KILLED"] | None = "FAILED"
@@ -192,7 +192,7 @@ def _known_tracking(folder: RunFolder) -> dict[str, str]:
     return dict(folder.read("run.json").get("mlflow", {}))
 
 
-def _open_tracking(config: ExperimentConfig, folder: RunFolder, tags: dict[str, str]) -> dict[str, str]:
+def _open_tracking(config: ExperimentConfig, folder: RunFolder, location: str, tags: dict[str, str]) -> dict[str, str]:
     from distributed_autolora.orchestration import mlflow_tracking
 
     known = _known_tracking(folder)
@@ -213,6 +213,7 @@ def _open_tracking(config: ExperimentConfig, folder: RunFolder, tags: dict[str, 
         tags={**own, **tags},
         run_id=known.get("run_id"),
         home=output_home(config.run),
+        data=mlflow_tracking.DataInput(config.data.task, config.data.digest or "", location, "training"),
     )
     mlflow = {"uri": uri, "run_id": run_id}
     write_json(folder.path / "run.json", {**folder.read("run.json"), "mlflow": mlflow})

@@ -11,6 +11,7 @@ from requests.utils import should_bypass_proxies
 
 from distributed_autolora.errors import UserError
 from distributed_autolora.orchestration.mlflow_tracking import (
+    DataInput,
     MetricWriter,
     default_tracking_uri,
     finish_run,
@@ -43,6 +44,19 @@ def test_a_continued_run_keeps_its_parameters_and_runs_again(home: Path) -> None
     run = connect(uri).get_run(run_id)
     assert (run.info.status, run.data.params["optimization.lr"]) == ("RUNNING", "0.01")
     assert run.data.params["scaling.num_workers"] == "3"
+
+
+def test_a_run_names_its_dataset_once(home: Path) -> None:
+    uri = default_tracking_uri(home)
+    data = DataInput("pets", "ab" * 32, "s3://bucket/pets", "training")
+    run_id = opened(uri, home, data=data)
+    opened(uri, home, run_id=run_id, data=data)
+    inputs = connect(uri).get_run(run_id).inputs
+    assert inputs is not None
+    (found,) = inputs.dataset_inputs
+    assert (found.dataset.name, found.dataset.digest, found.dataset.source_type) == ("pets", "ab" * 18, "s3")
+    assert found.dataset.source == '{"uri": "s3://bucket/pets"}'
+    assert [(tag.key, tag.value) for tag in found.tags] == [("mlflow.data.context", "training")]
 
 
 @pytest.mark.parametrize("known", [{}, {"no_proxy": "corp.org"}, {"NO_PROXY": "corp.org,127.0.0.1"}])
