@@ -2,9 +2,10 @@
 
     python benchmarks/workers.py                 # under three minutes on two cores
     python benchmarks/workers.py --rounds 30     # on a machine whose speed changes
+    python benchmarks/workers.py --batch-norm-shards 2
 
 Processes of one thread train the demo's network on the demo's images. In every round each variant takes some steps;
-a speed-up is the median over the rounds.
+a speed-up is the median over the rounds. With shards, a process of its own has the half of them that a worker has.
 """
 
 import statistics
@@ -21,11 +22,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a plain checkout
 from benchmarks.collectives import PHASES, Collective, Turn, profiled_steps, seconds_alone, start_worker, take_steps
 from benchmarks.timing import BenchmarkFlags, ratio, run_benchmark, table
 from benchmarks.worker_pool import WorkerPool
+from distributed_autolora.config import ExperimentConfig
 from distributed_autolora.config.recipes import demo
 from distributed_autolora.hardware import cpu_precision
 from distributed_autolora.orchestration.runs.names import with_precision
 
-ALONE, OTHER, GROUP = "alone", "other", ("first", "second")
+ALONE, HALVES, GROUP = "alone", ("half", "other half"), ("first", "second")
 ONE, TWO, HALF, PAIR = "one worker", "two workers", "half a batch", "two apart"
 _WORDS = {
     ONE: "1 worker, whole batches",
@@ -37,10 +39,13 @@ _RATIOS = (
     (TWO, ONE, "2 workers against 1"),
     (HALF, ONE, "  half a batch against a whole one"),
     (PAIR, HALF, "  x a second process beside the first, nothing shared: what the machine gives"),
-    (TWO, PAIR, "  x collectives, waiting, batch norm over both"),
+    (TWO, PAIR, "  x 2 workers against 2 processes that share nothing: collectives, waiting, batch norm"),
 )
 _PROFILED_STEPS = 2
-_VERBS = {"all_gather": "gathers of batch norm's sums", "all_reduce": "reductions of gradients"}
+_VERBS = {
+    "all_gather": "gathers of batch norm's sums",
+    "all_reduce": "reductions of gradients and of running statistics",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,16 +58,24 @@ class Flags(BenchmarkFlags):
     """Steps of a variant in a round."""
     rounds: int = 10
     """Rounds; one more before them is not counted."""
+    batch_norm_shards: int | None = None
+    """Shards that batch norm takes its statistics over, an even number; None: the global batch."""
 
 
 def measure(flags: Flags) -> dict[str, Any]:
     """Returns everything that is written."""
     config = with_precision(demo(), cpu_precision())
     config = replace(config, optimization=replace(config.optimization, global_batch_size=flags.batch))
-    ranks: dict[str, int | None] = {ALONE: None, OTHER: None, **{name: rank for rank, name in enumerate(GROUP)}}
+    shards = flags.batch_norm_shards
+    whole, half = with_shards(config, shards), with_shards(config, shards and shards // len(GROUP))
+    members: dict[str, tuple[ExperimentConfig, int | None]] = {
+        ALONE: (whole, None),
+        **dict.fromkeys(HALVES, (half, None)),
+        **{name: (whole, rank) for rank, name in enumerate(GROUP)},
+    }
     with tempfile.TemporaryDirectory() as folder:
         store = f"{folder}/store"
-        states = {name: partial(start_worker, config, rank, len(GROUP), store) for name, rank in ranks.items()}
+        states = {name: partial(start_worker, *own, len(GROUP), store) for name, own in members.items()}
         with WorkerPool(states) as pool:
             turns = [_round(pool, flags.steps) for _ in range(flags.rounds + 1)][1:]
             profiles: list[tuple[float, list[Collective]]] = pool.call(GROUP, profiled_steps, _PROFILED_STEPS)
@@ -71,7 +84,7 @@ def measure(flags: Flags) -> dict[str, Any]:
     seconds = {name: [seconds_a_batch(name, turn[name]) / flags.steps for turn in turns] for name in _WORDS}
     return {
         "setting": {"method": config.method.name, "backbone": config.model.backbone, **asdict(config.compute)},
-        **{"batch": flags.batch, "steps": flags.steps, "rounds": flags.rounds},
+        **{"batch": flags.batch, "steps": flags.steps, "rounds": flags.rounds, "batch_norm_shards": shards},
         "variants": {
             name: {"images_per_second": flags.batch / statistics.median(seconds[name])}
             | _milliseconds([turn[name] for turn in turns], flags.steps)
@@ -87,9 +100,19 @@ def measure(flags: Flags) -> dict[str, Any]:
     }
 
 
+def with_shards(config: ExperimentConfig, shards: int | None) -> ExperimentConfig:
+    """Returns the config with batch norm over that many shards; None: over the global batch."""
+    optimization = replace(
+        config.optimization, batch_norm="shards" if shards else "global", batch_norm_shards=shards or None
+    )
+    return replace(config, optimization=optimization)
+
+
 def show(result: dict[str, Any]) -> None:
     """Prints the tables."""
-    print(f"{', '.join(map(str, result['setting'].values()))}; {result['rounds']} rounds\n")
+    over = f"{result['batch_norm_shards']} shards" if result["batch_norm_shards"] else "the global batch"
+    setting = ", ".join(map(str, result["setting"].values()))
+    print(f"{setting}; batch norm over {over}; {result['rounds']} rounds\n")
     print(table("variant", {words: result["variants"][name] for name, words in _WORDS.items()}))
     speedups = {words: {"times as fast": result["speedups"][f"{name} / {base}"]} for name, base, words in _RATIOS}
     print(f"\n{table('', speedups)}\n")
@@ -110,8 +133,8 @@ def _round(pool: WorkerPool, steps: int) -> dict[str, list[Turn]]:
     return {
         ONE: pool.call([ALONE], take_steps, steps),
         TWO: pool.call(GROUP, take_steps, steps),
-        HALF: pool.call([ALONE], take_steps, steps, True),
-        PAIR: pool.call([ALONE, OTHER], take_steps, steps, True),
+        HALF: pool.call(HALVES[:1], take_steps, steps, True),
+        PAIR: pool.call(HALVES, take_steps, steps, True),
     }
 
 

@@ -20,6 +20,9 @@ from distributed_autolora.records.reader import StrictReader
 NOT_IN_DIGEST = ("recipe", "scaling", "run", "data.path", "data.task", "model.weights", "model.allow_pickle")
 """Values and sections that determine no number: workers, places, names and URIs."""
 
+IN_DIGEST_UNLESS_DEFAULT = {"optimization": {"batch_norm": "global", "batch_norm_shards": None}}
+"""Values that came after runs had digests: at their default, they change none."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class ExperimentConfig:
@@ -61,6 +64,8 @@ class ExperimentConfig:
         for key in ("seed", *NOT_IN_DIGEST):
             group, _, name = key.rpartition(".")
             del (values[group] if group else values)[name]
+        for group, defaults in IN_DIGEST_UNLESS_DEFAULT.items():
+            values[group] = {key: value for key, value in values[group].items() if (key, value) not in defaults.items()}
         return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
     def differences(self, other: Self) -> dict[str, tuple[Any, Any]]:
@@ -102,6 +107,7 @@ class ExperimentConfig:
         for name, size in sizes.items():
             if self.threat_model.norm == "linf" and size > 1:
                 raise UserError(f"{name} is {size}: it must be from 0 to 1.")
+        _check_shards(self.optimization, self.scaling.num_workers)
         if self.eval_attack.random_start:
             raise UserError(
                 "eval_attack.random_start is on, but validation and test attacks start at the clean image, so that "
@@ -165,6 +171,27 @@ def fraction(text: str) -> float:
         return float(numerator) / float(denominator) if slash else float(numerator)
     except (ValueError, ZeroDivisionError):
         raise ValueError(f"{text} is not a number such as 0.1 or 8/255") from None
+
+
+def _check_shards(optimization: sections.OptimizationConfig, workers: int) -> None:
+    shards, name = optimization.batch_norm_shards, "optimization.batch_norm_shards"
+    if optimization.batch_norm == "global":
+        if shards is not None:
+            raise UserError(
+                f'{name} is {shards}, but optimization.batch_norm is "global": set that to "shards", or give no {name}.'
+            )
+    elif shards is None:
+        raise UserError(f'optimization.batch_norm is "shards": also give {name}, a multiple of the number of workers.')
+    elif shards > optimization.global_batch_size:
+        raise UserError(
+            f"{name} is {shards}, but a global batch has {optimization.global_batch_size} images: give at most as many."
+        )
+    elif shards % workers:
+        fitting = ", ".join(str(number) for number in range(1, shards + 1) if shards % number == 0)
+        raise UserError(
+            f"{name} is {shards} and scaling.num_workers is {workers}, but each worker owns whole shards, all of them "
+            f"equally many: give {fitting} workers, or a multiple of {workers} as {name}."
+        )
 
 
 def _check_ranges(config: Any, where: str = "") -> None:

@@ -149,6 +149,11 @@ class OptimizationConfig:
     """Momentum of SGD."""
     weight_decay: float = ranged(1e-4, 0)
     """Weight decay of every trained parameter."""
+    batch_norm: Literal["global", "shards"] = "global"
+    """What a training step's batch norm takes its statistics over: global: all images of the global batch; shards: each
+    of its shards by itself, and then workers do not wait for each other in batch norm."""
+    batch_norm_shards: int | None = ranged(None, 1)
+    """Shards of a global batch for batch_norm "shards"; num_workers must divide it."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,6 +12,7 @@ from distributed_autolora.hardware import dtype_of
 from distributed_autolora.models import Classifier
 from distributed_autolora.training.attacks import Attack
 from distributed_autolora.training.distributed import collectives
+from distributed_autolora.training.distributed.shard_batch_norm import RunningStatistics
 from distributed_autolora.training.epoch import PhaseSeconds
 from distributed_autolora.training.methods.weight_averaging import Averaging
 
@@ -30,10 +31,12 @@ class TrainingStep:
         objective: nn.Module,
         attack: Attack,
         averaging: Averaging,
+        statistics: RunningStatistics,
         device: torch.device,
     ) -> None:
         self._backbone, self._averaging, self._device = backbone, averaging, device
         self.attack = attack
+        self._statistics = statistics
         self._is_low = dtype_of(config.compute.train_precision) == torch.bfloat16
         is_alone = collectives.world_size() == 1
         self.objective = objective if is_alone else collectives.wrapped_in_ddp(objective, device)
@@ -62,8 +65,10 @@ class TrainingStep:
             with self.autocast():
                 teacher = self._averaging.teacher_arguments(x)
                 terms: LossTerms = self.objective(x, x_adv, y, denominator=denominator, **further, **teacher)
+            self._statistics.start()
             self.optimizer.zero_grad(set_to_none=True)
             terms.total.backward()
+            self._statistics.apply()
             self.optimizer.step()
             self._averaging.update()
         return terms

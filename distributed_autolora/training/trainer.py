@@ -16,7 +16,8 @@ from distributed_autolora.errors import TrainingDivergedError, UserError
 from distributed_autolora.records import EpochRecord
 from distributed_autolora.training.attacks import build_attacks
 from distributed_autolora.training.checkpoint import TrainingState, momentum_buffers, restore_momentum, snapshot
-from distributed_autolora.training.distributed import batch_norm, collectives
+from distributed_autolora.training.distributed import collectives
+from distributed_autolora.training.distributed.shard_batch_norm import distributed_batch_norm
 from distributed_autolora.training.epoch import EpochProgress
 from distributed_autolora.training.evaluation import Validation
 from distributed_autolora.training.masking_check import CheckResult
@@ -53,10 +54,12 @@ class Trainer:
         self.objective.to(memory_format=torch.channels_last)
         averaging = Averaging(config, self.objective, self.backbone, len(data.split.train))
         self.deployed = averaging.deployed
-        batch_norm.globalize_batch_norm(self.objective)
+        statistics = distributed_batch_norm(self.objective, config.optimization)
         graphs = CudaGraphs(device) if device.type == "cuda" else None
         self.attacks = build_attacks(config, self.backbone, self.deployed, graphs)
-        self.step = TrainingStep(config, self.backbone, self.objective, self.attacks.train, averaging, device)
+        self.step = TrainingStep(
+            config, self.backbone, self.objective, self.attacks.train, averaging, statistics, device
+        )
         set_weights(self.objective, config.method, None)
         self.steering = Steering(config)
         self.history: list[EpochRecord] = []
@@ -64,6 +67,7 @@ class Trainer:
         self._best = snapshot(self.objective)
         x, y = data.plain_batch(data.split.train[:2])
         collectives.settle_reduction_layout(self.step.objective, x, x, y)
+        statistics.forget()
 
     @property
     def is_finished(self) -> bool:

@@ -18,7 +18,7 @@ def measured() -> dict[str, Any]:
 def test_the_attack_has_no_collective_and_a_step_reduces_its_gradients_once(measured: dict[str, Any]) -> None:
     found = measured["collectives"]
     assert found["in the attack"] == {"number": 0, "bytes": 0, "milliseconds": 0}
-    assert found["reductions of gradients"]["number"] == 1
+    assert found["reductions of gradients and of running statistics"]["number"] == 1
     gathers = found["gathers of batch norm's sums"]["number"]
     assert gathers == 4 * 15 - 1, "15 batch norms, two forwards and their backwards, but for the first natural one"
     assert found["in the step"]["number"] == gathers + 1

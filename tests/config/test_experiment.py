@@ -1,5 +1,7 @@
 """One object, however it is given; one digest for everything that determines the numbers."""
 
+import hashlib
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -91,7 +93,7 @@ def test_the_digest_ignores_places_names_and_workers(group: str, key: str, value
 
 OTHER_WORDS = """joint detached, all last_block, autolora vanilla, automatic step_decay, released apgd, none crop_flip,
 small_resnet resnet18, auto float32, float32 bfloat16, cross_entropy margin, paired released, detached joint,
-shared own, method.weight_average teacher, linf l2"""
+shared own, method.weight_average teacher, linf l2, global shards"""
 
 
 def test_the_digest_covers_every_other_value() -> None:
@@ -104,6 +106,41 @@ def test_the_digest_covers_every_other_value() -> None:
         group, key = name.split(".")
         values[group][key] = _another(name, value)
         assert ExperimentConfig.from_dict(values).digest() != base.digest(), name
+
+
+def test_keys_that_came_later_left_every_digest_as_it_was() -> None:
+    """The digest of the values that version 0.1 had."""
+    values = recipe("demo").to_dict()
+    for key in ("batch_norm", "batch_norm_shards"):
+        del values["optimization"][key]
+    assert ExperimentConfig.from_dict(values).digest() == recipe("demo").digest()
+    kept = {group: content for group, content in values.items() if group not in ("recipe", "seed", "scaling", "run")}
+    for group, name in (("data", "path"), ("data", "task"), ("model", "weights"), ("model", "allow_pickle")):
+        del kept[group][name]
+    old = hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
+    assert recipe("demo").digest() == old
+
+
+@pytest.mark.parametrize(
+    ("batch_norm", "shards", "workers", "words"),
+    [
+        ("global", 4, 2, 'batch_norm_shards is 4, but optimization.batch_norm is "global"'),
+        ("shards", None, 2, "also give optimization.batch_norm_shards, a multiple of the number of workers"),
+        ("shards", 6, 4, "each worker owns whole shards, .*give 1, 2, 3, 6 workers, or a multiple of 4"),
+        ("shards", 128, 2, "is 128, but a global batch has 64 images"),
+        ("shards", 0, 2, "batch_norm_shards is 0: it must be at least 1"),
+    ],
+)
+def test_shards_that_workers_cannot_own_are_refused(
+    batch_norm: str, shards: int | None, workers: int, words: str
+) -> None:
+    values = recipe("demo").to_dict()
+    values["optimization"] |= {"batch_norm": batch_norm, "batch_norm_shards": shards}
+    values["scaling"]["num_workers"] = workers
+    with pytest.raises(UserError, match=words):
+        ExperimentConfig.from_dict(values).validate()
+    values["optimization"] |= {"batch_norm": "shards", "batch_norm_shards": 2 * workers}
+    ExperimentConfig.from_dict(values).validate()
 
 
 def test_an_l2_epsilon_may_be_larger_than_a_pixel_and_one_of_l_infinity_may_not() -> None:

@@ -28,6 +28,31 @@ def sum_over_workers(values: Tensor) -> Tensor:
     return total
 
 
+class StartedSum:
+    """The elementwise sum of every worker's `values`, which the workers add up while the caller does something else."""
+
+    def __init__(self, values: Tensor) -> None:
+        self._total = values.detach().clone()
+        self._work = dist.all_reduce(self._total, async_op=True) if world_size() > 1 else None
+
+    def wait(self) -> Tensor:
+        """Returns the sum, the same on every worker."""
+        if self._work is not None:
+            self._work.wait()
+        return self._total
+
+
+def gather_vectors(values: Tensor) -> Tensor:
+    """Returns every worker's [n] `values` below each other, [W, n]. On gloo this takes half the time of a sum."""
+    if world_size() == 1:
+        return values.unsqueeze(0)
+    gathered = values.new_empty(world_size() * len(values))
+    # torch 2.11 knows it by its old name, which torch 2.14 warns of.
+    gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
+    gather(gathered, values)
+    return gathered.view(world_size(), -1)
+
+
 def gather_rows(values: Tensor) -> Tensor:
     """Returns every worker's rows below each other, in the order of the workers; [n_w, ...] -> [sum of n_w, ...]."""
     if world_size() == 1:
