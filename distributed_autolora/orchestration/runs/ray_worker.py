@@ -72,15 +72,16 @@ def train_worker(payload: dict[str, Any]) -> dict[str, Any] | None:
     A diverged loss is the same on every worker: it is returned, not raised.
     """
     config = ExperimentConfig.from_dict(payload["config"])
-    if payload["own_backbone"] is not None:
-        OWN[config.model.backbone] = payload["own_backbone"]
+    own = payload.get("own_backbone")
+    if own is not None:
+        OWN[config.model.backbone] = own
     torch.set_num_threads(config.scaling.cpus_per_worker)
     tf32_off()  # attacks and steps turn it on for themselves
     device = ray.train.torch.get_device()
     try:
         _log.info("Opening the data.")
         data = TaskData(config, payload["data_folder"], device)
-        if device.type == "cuda" and payload["own_backbone"] is None:
+        if device.type == "cuda" and own is None:
             _, _, *size = data.plain_batch(data.split.train[:1])[0].shape
             check_fits(config, (size[0], size[1]), torch.cuda.mem_get_info(device)[0])
         reporter, on_step = RayReporter(payload["run"]), step_writer(Path(payload["run"]))
