@@ -20,6 +20,11 @@ def test_every_listed_name_can_be_imported_and_says_what_it_is() -> None:
         assert isinstance(found, dict) or found.__doc__, name
 
 
+def test_the_readme_s_lines_are_examples_of_the_page_which_tests_run() -> None:
+    (example,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    assert {line for line in example.splitlines() if line} <= set(PAGE.splitlines())
+
+
 def test_the_example_takes_a_step_that_moves_the_backbone_and_the_branch() -> None:
     (example,) = re.findall(r"```python\n(.*?)```", PAGE.partition("## Names")[2], re.DOTALL)
     start, _, step = example.partition("\nterms = ")

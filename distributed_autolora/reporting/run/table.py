@@ -158,7 +158,9 @@ def _table(first: str, *others: str, gap: int = 2) -> Table:
 
 def _render(*parts: RenderableType) -> str:
     text = io.StringIO()
-    console = Console(file=text, width=WIDTH, force_terminal=sys.stdout.isatty(), highlight=False, emoji=False)
+    console = Console(
+        file=text, width=WIDTH, force_terminal=sys.stdout.isatty(), highlight=False, emoji=False, force_jupyter=False
+    )
     for part in parts:
         console.print(part, markup=False)
     return "\n".join(line.rstrip() for line in text.getvalue().splitlines())
