@@ -33,8 +33,8 @@ def epoch_lines(
             yield
         finally:
             done.set()
+            remove_steps(folder.path)
     following.result()
-    remove_steps(folder.path)
 
 
 def seconds_left(history: Sequence[EpochRecord], before: int, epochs: int) -> float | None:
