@@ -5,6 +5,7 @@ its node (loopback for a local Ray), and all workers join as they do under PyTor
 """
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,6 +29,9 @@ _OPEN: list[Any] = []
 class NodeTorchConfig(TorchConfig):  # type: ignore[misc]
     """PyTorch's process group for CPU workers (gloo) and GPU workers (NCCL), with the rendezvous on one address."""
 
+    prepare: tuple[Callable[..., None], Any] | None = None
+    """A function and its argument: runs on every worker before the group meets, as long as it takes."""
+
     @property
     def backend_cls(self) -> "type[_NodeBackend]":
         """What sets the group up."""
@@ -35,8 +39,10 @@ class NodeTorchConfig(TorchConfig):  # type: ignore[misc]
 
 
 class _NodeBackend(TorchBackend):  # type: ignore[misc]
-    def on_start(self, worker_group: Any, backend_config: TorchConfig) -> None:
+    def on_start(self, worker_group: Any, backend_config: NodeTorchConfig) -> None:
         uses_gpu = worker_group.get_resources_per_worker().get("GPU", 0) > 0
+        if backend_config.prepare is not None:
+            worker_group.execute(*backend_config.prepare)
         address, port = worker_group.execute_single(0, open_here)
         worker_group.execute(join_at, address, port)
         worker_group.execute(set_torch_distributed_env_vars)

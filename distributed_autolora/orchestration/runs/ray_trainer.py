@@ -121,13 +121,13 @@ def train_on_ray(
 def _trainer(
     config: ExperimentConfig, folder: RunFolder, payload: dict[str, Any], callbacks: Sequence[UserCallback]
 ) -> TorchTrainer:
-    from distributed_autolora.orchestration.runs.ray_worker import train_worker
+    from distributed_autolora.orchestration.runs.ray_worker import fill_node_cache, train_worker
 
     scaling = config.scaling
     return TorchTrainer(
         train_worker,
         train_loop_config={**payload, "run": str(folder.path)},
-        torch_config=NodeTorchConfig(timeout_s=int(scaling.collective_timeout_s)),
+        torch_config=NodeTorchConfig(timeout_s=int(scaling.collective_timeout_s), prepare=(fill_node_cache, payload)),
         scaling_config=ScalingConfig(
             num_workers=scaling.num_workers,
             use_gpu=scaling.use_gpu,

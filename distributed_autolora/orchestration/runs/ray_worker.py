@@ -21,7 +21,7 @@ from distributed_autolora.orchestration.runs.step_file import step_writer
 from distributed_autolora.training.checkpoint import TrainingState
 from distributed_autolora.training.loop import FitResult, fit
 from distributed_autolora.training.memory_estimate import advice, check_fits
-from distributed_autolora.training.task_data import TaskData
+from distributed_autolora.training.task_data import TaskData, fill_cache
 
 _log = logging.getLogger(__name__)
 
@@ -64,6 +64,11 @@ class RayReporter:
                 checkpoint=Checkpoint.from_directory(folder),
                 checkpoint_dir_name=f"checkpoint_{len(state.history):06d}{within}",
             )
+
+
+def fill_node_cache(payload: dict[str, Any]) -> None:
+    """Fills the node's image cache, before the workers' group has a timeout."""
+    fill_cache(ExperimentConfig.from_dict(payload["config"]), payload["data_folder"])
 
 
 def train_worker(payload: dict[str, Any]) -> dict[str, Any] | None:
