@@ -86,7 +86,7 @@ def _check_python(arguments: tuple[str, ...], is_whole: bool, home: Path) -> Non
         case ("-c", code, *_):
             compile(code, "-c", "exec")
         case ("-m", "pytest", *paths):
-            for path in paths:
+            for path in paths[: next((n for n, word in enumerate(paths) if word.startswith("-")), None)]:
                 if not (ROOT / path).exists():
                     raise ValueError(f"there is no file {path}")
         case ("-m", module, *rest) if (ROOT / module.replace(".", "/") / "__main__.py").is_file():

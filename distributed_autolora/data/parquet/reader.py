@@ -16,7 +16,6 @@ from distributed_autolora.data.parquet.checks import check_columns, check_metada
 from distributed_autolora.data.parquet.hub_layout import hub_metadata, is_hub_layout, read_hub_rows
 from distributed_autolora.data.parquet.locations import HOW_TO_WRITE, readable, split_bytes, split_files
 from distributed_autolora.errors import UserError
-from distributed_autolora.progress import ProgressBar
 
 # In memory offsets have 64 bits, so that no file is too large for one chunk.
 IN_MEMORY = pa.schema([("image", pa.large_binary()), ("label", pa.int64()), ("row_id", pa.large_string())])
@@ -121,6 +120,8 @@ def row_groups(folder: str, split: str, columns: Sequence[str] = IN_MEMORY.names
 
 def shown_row_groups(folder: str, split: str) -> Iterator[RowGroup]:
     """Reads as `row_groups`, and shows how many MB of the files were read."""
+    from distributed_autolora.progress import ProgressBar  # benchmarks/gpu_check.py reads images without rich
+
     done = 0
     with ProgressBar(f"{split}: MB", math.ceil(split_bytes(folder, split) / 1e6), log=True) as bar:
         for group in row_groups(folder, split):
