@@ -187,6 +187,8 @@ def test_contains_finds_the_image_that_left() -> None:
     assert l2(0.3).contains(x_adv, x).tolist() == [True, False, False]
     assert l2(5.0).contains(x_adv, x).tolist() == [True, True, False], "the third is above the largest pixel value"
     assert ThreatModel("linf", 0.15).contains(x_adv, x).tolist() == [True, False, False]
+    black_and_white = torch.tensor([0.0, 1.0]).view(2, 1, 1, 1)
+    assert l2(0.5).contains(black_and_white, torch.full_like(black_and_white, 0.5)).all(), "the bounds are allowed"
 
 
 def test_linf_computes_the_bits_that_it_did_as_a_formula_in_the_attack() -> None:

@@ -14,7 +14,7 @@ TESTS: dict[str, str] = {
     "core/objectives.py": "core/test_objectives core/test_branch_statistics core/test_refusals",
     "core/paired_comparison.py": "core/test_paired_comparison",
     "core/schedules.py": "core/test_schedules core/test_paired_comparison core/test_refusals",
-    "core/threat_model.py": "core/test_threat_model core/test_refusals core/test_attacks",
+    "core/threat_model.py": "core/test_threat_model core/test_l2 core/test_refusals core/test_attacks",
     "core/twins.py": "core/test_twins core/test_refusals core/test_objectives",
     "core/weight_average.py": "core/test_weight_average",
     "core/fast_attack/attack_network.py": "core/fast_attack/test_attack_network core/fast_attack/test_fusion",
@@ -30,9 +30,13 @@ TESTS: dict[str, str] = {
     "reporting/statistics.py": "reporting/test_statistics reporting/study/test_statistics",
     "reporting/study/statistics.py": "reporting/study/test_statistics reporting/study/test_report",
     "studies/*.py": "studies",
+    "training/distributed/shard_batch_norm.py": "training/distributed training/test_shards",
     "training/distributed/*.py": "training/distributed training/test_workers_equal_one",
     "training/methods/*.py": "training/methods training/test_workers_equal_one",
     "training/masking_check.py": "training/test_masking_check",
+    "training/memory_estimate.py": "training/test_memory_estimate",
+    "training/attacks.py": "training/test_captured_attacks training/methods/test_registry training/test_resume",
+    "training/task_data.py": "training/test_reading training/methods/test_registry training/test_resume",
     "training/*.py": "training/methods/test_registry training/test_resume training/test_no_test_split "
     "training/test_divergence training/test_masking_check",
 }

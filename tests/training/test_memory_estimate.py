@@ -31,3 +31,15 @@ def test_a_gpu_with_too_little_free_memory_is_refused_and_each_advice_lowers_the
         needed(replace(CONFIG, evaluation=replace(CONFIG.evaluation, batch_size_per_worker=64))) < needed(CONFIG) - GIB
     )
     check_fits(CONFIG, SIZE, needed(CONFIG))
+
+
+def test_the_largest_share_of_a_batch_that_workers_cannot_split_evenly_counts() -> None:
+    three, four = (
+        replace(
+            CONFIG,
+            optimization=replace(CONFIG.optimization, global_batch_size=rows),
+            scaling=replace(CONFIG.scaling, num_workers=2),
+        )
+        for rows in (3, 4)
+    )
+    assert estimate(three, SIZE) == estimate(four, SIZE)

@@ -157,7 +157,9 @@ def test_with_one_of_two_workers_killed_every_chunk_has_the_same_numbers(
             os.kill(killed[0], signal.SIGKILL)
     assert killed
     found = joined([parts[call.name] for call in calls_of(plan)])
-    assert {name: values.tolist() for name, values in found.items()} == outcomes(evaluated)
+    expected = outcomes(evaluated)
+    del expected["robust/worst_case"]  # of all chunks together, when they are written
+    assert {name: values.tolist() for name, values in found.items()} == expected
 
 
 class DeadlyTask(EvaluationTask):

@@ -1,5 +1,6 @@
 """Methods, schedules and loss weights combine freely; what makes no sense together is refused."""
 
+import time
 from dataclasses import replace
 from typing import Any
 
@@ -8,6 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from distributed_autolora.core.gradient_similarity import batch_gradient_similarity, gradient_similarity
+from distributed_autolora.core.keyed_random import keyed_permutation
+from distributed_autolora.data.splits import stratified_subset
 from distributed_autolora.errors import UserError
 from distributed_autolora.models import Classifier
 from distributed_autolora.orchestration.runs.preflight import check_inputs, find_inputs
@@ -25,9 +28,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> str:
 @pytest.mark.parametrize("schedule", ["automatic", "step_decay"])
 @pytest.mark.parametrize("method", ["autolora", "vanilla", "twins"])
 def test_every_method_runs_under_either_schedule(method: str, schedule: str, folder: str) -> None:
+    began = time.perf_counter()
     trainer = trainer_of(changed(small_config(folder, method=method), schedule={"name": schedule}))
     run_epoch(trainer)
     run_epoch(trainer)
+    assert 0 < sum(record.epoch_seconds for record in trainer.history) < time.perf_counter() - began
     next_lrs = [record.next_lr for record in trainer.history]
     if schedule == "step_decay":
         assert next_lrs == pytest.approx([0.005, 0.0005]), "at 50 % and at 83 % of two epochs"
@@ -121,6 +126,12 @@ def test_the_recorded_similarity_is_the_mean_over_a_fixed_subset_of_the_plain_im
     assert len(rows.unique()) == 70
     assert set(rows.tolist()) <= set(trainer.data.split.train.tolist())
     assert torch.equal(rows, similarity_rows(replace(config, seed=5), trainer.data.table.labels, trainer.data.split))
+    subset = trainer.data.split.train[
+        stratified_subset(trainer.data.table.labels[trainer.data.split.train], 70, config.data.split_seed)
+    ]
+    assert torch.equal(rows, subset[keyed_permutation(config.data.split_seed, "order", 0, 70)]), (
+        "epoch 0 is not trained"
+    )
     assert any(not torch.equal(value, before[name]) for name, value in trainer.objective.state_dict().items())
     images, batches = [], []
     for batch in rows.split(SIMILARITY_BATCH):
