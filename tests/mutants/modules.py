@@ -34,6 +34,7 @@ TESTS: dict[str, str] = {
     "training/distributed/*.py": "training/distributed training/test_workers_equal_one",
     "training/methods/*.py": "training/methods training/test_workers_equal_one",
     "training/masking_check.py": "training/test_masking_check",
+    "training/checkpoint_integrity.py": "orchestration/runs/test_broken_checkpoint training/test_resume",
     "training/memory_estimate.py": "training/test_memory_estimate",
     "training/attacks.py": "training/test_captured_attacks training/methods/test_registry training/test_resume",
     "training/task_data.py": "training/test_reading training/methods/test_registry training/test_resume",
@@ -47,6 +48,7 @@ _FUSION = f"{PACKAGE}/core/fast_attack/fusion.py"
 EQUIVALENT: dict[str, str] = {
     f"{_FUSION} _fusible: 1 -> 2 (3)": "Autograd refuses a change of the convolution's input, and a change of the "
     "residual before the addition is what the addition reads in either network.",
+    f"{PACKAGE}/training/task_data.py : 2 -> 3": "A budget of memory: beyond it images are decoded again.",
 }
 """Mutants that compute the same as the module, and why: no test can kill them."""
 

@@ -8,7 +8,7 @@ import torch
 from distributed_autolora.core.objectives import LossTerms
 from distributed_autolora.errors import TrainingDivergedError
 from distributed_autolora.training.epoch import LossSums
-from tests.training.tasks import changed, fitted, small_config, write_task
+from tests.training.tasks import changed, fitted, small_config, trainer_of, write_task
 from tests.training.test_resume import FolderReporter
 
 
@@ -34,3 +34,11 @@ def test_a_run_that_diverges_says_so(tmp_path: Path) -> None:
     config = changed(config, optimization={"lr": 1e20}, scaling={"check_finite_every": 2})
     with pytest.raises(TrainingDivergedError, match=r"no longer finite in epoch 1\b.*Lower optimization\.lr"):
         fitted(config, FolderReporter(tmp_path / "checkpoints"))
+
+
+def test_weights_that_are_not_finite_are_never_in_a_checkpoint(tmp_path: Path) -> None:
+    trainer = trainer_of(small_config(write_task(tmp_path / "task", train=130)))
+    with torch.no_grad():
+        next(trainer.objective.parameters()).fill_(torch.inf)
+    with pytest.raises(TrainingDivergedError, match=r"weights are no longer finite in epoch 1\."):
+        trainer.state()
