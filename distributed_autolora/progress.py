@@ -1,5 +1,6 @@
 """One progress bar for all that takes long: on a terminal a line that is redrawn, in a log at most a line a minute."""
 
+import math
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -53,7 +54,7 @@ class ProgressBar(Progress):
         self.update(self._task, completed=done, text=text)
         if self._logged is not None and time.monotonic() - self._logged >= LOG_EVERY_S:
             self._logged = time.monotonic()
-            print_line(f"{self._name} {done:.4g} of {self._total}{f': {text}' if text else ''}")
+            print_line(f"{self._name} {math.ceil(done)} of {self._total}{f': {text}' if text else ''}")
 
 
 def shown(items: Sequence[Item], name: str) -> Iterator[Item]:
