@@ -11,6 +11,7 @@ from distributed_autolora.core.threat_model import ThreatModel
 
 LOSSES = ("cross_entropy", "margin")
 """What an attack may maximise."""
+_FAR = 100.0
 
 
 @contextmanager
@@ -88,6 +89,23 @@ def pgd(
             gradient = input_gradient(model, x_adv, y, loss=loss)
             x_adv = ball.project_(ball.ascend(x_adv, gradient, step_size))
     return x_adv.detach()
+
+
+def first_order_stationarity(x: Tensor, x_adv: Tensor, gradient: Tensor, threat_model: ThreatModel) -> Tensor:
+    """Returns by how much the loss could still rise to first order within the threat model, [n], 0 or more.
+
+    FOSC(x_adv) = max <x' - x_adv, gradient> over all x' of the threat model around `x` (Wang et al., 2019):
+    0 at a maximum inside it and where every pixel is at its best end; large where an attack stopped early. Away from
+    the range of valid pixels it is epsilon * |gradient|_1 - <x_adv - x, gradient>, in L2 with |gradient|_2.
+
+    Args:
+        x_adv: inside the threat model around `x`.
+        gradient: of the attack's loss of each image at `x_adv`, shaped like `x`.
+    """
+    ball = threat_model.around(x)
+    # A step much longer than the ball is wide, projected: in L2 pixels with a small gradient also reach their share.
+    farthest = ball.project_(ball.ascend(x, gradient, _FAR * threat_model.epsilon))
+    return ((farthest - x_adv) * gradient).flatten(1).sum(1).clamp_min(0)
 
 
 def fgsm(model: nn.Module, x: Tensor, y: Tensor, *, threat_model: ThreatModel) -> Tensor:

@@ -10,6 +10,8 @@ from torch import Tensor
 _HALF_CELL = 2.0**-25
 """Random numbers are multiples of 2^-24: their midpoints are symmetric about 1/2, and neither 0 nor 1."""
 _NEWTON_STEPS = 4
+_SHORTER = 1e-20
+"""Than any direction with a largest entry of 1, or of a subnormal number over the smallest normal one."""
 
 
 class Ball(Protocol):
@@ -85,7 +87,7 @@ class L2Ball:
         """A step along the gradient over its length; the squares of its largest entry neither vanish nor overflow."""
         tiny = torch.finfo(gradient.dtype).tiny
         direction = gradient / gradient.abs().amax(self._pixels, keepdim=True).clamp_min_(tiny)
-        length = self._sum(direction.square()).sqrt_().clamp_min_(tiny)
+        length = self._sum(direction.square()).sqrt_().clamp_min_(_SHORTER)
         return x_adv + direction * (step_size / length)
 
     def project_(self, x_adv: Tensor) -> Tensor:

@@ -6,6 +6,8 @@ from scipy.stats import binom, binomtest
 
 MASKING_LIMIT = 0.02
 """Largest acceptable gradient-masking gap; two strong attacks differ by less on ordinary models."""
+FOSC_LIMIT = 0.3
+"""Mean first-order stationarity of an evaluation attack above which gradients may be masked, in nats."""
 _CONFIDENCE = 0.95
 
 

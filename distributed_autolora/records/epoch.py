@@ -58,6 +58,7 @@ class EpochRecord:
     Attributes:
         natural_weight: lambda1 of its steps; None: the method has none. So with `kl_weight`, lambda2.
         natural_branch: accuracy of backbone + low-rank branch on the training images; None: not needed.
+        fosc: mean first-order stationarity of the validation images under attack; None: an earlier version's record.
         masking: None: not checked in this epoch.
         gradient_similarity: None: not asked for.
         best_epoch: the epoch chosen so far, whose weights are kept.
@@ -76,6 +77,7 @@ class EpochRecord:
     attack: str
     natural: AccuracyCount
     robust: AccuracyCount
+    fosc: float | None = None
     masking: MaskingCheck | None = None
     gradient_similarity: GradientSimilarity | None = None
     next_lr: float
@@ -109,6 +111,7 @@ class EpochRecord:
             "natural_branch_accuracy": None if self.natural_branch is None else self.natural_branch.accuracy,
             "val/natural_accuracy": self.natural.accuracy,
             f"val/robust_accuracy/{self.attack}": self.robust.accuracy,
+            "val/fosc": self.fosc,
             "next_lr": self.next_lr,
             f"best_val/robust_accuracy/{self.attack}": self.best_robust_accuracy,
             "best_epoch": self.best_epoch,

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from torch import Tensor, nn
 
 from distributed_autolora.config import AttackConfig, ExperimentConfig
-from distributed_autolora.core.attacks import pgd
+from distributed_autolora.core.attacks import first_order_stationarity, input_gradient, pgd
 from distributed_autolora.core.fast_attack.attack_network import AttackNetwork
 from distributed_autolora.core.fast_attack.cuda_graphs import Capture, CudaGraphAttack
 from distributed_autolora.core.fast_attack.tf32 import allow_tf32
@@ -33,6 +33,10 @@ class FastAttack:
         return self._search(self._network, x, y, noise=noise)
 
 
+Stationarity = Callable[[nn.Module, Tensor, Tensor, Tensor], Tensor]
+"""stationarity(model, x, x_adv, y) -> FOSC of every image, [n] (`core.attacks.first_order_stationarity`)."""
+
+
 @dataclass(frozen=True)
 class Attacks:
     """The attacks of a run on one attack network; `stronger` checks `evaluation` for masked gradients."""
@@ -41,6 +45,8 @@ class Attacks:
     train: Attack
     evaluation: Attack
     stronger: Attack
+    stationarity: Stationarity
+    """Of the results of `evaluation`."""
 
 
 def build_attacks(
@@ -57,11 +63,22 @@ def build_attacks(
     network = AttackNetwork(model, dtype_of(config.compute.attack_precision))
     settings = (config.train_attack, config.eval_attack, stronger_attack(config.eval_attack))
     train, evaluation, stronger = (FastAttack(network, build_attack(config, attack)) for attack in settings)
+    found = Attacks(network, train, evaluation, stronger, _stationarity(config, network))
     if capture is None:
-        return Attacks(network, train, evaluation, stronger)
-    return Attacks(
-        network, CudaGraphAttack(train, model, capture), CudaGraphAttack(evaluation, deployed, capture), stronger
-    )
+        return found
+    captured = CudaGraphAttack(train, model, capture), CudaGraphAttack(evaluation, deployed, capture)
+    return replace(found, train=captured[0], evaluation=captured[1])
+
+
+def _stationarity(config: ExperimentConfig, network: AttackNetwork) -> Stationarity:
+    threat_model = ThreatModel(config.threat_model.norm, config.threat_model.epsilon)
+
+    def stationarity(model: nn.Module, x: Tensor, x_adv: Tensor, y: Tensor) -> Tensor:
+        network.refresh(model)
+        gradient = input_gradient(network, x_adv, y, loss=config.eval_attack.loss)
+        return first_order_stationarity(x, x_adv, gradient, threat_model)
+
+    return stationarity
 
 
 def build_attack(config: ExperimentConfig, attack: AttackConfig) -> Attack:

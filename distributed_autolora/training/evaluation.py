@@ -15,7 +15,7 @@ from distributed_autolora.data.sampler import worker_share
 from distributed_autolora.data.splits import Split, stratified_subset
 from distributed_autolora.models import Classifier
 from distributed_autolora.records import Accuracies, AccuracyCount, GradientSimilarity
-from distributed_autolora.training.attacks import Attack
+from distributed_autolora.training.attacks import Attack, Attacks, Stationarity
 from distributed_autolora.training.distributed import collectives
 from distributed_autolora.training.methods.registry import AdaptsLossWeights, follows_accuracy
 from distributed_autolora.training.task_data import TaskData
@@ -40,13 +40,17 @@ class Validation(Accuracies):
 
     outcomes: Tensor
     """bool [n] on the CPU: robust or not, in ascending order of the rows; the same on every worker."""
+    fosc: float
+    """Mean first-order stationarity of the attack's last iterates."""
 
 
-def validate(config: ExperimentConfig, model: nn.Module, attack: Attack, data: TaskData) -> Validation:
+def validate(config: ExperimentConfig, model: nn.Module, attacks: Attacks, data: TaskData) -> Validation:
     """Evaluates `model` on the validation images; the attack's last iterate is classified by `model` itself."""
-    batch_size = config.evaluation.batch_size_per_worker
-    found = natural_and_robust_predictions(model, attack, data.plain_batches, data.split.val, batch_size)
-    return Validation(**vars(accuracies_of(found)), outcomes=found[:, 3] == found[:, 1])
+    batch_size, rows = config.evaluation.batch_size_per_worker, data.split.val
+    batches, attack, stationarity = data.plain_batches, attacks.evaluation, attacks.stationarity
+    found = natural_and_robust_predictions(model, attack, batches, rows, batch_size, stationarity)
+    outcomes, fosc = found[:, 3] == found[:, 1], found[:, 4].contiguous().view(torch.float64)
+    return Validation(**vars(accuracies_of(found[:, :4])), outcomes=outcomes, fosc=float(fosc.mean()))
 
 
 def accuracies_of(predictions: Tensor) -> Accuracies:
@@ -60,19 +64,28 @@ def _correct(predictions: Tensor, labels: Tensor) -> AccuracyCount:
 
 
 def natural_and_robust_predictions(
-    model: nn.Module, attack: Attack, batches: Batches, rows: Tensor, batch_size: int
+    model: nn.Module,
+    attack: Attack,
+    batches: Batches,
+    rows: Tensor,
+    batch_size: int,
+    stationarity: Stationarity | None = None,
 ) -> Tensor:
     """Returns int64 [n, 4] on the CPU, the same on every worker: row, label, natural and adversarial prediction.
 
-    Its lines are in ascending order of the row, however many workers made them.
+    With `stationarity` the fifth column has the bits of its float64 value: one collective carries all. The lines are in
+    ascending order of the row, however many workers made them.
     """
     device = _device(model)
-    parts = [torch.empty((0, 4), dtype=torch.int64, device=device)]
+    parts = [torch.empty((0, 5 if stationarity else 4), dtype=torch.int64, device=device)]
     for batch, x, y in batches(own_batches(rows, batch_size)):
         with eval_mode(model), torch.no_grad():
             x_adv = attack(model, x, y)
             natural, robust = model(x).argmax(1), model(x_adv).argmax(1)
-        parts.append(torch.stack([batch.to(device), y, natural, robust], 1))
+        columns = [batch.to(device), y, natural, robust]
+        if stationarity is not None:
+            columns.append(stationarity(model, x, x_adv, y).double().view(torch.int64))
+        parts.append(torch.stack(columns, 1))
     predictions = collectives.gather_rows(torch.cat(parts)).cpu()
     return predictions[predictions[:, 0].argsort()]
 

@@ -80,7 +80,7 @@ def run_epoch(trainer: Trainer, after_step: Callable[[], None] = lambda: None) -
     losses = trainer.train_epoch(after_step)
     with timer.phase("validation"):
         branch = _natural_branch(trainer, epoch)
-        found = validate(config, trainer.deployed, trainer.attacks.evaluation, data)
+        found = validate(config, trainer.deployed, trainer.attacks, data)
     similarity = None
     if config.evaluation.gradient_similarity_images:
         with timer.phase("gradient_similarity"):
@@ -119,6 +119,7 @@ def _record(trainer: Trainer, found: Validation, check: CheckResult | None, deci
         attack=attack_name(config.eval_attack),
         natural=found.natural,
         robust=found.robust,
+        fosc=found.fosc,
         masking=None if check is None else check.counts,
         next_lr=decision.lr,
         best_epoch=best_epoch,

@@ -51,6 +51,7 @@ def history(epochs: int = 20, *, vanilla: bool = False) -> list[EpochRecord]:
             attack="pgd10",
             natural=count(0.92 - 0.4 * math.exp(-epoch / 3)),
             robust=count(robust),
+            fosc=0.05 + 0.25 / epoch,
             best_robust_accuracy=best,
             best_epoch=best_epoch,
             halved=halved,

@@ -10,7 +10,9 @@ from torch import Tensor
 
 from distributed_autolora.config import ExperimentConfig
 from distributed_autolora.config.recipes import recipe
+from distributed_autolora.core.attacks import eval_mode, input_gradient
 from distributed_autolora.core.schedules import Decision
+from distributed_autolora.core.threat_model import ThreatModel
 from distributed_autolora.evaluation.masking_test import overstates
 from distributed_autolora.records import MaskingCheck
 from distributed_autolora.training.attacks import attack_name, stronger_attack
@@ -69,7 +71,7 @@ def found_by(folder: str, factor: float) -> MaskingCheck:
 
 
 def validated(trainer: Trainer) -> Validation:
-    return validate(trainer.config, trainer.deployed, trainer.attacks.evaluation, trainer.data)
+    return validate(trainer.config, trainer.deployed, trainer.attacks, trainer.data)
 
 
 def checked(trainer: Trainer, outcomes: Tensor) -> CheckResult:
@@ -132,8 +134,22 @@ def test_two_workers_record_what_one_does(task: str) -> None:
         assert record["val/masking_gap"] >= 0
     for worker in run_workers(records_of, 2, task):
         for one, other in zip(alone, worker, strict=True):
+            assert one["val/fosc"] == pytest.approx(other["val/fosc"], rel=1e-9)
             assert {key: one.get(key) for key in KEYS} == {key: other.get(key) for key in KEYS}
             assert one["passes/forward"] == other["passes/forward"]
+
+
+def test_the_logged_stationarity_is_that_of_the_attack_s_results(task: str) -> None:
+    trainer = trainer_of(small_config(task), torch.float64)
+    data, ball = trainer.data, ThreatModel(epsilon=trainer.config.threat_model.epsilon)
+    x, y = data.plain_batch(data.split.val)
+    x_adv = trainer.attacks.evaluation(trainer.deployed, x, y)
+    with eval_mode(trainer.deployed):
+        gradient = input_gradient(trainer.deployed, x_adv, y)
+    lowest, highest = (x - ball.epsilon).clamp(0, 1), (x + ball.epsilon).clamp(0, 1)
+    rises = torch.maximum(gradient * (lowest - x_adv), gradient * (highest - x_adv)).flatten(1).sum(1)
+    assert rises.mean() > 1e-3
+    assert validated(trainer).fosc == pytest.approx(float(rises.mean()), rel=1e-6)
 
 
 def run_with(folder: str, path: Path, stop: tuple[int, int] | None, every: int = 2) -> Any:

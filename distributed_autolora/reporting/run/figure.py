@@ -21,6 +21,7 @@ from distributed_autolora.reporting.run.panels import (
     GREY,
     RED,
     Measured,
+    draw_fosc,
     draw_losses,
     draw_lr,
     draw_seconds,
@@ -42,13 +43,16 @@ _ALARM: dict[str, Any] = {"fontsize": 13, "fontweight": "bold", "zorder": 6, "co
 def curves_figure(history: Sequence[EpochRecord], result: RunResult) -> Figure:
     """Returns the figure of a run, 1200 pixels wide at its own resolution.
 
-    Panels over the epochs: validation accuracies with 95 % intervals and the checks by a stronger attack, learning
-    rate with every halving and restore, loss weights, losses, seconds by phase; beside the first the accuracies on the
-    test split. The deployed epoch and every fall of the rate are marked in all. What a run does not have is left out.
+    Panels over the epochs: validation accuracies with 95 % intervals and the checks by a stronger attack, first-order
+    stationarity, learning rate with every halving and restore, loss weights, losses, seconds by phase; beside the first
+    the accuracies on the test split. The deployed epoch and every fall of the rate are marked in all. What a run does
+    not have is left out.
     """
     panels = [(_draw_accuracies, 3.4), (draw_lr, 1.5), (draw_losses, 1.7), (draw_seconds, 1.8)]
+    if any(record.fosc is not None for record in history):
+        panels.insert(1, (draw_fosc, 1.3))
     if history[-1].natural_weight is not None:
-        panels.insert(2, (draw_weights, 1.7))
+        panels.insert(-2, (draw_weights, 1.7))
     height = _TOP + _BOTTOM + sum(inches for _, inches in panels) + _GAP * (len(panels) - 1)
     figure = Figure(figsize=(_WIDTH, height), dpi=_DPI)
     _write_title(figure, result)

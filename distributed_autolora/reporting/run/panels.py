@@ -8,6 +8,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
+from distributed_autolora.evaluation.masking_test import FOSC_LIMIT
 from distributed_autolora.records import AccuracyCount, EpochRecord
 from distributed_autolora.reporting.format import compact
 from distributed_autolora.reporting.statistics import wilson_interval
@@ -114,6 +115,17 @@ def draw_weights(axes: Axes, history: Sequence[EpochRecord]) -> None:
     right.tick_params(axis="y", labelcolor=RED)
     title(axes, "Loss weights")
     _legend_beside(axes, offset=1.085, lines=right)
+
+
+def draw_fosc(axes: Axes, history: Sequence[EpochRecord]) -> None:
+    """The epochs that measured it, and the limit above which gradients may be masked."""
+    found = {record.epoch: record.fosc for record in history if record.fosc is not None}
+    axes.plot([*found], [*found.values()], "o-", color=ORANGE, markersize=4, linewidth=1.7, label="FOSC", gid="fosc")
+    axes.axhline(FOSC_LIMIT, color=BLACK, linewidth=1, linestyle="--", label="limit", gid="fosc_limit")
+    axes.set_ylim(0, 1.06 * max(FOSC_LIMIT, *found.values(), 1e-9))
+    axes.set_ylabel("mean (nats)")
+    title(axes, "First-order stationarity of the evaluation attack (small: it has converged)")
+    _legend_beside(axes)
 
 
 def draw_losses(axes: Axes, history: Sequence[EpochRecord]) -> None:

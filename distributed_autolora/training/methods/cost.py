@@ -1,7 +1,7 @@
 """What a run costs: images passed through the network, forwards and backwards, summed over all workers.
 
 Counted from the config and the numbers of images, not measured: the attacks, the training steps with their teacher, the
-natural-branch accuracy, the natural and adversarial forwards of validation, and its check by a stronger attack. The
+natural-branch accuracy, validation with its attack and its FOSC, and the check by a stronger attack. The
 measurement of gradient similarity and the final evaluation are left out: they neither choose nor train a model.
 """
 
@@ -34,9 +34,11 @@ def epoch_passes(
     check = stronger_attack(config.eval_attack).num_steps
     return Passes(
         forward=train_images * (search + method.forward_passes + teacher + accuracies)
-        + val_images * (evaluation + 2)
+        + val_images * (evaluation + 3)
         + checked_images * (check + 1),
-        backward=train_images * (search + method.backward_passes) + val_images * evaluation + checked_images * check,
+        backward=train_images * (search + method.backward_passes)
+        + val_images * (evaluation + 1)
+        + checked_images * check,
     )
 
 

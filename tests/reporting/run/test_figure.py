@@ -114,7 +114,7 @@ def test_the_loss_term_of_a_method_of_ones_own_is_shown() -> None:
     assert legend.get_texts()[-1].get_text() == "margin"
 
 
-@pytest.mark.parametrize(("vanilla", "with_test", "panels"), [(0, 1, 6), (0, 0, 5), (1, 1, 5), (1, 0, 4)])
+@pytest.mark.parametrize(("vanilla", "with_test", "panels"), [(0, 1, 7), (0, 0, 6), (1, 1, 6), (1, 0, 5)])
 def test_panels_without_values_are_left_out(vanilla: int, with_test: int, panels: int) -> None:
     history = runs.history(6, vanilla=bool(vanilla))
     result = runs.result(history)
@@ -122,6 +122,18 @@ def test_panels_without_values_are_left_out(vanilla: int, with_test: int, panels
     titles = [axes.get_title(loc="left") for axes in figure.axes if axes.get_title(loc="left")]
     assert len(titles) == panels
     assert ("Loss weights" in titles) == (not vanilla)
+
+
+def test_stationarity_is_drawn_where_it_was_measured_and_left_out_for_records_without_it() -> None:
+    history = runs.history(6)
+    history[2] = replace(history[2], fosc=None)
+    axes = panel(curves_figure(history, runs.result(history)), "First-order stationarity")
+    (line,) = [line for line in axes.lines if line.get_gid() == "fosc"]
+    expected = [(record.epoch, record.fosc) for record in history if record.fosc is not None]
+    assert np.asarray(line.get_xydata()).tolist() == [list(map(float, pair)) for pair in expected]
+    before = [replace(record, fosc=None) for record in history]
+    titles = [axes.get_title(loc="left") for axes in curves_figure(before, runs.result(before)).axes]
+    assert not any(title.startswith("First-order") for title in titles)
 
 
 def test_test_accuracies_are_drawn_for_both_models() -> None:

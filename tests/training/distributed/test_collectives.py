@@ -36,9 +36,7 @@ def collectives_of_a_step(folder: str, **optimization: Any) -> tuple[int, dict[s
     parts["forward"] = collectives_of(lambda: terms.append(trainer.step.objective(x, x, y)))
     parts["backward"] = collectives_of(terms[0].total.backward)
     parts["optimizer"] = collectives_of(trainer.step.optimizer.step)
-    parts["validation"] = collectives_of(
-        lambda: validate(config, trainer.deployed, trainer.attacks.evaluation, trainer.data)
-    )
+    parts["validation"] = collectives_of(lambda: validate(config, trainer.deployed, trainer.attacks, trainer.data))
     parts["whole step"] = collectives_of(lambda: take_step(trainer, trainer.data.split.train[:16]))
     norms = sum(isinstance(module, BatchNormOfWorkers) for module in trainer.backbone.modules())
     return norms, parts

@@ -94,7 +94,7 @@ def test_validation_and_the_deployed_weights_are_those_of_the_average(folder: st
     trainer = trainer_of(config)
     run_epoch(trainer)
     attack = FastAttack(AttackNetwork(trainer.deployed), build_attack(config, config.eval_attack))
-    found = validate(config, trainer.deployed, attack, trainer.data)
+    found = validate(config, trainer.deployed, replace(trainer.attacks, evaluation=attack), trainer.data)
     assert trainer.history[0].natural == found.natural
     assert trainer.history[0].robust == found.robust
     result = fitted(config, FolderReporter(tmp_path))
