@@ -1,5 +1,6 @@
 """Per-image outcomes of a study: pooled into one table, and counted again from there."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -57,11 +58,30 @@ def disagreements(study: StudyResults, pooled: Any) -> list[str]:
 
 def only_one_right(pooled: Any, first: str, second: str, seed: int, metric: str) -> tuple[int, int] | None:
     """Returns (images that only arm `first` classifies correctly, that only `second` does); None: other images."""
+    found = _on_shared_images(pooled, first, second, seed, metric)
+    return found and (int((found[1] & ~found[2]).sum()), int((~found[1] & found[2]).sum()))
+
+
+def differences(pooled: Any, first: str, second: str, seeds: Iterable[int], metric: str) -> NDArray[np.float64] | None:
+    """Returns [seeds, images] of `first` less `second` (-1, 0 or 1), only of seeds whose outcomes both arms kept.
+
+    None without such a seed, or where seeds were evaluated on different images.
+    """
+    found = [each for seed in seeds if (each := _on_shared_images(pooled, first, second, seed, metric))]
+    if not found or not all(np.array_equal(found[0][0], ids) for ids, _, _ in found):
+        return None
+    return np.stack([one.astype(float) - other for _, one, other in found])
+
+
+def _on_shared_images(
+    pooled: Any, first: str, second: str, seed: int, metric: str
+) -> tuple[NDArray[np.str_], NDArray[np.bool_], NDArray[np.bool_]] | None:
+    """Returns sorted row ids and what either arm has right of them; None where they have different images."""
     one, other = right(pooled, first, seed, metric), right(pooled, second, seed, metric)
     if one is None or other is None or sorted(one[0]) != sorted(other[0]) or len(set(one[0])) != len(one[0]):
         return None
-    a, b = one[1][np.argsort(one[0])], other[1][np.argsort(other[0])]
-    return int((a & ~b).sum()), int((~a & b).sum())
+    order = np.argsort(one[0])
+    return one[0][order], one[1][order], other[1][np.argsort(other[0])]
 
 
 def _of_run(run: StudyRun, file: Path) -> Any:

@@ -6,9 +6,16 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from distributed_autolora.reporting.format import counted
-from distributed_autolora.reporting.statistics import holm, mcnemar_exact, smallest_significant_difference, t_test
+from distributed_autolora.reporting.statistics import (
+    PairedInterval,
+    holm,
+    mcnemar_exact,
+    paired_bootstrap,
+    smallest_significant_difference,
+    t_test,
+)
 from distributed_autolora.reporting.study.loading import APGD, AUTOATTACK, NATURAL, StudyResults
-from distributed_autolora.reporting.study.outcomes import only_one_right
+from distributed_autolora.reporting.study.outcomes import differences, only_one_right
 
 SIGNIFICANCE = 0.05
 
@@ -78,6 +85,19 @@ class McNemar:
     p: float
 
 
+@dataclass(frozen=True)
+class Paired:
+    """Two arms on the same seeds and the same test images."""
+
+    reference: str
+    baseline: str
+    metric: str
+    seeds: int
+    images: int
+    found: PairedInterval
+    holm: float | None = None
+
+
 def compare(study: StudyResults) -> list[Comparison]:
     """Returns every cell (baseline x accuracy) on the seeds that both sides have, corrected over all of them."""
     cells = []
@@ -102,6 +122,19 @@ def corrected(comparisons: Sequence[Comparison]) -> list[Comparison]:
         replace(cell, student_holm=student, welch_holm=welch)
         for cell, student, welch in zip(comparisons, *adjusted, strict=True)
     ]
+
+
+def paired_comparisons(study: StudyResults, pooled: Any) -> list[Paired]:
+    """Returns every cell (baseline x accuracy) with outcomes by image of two seeds or more, corrected over all."""
+    cells = []
+    for arm in study.arms:
+        for metric in study.metrics if arm.reference is not None else ():
+            kept = differences(pooled, str(arm.reference), arm.id, study.accuracies(arm.id, metric), metric)
+            if kept is not None and (found := paired_bootstrap(kept)) is not None:
+                seeds, images = kept.shape
+                cells.append(Paired(str(arm.reference), arm.id, metric, seeds, images, found))
+    adjusted = holm([cell.found.p for cell in cells])
+    return [replace(cell, holm=p) for cell, p in zip(cells, adjusted, strict=True)]
 
 
 def mcnemar_tests(study: StudyResults, pooled: Any) -> list[McNemar]:

@@ -21,7 +21,7 @@ from distributed_autolora.reporting.study.loading import (
     metric_label,
 )
 from distributed_autolora.reporting.study.outcomes import right
-from distributed_autolora.reporting.study.statistics import Comparison, McNemar
+from distributed_autolora.reporting.study.statistics import Comparison, McNemar, Paired
 from distributed_autolora.studies.paper_results import printed
 from distributed_autolora.studies.tables import AUTOLORA
 
@@ -70,6 +70,22 @@ def tests_table(study: StudyResults, comparisons: Sequence[Comparison]) -> str:
         what = _pair(study, cell.baseline), metric_label(cell.metric), points(cell.difference)
         rows.append([*what, needed, *tests, cell.remark, *([paper] if has_paper else [])])
     return table([*header, *(["paper's p"] if has_paper else [])], rows)
+
+
+def paired_table(study: StudyResults, cells: Sequence[Paired]) -> str:
+    """Returns, for each cell with outcomes by image, the difference with its interval, paired by seed and image."""
+    header = ["against", "accuracy", "difference [95 % interval]", "p (Holm)", "seeds x images"]
+    rows = [
+        [
+            _pair(study, cell.baseline),
+            metric_label(cell.metric),
+            f"{points(cell.found.difference)} [{points(cell.found.low)}, {points(cell.found.high)}]",
+            _with_holm(cell.found.p, cell.holm),
+            f"{cell.seeds} x {cell.images:,}",
+        ]
+        for cell in cells
+    ]
+    return table(header, rows)
 
 
 def mcnemar_table(study: StudyResults, tests: Sequence[McNemar]) -> str:

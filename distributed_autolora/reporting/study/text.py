@@ -8,7 +8,13 @@ from distributed_autolora.reporting.study import run_tables, tables
 from distributed_autolora.reporting.study.loading import StudyResults, metric_label
 from distributed_autolora.reporting.study.provenance import reproduction, split_digests, warnings
 from distributed_autolora.reporting.study.run_tables import total
-from distributed_autolora.reporting.study.statistics import Comparison, compare, decisive, mcnemar_tests
+from distributed_autolora.reporting.study.statistics import (
+    Comparison,
+    compare,
+    decisive,
+    mcnemar_tests,
+    paired_comparisons,
+)
 from distributed_autolora.studies.hyperparameters import PAPER_TASK_NAMES
 
 _NOTE_END = "The whole report, with its figures and `results.csv`, is in the folder `report` under Artifacts."
@@ -123,6 +129,13 @@ def _tests(study: StudyResults, pooled: Any, comparisons: Sequence[Comparison]) 
         "significant: both below 0.05 after the correction. *Needed*: the difference in points that reaches "
         f"p < 0.05 / {max(1, tested)} in Student's test at this spread."
     )
+    both = paired_comparisons(study, pooled)
+    if both:
+        yield (
+            "Paired by seed and by test image: mean difference in points with its 95 % interval, by a hierarchical "
+            f"bootstrap over seeds and images; in brackets p after Holm's correction over {counted(len(both), 'cell')}:"
+        )
+        yield tables.paired_table(study, both)
     paired = mcnemar_tests(study, pooled)
     if paired:
         yield (

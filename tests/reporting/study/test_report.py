@@ -15,6 +15,8 @@ import pytest
 
 from distributed_autolora.errors import UserError
 from distributed_autolora.orchestration.runs.folder import RunFolder
+from distributed_autolora.reporting.format import points
+from distributed_autolora.reporting.statistics import paired_bootstrap
 from distributed_autolora.reporting.study.figures import cost_figure, search_figure
 from distributed_autolora.reporting.study.loading import load_study
 from distributed_autolora.reporting.study.outcomes import pooled_outcomes
@@ -86,6 +88,21 @@ def test_mcnemar_counts_come_from_paired_images(finished: Path, text: str) -> No
     b, c = len(own - other), len(other - own)
     row = next(row for row in cells(text, "Statistical tests") if row[:2] == ["TWINS", "1"])
     assert row[3].startswith(f"{b} : {c}, p = ")
+
+
+def test_arms_are_compared_paired_by_seed_and_image(finished: Path, text: str) -> None:
+    rows = pq.read_table(finished / "report" / "outcomes.parquet").to_pylist()
+    robust = {(row["arm"], row["seed"], row["row_id"]): row["robust/autoattack"] for row in rows}
+    ids = sorted({name for arm, _, name in robust if robust[arm, 0, name] is not None})
+    own, other = (
+        np.array([[robust[arm, seed, name] for name in ids] for seed in range(3)], float)
+        for arm in ("autolora", "twins")
+    )
+    expected = paired_bootstrap(own - other)
+    assert expected is not None
+    row = next(row for row in cells(text, "Statistical tests") if row[:2] == ["TWINS", "AutoAttack"] and "[" in row[2])
+    ends = " ".join(points(value) for value in (expected.difference, expected.low, expected.high))
+    assert (re.sub(r"[][,]", "", row[2]), row[4]) == (ends, f"3 x {len(ids)}")
 
 
 def test_the_table_of_results_is_repeated_in_the_csv(finished: Path) -> None:
