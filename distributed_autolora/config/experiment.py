@@ -20,7 +20,10 @@ from distributed_autolora.records.reader import StrictReader
 NOT_IN_DIGEST = ("recipe", "scaling", "run", "data.path", "data.task", "model.weights", "model.allow_pickle")
 """Values and sections that determine no number: workers, places, names and URIs."""
 
-IN_DIGEST_UNLESS_DEFAULT = {"optimization": {"batch_norm": "global", "batch_norm_shards": None}}
+IN_DIGEST_UNLESS_DEFAULT: dict[str, dict[str, Any]] = {
+    "optimization": {"batch_norm": "global", "batch_norm_shards": None},
+    "schedule": {"decay_at": [1 / 2, 5 / 6]},
+}
 """Values that came after runs had digests: at their default, they change none."""
 
 
@@ -201,10 +204,10 @@ def _check_ranges(config: Any, where: str = "") -> None:
             _check_ranges(value, f"{name}.")
         elif isinstance(value, str):
             refuse_secret(name, value)
+        low, high = item.metadata.get("range", (-math.inf, math.inf))
         for number in value if isinstance(value, tuple) else [value]:
             if isinstance(number, float) and not math.isfinite(number):
                 raise UserError(f"{name} is {number}: give a finite number.")
-        low, high = item.metadata.get("range", (-math.inf, math.inf))
-        if isinstance(value, int | float) and not low <= value <= high:
-            bound = f"at least {low}" if math.isinf(high) else f"from {low} to {high}"
-            raise UserError(f"{name} is {value}: it must be {bound}.")
+            if isinstance(number, int | float) and not low <= number <= high:
+                bound = f"at least {low}" if math.isinf(high) else f"from {low} to {high}"
+                raise UserError(f"{name} is {number}: it must be {bound}.")

@@ -24,6 +24,8 @@ from distributed_autolora.records.reader import nearest
 FASHION_MNIST_MEAN = (0.2860,)
 FASHION_MNIST_STD = (0.3530,)
 _FASHION_EPSILON = 0.1
+CIFAR100_MEAN = (0.5071, 0.4865, 0.4409)
+CIFAR100_STD = (0.2673, 0.2564, 0.2762)
 _PAIRED = ScheduleConfig(rule="paired")
 _DETACHED = MethodConfig(soft_labels="detached")
 """Both for data that the authors did not tune their method on; docs/method.md gives the reasons."""
@@ -69,6 +71,20 @@ def pretrain_fashion_mnist() -> ExperimentConfig:
         optimization=OptimizationConfig(epochs=6, global_batch_size=128, lr=0.05, weight_decay=5e-4),
         evaluation=EvaluationConfig(linear_head=False),
         compute=ComputeConfig(train_precision="float32"),
+    )
+
+
+def pretrain_cifar100() -> ExperimentConfig:
+    """Adversarial pre-training of a small backbone on CIFAR-100, by Eq. 1 and with few attack steps: for CPUs."""
+    return ExperimentConfig(
+        recipe="pretrain-cifar100",
+        data=DataConfig(task="cifar100", val_fraction=0.0125),
+        model=ModelConfig(backbone="small_resnet", mean=CIFAR100_MEAN, std=CIFAR100_STD),
+        train_attack=AttackConfig(num_steps=2, step_size=5 / 255),
+        method=MethodConfig(name="vanilla", trades_beta=3.0),
+        schedule=ScheduleConfig(name="step_decay", decay_at=(0.75, 0.9)),
+        optimization=OptimizationConfig(epochs=8, lr=0.1, weight_decay=5e-4),
+        evaluation=EvaluationConfig(linear_head=False, masking_every=0),
     )
 
 
@@ -158,6 +174,7 @@ _OWN: dict[str, Callable[[], ExperimentConfig]] = {
     "demo-study": demo_study,
     "fashion-mnist": fashion_mnist,
     "pretrain-fashion-mnist": pretrain_fashion_mnist,
+    "pretrain-cifar100": pretrain_cifar100,
     "custom": custom,
 }
 _PAPER: dict[str, Callable[[], ExperimentConfig]] = {

@@ -14,8 +14,8 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 Precision = Literal["auto", "float32", "bfloat16"]
 
 
-def ranged(default: float | None, low: float, high: float = math.inf) -> Any:
-    """Returns a dataclass field with a default and its smallest and largest value; None is allowed as well."""
+def ranged(default: float | tuple[float, ...] | None, low: float, high: float = math.inf) -> Any:
+    """Returns a dataclass field with a default and the smallest and largest of its values; None is allowed as well."""
     return field(default=default, metadata={"range": (low, high)})
 
 
@@ -125,7 +125,7 @@ class ScheduleConfig:
     """How the learning rate moves."""
 
     name: Literal["automatic", "step_decay"] = "automatic"
-    """automatic: halve on the robust validation accuracy; step_decay: x 0.1 at 50 % and 83 % of the epochs."""
+    """automatic: halve on the robust validation accuracy; step_decay: x 0.1 at fixed shares of the epochs."""
     rule: Literal["released", "apgd", "paired"] = "released"
     """When the automatic rule halves: released: as the authors' code; apgd: as the attack APGD halves its step; paired:
     when a paired test on the same validation images finds no progress in a window of epochs (for few images)."""
@@ -133,6 +133,8 @@ class ScheduleConfig:
     """Epochs between two decisions of the automatic rule."""
     min_lr: float = ranged(1e-5, 0)
     """The automatic rule stops training below this learning rate."""
+    decay_at: tuple[float, ...] = ranged((1 / 2, 5 / 6), 0, 1)
+    """Shares of the epochs after which step_decay lowers the learning rate to a tenth."""
 
 
 @dataclass(frozen=True, kw_only=True)

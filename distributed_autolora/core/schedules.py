@@ -11,7 +11,6 @@ from distributed_autolora.core.paired_comparison import PairedComparison, Strong
 
 RULES = ("released", "apgd", "paired")
 _INCREASE_SHARE = 0.75
-_DECAY_AT = (0.5, 5 / 6)
 _DECAY_FACTOR = 0.1
 
 
@@ -124,10 +123,11 @@ class RobustAccuracyHalving:
 
 @dataclass
 class StepDecay:
-    """The baselines' schedule: the learning rate times 0.1 at 50 % and at 83 % of the epochs."""
+    """The baselines' schedule: the learning rate times 0.1 at fixed shares of the epochs, the paper's by default."""
 
     initial_lr: float
     epochs: int
+    decay_at: Sequence[float] = (1 / 2, 5 / 6)
     history: list[float] = field(default_factory=list, init=False)
     best: float = field(default=-1.0, init=False)
 
@@ -141,5 +141,5 @@ class StepDecay:
         self.history.append(robust_accuracy)
         improved = robust_accuracy > self.best
         self.best = max(self.best, robust_accuracy)
-        decays = sum(len(self.history) >= round(share * self.epochs) for share in _DECAY_AT)
+        decays = sum(len(self.history) >= round(share * self.epochs) for share in self.decay_at)
         return Decision(lr=self.initial_lr * _DECAY_FACTOR**decays, improved=improved)

@@ -113,6 +113,7 @@ def test_keys_that_came_later_left_every_digest_as_it_was() -> None:
     values = recipe("demo").to_dict()
     for key in ("batch_norm", "batch_norm_shards"):
         del values["optimization"][key]
+    del values["schedule"]["decay_at"]
     assert ExperimentConfig.from_dict(values).digest() == recipe("demo").digest()
     kept = {group: content for group, content in values.items() if group not in ("recipe", "seed", "scaling", "run")}
     for group, name in (("data", "path"), ("data", "task"), ("model", "weights"), ("model", "allow_pickle")):
@@ -141,6 +142,15 @@ def test_shards_that_workers_cannot_own_are_refused(
         ExperimentConfig.from_dict(values).validate()
     values["optimization"] |= {"batch_norm": "shards", "batch_norm_shards": 2 * workers}
     ExperimentConfig.from_dict(values).validate()
+
+
+def test_shares_of_the_epochs_are_flags_and_stay_within_the_run() -> None:
+    flags = ["--schedule.decay-at", "3/4", "0.9"]
+    assert parse_training_flags("", "demo", flags).experiment.schedule.decay_at == (0.75, 0.9)
+    values = recipe("demo").to_dict()
+    values["schedule"]["decay_at"] = [0.5, 1.5]
+    with pytest.raises(UserError, match=r"schedule\.decay_at is 1\.5: it must be from 0 to 1\."):
+        ExperimentConfig.from_dict(values).validate()
 
 
 def test_an_l2_epsilon_may_be_larger_than_a_pixel_and_one_of_l_infinity_may_not() -> None:

@@ -122,4 +122,4 @@ def test_the_names_are_told_in_a_readable_line(capsys: pytest.CaptureFixture[str
         parse_training_flags("Trains.", "demo", ["--help"])
     told = capsys.readouterr().out
     assert "-resnet50" in told
-    assert told.count("cifar100") == 1
+    assert told.count(" cifar100") == 1

@@ -119,6 +119,15 @@ def test_step_decay_divides_by_ten_after_50_and_83_per_cent(epochs: int, first: 
     assert not decisions[-1].restore_best
 
 
+@pytest.mark.parametrize(("decay_at", "full", "tenth"), [((0.75, 0.9), 6, 1), ((0.5,), 4, 4), ((), 8, 0)])
+def test_step_decay_has_the_full_rate_for_the_share_it_is_given(
+    decay_at: tuple[float, ...], full: int, tenth: int
+) -> None:
+    schedule = StepDecay(1.0, 8, decay_at)
+    rates = [1.0, *(schedule.step(0.5).lr for _ in range(7))]
+    assert rates == pytest.approx([1.0] * full + [0.1] * tenth + [0.01] * (8 - full - tenth))
+
+
 def test_step_decay_knows_the_best_epoch() -> None:
     schedule = StepDecay(0.02, 10)
     accuracies = [0.0, 0.3, 0.3, 0.2, 0.4]

@@ -169,7 +169,7 @@ def build_schedule(config: ExperimentConfig) -> Schedule:
     """Returns the learning-rate schedule that the config names, before its first epoch."""
     schedule, optimization = config.schedule, config.optimization
     if schedule.name == "step_decay":
-        return StepDecay(optimization.lr, optimization.epochs)
+        return StepDecay(optimization.lr, optimization.epochs, schedule.decay_at)
     return RobustAccuracyHalving(optimization.lr, schedule.interval, schedule.rule, schedule.min_lr)
 
 
