@@ -13,7 +13,7 @@ import tempfile
 import time
 import traceback
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -22,11 +22,12 @@ from typing import Annotated, NoReturn, TypeVar
 
 import tyro
 from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
+from tyro.extras import subcommand_cli_from_dict
 
 from distributed_autolora.config import ExperimentConfig, RunConfig, output_home
 from distributed_autolora.config.experiment import fraction
 from distributed_autolora.config.file import read_config_file
-from distributed_autolora.config.flags import flags_of, full_names, short_names
+from distributed_autolora.config.flags import flags_of, full_names, short_names, with_short_names, words_of_one
 from distributed_autolora.config.recipes import RECIPES_IN_WORDS, recipe
 from distributed_autolora.console import be_quiet, use_utf8
 from distributed_autolora.errors import RunFailedError, UserError, first_line, is_utf8, masked, refuse_secret
@@ -72,12 +73,12 @@ def parse_training_flags(
         UserError: for an unknown flag, a value that cannot be read, an unknown recipe, or an unusable file.
         SystemExit: for --help.
     """
-    words = full_names(_words(arguments), _TRAINING)
+    words = full_names(typed := _words(arguments), _TRAINING)
     chosen_recipe, file = _value_of(words, "--recipe"), _value_of(words, "--config")
     if chosen_recipe and file:
         raise UserError("Give --recipe or --config, not both: a file names its own recipe.")
     base = read_config_file(Path(file)) if file else recipe(chosen_recipe or default_recipe)
-    with _NUMBERS, _refusals_in_one_line():
+    with _NUMBERS, _refusals_in_one_line(typed, _TRAINING):
         return tyro.cli(
             TrainingFlags,
             args=words,
@@ -95,21 +96,18 @@ def parse_flags(kind: type[Flags], description: str, arguments: Sequence[str] | 
         SystemExit: for --help.
     """
     known = flags_of(kind) | {*COMMON_FLAGS}
-    words = full_names(_words(arguments), known)
-    with _NUMBERS, _refusals_in_one_line():
+    words = full_names(typed := _words(arguments), known)
+    with _NUMBERS, _refusals_in_one_line(typed, known):
         return tyro.cli(kind, args=words, description=f"{description}\n\n{_help(known)}")
 
 
-def parse_by(read: Callable[[str], Flags], description: str) -> Flags:
-    """Reads this process's command line by a function of a program's own, which takes the description.
-
-    Raises:
-        UserError: for what it refuses by ending the process.
-        SystemExit: for --help.
-    """
-    _words(None)
-    with _refusals_in_one_line():
-        return read(f"{description}\n\n{COMMON_HELP}")
+def parse_one_of(kinds: Mapping[str, type[Flags]], text: str, arguments: Sequence[str] | None = None) -> Flags:
+    """Reads the command line of a program whose first word chooses among flat dataclasses, as `parse_flags` does."""
+    words, pairs_off = words_of_one(_words(arguments), kinds, COMMON_FLAGS), (tyro.conf.FlagCreatePairsOff,)
+    with _NUMBERS, _refusals_in_one_line():
+        return subcommand_cli_from_dict(
+            dict(kinds), args=words, description=f"{text}\n\n{COMMON_HELP}", config=pairs_off
+        )
 
 
 def common_flags() -> list[str]:
@@ -196,8 +194,8 @@ def _keep_trace(trace: str) -> Path | None:
 
 
 @contextlib.contextmanager
-def _refusals_in_one_line() -> Iterator[None]:
-    """Turns what tyro prints about a bad command line into a `UserError`."""
+def _refusals_in_one_line(typed: Sequence[str] = (), known: Iterable[str] = ()) -> Iterator[None]:
+    """Turns what tyro prints about a bad command line into a `UserError`, with the short names that were typed."""
     printed = io.StringIO()
     try:
         with contextlib.redirect_stderr(printed):
@@ -209,7 +207,8 @@ def _refusals_in_one_line() -> Iterator[None]:
         sentences = [
             " ".join(part.split()).rstrip(".") for part in _RULE.split(text) if "For full helptext" not in part
         ]
-        raise UserError(". ".join([*filter(None, sentences), "--help lists all flags."])) from None
+        message = ". ".join([*filter(None, sentences), "--help lists all flags."])
+        raise UserError(with_short_names(message, typed, known)) from None
 
 
 @_NUMBERS.primitive_rule

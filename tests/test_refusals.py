@@ -3,7 +3,7 @@
 import contextlib
 import io
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO
 
@@ -111,6 +111,7 @@ CASES: dict[str, tuple[Callable[[Place], list[str]], list[str]]] = {
     "a value that is no number": (lambda p: ["--seed", "abc"], ["--seed", "abc"]),
     "a word that is no flag": (lambda p: ["stray"], ["stray"]),
     "a division by zero": (lambda p: ["--threat-model.epsilon", "8/0"], ["--threat-model.epsilon", "8/0"]),
+    "a division by zero, by the short name": (lambda p: ["--epsilon", "8/0"], ["parsing --epsilon: 8/0"]),
     "more GPUs than there are": (
         lambda p: [*p.task(), "--scaling.use-gpu", "--scaling.num-workers", "1"],
         ["1 worker needs 1 GPU, but Ray sees 0", "Give --gpus 0"],
@@ -153,21 +154,32 @@ def test_bad_input_is_refused_in_one_line(
         assert fragment in message, message
 
 
-def test_a_step_size_above_epsilon_and_few_validation_images_are_warned_about(tmp_path: Path) -> None:
-    flags = [*Place(tmp_path).task(), "--train-attack.step-size", "0.2", "--data.val-images-min", "0"]
-    config, inputs = find_inputs(parse_training_flags("", "demo", flags).experiment)
-    warnings = " ".join(check_inputs(config, inputs))
-    assert "train_attack.step_size 0.2 is larger than epsilon 0.1" in warnings
-    assert "only 7 validation images" in warnings
-    assert "cannot reach" not in warnings
-    flags = [*Place(tmp_path).task(), "--threat-model.norm", "l2", "--threat-model.epsilon", "2"]
-    config, inputs = find_inputs(parse_training_flags("", "demo", flags).experiment)
-    warnings = " ".join(check_inputs(config, inputs))
-    assert "eval_attack.num_steps times step_size is 0.25, less than epsilon 2" in warnings
-    assert "--eval-attack.step-size 0.5" in warnings
-    assert "GPUs" not in warnings
-    eight = replace(config, scaling=replace(config.scaling, use_gpu=True, num_workers=8))
-    assert "8 GPUs share every batch of 64 images, 8 each" in " ".join(check_inputs(eight, inputs))
+WARNED: dict[str, tuple[str, list[str], str]] = {
+    "a step size above epsilon, and few validation images": (
+        "--train-attack.step-size 0.2 --data.val-images-min 0",
+        ["train_attack.step_size 0.2 is larger than epsilon 0.1", "only 7 validation images"],
+        "cannot reach",
+    ),
+    "a radius that the attack cannot reach": (
+        "--threat-model.norm l2 --epsilon 2",
+        ["eval_attack.num_steps times step_size is 0.25, less than epsilon 2", "--eval-attack.step-size 0.5"],
+        "GPUs",
+    ),
+    "small shares of a batch": (
+        "--scaling.use-gpu --workers 8",
+        ["8 GPUs share every batch of 64 images, 8 each"],
+        "cannot reach",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", WARNED)
+def test_what_is_usable_but_unusual_is_warned_about(case: str, tmp_path: Path) -> None:
+    words, said, unsaid = WARNED[case]
+    flags = [*Place(tmp_path).task(), *words.split()]
+    warnings = " ".join(check_inputs(*find_inputs(parse_training_flags("", "demo", flags).experiment)))
+    assert all(text in warnings for text in said), warnings
+    assert unsaid not in warnings
 
 
 def _finetune(arguments: list[str]) -> None:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, get_type_hints
 
 from distributed_autolora.errors import UserError
+from distributed_autolora.records.reader import nearest
 
 SHORT = {
     "--lr": ("--optimization.lr",),
@@ -77,6 +79,34 @@ def full_names(words: Iterable[str], known: set[str]) -> list[str]:
     return found
 
 
+def with_short_names(message: str, typed: Iterable[str], known: Iterable[str]) -> str:
+    """Returns a message with the short names in the place of full ones, where the command line had the short ones."""
+    names = {word.partition("=")[0] for word in typed}
+    for short, full in short_names(known).items():
+        message = re.sub(rf"{full}(?![\w.-])", short, message) if short in names else message
+    return message
+
+
+def words_of_one(words: Sequence[str], kinds: Mapping[str, type[Any]], common: Iterable[str]) -> list[str]:
+    """Returns the words of a command line whose first one names one of `kinds`, with the flags of that one as by
+    `full_names`; those for help as they are.
+
+    Args:
+        kinds: dataclass of the flags by first word.
+        common: flags of every one.
+
+    Raises:
+        UserError: for another first word, or none; it names the nearest.
+    """
+    first, *rest = [*words] or [""]
+    if first in ("-h", "--help"):
+        return [first]
+    if first not in kinds:
+        said = f'There is no "{first}".{nearest(first, list(kinds))} ' if first else ""
+        raise UserError(f"{said}Expected one of {', '.join(kinds)} as the first word; --help describes them.")
+    return [first, *full_names(rest, {*flags_of(kinds[first]), *common})]
+
+
 def _gpus(number: str, words: Iterable[str], short: Mapping[str, str]) -> list[str]:
     workers = short["--workers"]
     switch, _, _ = workers.rpartition("num-workers")
@@ -91,7 +121,7 @@ def _gpus(number: str, words: Iterable[str], short: Mapping[str, str]) -> list[s
 
 def _nearest(name: str, known: set[str], short: Mapping[str, str]) -> str:
     """Returns ' Did you mean --a.b or --c.b?' by the last part of the names, or by all of one that has more parts."""
-    names = sorted({*known, *short, _GPUS})
+    names = sorted({*known, *short, *([_GPUS] if "--workers" in short else [])})
     if "." in name:
         meant = difflib.get_close_matches(name, names, n=1)
     else:

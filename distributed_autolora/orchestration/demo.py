@@ -119,7 +119,7 @@ def run_demo(*, home: Path, working_dir: Path | None, entrypoint: Sequence[str])
 
 def _continuation(folder: Path) -> str:
     if RunFolder(folder).is_finished():
-        return f"{folder.name} is trained: {command('finetune')} --recipe demo --run.name {folder.name} checks it."
+        return f"{folder.name} is trained: {command('finetune')} --recipe demo --name {folder.name} checks it."
     return f"The same command continues {folder.name}."
 
 

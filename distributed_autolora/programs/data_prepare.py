@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import shlex
 
-from distributed_autolora.cli import parse_by
+from distributed_autolora.cli import parse_one_of
 from distributed_autolora.console import command, print_line
-from distributed_autolora.data.preparation.flags import Check, read_flags
+from distributed_autolora.data.preparation.flags import SOURCES, Check
 
 WHEN_INTERRUPTED = "No file was left half-written."
 
 
 def main() -> None:
     """Reads the command line, writes or checks the files and prints what they hold."""
-    flags = parse_by(read_flags, str(__doc__))
+    flags = parse_one_of(SOURCES, str(__doc__))
     if isinstance(flags, Check):
         check(flags.folder)
         return

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 import tyro
 
-from distributed_autolora.cli import parse_by
+from distributed_autolora.cli import parse_one_of
 from distributed_autolora.config.experiment import config_text
 from distributed_autolora.config.recipes import RECIPES, recipe
 from distributed_autolora.console import command, print_line
@@ -38,21 +37,12 @@ class Copy(Show):
     """File to write; it must not exist."""
 
 
-Action = (
-    Annotated[List, tyro.conf.subcommand("ls")]
-    | Annotated[Show, tyro.conf.subcommand("show")]
-    | Annotated[Copy, tyro.conf.subcommand("copy")]
-)
-
-
-def read(description: str, arguments: Sequence[str] | None = None) -> Action:
-    """Reads a command line; None: this process's."""
-    return tyro.cli(Action, description=description, args=arguments)
+ACTIONS: dict[str, type[List | Show]] = {"ls": List, "show": Show, "copy": Copy}
 
 
 def main() -> None:
     """Reads the command line, and lists, prints or writes recipes."""
-    action = parse_by(read, str(__doc__))
+    action = parse_one_of(ACTIONS, str(__doc__))
     if isinstance(action, List):
         print("\n".join(_line(name) for name in RECIPES))
         return
@@ -63,7 +53,10 @@ def main() -> None:
     if action.file.exists():
         raise UserError(f"{action.file} exists already: give another file.")
     write_text(action.file, text)
-    print_line(f"Next: {command('finetune')} --config {action.file}")
+    is_pretraining, is_shipped = action.name.startswith("pretrain"), recipe(action.name).model.weights is not None
+    program, weights = ("pretrain", "") if is_pretraining else ("finetune", " --weights WEIGHTS")
+    own = "" if is_shipped else f" --data DATA{weights}"
+    print_line(f"Next: {command(program)} --config {action.file}{own}")
 
 
 def _line(name: str) -> str:

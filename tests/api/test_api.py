@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 import distributed_autolora as autolora
 from distributed_autolora.data.decoding import decode_image
-from distributed_autolora.data.parquet.reader import read_images
+from distributed_autolora.data.parquet.reader import read_images, read_texts
 from distributed_autolora.errors import UserError
 from distributed_autolora.models.weight_files import read_weights
 from distributed_autolora.orchestration.runs.folder import RunFolder
@@ -122,9 +122,10 @@ def test_ones_own_dataset_is_written_once_without_loss(kind: str, tmp_path: Path
         "float": lambda image: image / 255,
     }
     items = [(made[kind](image), index % 2) for index, image in enumerate(pixels)]
-    folder = autolora.write_dataset(items, tmp_path / "DATA", class_names=("cat", "dog"))
+    folder = autolora.write_dataset(items, tmp_path / "pets", class_names=("cat", "dog"))
     train, test = read_images(folder, "train"), read_images(folder, "test")
     assert (len(train), len(test), train.class_names) == (16, 4, ("cat", "dog"))
+    assert read_texts(folder, "train")["task"] == "pets"
     for table in (train, test):
         for row, row_id in enumerate(table.row_ids):
             index = int(row_id.removeprefix("train-"))
@@ -132,7 +133,7 @@ def test_ones_own_dataset_is_written_once_without_loss(kind: str, tmp_path: Path
             decoded = decode_image(table.encoded(row), 3)
             assert decoded.tobytes() == pixels[index].permute(1, 2, 0).numpy().tobytes()
     with pytest.raises(UserError, match="already holds"):
-        autolora.write_dataset(items, tmp_path / "DATA")
+        autolora.write_dataset(items, tmp_path / "pets")
 
 
 @pytest.mark.parametrize(

@@ -2,9 +2,10 @@
 
 import pytest
 
-from distributed_autolora.cli import parse_flags, parse_training_flags
+from distributed_autolora.cli import parse_flags, parse_one_of, parse_training_flags
 from distributed_autolora.config import ScalingConfig
 from distributed_autolora.config.flags import SHORT
+from distributed_autolora.data.preparation.flags import SOURCES
 from distributed_autolora.errors import UserError
 from distributed_autolora.orchestration.evaluations.request import EvaluationRequest
 from distributed_autolora.orchestration.studies.request import CompareFlags, study_request
@@ -53,6 +54,22 @@ def test_gpus_are_workers_with_one_each_in_every_program() -> None:
     ):
         with pytest.raises(UserError, match=said):
             parse_training_flags("", "demo", words)
+
+
+@pytest.mark.parametrize(
+    ("typed", "said"),
+    [
+        ("folder --sorce IN", r"no flag --sorce\. Did you mean --source\? --help"),
+        ("folder --gpu 1", r"no flag --gpu\. --help"),
+        ("fodler --source IN", r'no "fodler"\. Did you mean "folder"\? Expected one of cifar10, '),
+        ("", r"^Expected one of cifar10, .*, folder, csv, check as"),
+        ("folder --source IN", r"--output"),
+        ("folder --source IN --output OUT --test-fraction half", r"half is not a number"),
+    ],
+)
+def test_a_program_of_several_sources_names_the_nearest_too(typed: str, said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        parse_one_of(SOURCES, "", typed.split())
 
 
 @pytest.mark.parametrize(

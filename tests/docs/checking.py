@@ -15,7 +15,7 @@ from typing import Any
 import click
 import tyro
 
-from distributed_autolora.cli import COMMON_FLAGS, TrainingFlags, parse_flags, parse_training_flags
+from distributed_autolora.cli import COMMON_FLAGS, TrainingFlags, parse_flags, parse_one_of, parse_training_flags
 from distributed_autolora.errors import UserError
 from distributed_autolora.evaluation.attacks import parse
 from distributed_autolora.orchestration.evaluations.post_training import check_attacks
@@ -163,9 +163,9 @@ def parser_of(path: str) -> Parser:
             case "parse_flags":
                 kind = getattr(module, ast.unparse(node.args[0]))
                 return lambda words: parse_flags(kind, "", words)
-            case "parse_by":
-                read = getattr(module, ast.unparse(node.args[0]))
-                return lambda words: read("", words)
+            case "parse_one_of":
+                kinds = getattr(module, ast.unparse(node.args[0]))
+                return lambda words: parse_one_of(kinds, "", words)
             case "tyro.cli" | "run_benchmark":
                 return lambda words: tyro.cli(module.Flags, args=words)
             case "_parse":

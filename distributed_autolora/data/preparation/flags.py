@@ -1,6 +1,5 @@
 """The command line of `autolora data prepare`; importing it loads neither torch nor torchvision."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
@@ -124,21 +123,16 @@ class Check:
     """Folder or URI of train*.parquet and test*.parquet."""
 
 
-Source = (
-    Annotated[Cifar10, tyro.conf.subcommand("cifar10")]
-    | Annotated[Cifar100, tyro.conf.subcommand("cifar100")]
-    | Annotated[Dtd, tyro.conf.subcommand("dtd")]
-    | Annotated[Dogs, tyro.conf.subcommand("dogs")]
-    | Annotated[Cub, tyro.conf.subcommand("cub")]
-    | Annotated[Caltech256, tyro.conf.subcommand("caltech256")]
-    | Annotated[FashionMnist, tyro.conf.subcommand("fashion-mnist")]
-    | Annotated[Folder, tyro.conf.subcommand("folder")]
-    | Annotated[ImageList, tyro.conf.subcommand("csv")]
-    | Annotated[Check, tyro.conf.subcommand("check")]
-)
-"""A command of `autolora data prepare`."""
-
-
-def read_flags(description: str, arguments: Sequence[str] | None = None) -> Source:
-    """Reads a command line; None: this process's."""
-    return tyro.cli(Source, description=description, args=arguments, config=(tyro.conf.FlagCreatePairsOff,))
+SOURCES: dict[str, type[Common | Check]] = {
+    "cifar10": Cifar10,
+    "cifar100": Cifar100,
+    "dtd": Dtd,
+    "dogs": Dogs,
+    "cub": Cub,
+    "caltech256": Caltech256,
+    "fashion-mnist": FashionMnist,
+    "folder": Folder,
+    "csv": ImageList,
+    "check": Check,
+}
+"""Flags of `autolora data prepare` by its first word."""

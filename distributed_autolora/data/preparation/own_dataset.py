@@ -34,7 +34,7 @@ def write_dataset(
     class_names: Sequence[str] | None = None,
     test_fraction: float = 0.2,
     seed: int = 0,
-    task: str = "custom",
+    task: str | None = None,
     licence: str = "not stated",
     overwrite: bool = False,
 ) -> str:
@@ -46,6 +46,7 @@ def write_dataset(
     Args:
         test: images to test on; None: a stratified `test_fraction` of `train` is held out with `seed`.
         class_names: a name for each label; None: `train.classes` where it has that, else "0", "1", ...
+        task: name of the task; None: that of the folder.
 
     Raises:
         UserError: for an item that is no (image, label), or a folder that cannot be written or holds files already.
@@ -63,6 +64,7 @@ def write_dataset(
         )
     else:
         rows["test"] = _rows(test, labels["test"], "test")
+    task = task or Path(folder).name
     source = SourceTask(task=task, class_names=names, rows=rows, licence=licence, provenance=how)
     return write_task(str(folder), source, overwrite=overwrite).output
 

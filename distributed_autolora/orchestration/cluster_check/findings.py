@@ -71,7 +71,7 @@ def check_output(folder: str, nodes: Sequence[NodeFacts]) -> Finding:
     """All nodes must write to one folder."""
     problems = [f"{facts.node}: {facts.output_problem}" for facts in nodes if facts.output_problem]
     if problems:
-        advice = "mount the same shared folder, writable, at this path on all nodes, or choose another --run.output."
+        advice = "mount the same shared folder, writable, at this path on all nodes, or choose another --output."
         return Finding("FAIL", "output folder", f"{folder} is not shared. {'; '.join(problems)}", advice)
     where = "one folder, written and read" if len(nodes) > 1 else "written and read"
     return Finding("PASS", "output folder", f"{folder} is {where} on {counted(len(nodes), 'node')}")
@@ -102,7 +102,7 @@ def check_disks(nodes: Sequence[NodeFacts], output_needed: int, cache_needed: in
                 text = f"{facts.node}: {_size(free)} free for the {what}, about {_size(needed)} needed"
                 (short if free < needed else tight).append(text)
     if short or tight:
-        advice = "free some space, or choose another --run.output or --scaling.cache."
+        advice = "free some space, or choose another --output or --scaling.cache."
         return Finding("FAIL" if short else "WARN", "disk", "; ".join([*short, *tight]), advice)
     output, cache = min(facts.output_free for facts in nodes), min(facts.cache_free for facts in nodes)
     figure = f"{_size(output)} free for the output folder (about {_size(output_needed)} a run), "
@@ -124,12 +124,12 @@ def check_gpus(nodes: Sequence[NodeFacts], ray_gpus: Mapping[str, int], wanted: 
     in_ray, in_torch = sum(ray_gpus.values()), sum(facts.torch_gpus for facts in nodes)
     seen = f"Ray hands out {in_ray}, torch sees {in_torch}"
     if wanted > in_ray:
-        return Finding("FAIL", "GPUs", f"{seen}, {wanted} are needed", "lower --scaling.num-workers, or add GPU nodes.")
+        return Finding("FAIL", "GPUs", f"{seen}, {wanted} are needed", "lower --gpus, or add GPU nodes.")
     idle = in_torch - sum(ray_gpus[facts.node] for facts in nodes)
     if idle and wanted:
         return Finding("WARN", "GPUs", seen, f"{idle} of them will idle: start the nodes with --num-gpus.")
     if in_ray and not wanted:
-        return Finding("WARN", "GPUs", seen, "the run computes on CPUs: give --scaling.use-gpu.")
+        return Finding("WARN", "GPUs", seen, "the run computes on CPUs: give --gpus N.")
     return Finding("PASS", "GPUs", f"{seen}; the run uses {wanted or 'none'}")
 
 
@@ -153,7 +153,7 @@ def check_memory(places: Sequence[Place], nodes: Mapping[str, NodeFacts], device
     if share <= MEMORY_SHARE:
         return Finding("PASS", "memory", figure)
     advice = (
-        "more workers make each one's share of a batch smaller; or lower --optimization.global-batch-size (which "
+        "more workers make each one's share of a batch smaller; or lower --batch-size (which "
         "changes the result) or --evaluation.batch-size-per-worker (which does not); or take larger nodes."
     )
     return Finding("FAIL" if share > 1 else "WARN", "memory", figure, advice)
@@ -177,9 +177,9 @@ def check_all_reduce(who: str, size: int, milliseconds: float, problem: str) -> 
 def check_tracking(uri: str, problem: str, nodes: int) -> Finding:
     """The tracking store must answer (`problem` is empty), and serve so many nodes."""
     if problem:
-        return Finding("FAIL", "tracking", problem.rstrip("."), "start it, or change --run.mlflow-uri.")
+        return Finding("FAIL", "tracking", problem.rstrip("."), "start it, or change --mlflow-uri.")
     if uri.startswith("sqlite:") and nodes > 1:
-        advice = "SQLite is for one machine, not for shared storage: give --run.mlflow-uri http://HOST:5000."
+        advice = "SQLite is for one machine, not for shared storage: give --mlflow-uri http://HOST:5000."
         return Finding("WARN", "tracking", f"{uri} answers, on a cluster of {nodes} nodes", advice)
     return Finding("PASS", "tracking", f"{uri} answers")
 

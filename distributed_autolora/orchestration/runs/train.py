@@ -77,10 +77,8 @@ def train_run(
 def _claim(name: str, runs: Path, starting: ExitStack) -> None:
     """Claims a run's name before anything slow: the same command may be started twice within these seconds."""
     check_writable(runs)
-    what, otherwise = f'Run "{name}"', "give another --run.name"
-    starting.enter_context(
-        claimed(runs / f".{name}.starting", what=what, otherwise=otherwise, elsewhere="--run.output")
-    )
+    what, otherwise = f'Run "{name}"', "give another --name"
+    starting.enter_context(claimed(runs / f".{name}.starting", what=what, otherwise=otherwise, elsewhere="--output"))
 
 
 def _acquire(folder: RunFolder, stack: ExitStack) -> None:

@@ -4,19 +4,20 @@ from pathlib import Path
 
 import pytest
 
+from distributed_autolora.cli import parse_one_of
 from distributed_autolora.config import ExperimentConfig
 from distributed_autolora.config.recipes import recipe
 from distributed_autolora.data.dataset_check import examine_task
 from distributed_autolora.data.dataset_check_report import report_text
 from distributed_autolora.data.parquet.reader import read_texts
-from distributed_autolora.data.preparation.flags import Check, read_flags
+from distributed_autolora.data.preparation.flags import SOURCES, Check
 from distributed_autolora.data.preparation.prepare import prepare
 from tests.data.preparation.formats import FORMATS, words, write_source
 from tests.training.tasks import changed, fitted
 
 
 def prepared(task: str, folder: Path) -> tuple[str, str]:
-    flags = read_flags("", words(task, write_source(task, folder / "in"), folder / "out"))
+    flags = parse_one_of(SOURCES, "", words(task, write_source(task, folder / "in"), folder / "out"))
     assert not isinstance(flags, Check)
     return prepare(flags).output, flags.recipe
 

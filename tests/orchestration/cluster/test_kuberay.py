@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 import yaml
 
-from distributed_autolora.cli import TrainingFlags, parse_training_flags
+from distributed_autolora.cli import TrainingFlags, parse_one_of, parse_training_flags
 from distributed_autolora.config import output_home
-from distributed_autolora.data.preparation.flags import Check, read_flags
+from distributed_autolora.data.preparation.flags import SOURCES, Check
 from distributed_autolora.errors import UserError
 
 FOLDER = Path(__file__).resolve().parents[3] / "docs" / "kuberay"
@@ -177,7 +177,7 @@ def test_the_run_trains_what_the_volume_is_filled_with_and_a_paper_s_task_needs_
     assert prepare is not None
     assert prepare[1] == own_source
     for words, name in ((own_source, own_recipe), (source, recipe)):
-        flags_of_source = read_flags("", [words, *shlex.split(prepare[2])])
+        flags_of_source = parse_one_of(SOURCES, "", [words, *shlex.split(prepare[2])])
         assert not isinstance(flags_of_source, Check)
         assert f"--recipe {flags_of_source.recipe}" == name
     paper = parse_training_flags("", "demo", shlex.split(JOB["entrypoint"].replace(own_recipe, recipe))[2:]).experiment

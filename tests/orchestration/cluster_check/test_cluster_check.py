@@ -75,7 +75,7 @@ def test_an_output_folder_that_one_node_does_not_share_fails() -> None:
     assert finding.level == "FAIL"
     assert B in finding.figure
     assert A not in finding.figure
-    assert "--run.output" in finding.advice
+    assert "--output" in finding.advice
 
 
 def test_data_must_be_readable_and_the_same_everywhere() -> None:
@@ -101,7 +101,7 @@ def test_gpus_that_torch_does_not_see_end_a_gpu_run_only() -> None:
     assert findings.check_gpus(blind, told, 0).level == "WARN"
     idle = str(findings.check_gpus([node(A), node(B)], told, 0))
     assert idle.startswith("WARN  GPUs: ")
-    assert idle.endswith("give --scaling.use-gpu.")
+    assert idle.endswith("give --gpus N.")
     assert findings.check_gpus([node(A), node(B)], told, 3).level == "FAIL"
     assert findings.check_gpus([node(A, torch_gpus=4)], {A: 1}, 1).level == "WARN"
 

@@ -104,23 +104,20 @@ def snapshot_of(run: Path) -> Path:
     return run / "train" / "checkpoint_manager_snapshot.json"
 
 
-def test_a_half_written_snapshot_is_replaced_by_the_last_whole_one(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("newer", "is_copied", "restored"), [('{"epo', True, '{"epoch": 1}'), ('{"epoch": 2}', False, '{"epoch": 2}')]
+)
+def test_a_half_written_snapshot_is_replaced_by_the_last_whole_one_and_a_whole_one_is_left_alone(
+    newer: str, is_copied: bool, restored: str, tmp_path: Path
+) -> None:
     snapshot = snapshot_of(tmp_path)
     snapshot.write_text('{"epoch": 1}')
     copy_index(tmp_path)
-    snapshot.write_text('{"epo')
-    copy_index(tmp_path)
+    snapshot.write_text(newer)
+    if is_copied:
+        copy_index(tmp_path)
     restore_index(tmp_path)
-    assert json.loads(snapshot.read_text()) == {"epoch": 1}
-
-
-def test_a_whole_snapshot_newer_than_its_copy_is_left_alone(tmp_path: Path) -> None:
-    snapshot = snapshot_of(tmp_path)
-    snapshot.write_text('{"epoch": 1}')
-    copy_index(tmp_path)
-    snapshot.write_text('{"epoch": 2}')
-    restore_index(tmp_path)
-    assert snapshot.read_text() == '{"epoch": 2}'
+    assert json.loads(snapshot.read_text()) == json.loads(restored)
 
 
 def test_without_a_copy_a_broken_snapshot_goes_and_a_missing_one_is_no_error(tmp_path: Path) -> None:
