@@ -8,5 +8,6 @@ os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported, and for process
 import torch
 
 torch.set_num_threads(1)
-# A shell that starts the tests in the background has SIGINT ignored, and programs that tests start would inherit that.
+# In the background of a shell SIGINT is ignored, under nohup SIGHUP, and programs that tests start would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
