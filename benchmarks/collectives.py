@@ -62,7 +62,7 @@ def take_steps(worker: TrainingSteps, steps: int, halved: bool = False, timer: P
     batches = [full[step % len(full)] for step in range(steps)]
     if halved:
         batches = [worker_share(batch, 0, 2) for batch in batches]
-    shares = [worker_share(batch, collectives.rank(), collectives.world_size()) for batch in batches]
+    shares = [trainer.share(batch) for batch in batches]
     images = trainer.data.prefetch(shares, 1, "augmentation")
     start = time.perf_counter()
     for batch in batches:

@@ -135,7 +135,7 @@ def gradients(check: Check) -> None:
 
 
 def _backward(trainer: Trainer, x: Tensor, x_adv: Tensor, y: Tensor) -> tuple[float, Tensor]:
-    further = method_of(trainer.config).step_arguments(len(x), 0, 1)
+    further = method_of(trainer.config).step_arguments(len(x), range(len(x)))
     with allow_tf32(trainer.device.type == "cuda"), trainer.step.autocast():
         terms = trainer.objective(x, x_adv, y, denominator=float(len(x)), **further)
     terms.total.backward()

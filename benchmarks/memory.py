@@ -116,7 +116,7 @@ def step_memory(config: ExperimentConfig) -> dict[str, Any]:
 def theory(steps: TrainingSteps, x: Tensor, y: Tensor) -> dict[str, int]:
     """Returns the bytes that must be in memory between the forward and the backward of a step, by purpose."""
     trainer = steps.trainer
-    further = method_of(trainer.config).step_arguments(len(x), 0, 1)
+    further = method_of(trainer.config).step_arguments(len(x), range(len(x)))
 
     def forward() -> object:
         with trainer.step.autocast():

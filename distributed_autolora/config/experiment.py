@@ -189,11 +189,10 @@ def _check_shards(optimization: sections.OptimizationConfig, workers: int) -> No
         raise UserError(
             f"{name} is {shards}, but a global batch has {optimization.global_batch_size} images: give at most as many."
         )
-    elif shards % workers:
-        fitting = ", ".join(str(number) for number in range(1, shards + 1) if shards % number == 0)
+    elif shards < workers:
         raise UserError(
-            f"{name} is {shards} and scaling.num_workers is {workers}, but each worker owns whole shards, all of them "
-            f"equally many: give {fitting} workers, or a multiple of {workers} as {name}."
+            f"{name} is {shards}, but each of {workers} workers needs a shard of its own: give at most {shards} "
+            f"workers, or a multiple of {workers} as {name}."
         )
 
 

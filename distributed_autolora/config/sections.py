@@ -155,7 +155,7 @@ class OptimizationConfig:
     """What a training step's batch norm takes its statistics over: global: all images of the global batch; shards: each
     of its shards by itself, and then workers do not wait for each other in batch norm."""
     batch_norm_shards: int | None = ranged(None, 1)
-    """Shards of a global batch for batch_norm "shards"; num_workers must divide it."""
+    """Shards of a global batch for batch_norm "shards", at least one a worker; best a multiple of their number."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from distributed_autolora.config import ExperimentConfig
 from distributed_autolora.core.fast_attack.attack_network import AttackNetwork
+from distributed_autolora.data.sampler import worker_share
 from distributed_autolora.errors import UserError
 from distributed_autolora.hardware import dtype_of
 from distributed_autolora.training.methods.registry import build_objective, fresh_classifier, method_of
@@ -54,24 +55,25 @@ class Estimate:
         return self.state + self.attack_network + fullest
 
 
-def estimate(config: ExperimentConfig, size: tuple[int, int] | None) -> Estimate:
+def estimate(config: ExperimentConfig, pixels: tuple[int, int] | None) -> Estimate:
     """Estimates the memory of one worker of a config whose precisions are chosen.
 
     It leaves out workspaces of libraries, fragmentation, the packed weights of a CPU and images decoded ahead, and
-    assumes 1,000 classes. A training step in bfloat16 is taken to keep half of what it keeps in float32. `size` is
+    assumes 1,000 classes. A training step in bfloat16 is taken to keep half of what it keeps in float32. `pixels` is
     height and width of the images in pixels; None: unknown, 224 is assumed.
 
     Raises:
         UserError: for a backbone or method that cannot be built.
     """
-    rows = -(-config.optimization.global_batch_size // config.scaling.num_workers)
+    size, shards = config.optimization.global_batch_size, config.optimization.batch_norm_shards
+    rows = len(worker_share(torch.arange(size), 0, config.scaling.num_workers, shards))  # no worker has more
     side = config.data.image_size
-    shape = (len(config.model.mean), *((side, side) if side is not None else size or (_SIDE, _SIDE)))
+    shape = (len(config.model.mean), *((side, side) if side is not None else pixels or (_SIDE, _SIDE)))
     classifier = fresh_classifier(config, _CLASSES, None).to("meta")
     with torch.device("meta"):
         objective = build_objective(config, classifier).train()
         x, y = torch.empty(rows, *shape), torch.zeros(rows, dtype=torch.int64)
-        further = method_of(config).step_arguments(rows, 0, 1)
+        further = method_of(config).step_arguments(rows, range(rows))
         held = [*objective.parameters(), *objective.buffers()]
         step = kept_bytes(lambda: objective(x, x.clone(), y, denominator=float(rows), **further).total, held)
         network = AttackNetwork(classifier.eval(), dtype_of(config.compute.attack_precision)).eval()

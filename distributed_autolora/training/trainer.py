@@ -130,7 +130,7 @@ class Trainer:
         self.objective.train()
         size = self.config.optimization.global_batch_size
         batches = global_batches(self.data.split.train, size, self.config.seed, epoch)[progress.step :]
-        shares = [worker_share(batch, collectives.rank(), collectives.world_size()) for batch in batches]
+        shares = [self.share(batch) for batch in batches]
         images = self.data.prefetch(shares, epoch, "augmentation")
         for batch in batches:
             with progress.timer.phase("data"):
@@ -143,14 +143,18 @@ class Trainer:
             self._check_weights()
             return progress.sums.means()
 
+    def share(self, batch: Tensor) -> Tensor:
+        """Returns what this worker has of a global batch."""
+        shards = self.config.optimization.batch_norm_shards
+        return worker_share(batch, collectives.rank(), collectives.world_size(), shards)
+
     def train_step(self, batch: Tensor, x: Tensor, y: Tensor) -> None:
         """Takes one step on this worker's share of a global batch of rows: images x and labels y, possibly none."""
-        worker, workers, progress = collectives.rank(), collectives.world_size(), self.progress
-        rows, denominator = worker_share(batch, worker, workers), len(batch) / workers
+        progress, denominator, rows = self.progress, len(batch) / collectives.world_size(), self.share(batch)
         with progress.timer.phase("attack"):
             epoch, shape = len(self.history) + 1, tuple(x.shape[1:])
             noise = keyed_uniform(self.config.seed, "attack", epoch, self.data.to_device(rows), shape)
-        further = method_of(self.config).step_arguments(len(batch), worker, workers)
+        further = method_of(self.config).step_arguments(len(batch), self.share(torch.arange(len(batch))).tolist())
         terms = self.step(x, y, noise=noise, denominator=denominator, further=further, timer=progress.timer)
         with progress.timer.phase("step"):
             progress.sums.add(terms, denominator, len(batch))

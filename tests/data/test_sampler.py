@@ -38,6 +38,20 @@ def test_the_workers_shares_are_a_partition_of_the_batch(count: int, num_workers
     assert interleaved == batch.tolist()
 
 
+@pytest.mark.parametrize("count", [64, 7, 3])
+@pytest.mark.parametrize(("num_workers", "shards"), [(3, 4), (3, 8), (2, 4), (4, 4), (1, 5)])
+def test_with_shards_a_worker_has_whole_ones_in_the_order_of_the_batch(
+    count: int, num_workers: int, shards: int
+) -> None:
+    batch = torch.arange(count)
+    shares = [worker_share(batch, worker, num_workers, shards).tolist() for worker in range(num_workers)]
+    for worker, share in enumerate(shares):
+        owned = [shard for shard in range(shards) if shard % num_workers == worker]
+        assert share == sorted(row for shard in owned for row in range(shard, count, shards))
+        # What batch norm assumes: row j of these is in the worker's shard j mod (number of its shards).
+        assert [row % shards for row in share] == [owned[place % len(owned)] for place in range(len(share))]
+
+
 def test_impossible_workers_and_batch_sizes_are_refused() -> None:
     for worker in (-1, 2):
         with pytest.raises(ValueError, match="worker must be in"):

@@ -22,8 +22,6 @@ from distributed_autolora.config import (
     ThreatModelConfig,
 )
 from distributed_autolora.data.parquet.writer import ImageRow
-from distributed_autolora.data.sampler import worker_share
-from distributed_autolora.training.distributed import collectives
 from distributed_autolora.training.loop import FitResult, fit
 from distributed_autolora.training.reporter import NoReports, Reporter
 from distributed_autolora.training.task_data import TaskData
@@ -87,8 +85,7 @@ def fitted(config: ExperimentConfig, reporter: Reporter | None = None, dtype: to
 
 def take_step(trainer: Trainer, batch: Tensor) -> None:
     """Takes a step of epoch 1 on a global batch of rows, with this worker's images of it."""
-    rows = worker_share(batch, collectives.rank(), collectives.world_size())
-    x, y = trainer.data.training_batch(rows, 1, "augmentation")
+    x, y = trainer.data.training_batch(trainer.share(batch), 1, "augmentation")
     trainer.train_step(batch, x, y)
 
 

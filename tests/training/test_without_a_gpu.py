@@ -97,7 +97,7 @@ def autocast_on_a_gpu(enabled: bool) -> Iterator[None]:
 
 
 def loss_of(objective: nn.Module, method: str, x: Tensor, x_adv: Tensor, y: Tensor) -> Tensor:
-    further = method_of(config_of(method)).step_arguments(len(x), 0, 1)
+    further = method_of(config_of(method)).step_arguments(len(x), range(len(x)))
     total: Tensor = objective(x, x_adv, y, denominator=float(len(x)), **further).total
     return total
 

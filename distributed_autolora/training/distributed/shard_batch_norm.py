@@ -1,7 +1,7 @@
 """Batch norm over fixed shards of the global batch ("ghost batch norm", Hoffer et al., 2017).
 
-Row i of a global batch belongs to shard i mod S. Worker w of W takes rows w, w + W, ...: where W divides S these are
-the whole shards w, w + W, ..., so that no statistic crosses workers, and none depends on their number.
+Row i of a global batch belongs to shard i mod S. Worker w of W takes the whole shards w, w + W, ... (`worker_share`),
+so that no statistic crosses workers, and none depends on their number.
 """
 
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ from distributed_autolora.training.distributed.batch_norm import (
     globalize_batch_norm,
     replace_batch_norms,
 )
-from distributed_autolora.training.distributed.collectives import StartedSum, world_size
+from distributed_autolora.training.distributed.collectives import StartedSum, rank, world_size
 
 
 @dataclass(frozen=True)
@@ -154,16 +154,16 @@ def distributed_batch_norm(module: nn.Module, optimization: OptimizationConfig) 
     anything to do for batch norm over the global batch.
 
     Raises:
-        ValueError: unless the number of workers divides the number of shards, or for a batch norm without affine
-            parameters or statistics (over the global batch only on several workers).
+        ValueError: for more workers than shards, or for a batch norm without affine parameters or statistics (over the
+            global batch only on several workers).
     """
     statistics, shards = RunningStatistics(), optimization.batch_norm_shards
     if optimization.batch_norm == "global":
         globalize_batch_norm(module)
         return statistics
     assert shards is not None
-    if shards % world_size():
-        raise ValueError(f"{world_size()} workers cannot own {shards} whole shards: their number must divide it")
-    own = shards // world_size()
+    if shards < world_size():
+        raise ValueError(f"{world_size()} workers cannot own a whole shard each: there are {shards}")
+    own = len(range(rank(), shards, world_size()))
     replace_batch_norms(module, lambda norm: ShardBatchNorm(norm, own, statistics), strict=True)
     return statistics

@@ -1,6 +1,6 @@
 """From a config's words to networks, objectives, schedules and attacks. `METHODS` is where a method is registered."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol, runtime_checkable
 
@@ -43,8 +43,8 @@ class Method:
     """As `forward_passes`, backwards."""
     adapts_loss_weights: bool = False
     """The objective has `weights` and `natural_logits` (`AdaptsLossWeights`), and Eq. 6 and 7 set its weights."""
-    step_arguments: Callable[[int, int, int], dict[str, Any]] = lambda *_: {}
-    """Further keyword arguments of the objective, from (rows of the global batch, worker, number of workers)."""
+    step_arguments: Callable[[int, Sequence[int]], dict[str, Any]] = lambda *_: {}
+    """Further keyword arguments of the objective, from (rows of the global batch, which of them this worker has)."""
     has_natural_branch: bool = False
     """The objective has a forward of its own for natural images, which `method.branch_batch_norm` applies to."""
     takes_teacher: bool = False
@@ -74,9 +74,9 @@ def _twins(config: ExperimentConfig, backbone: Classifier) -> nn.Module:
     return Twins(backbone, twins_gamma=own.twins_gamma, trades_beta=own.trades_beta, soft_labels=own.soft_labels)
 
 
-def _frozen_rows(global_rows: int, worker: int, num_workers: int) -> dict[str, Any]:
+def _frozen_rows(global_rows: int, own: Sequence[int]) -> dict[str, Any]:
     """The first half of the global batch takes the frozen path; these are this worker's rows of it."""
-    return {"frozen_rows": len(range(worker, global_rows // 2, num_workers)), "global_rows": global_rows}
+    return {"frozen_rows": sum(row < global_rows // 2 for row in own), "global_rows": global_rows}
 
 
 METHODS: dict[str, Method] = {

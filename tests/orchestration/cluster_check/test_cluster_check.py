@@ -194,7 +194,8 @@ def test_on_the_meta_device_as_much_is_kept_as_on_the_cpu() -> None:
         held = [*objective.parameters(), *objective.buffers()]
 
         def forward(objective: torch.nn.Module = objective, x: torch.Tensor = x, y: torch.Tensor = y) -> object:
-            terms: LossTerms = objective(x, x.clone(), y, denominator=8.0, **method_of(config).step_arguments(8, 0, 1))
+            further = method_of(config).step_arguments(8, range(8))
+            terms: LossTerms = objective(x, x.clone(), y, denominator=8.0, **further)
             return terms.total
 
         sizes.append(kept_bytes(forward, held))

@@ -110,8 +110,8 @@ def test_twins_on_a_network_without_batch_norm_is_refused(folder: str) -> None:
 def test_the_frozen_rows_of_all_workers_are_the_first_half_of_the_global_batch(rows: int, workers: int) -> None:
     frozen = []
     for worker in range(workers):
-        arguments = METHODS["twins"].step_arguments(rows, worker, workers)
         share = torch.arange(rows)[worker::workers]
+        arguments = METHODS["twins"].step_arguments(rows, share.tolist())
         frozen += share[: arguments["frozen_rows"]].tolist()
         assert arguments["global_rows"] == rows
     assert sorted(frozen) == list(range(rows // 2))
