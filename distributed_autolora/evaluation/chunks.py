@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -28,6 +29,9 @@ from distributed_autolora.evaluation.trajectories import margins, pgd_from, star
 
 Columns = dict[str, NDArray[Any]]
 
+_WHOLE, _SHARES, _SMALLEST, _LARGE = 3, 6, 8, 32
+"""What is less than 3 whole chunks is cut into sixths of what is left, but none below an eighth of a chunk."""
+
 
 @dataclass(frozen=True)
 class Chunk:
@@ -39,17 +43,25 @@ class Chunk:
     seed: int
 
 
-def cut(num_images: int, chunk_size: int, seed: int) -> tuple[Chunk, ...]:
-    """Cuts a test set into chunks, the last of which may be shorter; AutoAttack's outcome depends on `chunk_size`.
+def cut(num_images: int, chunk_size: int, seed: int, *, smaller_at_end: bool = False) -> tuple[Chunk, ...]:
+    """Cuts a test set into chunks, the last of which may be shorter; AutoAttack's outcome depends on their sizes.
+
+    With `smaller_at_end`, three chunks or more (of 32 images or more) end in smaller and smaller ones, down to an
+    eighth, so that several workers end at about the same time (guided self-scheduling, Polychronopoulos and Kuck, 1987;
+    here for any number of workers).
 
     Raises:
         ValueError: for a negative number of images, or a chunk size below 1.
     """
     if num_images < 0 or chunk_size < 1:
         raise ValueError(f"num_images is {num_images} and chunk_size {chunk_size}")
+    starts, shrinking = [0], smaller_at_end and num_images >= _WHOLE * chunk_size and chunk_size >= _LARGE
+    while (left := num_images - starts[-1]) > 0:
+        tail = max(-(-left // _SHARES), -(-chunk_size // _SMALLEST))
+        starts.append(starts[-1] + min(left, tail if shrinking and left < _WHOLE * chunk_size else chunk_size))
     return tuple(
-        Chunk(index, start, min(start + chunk_size, num_images), chunk_seed(seed, index))
-        for index, start in enumerate(range(0, num_images, chunk_size))
+        Chunk(index, start, stop, chunk_seed(seed, index))
+        for index, (start, stop) in enumerate(itertools.pairwise(starts))
     )
 
 

@@ -81,6 +81,29 @@ def test_chunks_cover_the_test_set_once_and_depend_only_on_size_and_seed() -> No
         cut(10, 0, seed=3)
 
 
+def busy(sizes: list[int], workers: int) -> float:
+    """Returns the share of the time that workers work, when each takes the next chunk and an image takes a second."""
+    free_at = [0] * workers
+    for size in sizes:
+        free_at[free_at.index(min(free_at))] += size
+    return sum(sizes) / (workers * max(free_at))
+
+
+def test_smaller_chunks_at_the_end_keep_any_number_of_workers_busy() -> None:
+    for images in (300, 301, 1000, 10_000):
+        chunks = cut(images, 100, seed=3, smaller_at_end=True)
+        assert [row for chunk in chunks for row in range(chunk.start, chunk.stop)] == list(range(images))
+        sizes = [chunk.stop - chunk.start for chunk in chunks]
+        assert sizes == sorted(sizes, reverse=True), images
+        assert min(sizes[:-1]) >= 100 / 8, "small batches cost more by image"
+        plain = [chunk.stop - chunk.start for chunk in cut(images, 100, seed=3)]
+        for workers in (2, 3, 4, 8):
+            expected = 0.92 if images >= 1000 else min(0.92, busy(plain, workers))
+            assert busy(sizes, workers) >= expected, (images, workers)
+    for images, size in ((0, 100), (1, 100), (299, 100), (1000, 31)):
+        assert cut(images, size, seed=3, smaller_at_end=True) == cut(images, size, seed=3)
+
+
 def test_the_seed_of_a_chunk_never_changes() -> None:
     """Finished chunks of older evaluations are continued from: the number is part of the format."""
     assert [chunk_seed(0, 0), chunk_seed(0, 1), chunk_seed(1, 0)] == [766398393, 1505690908, 39649824]

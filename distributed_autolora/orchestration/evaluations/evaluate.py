@@ -143,7 +143,7 @@ def _evaluate_chunks(
     found: dict[int, tuple[Columns, float]] = {}
     if not missing:
         return found
-    before, start = in_all - len(missing), time.monotonic()
+    before, start, images = in_all - len(missing), time.monotonic(), sum(chunk.stop - chunk.start for chunk in missing)
     with ProgressBar("chunk", in_all, before) as bar:
         calls = [Call(f"Chunk {chunk.index}", "chunk", (chunk,)) for chunk in missing]
         for call, (columns, seconds) in pool.run(calls):
@@ -151,7 +151,7 @@ def _evaluate_chunks(
             plan.folder.write_chunk(chunk, columns, seconds)
             found[chunk.index] = columns, seconds
             done = before + len(found)
-            left = (time.monotonic() - start) / len(found) * (in_all - done)
+            left = (time.monotonic() - start) * (images / sum(len(own["row"]) for own, _ in found.values()) - 1)
             print_line(chunk_line(done, in_all, chunk.index, counts_of(columns), seconds, left))
             bar.show(done)
     return found

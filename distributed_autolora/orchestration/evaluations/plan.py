@@ -78,8 +78,8 @@ class Plan:
         )
 
     def chunks(self) -> tuple[Chunk, ...]:
-        """Returns the chunks, which depend on the images, the chunk size and the seed alone."""
-        return cut(len(self.task.rows), self.request.chunk_size, self.request.seed)
+        """Returns the chunks, which depend on the images, the chunk size, the seed and the kind of device alone."""
+        return _chunks(self.request, len(self.task.rows))
 
     def batches(self, size: int = _BATCH) -> Iterator[Tensor]:
         """Yields the evaluated images, float32 [n, C, H, W] in [0, 1]."""
@@ -153,6 +153,8 @@ def evaluation_digest(request: EvaluationRequest, task: EvaluationTask) -> str:
         "device": "gpu" if request.use_gpu else "cpu",
         "packages": {name: version for name, version in package_versions().items() if name not in _NOT_DECIDING},
     }
+    if (chunks := _chunks(request, len(task.rows))) != cut(len(task.rows), request.chunk_size, request.seed):
+        values["chunks"] = [chunk.stop for chunk in chunks]
     if task.save_adversarial:
         values["save_adversarial"] = True
     if task.corruptions is not None:
@@ -162,6 +164,11 @@ def evaluation_digest(request: EvaluationRequest, task: EvaluationTask) -> str:
     if task.label_map is not None:
         values["label_map"] = task.label_map
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+
+
+def _chunks(request: EvaluationRequest, images: int) -> tuple[Chunk, ...]:
+    # On a GPU a chunk takes nearly the same time however few images it has.
+    return cut(images, request.chunk_size, request.seed, smaller_at_end=not request.use_gpu)
 
 
 def package_versions() -> dict[str, str]:
