@@ -3,18 +3,18 @@
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
-from typing import Any, Self
+from dataclasses import dataclass
+from typing import Self
 
+import pyarrow.compute as pc
 import torch
-from torch import Tensor
 
 from distributed_autolora.console import command
 from distributed_autolora.data.class_names import look_alikes, too_few
-from distributed_autolora.data.decoding import ImageDecodeError, ImageFacts, inspect_image, refuse_undecodable
-from distributed_autolora.data.images import different_sizes
+from distributed_autolora.data.decoding import refuse_undecodable
 from distributed_autolora.data.parquet.checks import check_same_names
-from distributed_autolora.data.parquet.reader import fingerprint, place, protocol_of, shown_row_groups
+from distributed_autolora.data.parquet.reader import protocol_of
+from distributed_autolora.data.split_facts import SplitFacts, look
 from distributed_autolora.data.splits import Split
 from distributed_autolora.errors import UserError, some
 from distributed_autolora.hardware import available_cpus
@@ -27,38 +27,6 @@ RELEASED = (
 """Warning about every task with the released splits."""
 
 _LOSSY = ("CMYK", "transparent", "16 bits")
-
-
-@dataclass
-class SplitFacts:
-    """Facts about the files of one split, without its images."""
-
-    split: str
-    where: str
-    """The folder and split, for messages."""
-    class_names: tuple[str, ...] = ()
-    texts: dict[str, Any] = field(default_factory=dict)
-    """The JSON values of the first file's metadata."""
-    labels: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int64))
-    """int64 [n]."""
-    fingerprints: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int64))
-    """int64 [n]; equal for equal bytes."""
-    row_ids: list[str] = field(default_factory=list)
-    places: list[str] = field(default_factory=list)
-    """File, row and row id of each image."""
-    failures: list[str] = field(default_factory=list)
-    """Place and reason of each image that cannot be decoded."""
-    kinds: Counter[str] = field(default_factory=Counter)
-    """Number of images of each kind of `decoding.CONVERSIONS`."""
-    sizes: Counter[tuple[int, int]] = field(default_factory=Counter)
-    """Number of images of each (width, height)."""
-    odd_size: str | None = None
-    """Message about the first image whose size is not that of row 0."""
-    image_bytes: int = 0
-
-    def class_counts(self) -> list[int]:
-        """Returns the number of images of each class."""
-        return torch.bincount(self.labels, minlength=len(self.class_names)).tolist()
 
 
 @dataclass(frozen=True)
@@ -111,7 +79,7 @@ def examine_task(
         UserError: for files that cannot be read, labels out of range, and splits with different classes.
     """
     with ThreadPoolExecutor(available_cpus()) as workers:
-        splits = [_look(folder, split, workers) for split in ("train", "test")[: 1 + with_test]]
+        splits = [look(folder, split, workers) for split in ("train", "test")[: 1 + with_test]]
     train, test = splits[0], splits[1] if with_test else None
     refusals = _other_sizes(splits) if one_size else []
     warnings = [warning for facts in splits for warning in _split_warnings(facts)]
@@ -128,44 +96,6 @@ def examine_task(
         leaks += [_validation_copies(train, split), _untrained(train, split)]
     (warnings if known else refusals).extend(filter(None, leaks))
     return Report(train, test, split, tuple(refusals), tuple(warnings))
-
-
-def _look(folder: str, split: str, workers: ThreadPoolExecutor) -> SplitFacts:
-    facts = SplitFacts(split, f"{folder} ({split})")
-    labels, prints = [], []
-    for group in shown_row_groups(folder, split):
-        facts.texts = facts.texts or group.texts
-        labels.append(torch.from_numpy(group.rows["label"].to_numpy().copy()))
-        row_ids = group.rows["row_id"].to_pylist()
-        places = [place(group.path, group.first + row, row_id) for row, row_id in enumerate(row_ids)]
-        images = group.rows["image"].to_pylist()
-        for image, where, seen in zip(images, places, workers.map(_inspect, images), strict=True):
-            facts.image_bytes += len(image)
-            prints.append(fingerprint(image))
-            _note(facts, where, seen)
-        facts.row_ids += row_ids
-        facts.places += places
-    facts.class_names = tuple(facts.texts["class_names"])
-    facts.labels, facts.fingerprints = torch.cat(labels), torch.tensor(prints, dtype=torch.int64)
-    return facts
-
-
-def _inspect(image: bytes) -> ImageFacts | str:
-    try:
-        return inspect_image(image)
-    except ImageDecodeError as error:
-        return str(error)
-
-
-def _note(facts: SplitFacts, where: str, seen: ImageFacts | str) -> None:
-    if isinstance(seen, str):
-        facts.failures.append(f"{where}: {seen}")
-        return
-    facts.kinds.update(seen.kinds)
-    first = next(iter(facts.sizes), seen.size)
-    facts.sizes[seen.size] += 1
-    if seen.size != first and facts.odd_size is None:
-        facts.odd_size = different_sizes(where, seen.size, first)
 
 
 def _split_warnings(facts: SplitFacts) -> list[str]:
@@ -189,11 +119,13 @@ def _split_warnings(facts: SplitFacts) -> list[str]:
 def _repeated(facts: SplitFacts) -> list[str]:
     first: dict[int, int] = {}
     copies, contradictions = 0, []
-    for row, (key, label) in enumerate(zip(facts.fingerprints.tolist(), facts.labels.tolist(), strict=True)):
-        before = first.setdefault(key, row)
+    ascending = facts.fingerprints.sort().values
+    several = torch.isin(facts.fingerprints, ascending[1:][ascending[1:] == ascending[:-1]]).nonzero().flatten()
+    for row in several.tolist():
+        before = first.setdefault(int(facts.fingerprints[row]), row)
         copies += before != row
-        if label != int(facts.labels[before]):
-            contradictions.append(f"{facts.places[row]} and {facts.places[before]}")
+        if facts.labels[row] != facts.labels[before]:
+            contradictions.append(f"{facts.place(row)} and {facts.place(before)}")
     warnings = [f"{facts.where} holds {copies} copies of other images in it, byte for byte."] if copies else []
     if contradictions:
         warnings.append(
@@ -207,9 +139,9 @@ def _test_copies(train: SplitFacts, test: SplitFacts) -> str:
     if not rows:
         return ""
     at = {key: row for row, key in enumerate(train.fingerprints.tolist())}
-    copies = [f"{test.places[row]} is {train.places[at[int(test.fingerprints[row])]]}" for row in rows]
+    copies = [f"{test.place(row)} is {train.place(at[int(test.fingerprints[row])])}" for row in rows]
     return (
-        f"{len(rows)} of {len(test.places)} test images are also training images, byte for byte: "
+        f"{len(rows)} of {len(test.labels)} test images are also training images, byte for byte: "
         f"{some(copies, between='; ')}. {command('data prepare')} leaves such images out of train."
     )
 
@@ -221,7 +153,9 @@ def _untrained(train: SplitFacts, split: Split) -> str:
 
 
 def _repeated_ids(facts: SplitFacts) -> str:
-    ids = [row_id for row_id, count in Counter(facts.row_ids).items() if count > 1]
+    ids = []
+    if pc.count_distinct(facts.row_ids).as_py() < len(facts.row_ids):
+        ids = [row_id for row_id, count in Counter(facts.row_ids.to_pylist()).items() if count > 1]
     return f"{facts.where} has row ids more than once: {some(ids)}. Give every image one of its own." if ids else ""
 
 
@@ -230,7 +164,7 @@ def _validation_copies(train: SplitFacts, split: Split) -> str:
     rows = split.val[both].tolist()
     if not rows:
         return ""
-    places = some([train.places[row] for row in rows], between="; ")
+    places = some([train.place(row) for row in rows], between="; ")
     return f"{len(rows)} validation images are also training images, byte for byte: {places}. Remove the copies."
 
 

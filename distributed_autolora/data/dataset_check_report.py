@@ -1,7 +1,8 @@
 """The check of a task as text."""
 
-from distributed_autolora.data.dataset_check import Report, SplitFacts
+from distributed_autolora.data.dataset_check import Report
 from distributed_autolora.data.decoding import CONVERSIONS
+from distributed_autolora.data.split_facts import SplitFacts
 
 
 def report_text(report: Report) -> str:
@@ -25,7 +26,7 @@ def _split_lines(facts: SplitFacts) -> list[str]:
     counts = sorted(facts.class_counts())
     widths, heights = sorted(size[0] for size in facts.sizes), sorted(size[1] for size in facts.sizes)
     lines = [
-        f"{facts.split}: {len(facts.places):,} images, {facts.image_bytes:,} bytes, {counts[0]} to {counts[-1]} a class"
+        f"{facts.split}: {len(facts.labels):,} images, {facts.image_bytes:,} bytes, {counts[0]} to {counts[-1]} a class"
     ]
     if widths:
         lines.append(f"  sizes: {widths[0]} to {widths[-1]} pixels wide, {heights[0]} to {heights[-1]} high")

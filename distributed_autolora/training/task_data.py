@@ -9,12 +9,12 @@ from torch import Tensor
 
 from distributed_autolora.config import ExperimentConfig
 from distributed_autolora.data.augmentation import crop_flip, to_unit_interval
-from distributed_autolora.data.dataset_check import SplitFacts
 from distributed_autolora.data.images import ImageSource
 from distributed_autolora.data.parquet.locations import split_bytes
 from distributed_autolora.data.parquet.node_cache import mapped_images
 from distributed_autolora.data.parquet.reader import ImageTable, check_same_classes, read_images
 from distributed_autolora.data.prefetch import prefetched
+from distributed_autolora.data.split_facts import SplitFacts
 from distributed_autolora.data.splits import (
     Split,
     keep_copies_together,

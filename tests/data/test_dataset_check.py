@@ -7,9 +7,10 @@ import torch
 from PIL import Image
 
 from distributed_autolora.config import DataConfig, ExperimentConfig
-from distributed_autolora.data.dataset_check import SplitFacts, examine_task
+from distributed_autolora.data.dataset_check import examine_task
 from distributed_autolora.data.dataset_check_report import report_text
 from distributed_autolora.data.parquet.writer import ImageRow
+from distributed_autolora.data.split_facts import SplitFacts
 from distributed_autolora.data.splits import Split, keep_copies_together, split_digest
 from distributed_autolora.errors import UserError
 from distributed_autolora.training.task_data import split_rows

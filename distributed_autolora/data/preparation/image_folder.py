@@ -9,7 +9,7 @@ from typing import NoReturn
 
 from distributed_autolora.data.class_names import check_class_names, in_order
 from distributed_autolora.data.preparation.flags import Folder
-from distributed_autolora.data.preparation.source import SPLITS, SourceTask, file_row, held_out
+from distributed_autolora.data.preparation.source import SPLITS, FileRows, SourceTask, held_out
 from distributed_autolora.errors import UserError, counted, some
 
 # fmt: off
@@ -38,7 +38,7 @@ def image_folder(flags: Folder) -> SourceTask:
     source = flags.source
     if not source.is_dir():
         raise UserError(f"{source} is not a folder: give a folder that has one folder of images a class.")
-    folders, walk = _visible_folders(source), _Walk()
+    folders, walk = _visible_folders(source), _Walk(source)
     walk.enter(source)
     other: list[str] = []
     if set(SPLITS) <= set(folders):
@@ -60,10 +60,7 @@ def image_folder(flags: Folder) -> SourceTask:
     return SourceTask(
         task=flags.task or source.name,
         class_names=folders,
-        rows={
-            split: [file_row(path, label, path.relative_to(source).as_posix()) for path, label in own]
-            for split, own in files.items()
-        },
+        rows={split: FileRows(source, own) for split, own in files.items()},
         licence=flags.licence,
         provenance=f'folder "{source.name}", {how}',
         notes=_notes(walk.endings, other, folders, files["test"]) + walk.notes(),
@@ -82,7 +79,7 @@ def _classes_of_both(source: Path) -> list[str]:
 
 
 def _notes(
-    skipped: Counter[str], other: list[str], class_names: Sequence[str], test: list[tuple[Path, int]]
+    skipped: Counter[str], other: list[str], class_names: Sequence[str], test: list[tuple[str, int]]
 ) -> tuple[str, ...]:
     untested = [name for label, name in enumerate(class_names) if label not in {number for _, number in test}]
     endings = some([f"{count} {ending}" for ending, count in skipped.most_common()], _MAX_SHOWN)
@@ -118,6 +115,7 @@ def _ending(path: Path) -> str:
 class _Walk:
     """The files of a source: each is an image of a class, or counted as not used."""
 
+    source: Path
     seen: int = 0
     """All files, counted where they are listed."""
     endings: Counter[str] = field(default_factory=Counter)
@@ -155,12 +153,12 @@ class _Walk:
         self.others[why] += files
         return files
 
-    def labelled_files(self, root: Path, class_names: list[str]) -> list[tuple[Path, int]]:
-        """Returns (path, label) of every image, by class and path."""
+    def labelled_files(self, root: Path, class_names: list[str]) -> list[tuple[str, int]]:
+        """Returns (path below the source, label) of every image, by class and path."""
         if len(class_names) < 2:
             raise UserError(f"{root} has {counted(len(class_names), 'folder')}: two or more are needed, one a class.")
         self.beside(root, class_names)
-        files: list[tuple[Path, int]] = []
+        files: list[tuple[str, int]] = []
         for label, name in enumerate(class_names):
             images = self._images(root / name)
             if not images:
@@ -172,20 +170,21 @@ class _Walk:
         """Returns what `others` counts, but for folders that have notes of their own."""
         return tuple(f"not used, because {why}: {self.others[why]} files" for why in _REASONS if self.others[why])
 
-    def _images(self, folder: Path) -> list[Path]:
-        found = []
+    def _images(self, folder: Path) -> list[str]:
+        found = list[str]()
         for parent, folders, names in os.walk(folder, onerror=_refuse, followlinks=True):
             self.enter(Path(parent))
             for name in [name for name in folders if not _is_visible(name)]:
                 self.leave_out(Path(parent, name), _HIDDEN)
                 folders.remove(name)
-            for path in (Path(parent, name) for name in names):
-                if _is_visible(path.name) and path.suffix.lower() in IMAGE_EXTENSIONS:
+            below = Path(parent).relative_to(self.source).as_posix()
+            for name in names:
+                if _is_visible(name) and Path(name).suffix.lower() in IMAGE_EXTENSIONS:
                     self.seen += 1
-                    found.append(path)
+                    found.append(f"{below}/{name}")
                 else:
-                    self._other_file(path, is_visible=_is_visible(path.name))
-        return sorted(found)
+                    self._other_file(Path(parent, name), is_visible=_is_visible(name))
+        return sorted(found, key=lambda path: path.split("/"))
 
     def _other_file(self, path: Path, *, is_visible: bool) -> None:
         self.seen += 1

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
@@ -16,7 +16,7 @@ SPLITS = ("train", "test")
 Protocol = Literal["clean", "released"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)  # there are millions of them
 class SourceRow:
     """One labelled image that is not read yet."""
 
@@ -59,10 +59,38 @@ def file_row(path: Path, label: int, row_id: str) -> SourceRow:
     """
     if not is_utf8(row_id):
         raise UserError(f"The name of {str(path)!a} is not UTF-8: rename the file (convmv does so for a folder).")
-    return SourceRow(partial(_read, path), label, row_id, str(path))
+    where = str(path)
+    return SourceRow(partial(_read, where), label, row_id, where)
 
 
-def _read(path: Path) -> bytes:
+class FileRows(Sequence[SourceRow]):
+    """Rows of image files below a folder, made when they are taken: there may be millions.
+
+    Args:
+        files: path below the folder, which is the row id, and label of each.
+
+    Raises:
+        UserError: as `file_row`.
+    """
+
+    def __init__(self, folder: Path, files: Sequence[tuple[str, int]]) -> None:
+        self._folder, self._files = folder, files
+        for name, label in files:
+            if not is_utf8(name):
+                file_row(folder / name, label, name)
+
+    def __len__(self) -> int:
+        """Returns the number of files."""
+        return len(self._files)
+
+    def __getitem__(self, position: Any) -> Any:
+        """Returns the row of a file."""
+        name, label = self._files[position]
+        return file_row(self._folder / name, label, name)
+
+
+def _read(where: str) -> bytes:
+    path = Path(where)
     if path.exists() and not path.is_file():  # reading a pipe would never end
         raise OSError("it is no file")
     return path.read_bytes()

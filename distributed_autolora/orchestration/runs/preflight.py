@@ -1,6 +1,7 @@
 """Looks at everything a run needs before it starts, and writes down what it found."""
 
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from distributed_autolora.config import ExperimentConfig
 from distributed_autolora.data.catalog import data_folder, embedded_backbone, labelled_task
@@ -56,38 +57,27 @@ def weights_location(config: ExperimentConfig) -> str | None:
     return None if weights is None else absolute_location(str(embedded_backbone()) if weights == EMBEDDED else weights)
 
 
-def check_inputs(config: ExperimentConfig, inputs: Inputs) -> list[str]:
+def check_inputs(config: ExperimentConfig, inputs: Inputs, kept: Path | None = None) -> list[str]:
     """Opens all data, decodes every image, builds the model and its objective, and splits; returns warnings.
 
-    A run that never opens the test split does not have it looked into here either.
+    A run that never opens the test split does not have it looked into here either. `kept` is as in `check_data`.
 
     Raises:
         UserError: for anything that would end the run later.
     """
-    from distributed_autolora.data.dataset_check import examine_task
     from distributed_autolora.data.images import check_image_settings
     from distributed_autolora.models import check_takes_images
-    from distributed_autolora.training.evaluation import similarity_rows
+    from distributed_autolora.orchestration.runs.checked_data import check_data
     from distributed_autolora.training.methods.registry import build_objective, fresh_classifier
-    from distributed_autolora.training.task_data import split_rows
 
     model, data = config.model, config.data
     resized = data.augmentation == "resized_crop_flip"
     check_image_settings(channels=len(model.mean), image_size=data.image_size, resized=resized)
-    report = examine_task(
-        inputs.data_folder,
-        with_test=config.evaluation.test_split,
-        one_size=data.image_size is None,
-        choose=lambda train: split_rows(config, train),
-    ).usable()
-    train, split = report.train, report.split
-    assert split is not None
-    similarity_rows(config, train.labels, split)
-    classifier = fresh_classifier(config, len(train.class_names), inputs.weights)
-    own = next(iter(train.sizes))
-    check_takes_images(classifier, own if data.image_size is None else (data.image_size, data.image_size))
+    found = check_data(config, inputs.data_folder, kept)
+    classifier = fresh_classifier(config, found.classes, inputs.weights)
+    check_takes_images(classifier, found.size if data.image_size is None else (data.image_size, data.image_size))
     build_objective(config, classifier)
-    return [*report.warnings, *_warnings(config, len(split.train), len(split.val))]
+    return [*found.warnings, *_warnings(config, found.train, found.val)]
 
 
 def _warnings(config: ExperimentConfig, train_images: int, val_images: int) -> list[str]:
@@ -114,6 +104,12 @@ def _warnings(config: ExperimentConfig, train_images: int, val_images: int) -> l
         warnings.append(
             f"the {train_images} training images are fewer than one global batch "
             f"({config.optimization.global_batch_size}): every epoch is a single step."
+        )
+    shards = config.optimization.batch_norm_shards
+    if shards and shards % config.scaling.num_workers:
+        warnings.append(
+            f"{config.scaling.num_workers} workers share {shards} batch-norm shards unevenly: each step waits for a "
+            f"worker with {-(-shards // config.scaling.num_workers)} of them."
         )
     workers, batch = config.scaling.num_workers, config.optimization.global_batch_size
     if config.scaling.use_gpu and workers > 1 and batch < workers * _FEW_IMAGES_A_GPU:

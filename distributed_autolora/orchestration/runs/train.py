@@ -57,7 +57,8 @@ def train_run(
         found = None if fresh else find_run(config)
         if found is None:
             _log.info("Checking the inputs.")
-            for warning in [] if checked else check_inputs(config, inputs):
+            kept = output_home(config.run) / "checked_data"
+            for warning in [] if checked else check_inputs(config, inputs, kept):
                 print(f"warning: {warning}", file=sys.stderr)
         else:
             config, folder = found
