@@ -30,7 +30,7 @@ from distributed_autolora.orchestration.evaluations.model_checks import check_in
 from distributed_autolora.orchestration.evaluations.model_source import FoundModel, find_model, find_run_folder
 from distributed_autolora.orchestration.evaluations.request import EvaluationRequest
 from distributed_autolora.orchestration.evaluations.transfer import ADVERSARIAL_FILE, find_surrogate, write_adversarial
-from distributed_autolora.orchestration.evaluations.worker import EvaluationTask, open_test_split, table_digest
+from distributed_autolora.orchestration.evaluations.worker import EvaluationTask, cut_for, open_test_split, table_digest
 from distributed_autolora.orchestration.runs.folder import RunFolder
 
 _PROTOCOL = 1
@@ -78,8 +78,8 @@ class Plan:
         )
 
     def chunks(self) -> tuple[Chunk, ...]:
-        """Returns the chunks, which depend on the images, the chunk size, the seed and the kind of device alone."""
-        return _chunks(self.request, len(self.task.rows))
+        """Returns the chunks, which depend on images, chunk size, seed and kind of device alone."""
+        return cut_for(self.request, self.task)
 
     def batches(self, size: int = _BATCH) -> Iterator[Tensor]:
         """Yields the evaluated images, float32 [n, C, H, W] in [0, 1]."""
@@ -153,7 +153,7 @@ def evaluation_digest(request: EvaluationRequest, task: EvaluationTask) -> str:
         "device": "gpu" if request.use_gpu else "cpu",
         "packages": {name: version for name, version in package_versions().items() if name not in _NOT_DECIDING},
     }
-    if (chunks := _chunks(request, len(task.rows))) != cut(len(task.rows), request.chunk_size, request.seed):
+    if (chunks := cut_for(request, task)) != cut(len(task.rows), request.chunk_size, request.seed):
         values["chunks"] = [chunk.stop for chunk in chunks]
     if task.save_adversarial:
         values["save_adversarial"] = True
@@ -164,11 +164,6 @@ def evaluation_digest(request: EvaluationRequest, task: EvaluationTask) -> str:
     if task.label_map is not None:
         values["label_map"] = task.label_map
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
-
-
-def _chunks(request: EvaluationRequest, images: int) -> tuple[Chunk, ...]:
-    # On a GPU a chunk takes nearly the same time however few images it has.
-    return cut(images, request.chunk_size, request.seed, smaller_at_end=not request.use_gpu)
 
 
 def package_versions() -> dict[str, str]:

@@ -17,11 +17,12 @@ from distributed_autolora.data.images import ImageSource
 from distributed_autolora.data.parquet.reader import ImageTable
 from distributed_autolora.errors import UserError
 from distributed_autolora.evaluation.attacks import NamedAttack
-from distributed_autolora.evaluation.chunks import Chunk, Columns, evaluate_chunk
+from distributed_autolora.evaluation.chunks import Chunk, Columns, cut, evaluate_chunk
 from distributed_autolora.evaluation.corruptions import Corruptions
 from distributed_autolora.evaluation.curve import curve_epsilons, robustness_curve
 from distributed_autolora.evaluation.sanity.report import check_sanity
 from distributed_autolora.models.portable import PortableModel
+from distributed_autolora.orchestration.evaluations.request import EvaluationRequest
 from distributed_autolora.orchestration.evaluations.transfer import AdversarialFile
 from distributed_autolora.records import AccuracyCount, SanityCheck
 from distributed_autolora.training.task_data import open_table
@@ -91,6 +92,11 @@ def open_test_split(folder: str, digest: str, image_size: int | None, cache: str
     """
     config = ExperimentConfig(data=DataConfig(image_size=image_size, digest=digest), scaling=ScalingConfig(cache=cache))
     return open_table(config, folder, "test")
+
+
+def cut_for(request: EvaluationRequest, task: EvaluationTask) -> tuple[Chunk, ...]:
+    """Returns the chunks of an evaluation; on a GPU small ones would take nearly as long as others."""
+    return cut(len(task.rows), request.chunk_size, request.seed, smaller_at_end=not request.use_gpu)
 
 
 def table_digest(table: ImageTable) -> str:

@@ -105,12 +105,6 @@ def _warnings(config: ExperimentConfig, train_images: int, val_images: int) -> l
             f"the {train_images} training images are fewer than one global batch "
             f"({config.optimization.global_batch_size}): every epoch is a single step."
         )
-    shards = config.optimization.batch_norm_shards
-    if shards and shards % config.scaling.num_workers:
-        warnings.append(
-            f"{config.scaling.num_workers} workers share {shards} batch-norm shards unevenly: each step waits for a "
-            f"worker with {-(-shards // config.scaling.num_workers)} of them."
-        )
     workers, batch = config.scaling.num_workers, config.optimization.global_batch_size
     if config.scaling.use_gpu and workers > 1 and batch < workers * _FEW_IMAGES_A_GPU:
         warnings.append(
@@ -118,6 +112,9 @@ def _warnings(config: ExperimentConfig, train_images: int, val_images: int) -> l
             "every batch norm. Runs side by side use them better: --workers 1 for each seed, or "
             "jobs/compare.py, which fills the cluster with runs."
         )
+    if (shards := config.optimization.batch_norm_shards) and shards % workers:
+        most = -(-shards // workers)
+        warnings.append(f"{workers} workers share {shards} shards unevenly: a step waits for a worker with {most}.")
     if config.model.weights is None and config.method.name == "autolora":
         warnings.append("model.weights is not given: this fine-tunes a random network.")
     return warnings
