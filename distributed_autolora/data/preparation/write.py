@@ -1,11 +1,9 @@
 """Writes a collection as the Parquet files of a task: every image decoded once, no test image in train."""
 
-import contextlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from distributed_autolora.data.class_names import too_few
@@ -13,7 +11,6 @@ from distributed_autolora.data.decoding import ImageDecodeError, decode_image, r
 from distributed_autolora.data.parquet.locations import (
     absolute_location,
     existing_files,
-    is_uri,
     one_line,
     remove_files,
 )
@@ -26,9 +23,9 @@ from distributed_autolora.data.parquet.writer import (
     SplitWriter,
     groups_of,
 )
+from distributed_autolora.data.preparation.claim import claim
 from distributed_autolora.data.preparation.source import SPLITS, SourceRow, SourceTask
 from distributed_autolora.errors import UserError
-from distributed_autolora.files import claimed
 from distributed_autolora.hardware import available_cpus
 from distributed_autolora.progress import shown
 
@@ -92,7 +89,7 @@ def write_task(output: str, source: SourceTask, *, overwrite: bool, shard_bytes:
     left_out: list[str] = []
     failures: list[str] = []
     writers = {split: SplitWriter(folder, split, len(names), shard_bytes=shard_bytes) for split in SPLITS}
-    with _claim(folder), writers["train"], writers["test"]:
+    with claim(folder) as check_claim, writers["train"], writers["test"]:
         # The test split comes first, so that it is known when the training images pass by.
         for split in reversed(SPLITS):
             for group, failed in _loaded(source.rows[split], split):
@@ -111,19 +108,12 @@ def write_task(output: str, source: SourceTask, *, overwrite: bool, shard_bytes:
         accounts = _seen(source, written, len(left_out))
         card = _card(source, written, left_out)
         texts = {"class_names": names, **{key: card[key] for key in ("task", "protocol", "licence", "provenance")}}
+        check_claim()
         # Old files go first: train and test of two tasks never lie side by side, whenever this is interrupted.
         remove_files(folder, check_output(folder, overwrite))
         for split in SPLITS:
             writers[split].finish({**texts, "split": split, "card": card})
     return Prepared(folder, tuple(written.values()), card, accounts)
-
-
-def _claim(folder: str) -> contextlib.AbstractContextManager[None]:
-    """Keeps a second program from a local folder; an object store has no means for that."""
-    if is_uri(folder):
-        return contextlib.nullcontext()
-    words = {"what": folder, "otherwise": "give another --output", "elsewhere": "--output"}
-    return claimed(Path(folder, ".preparing"), **words)
 
 
 def check_output(output: str, overwrite: bool) -> list[str]:
