@@ -18,6 +18,7 @@ from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
 from distributed_autolora.config.recipes import recipe
 from distributed_autolora.console import command, job_file, print_line
 from distributed_autolora.errors import UserError, first_line
+from distributed_autolora.files import claimed
 from distributed_autolora.hardware import available_cpus
 from distributed_autolora.orchestration.cluster.local_cluster import LocalCluster
 from distributed_autolora.orchestration.cluster.processes import stop_signals_interrupt, uninterrupted
@@ -27,6 +28,7 @@ from distributed_autolora.orchestration.runs.preflight import find_inputs
 
 _FAILED, _REFUSED, _INTERRUPTED = 1, 2, 130
 _STOP_TIMEOUT_S = 15
+_MOST_AT_ONCE = 8
 _RAY_FAILURES = (RuntimeError, ValueError, OSError, ClientError)
 _ROUTINE = re.compile(r"Running entrypoint for job |\d{4}-\d\d-\d\d [\d:,]+\tINFO \w+\.py:\d+ -- ")
 
@@ -38,10 +40,11 @@ class DemoRun(NamedTuple):
     continued: bool
 
 
-def choose_run(runs: Path) -> DemoRun:
+def choose_run(runs: Path, claims: contextlib.ExitStack) -> DemoRun:
     """Returns the highest-numbered interrupted demo-N in the folder of all runs, otherwise the next number.
 
-    An interrupted run has no result, is not locked by a live process, and can be resumed by today's recipe.
+    An interrupted run has no result, is not locked by a live process, and can be resumed by today's recipe. The name is
+    claimed until `claims` closes: the run itself is locked only once Ray has started.
 
     Raises:
         UserError: when the folder cannot be written.
@@ -49,11 +52,27 @@ def choose_run(runs: Path) -> DemoRun:
     check_writable(runs)
     names = [folder.name for folder in runs.iterdir() if folder.is_dir()]
     numbers = sorted(int(name.removeprefix("demo-")) for name in names if re.fullmatch(r"demo-[1-9]\d*", name))
-    for number in reversed(numbers):
+    first = max(numbers, default=0) + 1
+    refusal: UserError | None = None
+    for number in [*reversed(numbers), *range(first, first + _MOST_AT_ONCE)]:
         folder = RunFolder(runs / f"demo-{number}")
-        if not folder.is_finished() and not _is_in_use(folder) and _can_be_resumed(folder):
-            return DemoRun(folder.name, continued=True)
-    return DemoRun(f"demo-{max(numbers, default=0) + 1}", continued=False)
+        if folder.is_finished():
+            continue
+        with contextlib.ExitStack() as claim:
+            try:
+                words = {"what": folder.name, "otherwise": "start fewer at once", "elsewhere": "output folder"}
+                claim.enter_context(claimed(runs / f".{folder.name}.demo", **words))
+            except UserError as error:
+                refusal = error
+                continue
+            if _is_interrupted(folder) if number < first else not folder.path.exists():
+                claims.push(claim.pop_all())
+                return DemoRun(folder.name, continued=number < first)
+    raise refusal or UserError(f"Too many demos start in {runs} at once: start fewer.")
+
+
+def _is_interrupted(folder: RunFolder) -> bool:
+    return not folder.is_finished() and not _is_in_use(folder) and _can_be_resumed(folder)
 
 
 def _can_be_resumed(folder: RunFolder) -> bool:
@@ -92,7 +111,11 @@ def run_demo(*, home: Path, working_dir: Path | None, entrypoint: Sequence[str])
     Raises:
         UserError: when the cluster or the submission fails.
     """
-    run = choose_run(home / "runs")
+    with contextlib.ExitStack() as claims:
+        return _run(choose_run(home / "runs", claims), home, working_dir, entrypoint)
+
+
+def _run(run: DemoRun, home: Path, working_dir: Path | None, entrypoint: Sequence[str]) -> int:
     cpus = max(2, available_cpus())
     print_line(f"{run.name}: {'continues where it was interrupted' if run.continued else 'a new run'}.")
     print_line(f"Starting a Ray cluster of its own on this machine ({cpus} CPUs) ...")

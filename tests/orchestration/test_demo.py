@@ -7,18 +7,24 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
+from mlflow import MlflowClient
 
 from distributed_autolora.config.recipes import recipe
 from distributed_autolora.errors import UserError
+from distributed_autolora.models import read_weights
 from distributed_autolora.orchestration.cluster.local_cluster import LocalCluster
-from distributed_autolora.orchestration.demo import choose_run, is_routine, submit_and_follow
+from distributed_autolora.orchestration.demo import DemoRun, choose_run, is_routine, submit_and_follow
 from distributed_autolora.orchestration.runs.folder import RunFolder
 from distributed_autolora.orchestration.runs.names import with_precision
 from distributed_autolora.orchestration.runs.preflight import find_inputs
+from tests.cases.shared import TINY
+from tests.programs import ROOT, environment
 
 RUN_OF_VERSION_0_1 = Path(__file__).parents[1] / "run_of_version_0_1"
 # A stub of the training program: its flag, its folder and its exit status.
@@ -58,6 +64,11 @@ sys.exit(run_demo(home=Path(home), working_dir=Path(folder), entrypoint=entrypoi
 """
 
 
+def chosen_run(runs: Path) -> DemoRun:
+    with ExitStack() as claims:
+        return choose_run(runs, claims)
+
+
 def make_run(runs: Path, name: str, *, finished: bool) -> RunFolder:
     folder = runs / name
     folder.mkdir(parents=True)
@@ -79,15 +90,26 @@ def test_the_highest_interrupted_demo_or_else_the_next_number_is_chosen(
 ) -> None:
     for name in (*finished, *interrupted):
         make_run(tmp_path / "runs", name, finished=name in finished)
-    assert choose_run(tmp_path / "runs") == chosen
+    assert chosen_run(tmp_path / "runs") == chosen
 
 
 def test_a_demo_that_another_process_works_on_is_left_to_it(tmp_path: Path) -> None:
     run = make_run(tmp_path, "demo-1", finished=False)
     run.acquire()
-    assert choose_run(tmp_path) == ("demo-2", False)
+    assert chosen_run(tmp_path) == ("demo-2", False)
     run.release()
-    assert choose_run(tmp_path) == ("demo-1", True)
+    assert chosen_run(tmp_path) == ("demo-1", True)
+
+
+def test_demos_that_are_started_at_once_have_names_of_their_own(tmp_path: Path) -> None:
+    for name in ("demo-1", "demo-2"):
+        make_run(tmp_path, name, finished=name == "demo-1")
+    with ExitStack() as claims:
+        found = [choose_run(tmp_path, claims) for _ in range(9)]
+        assert found == [("demo-2", True), *((f"demo-{number}", False) for number in range(3, 11))]
+        with pytest.raises(UserError, match=r"demo-10 is in use by process \d+ on .* start fewer at once\."):
+            choose_run(tmp_path, claims)
+    assert chosen_run(tmp_path) == ("demo-2", True)
 
 
 def test_a_demo_begun_with_other_values_is_left_alone(tmp_path: Path) -> None:
@@ -95,12 +117,12 @@ def test_a_demo_begun_with_other_values_is_left_alone(tmp_path: Path) -> None:
     for name, config in (("demo-1", replace(today, seed=today.seed + 1)), ("demo-2", today)):
         run = make_run(tmp_path / "runs", name, finished=False)
         run.create(with_precision(config, "float32"))
-        assert choose_run(tmp_path / "runs") == ("demo-2", name == "demo-2")
+        assert chosen_run(tmp_path / "runs") == ("demo-2", name == "demo-2")
 
 
 def test_an_interrupted_demo_of_version_0_1_is_left_alone(tmp_path: Path) -> None:
     shutil.copytree(RUN_OF_VERSION_0_1, tmp_path / "demo-1", ignore=shutil.ignore_patterns("result.json"))
-    assert choose_run(tmp_path) == ("demo-2", False)
+    assert chosen_run(tmp_path) == ("demo-2", False)
 
 
 @pytest.mark.parametrize(
@@ -180,3 +202,28 @@ def test_an_interrupted_demo_stops_its_job_and_is_continued(tmp_path: Path, numb
     assert again.returncode == 0
     assert again.stdout.startswith("demo-1: continues where it was interrupted.\n")
     assert "make mlflow" in again.stdout
+
+
+@pytest.mark.long
+@pytest.mark.timeout(900)
+def test_two_demos_at_once_are_two_runs_with_the_same_weights(tmp_path: Path) -> None:
+    (tmp_path / "sent").mkdir()
+    words = ("python", str(ROOT / "jobs" / "finetune.py"), "--recipe", "demo", *TINY)
+    command = [sys.executable, "-c", DEMO, str(tmp_path / "home"), str(tmp_path / "sent"), *words]
+    both = []
+    for name in ("one", "other"):
+        with (tmp_path / name).open("wb") as log:
+            both.append(subprocess.Popen(command, env=environment(tmp_path / "home"), stdout=log, stderr=log))
+    statuses = [demo.wait(timeout=800) for demo in both]
+    said = [(tmp_path / name).read_text() for name in ("one", "other")]
+    assert statuses == [0, 0], said
+    assert sorted(text.partition(":")[0] for text in said) == ["demo-1", "demo-2"]
+    runs = tmp_path / "home" / "runs"
+    assert sorted(path.name for path in runs.iterdir()) == ["demo-1", "demo-2"]
+    first, second = (read_weights(runs / name / "model.safetensors") for name in ("demo-1", "demo-2"))
+    assert all(torch.equal(second[name], value) for name, value in first.items())
+    found = MlflowClient(f"sqlite:///{tmp_path / 'home' / 'mlflow.db'}").search_runs(["1"])
+    assert sorted((run.info.run_name, run.info.status) for run in found) == [
+        ("demo-1", "FINISHED"),
+        ("demo-2", "FINISHED"),
+    ]
