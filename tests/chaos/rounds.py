@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from distributed_autolora import __version__
 from distributed_autolora.config import ExperimentConfig
 from distributed_autolora.config.experiment import config_text
 from distributed_autolora.orchestration.runs.folder import RunFolder
@@ -18,7 +19,7 @@ from tests.chaos.kills import Victim, kill_all, kill_one, plan, processes, regis
 from tests.chaos.nodes import Nodes
 from tests.hosts.comparing import Verdict, compare, run_folder
 from tests.orchestration.mlflow_tracking.tracking_server import TrackingServer
-from tests.programs import ROOT, environment
+from tests.programs import ROOT, below, environment
 
 Place = Literal["one machine", "three nodes", "tracking server"]
 
@@ -27,7 +28,9 @@ VICTIMS: dict[Place, tuple[Victim, ...]] = {
     "three nodes": ("worker", "worker", "node", "node", "controller", "driver"),
     "tracking server": ("worker", "worker", "worker", "tracking server", "tracking server", "driver"),
 }
-_ENDS_S, _LONGEST_S = 30.0, 1800.0
+SIGTERM, TWICE = "driver, by SIGTERM", "a second driver"
+"""What happens to a driver while Ray starts."""
+_ENDS_S, _LONGEST_S, _EVERY_S = 30.0, 1800.0, 0.05
 
 
 @dataclass(frozen=True)
@@ -36,6 +39,8 @@ class Round:
 
     place: str
     num_workers: int
+    version: str
+    """Of distributed_autolora."""
     seconds: float
     kills: list[dict[str, Any]]
     statuses: list[int]
@@ -77,10 +82,11 @@ class FaultInjection:
         finally:
             faulty.close()
         if has_ended:
-            verdicts = [*compare(expected, faulty.home), *verdicts, faulty.restarts()]
+            verdicts = [*compare(expected, faulty.home), *verdicts, faulty.restarts(), faulty.starts()]
         verdicts.append(Verdict("the run ends", has_ended, f"looked for {_LONGEST_S:.0f} s"))
         seen = [verdict._asdict() for verdict in verdicts]
-        return Round(place, num_workers, time.monotonic() - began, faulty.kills, faulty.statuses, seen)
+        seconds = time.monotonic() - began
+        return Round(place, num_workers, __version__, seconds, faulty.kills, faulty.statuses, seen)
 
 
 class _FaultyRun:
@@ -92,6 +98,7 @@ class _FaultyRun:
         self.home, self.place = home, place
         self.kills: list[dict[str, Any]] = []
         self.statuses: list[int] = []
+        self._at_start: list[tuple[str, int]] = []
         self._mark = f"DISTRIBUTED_AUTOLORA_HOME={home}"
         self._began = time.monotonic()
         self._server = TrackingServer(home) if place == "tracking server" else None
@@ -110,6 +117,8 @@ class _FaultyRun:
         deadline, has_result = time.monotonic() + _LONGEST_S, False
         while True:
             driver = self._driver = self._start_driver()
+            if chance is not None and len(self.kills) < most_kills and not has_result:
+                driver = self._driver = self._disturb_start(chance, driver)
             while driver.poll() is None and time.monotonic() < deadline:
                 if chance is not None and len(self.kills) < most_kills and not has_result:
                     self._strike(chance, driver)
@@ -141,8 +150,13 @@ class _FaultyRun:
         tracking server that is away when the driver starts.
         """
         ended = sum(status != 0 for status in self.statuses)
-        seen = f"{ended} of {len(self.kills)}"
-        return Verdict("the command was typed again for no other reason", ended <= len(self.kills), seen)
+        kills = sum(kill["victim"] != TWICE for kill in self.kills)
+        return Verdict("the command was typed again for no other reason", ended <= kills, f"{ended} of {kills}")
+
+    def starts(self) -> Verdict:
+        """Looks at how drivers ended that got SIGTERM while Ray started, or whose run another one had."""
+        ends = all(status == (130 if what == SIGTERM else 2) for what, status in self._at_start)
+        return Verdict("SIGTERM ends a start with 130, a second driver ends with 2", ends, str(self._at_start))
 
     def _left(self) -> list[bytes]:
         titles = [title for _, title in processes(self._mark)]
@@ -158,6 +172,32 @@ class _FaultyRun:
         if self._server is not None:
             self._server.kill()
 
+    def _disturb_start(self, chance: random.Random, driver: subprocess.Popen[bytes]) -> subprocess.Popen[bytes]:
+        """Sometimes sends SIGTERM while Ray starts, or starts a second driver; returns the one that goes on."""
+        what = chance.choice(("", "", TWICE, TWICE if self._nodes else SIGTERM))
+        if what == TWICE:
+            time.sleep(chance.uniform(0.0, 5.0))
+            both = [driver, self._start_driver()]
+            while all(one.poll() is None for one in both):
+                time.sleep(0.1)
+            ended = next(one for one in both if one.poll() is not None)
+            driver = both[1 - both.index(ended)]
+        elif what == SIGTERM:
+            # Before Python has started the system's own handler ends it.
+            while driver.poll() is None and not self._has_started_ray(driver):
+                time.sleep(_EVERY_S)
+            time.sleep(chance.uniform(0.0, 3.0))
+            driver.send_signal(signal.SIGTERM)
+            ended = driver
+        if what:
+            self._at_start.append((what, ended.wait(_LONGEST_S)))
+            self._note(what, "while Ray starts")
+        return driver
+
+    def _has_started_ray(self, driver: subprocess.Popen[bytes]) -> bool:
+        own = below(driver.pid)
+        return any(pid in own and b"gcs_server" in title for pid, title in processes(self._mark))
+
     def _strike(self, chance: random.Random, driver: subprocess.Popen[bytes]) -> None:
         planned = plan(chance, run_folder(self.home))
         if not wait_for(planned, lambda: driver.poll() is not None):
@@ -165,9 +205,12 @@ class _FaultyRun:
         victim = chance.choice(VICTIMS[self.place])
         if not self._kill(victim, chance, driver):
             return
+        self._note(victim, planned.moment)
+
+    def _note(self, victim: str, moment: str) -> None:
         epochs = len(RunFolder(run_folder(self.home)).history())
         second = round(time.monotonic() - self._began, 1)
-        self.kills.append({"victim": victim, "moment": planned.moment, "second": second, "epochs": epochs})
+        self.kills.append({"victim": victim, "moment": moment, "second": second, "epochs": epochs})
 
     def _kill(self, victim: Victim, chance: random.Random, driver: subprocess.Popen[bytes]) -> bool:
         if victim == "driver":
