@@ -58,9 +58,9 @@ def test_the_documented_method_is_one_file_and_one_registration_and_trains(tmp_p
     assert Path(told["where"]).is_relative_to(tmp_path), "the copy was to be trained"
     record = told["record"]
     assert [key for key in record if key.startswith("train/loss/")] == ["train/loss/total", "train/loss/adversarial"]
-    # 100 images to train on and 30 to validate on; 2 steps of either attack, then one pass or two forwards.
-    # The check by the stronger attack has 8 steps.
+    # 100 images to train on and 30 to validate on; 2 steps of either attack, then one pass or two forwards and FOSC.
+    # The check by two stronger attacks has 8 steps.
     checked = record["val/masking_images"]
-    assert record["passes/forward"] == 100 * (2 + 1) + 30 * (2 + 2) + checked * (8 + 1)
-    assert record["passes/backward"] == 100 * (2 + 1) + 30 * 2 + checked * 8
+    assert record["passes/forward"] == 100 * (2 + 1) + 30 * (2 + 3) + checked * (8 + 2)
+    assert record["passes/backward"] == 100 * (2 + 1) + 30 * (2 + 1) + checked * 8
     assert told["test_images"] == 30

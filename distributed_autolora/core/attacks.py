@@ -1,5 +1,6 @@
 """Attacks: loss + step + projection + start."""
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -12,6 +13,8 @@ from distributed_autolora.core.threat_model import ThreatModel
 LOSSES = ("cross_entropy", "margin")
 """What an attack may maximise."""
 _FAR = 100.0
+_RANGE = 20.0
+"""Of logits: exp(-20) is far from rounding to zero."""
 
 
 @contextmanager
@@ -27,8 +30,8 @@ def eval_mode(model: nn.Module, kind: type[nn.Module] = nn.Module) -> Iterator[N
             module.training = training
 
 
-def summed_loss(logits: Tensor, y: Tensor, loss: str = "cross_entropy") -> Tensor:
-    """Returns what an attack maximises: the sum over rows, which keeps the gradient of a row independent of the others.
+def losses_by_row(logits: Tensor, y: Tensor, loss: str = "cross_entropy") -> Tensor:
+    """Returns what an attack maximises for each row, [n].
 
     "margin" is the largest other logit minus the label's (Carlini and Wagner, 2017, without a floor). Its gradient does
     not fade however sure the network is, where that of the cross-entropy rounds to zero. There are at least 2 classes.
@@ -38,9 +41,16 @@ def summed_loss(logits: Tensor, y: Tensor, loss: str = "cross_entropy") -> Tenso
     """
     _check_loss(loss)
     if loss == "cross_entropy":
-        return F.cross_entropy(logits, y, reduction="sum")
+        return F.cross_entropy(logits, y, reduction="none")
     own = y[:, None]
-    return (logits.scatter(1, own, -torch.inf).amax(1) - logits.gather(1, own)[:, 0]).sum()
+    return logits.scatter(1, own, -torch.inf).amax(1) - logits.gather(1, own)[:, 0]
+
+
+def summed_loss(logits: Tensor, y: Tensor, loss: str = "cross_entropy") -> Tensor:
+    """Returns the sum of `losses_by_row`, which keeps the gradient of a row independent of the others."""
+    if loss == "cross_entropy":
+        return F.cross_entropy(logits, y, reduction="sum")
+    return losses_by_row(logits, y, loss).sum()
 
 
 def input_gradient(model: nn.Module, x: Tensor, y: Tensor, *, loss: str = "cross_entropy") -> Tensor:
@@ -89,6 +99,56 @@ def pgd(
             gradient = input_gradient(model, x_adv, y, loss=loss)
             x_adv = ball.project_(ball.ascend(x_adv, gradient, step_size))
     return x_adv.detach()
+
+
+def halving_pgd(
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    *,
+    threat_model: ThreatModel,
+    num_steps: int,
+    noise: Tensor | None = None,
+    loss: str = "cross_entropy",
+) -> Tensor:
+    """Returns the iterate with the largest loss of a search whose step starts at epsilon and halves.
+
+    Large first steps leave a flat start, where small ones stay. The step halves where APGD may halve its own (Croce and
+    Hein, 2020), for all images alike. Logits are scaled down where the cross-entropy would round to zero. It costs
+    `num_steps` gradients; the arguments are those of `pgd`.
+    """
+    _check_loss(loss)
+    _check_search(x, num_steps, 0, noise)
+    x_adv = threat_model.start(x.detach(), torch.rand_like(x) if noise is None else noise)
+    best, highest = x_adv, x_adv.new_full((len(x),), -torch.inf)
+    ball, sizes = threat_model.around(x.detach()), _halving_sizes(threat_model.epsilon, num_steps)
+    with eval_mode(model):
+        for step_size in sizes if len(x) else ():
+            point = x_adv.detach().requires_grad_()
+            with torch.enable_grad():
+                losses = losses_by_row(_unsaturated(model(point)), y, loss)
+                gradient = torch.autograd.grad(losses.sum(), point)[0]
+            improved = losses.detach() > highest
+            highest = torch.where(improved, losses.detach(), highest)
+            best = torch.where(improved.view(-1, *[1] * (x.dim() - 1)), x_adv, best)
+            x_adv = ball.project_(ball.ascend(x_adv, gradient, step_size))
+    return best.detach()
+
+
+def _unsaturated(logits: Tensor) -> Tensor:
+    """Returns each row divided by a constant that brings its range down to `_RANGE`; rows within it stay."""
+    span = logits.detach().amax(1, keepdim=True) - logits.detach().amin(1, keepdim=True)
+    return logits / (span / _RANGE).clamp_min(1)
+
+
+def _halving_sizes(largest: float, num_steps: int) -> list[float]:
+    """Returns the length of each step: it halves at APGD's checkpoints, after 22, 41, 57, ... % of the steps."""
+    place, gap, halvings = 0.22, 0.22, []
+    while place < 1:
+        halvings.append(math.ceil(round(place * num_steps, 6)))
+        gap = max(gap - 0.03, 0.06)
+        place += gap
+    return [largest * 0.5 ** sum(step >= halving for halving in halvings) for step in range(num_steps)]
 
 
 def first_order_stationarity(x: Tensor, x_adv: Tensor, gradient: Tensor, threat_model: ThreatModel) -> Tensor:

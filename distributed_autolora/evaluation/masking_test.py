@@ -1,4 +1,7 @@
-"""Test for gradient masking: does a stronger attack break significantly more images than a weaker one?"""
+"""Test for gradient masking: does a stronger search on the same loss break significantly more images?
+
+Another loss may find more on models that hide nothing: its gap is reported, and is no sign of masking.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,8 @@ MASKING_LIMIT = 0.02
 """Largest acceptable gradient-masking gap; two strong attacks differ by less on ordinary models."""
 FOSC_LIMIT = 0.3
 """Mean first-order stationarity of an evaluation attack above which gradients may be masked, in nats."""
+LEAST_IMAGES = 25
+"""Fewer images are too few to tell: two broken ones would already be 9 %."""
 _CONFIDENCE = 0.95
 
 
@@ -24,11 +29,12 @@ def least_share(broken: int, total: int) -> float:
 def overstates(broken: int, total: int) -> bool:
     """Returns whether the gradient-masking gap is above `MASKING_LIMIT` at 95 % confidence (see `least_share`).
 
-    Checks are not corrected for their number: of many checks of a model at the limit up to one in twenty says so.
+    Checks are not corrected for their number: of many checks of a model at the limit up to one in twenty says so. Below
+    `LEAST_IMAGES` images the answer is no: they are too few to tell.
     """
-    return least_share(broken, total) > MASKING_LIMIT
+    return total >= LEAST_IMAGES and least_share(broken, total) > MASKING_LIMIT
 
 
 def warns_from(total: int) -> int:
-    """Returns the smallest number of broken images of `total` for which `overstates` is true."""
+    """Returns the smallest number of broken images of `total`, at least `LEAST_IMAGES`, that `overstates` warns of."""
     return int(binom.isf(1 - _CONFIDENCE, total, MASKING_LIMIT)) + 1

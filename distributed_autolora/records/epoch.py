@@ -9,27 +9,35 @@ from distributed_autolora.records.reader import list_from_json, list_to_json
 
 @dataclass(frozen=True)
 class MaskingCheck:
-    """A stronger attack on some validation images: does the evaluation attack overlook much?
+    """Two stronger attacks on some validation images: does the evaluation attack overlook much?
 
     Attributes:
         images: images that were attacked, at least 1; the same in all epochs of a run.
-        robust: of these, robust to the evaluation attack and to the stronger one.
-        broken: of these, robust to the evaluation attack and broken by the stronger one.
+        robust: of these, robust to the evaluation attack and to the stronger ones.
+        broken: of these, robust to the evaluation attack and broken by a stronger search on the same loss.
+        broken_by_loss: of these, robust to both of those and broken by a search on another loss; None: a record of an
+            earlier version, whose one stronger attack differed in loss and search: all that it broke is in `broken`.
     """
 
     images: int
     robust: int
     broken: int
+    broken_by_loss: int | None = None
 
     @property
     def robust_accuracy(self) -> float:
-        """Accuracy on these images under both attacks."""
+        """Accuracy on these images under all attacks."""
         return self.robust / self.images
 
     @property
     def gap(self) -> float:
-        """Share of the images that only the stronger attack breaks: the gradient-masking gap."""
+        """Share of the images that only the stronger search on the same loss breaks: the gradient-masking gap."""
         return self.broken / self.images
+
+    @property
+    def loss_gap(self) -> float | None:
+        """Share of the images that only the other loss breaks."""
+        return None if self.broken_by_loss is None else self.broken_by_loss / self.images
 
 
 @dataclass(frozen=True)
@@ -131,6 +139,7 @@ class EpochRecord:
             found |= {
                 "val/robust_accuracy_stronger": check.robust_accuracy,
                 "val/masking_gap": check.gap,
+                "val/loss_gap": check.loss_gap,
                 "val/masking_images": check.images,
             }
         if (similarity := self.gradient_similarity) is not None:

@@ -42,11 +42,13 @@ class RunSummary:
 
 @dataclass(frozen=True, kw_only=True)
 class MaskingSummary:
-    """What all checks by a stronger attack found.
+    """What all checks by the stronger attacks found.
 
     Attributes:
         epoch: of the check nearest to the chosen epoch, the earlier of two.
-        robust_accuracy_stronger: accuracy under both attacks in that epoch.
+        robust_accuracy_stronger: accuracy under all attacks in that epoch.
+        gap: share that only a stronger search on the same loss breaks, in that epoch.
+        loss_gap: share that only another loss breaks, in that epoch; None: not measured, by an earlier version.
         warns_from: smallest gap at which so many images warn.
     """
 
@@ -59,6 +61,7 @@ class MaskingSummary:
     largest_gap: float
     largest_gap_epoch: int
     warned_epochs: tuple[int, ...]
+    loss_gap: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,11 +2,12 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 
 from torch import Tensor, nn
 
 from distributed_autolora.config import AttackConfig, ExperimentConfig
-from distributed_autolora.core.attacks import first_order_stationarity, input_gradient, pgd
+from distributed_autolora.core.attacks import LOSSES, first_order_stationarity, halving_pgd, input_gradient, pgd
 from distributed_autolora.core.fast_attack.attack_network import AttackNetwork
 from distributed_autolora.core.fast_attack.cuda_graphs import Capture, CudaGraphAttack
 from distributed_autolora.core.fast_attack.tf32 import allow_tf32
@@ -39,12 +40,15 @@ Stationarity = Callable[[nn.Module, Tensor, Tensor, Tensor], Tensor]
 
 @dataclass(frozen=True)
 class Attacks:
-    """The attacks of a run on one attack network; `stronger` checks `evaluation` for masked gradients."""
+    """The attacks of a run on one attack network; the last two check `evaluation` for masked gradients."""
 
     network: AttackNetwork
     train: Attack
     evaluation: Attack
-    stronger: Attack
+    same_loss: Attack
+    """`evaluation` with another start, more steps and larger ones: what it alone finds, masked gradients hide."""
+    other_loss: Attack
+    """The same on the other loss of `LOSSES`: the margin, for a run whose attack maximises the cross-entropy."""
     stationarity: Stationarity
     """Of the results of `evaluation`."""
 
@@ -61,12 +65,20 @@ def build_attacks(
             are: a replay reads the current weights there.
     """
     network = AttackNetwork(model, dtype_of(config.compute.attack_precision))
-    settings = (config.train_attack, config.eval_attack, stronger_attack(config.eval_attack))
-    train, evaluation, stronger = (FastAttack(network, build_attack(config, attack)) for attack in settings)
-    found = Attacks(network, train, evaluation, stronger, _stationarity(config, network))
+    train, evaluation = (build_attack(config, attack) for attack in (config.train_attack, config.eval_attack))
+    own = config.eval_attack.loss
+    same_loss, other_loss = (_checking_attack(config, loss) for loss in sorted(LOSSES, key=own.__ne__))
+    found = Attacks(
+        network=network,
+        train=FastAttack(network, train),
+        evaluation=FastAttack(network, evaluation),
+        same_loss=FastAttack(network, same_loss),
+        other_loss=FastAttack(network, other_loss),
+        stationarity=_stationarity(config, network),
+    )
     if capture is None:
         return found
-    captured = CudaGraphAttack(train, model, capture), CudaGraphAttack(evaluation, deployed, capture)
+    captured = CudaGraphAttack(found.train, model, capture), CudaGraphAttack(found.evaluation, deployed, capture)
     return replace(found, train=captured[0], evaluation=captured[1])
 
 
@@ -97,8 +109,17 @@ def attack_name(attack: AttackConfig) -> str:
     return pgd_name(attack.num_steps, loss=attack.loss)
 
 
-def stronger_attack(attack: AttackConfig) -> AttackConfig:
-    """Returns the attack that checks another: other loss, other start, four times the steps of half the size."""
-    return replace(
-        attack, num_steps=4 * attack.num_steps, step_size=attack.step_size / 2, random_start=True, loss="margin"
-    )
+def checking_steps(attack: AttackConfig) -> int:
+    """Returns the steps of each of the two attacks that check another: twice as many."""
+    return 2 * attack.num_steps
+
+
+def _checking_attack(config: ExperimentConfig, loss: str) -> Attack:
+    threat_model = ThreatModel(config.threat_model.norm, config.threat_model.epsilon)
+    search = partial(halving_pgd, threat_model=threat_model, num_steps=checking_steps(config.eval_attack), loss=loss)
+
+    def attack(model: nn.Module, x: Tensor, y: Tensor, *, noise: Tensor | None = None) -> Tensor:
+        with allow_tf32(x.device.type == "cuda"):
+            return search(model, x, y, noise=noise)
+
+    return attack

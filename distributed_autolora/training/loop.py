@@ -10,13 +10,14 @@ from torch import Tensor
 from distributed_autolora.config import ExperimentConfig
 from distributed_autolora.core.fast_attack.tf32 import allow_tf32
 from distributed_autolora.core.schedules import Decision
+from distributed_autolora.evaluation.masking_test import FOSC_LIMIT
 from distributed_autolora.records import AccuracyCount, EpochRecord
 from distributed_autolora.training.attacks import attack_name
 from distributed_autolora.training.distributed import collectives
 from distributed_autolora.training.evaluation import Validation, measure_similarity, natural_branch_accuracy, validate
 from distributed_autolora.training.final_evaluation import FinalEvaluation, evaluate_finally
 from distributed_autolora.training.masking_check import CheckResult, check_masking
-from distributed_autolora.training.methods.cost import epoch_passes, is_checked
+from distributed_autolora.training.methods.cost import affords_further_check, epoch_passes, is_checked
 from distributed_autolora.training.methods.registry import AdaptsLossWeights
 from distributed_autolora.training.reporter import EpochCheckpoints, Reporter, StepProgress
 from distributed_autolora.training.task_data import TaskData
@@ -87,7 +88,7 @@ def run_epoch(trainer: Trainer, after_step: Callable[[], None] = lambda: None) -
             similarity = measure_similarity(
                 config, trainer.objective, trainer.backbone, trainer.attacks.evaluation, data
             )
-    check = _check(trainer, found) if is_checked(config, epoch) else None
+    check = _check(trainer, found) if is_checked(config, epoch) or _asks_for_check(trainer, found) else None
     decision = trainer.steering.decide(found, check)
     if decision.stop and check is None:
         check = _check(trainer, found)
@@ -153,5 +154,11 @@ def _natural_branch(trainer: Trainer, epoch: int) -> AccuracyCount | None:
 
 
 def _check(trainer: Trainer, found: Validation) -> CheckResult | None:
-    timer, attack = trainer.progress.timer, trainer.attacks.stronger
-    return check_masking(trainer.config, trainer.deployed, attack, trainer.data, found.outcomes, timer)
+    timer, attacks = trainer.progress.timer, trainer.attacks
+    return check_masking(trainer.config, trainer.deployed, attacks, trainer.data, found.outcomes, timer)
+
+
+def _asks_for_check(trainer: Trainer, found: Validation) -> bool:
+    split = trainer.data.split
+    sizes = len(split.train), len(split.val)
+    return found.fosc > FOSC_LIMIT and affords_further_check(trainer.config, *sizes, trainer.history)

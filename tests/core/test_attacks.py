@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from benchmarks.reference import plain_pgd
 from distributed_autolora.core import attacks
+from distributed_autolora.core.attacks import _halving_sizes, halving_pgd
 from distributed_autolora.core.threat_model import ThreatModel
 from tests.core.test_threat_model import assert_inside
 from tests.reference.learned import images, learned_network
@@ -235,3 +236,33 @@ def test_the_margin_sees_through_logits_that_blind_the_cross_entropy_and_agrees_
     assert seeing == broken(Scaled(1.0), x, y, "margin"), "the scale does not matter to it"
     honest = broken(Scaled(1.0), x, y, "cross_entropy")
     assert len(honest ^ seeing) <= 4, "on a linear network both losses lead to the same images"
+
+
+def test_a_search_with_halving_steps_halves_where_apgd_does_and_keeps_the_largest_loss() -> None:
+    sizes = _halving_sizes(1.0, 100)
+    halved = [step for step in range(1, 100) if sizes[step] < sizes[step - 1]]
+    assert sizes[0] == 1.0
+    assert halved == [22, 41, 57, 70, 80, 87, 93, 99], "the checkpoints of AutoAttack's APGD with 100 steps"
+    assert all(sizes[step] == sizes[step - 1] / 2 for step in halved)
+
+
+def test_a_search_with_halving_steps_leaves_a_flat_start_where_pgd_stays() -> None:
+    """The loss is flat within half of epsilon; the middle of the image decides beyond."""
+
+    class Flat(nn.Module):
+        factor = 1.0
+
+        def forward(self, x: Tensor) -> Tensor:
+            rise = F.relu((x - 0.5).flatten(1).mean(1).abs() - 0.06)
+            return self.factor * torch.stack([torch.full_like(rise, 0.01), rise], 1)
+
+    x, y = torch.full((2, 1, 4, 4), 0.5), torch.zeros(2, dtype=torch.int64)
+    noise = torch.full_like(x, 0.81)
+    noise[1] = 0.5  # nothing to see from the centre
+    search = {"threat_model": ThreatModel(epsilon=0.1), "noise": noise, "num_steps": 8}
+    moved = halving_pgd(Flat(), x, y, **search)  # type: ignore[arg-type]
+    assert Flat()(moved).argmax(1).tolist() == [1, 0]
+    saturated = Flat()
+    saturated.factor = 1e8
+    assert torch.equal(halving_pgd(saturated, x, y, **search), moved)  # type: ignore[arg-type]
+    assert ThreatModel(epsilon=0.1).contains(moved, x).all()

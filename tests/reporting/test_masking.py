@@ -12,7 +12,7 @@ from distributed_autolora.evaluation.masking_test import least_share, overstates
 from distributed_autolora.orchestration.runs.folder import RunFolder
 from distributed_autolora.orchestration.runs.progress import epoch_lines
 from distributed_autolora.records import EpochRecord, MaskingSummary
-from distributed_autolora.reporting.masking import masking_status, masking_summary, masking_warning
+from distributed_autolora.reporting.masking import masking_sentences, masking_status, masking_summary, masking_warning
 from distributed_autolora.reporting.run.mlflow_description import run_description
 from distributed_autolora.reporting.run.table import epoch_line, result_table
 from tests.reporting import runs
@@ -33,7 +33,7 @@ def test_nothing_fallen_bounds_nothing_and_the_rule_needs_more_than_two_points_f
 
 
 def test_a_check_warns_from_fewer_points_on_the_more_images_it_has() -> None:
-    for total in (1, 2, 25, 58, 64, 150, 2500):
+    for total in (25, 58, 64, 150, 2500):
         smallest = next(fallen for fallen in range(total + 1) if overstates(fallen, total))
         assert warns_from(total) == smallest, total
     assert [warns_from(total) for total in (25, 58, 150)] == [3, 4, 7]
@@ -99,9 +99,15 @@ def test_the_result_has_the_gap_nearest_to_the_chosen_epoch_and_the_largest_and_
     assert "masking" not in result_table(result, history)
 
 
-def test_the_status_to_filter_by_tells_unchecked_clear_and_warned_apart() -> None:
-    clear, warned = (masking_summary([runs.checked(runs.history(1)[0], broken)]) for broken in (0, 9))
-    assert [masking_status(found) for found in (None, clear, warned)] == ["unchecked", "clear", "warned"]
+def test_the_status_to_filter_by_tells_unchecked_too_few_clear_and_warned_apart() -> None:
+    first = runs.history(1)[0]
+    clear, warned = (masking_summary([runs.checked(first, broken)]) for broken in (0, 9))
+    few = masking_summary([runs.checked(first, 20, images=24)])
+    found = [masking_status(one) for one in (None, clear, warned, few)]
+    assert found == ["unchecked", "clear", "warned", "too few"]
+    assert warning_of(runs.checked(first, 20, images=24)) is None, "24 images are too few to tell"
+    (sentence,) = masking_sentences(replace(runs.result([first]), masking=few))
+    assert "24 checked images are too few to tell" in sentence
 
 
 def test_a_running_program_warns_once_for_a_checked_epoch(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -10,22 +10,24 @@ from torch import Tensor
 
 from distributed_autolora.config import ExperimentConfig
 from distributed_autolora.config.recipes import recipe
-from distributed_autolora.core.attacks import eval_mode, input_gradient
+from distributed_autolora.core.attacks import eval_mode, halving_pgd, input_gradient
 from distributed_autolora.core.schedules import Decision
 from distributed_autolora.core.threat_model import ThreatModel
 from distributed_autolora.evaluation.masking_test import overstates
 from distributed_autolora.records import MaskingCheck
-from distributed_autolora.training.attacks import attack_name, stronger_attack
+from distributed_autolora.training import loop
+from distributed_autolora.training.attacks import attack_name, checking_steps
 from distributed_autolora.training.checkpoint import TrainingState, snapshot
 from distributed_autolora.training.evaluation import Validation, validate
 from distributed_autolora.training.masking_check import CheckResult, check_masking
+from distributed_autolora.training.methods.cost import MASKING_SHARE, epoch_passes
 from distributed_autolora.training.trainer import Trainer
 from tests.reporting import runs
 from tests.training.gloo import run_workers
 from tests.training.tasks import changed, fitted, small_config, trainer_of, write_task
 from tests.training.test_resume import FolderReporter, StoppedError
 
-KEYS = ("val/robust_accuracy_stronger", "val/masking_gap", "val/masking_images")
+KEYS = ("val/robust_accuracy_stronger", "val/masking_gap", "val/loss_gap", "val/masking_images")
 EPSILON = 0.02
 
 
@@ -75,7 +77,7 @@ def validated(trainer: Trainer) -> Validation:
 
 
 def checked(trainer: Trainer, outcomes: Tensor) -> CheckResult:
-    found = check_masking(trainer.config, trainer.deployed, trainer.attacks.stronger, trainer.data, outcomes)
+    found = check_masking(trainer.config, trainer.deployed, trainer.attacks, trainer.data, outcomes)
     assert found is not None
     return found
 
@@ -112,13 +114,15 @@ def test_the_alarm_rings_for_logits_that_hide_their_gradient_and_not_for_the_sam
     assert masked.robust_accuracy == pytest.approx(honest.robust_accuracy, abs=0.1)
 
 
-def test_the_stronger_attack_differs_in_loss_start_and_steps() -> None:
-    config = recipe("demo").eval_attack
-    assert attack_name(config) == "pgd10"
-    strong = stronger_attack(config)
-    assert attack_name(strong) == "pgd40-margin"
-    assert (strong.random_start, strong.step_size) == (True, config.step_size / 2)
-    assert strong.num_steps * strong.step_size == pytest.approx(2 * config.num_steps * config.step_size)
+def test_the_stronger_attacks_search_on_either_loss_and_begin_with_steps_of_epsilon(task: str) -> None:
+    trainer = trainer_of(changed(checking(small_config(task), 1), eval_attack={"num_steps": 10}))
+    x, y = trainer.data.plain_batch(trainer.data.split.val[:12])
+    assert (attack_name(recipe("demo").eval_attack), checking_steps(recipe("demo").eval_attack)) == ("pgd10", 20)
+    epsilon = trainer.config.threat_model.epsilon
+    search = {"threat_model": ThreatModel(epsilon=epsilon), "num_steps": 20, "noise": torch.full_like(x, 0.5)}
+    for loss, attack in (("cross_entropy", trainer.attacks.same_loss), ("margin", trainer.attacks.other_loss)):
+        expected = halving_pgd(trainer.attacks.network, x, y, loss=loss, **search)  # type: ignore[arg-type]
+        assert torch.equal(attack(trainer.deployed, x, y, noise=search["noise"]), expected)
 
 
 def records_of(folder: str) -> list[dict[str, Any]]:
@@ -184,11 +188,12 @@ def test_an_image_counts_as_withstanding_only_if_it_withstands_both(task: str) -
     assert len(found.outcomes) == found.natural.total == found.robust.total == len(trainer.data.split.val)
     assert int(found.outcomes.sum()) == found.robust.correct
     check = checked(trainer, torch.zeros_like(found.outcomes))
-    assert check.counts == MaskingCheck(check.by_image.images, robust=0, broken=0)
+    assert check.counts == MaskingCheck(check.by_image.images, robust=0, broken=0, broken_by_loss=0)
     assert not check.by_image.newly_broken.any()
     check = checked(trainer, torch.ones_like(found.outcomes))
     images, newly = check.by_image.images, int(check.by_image.newly_broken.sum())
-    assert check.counts == MaskingCheck(images, robust=images - newly, broken=newly)
+    assert (check.counts.images, check.counts.robust) == (images, images - newly)
+    assert check.counts.broken + (check.counts.broken_by_loss or 0) == newly
 
 
 def steered(folder: str, epochs: int, every: int, interval: int = 1) -> ExperimentConfig:
@@ -196,7 +201,10 @@ def steered(folder: str, epochs: int, every: int, interval: int = 1) -> Experime
     return replace(config, schedule=replace(config.schedule, name="automatic", rule="paired", interval=interval))
 
 
-def test_rule_paired_checks_what_it_may_keep_and_deploys_a_checked_state(task: str) -> None:
+def test_rule_paired_checks_what_it_may_keep_and_deploys_a_checked_state(
+    task: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop, "FOSC_LIMIT", torch.inf)
     config = steered(task, epochs=7, every=100, interval=3)
     history = fitted(config).history
     checked = [record.epoch for record in history if record.masking is not None]
@@ -204,6 +212,28 @@ def test_rule_paired_checks_what_it_may_keep_and_deploys_a_checked_state(task: s
     assert history[1].best_epoch == 2, "nothing else is there yet"
     assert [record.best_epoch for record in history[3:5]] == [3, 3]
     assert all(record.best_epoch in checked for record in history[2:])
+
+
+def test_a_large_stationarity_asks_for_further_checks_within_their_share_of_the_passes(
+    task: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop, "FOSC_LIMIT", 0.0)
+    config = changed(steered(task, epochs=6, every=100, interval=3), train_attack={"num_steps": 2})
+    history = fitted(config).history
+    checked = [record.epoch for record in history if record.masking is not None]
+    further = sorted(set(checked) - {3, 6})
+    assert set(checked) >= {3, 6}
+    assert further
+    images = history[2].masking
+    assert images is not None
+    passes = [record.passes.forward + record.passes.backward for record in history]
+    bare = epoch_passes(config, 110, 30, 2)
+    of_a_check = passes[2] - bare.forward - bare.backward
+    assert of_a_check == images.images * 2 * (2 * checking_steps(config.eval_attack) + 1)
+    for count, epoch in enumerate(further, 1):
+        assert count * of_a_check <= MASKING_SHARE * sum(passes[:epoch])
+    silent = fitted(changed(config, evaluation={"masking_every": 0})).history
+    assert not any(record.masking for record in silent), "no check at all, whatever FOSC says"
 
 
 def validate_and_decide(trainer: Trainer) -> Decision:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from distributed_autolora.core.threat_model import ThreatModel
 from distributed_autolora.evaluation.attacks import pgd_step_size
 from distributed_autolora.evaluation.guard import prepared
+from distributed_autolora.evaluation.sanity import masking as of_masking
 from distributed_autolora.evaluation.sanity import model as of_model
 from distributed_autolora.evaluation.sanity import search as of_search
 from distributed_autolora.evaluation.sanity.rules import Subject
@@ -46,6 +47,7 @@ def check_sanity(
     with prepared(model, x, y, threat_model, batch_size) as (images, labels, _):
         subject = Subject(model, images, labels, threat_model, seed, step, batch_size)
         evidence = of_search.gather(subject, square_queries)
+        stronger = of_masking.stronger(subject, evidence)
         return (
             of_model.inputs(subject),
             of_model.deterministic_forward(subject),
@@ -59,5 +61,6 @@ def check_sanity(
             of_search.order(evidence, accuracies or {}),
             of_search.large_epsilon(subject),
             of_search.square(evidence),
-            of_search.stronger(subject, evidence),
+            of_masking.masking(stronger),
+            of_masking.loss_gap(stronger),
         )

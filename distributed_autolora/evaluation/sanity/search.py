@@ -12,15 +12,14 @@ from torch import Tensor
 
 from distributed_autolora.core.attacks import fgsm
 from distributed_autolora.core.threat_model import ThreatModel
-from distributed_autolora.evaluation.attacks import SQUARE_TOO_SMALL, Budget, label, parse, parts_for, takes_square
-from distributed_autolora.evaluation.masking_test import MASKING_LIMIT, least_share, overstates
+from distributed_autolora.evaluation.attacks import SQUARE_TOO_SMALL, Budget, parse, takes_square
 from distributed_autolora.evaluation.sanity.rules import Subject, percent, slack, status_of, worst
 from distributed_autolora.evaluation.trajectories import Trajectory, in_batches
 from distributed_autolora.records import AccuracyCount, SanityCheck, Status
 
 STEPS = (1, 5, 10, 20, 50, 100)
 _STARTS = 5
-_START_STEPS = 10
+START_STEPS = 10
 _NOT_CONVERGED = 0.05
 _MASKED = 0.05
 _OVERSTATED = 0.1
@@ -30,9 +29,6 @@ _GREY = 0.5
 _LARGE_STEPS = 50
 _LARGE_STEP_SHARE = 0.1
 _LARGE_LIMITS = (0.01, 0.05)
-_STRONGER = parse("apgd")[0]
-_BUDGET = Budget(apgd_steps=20)
-"""A fifth of the standard steps: a gap that they show is real, but they may miss one."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +54,7 @@ def gather(subject: Subject, square_queries: int) -> Evidence:
     natural = subject.correct()
 
     one_step = partial(fgsm, subject.model, threat_model=subject.threat_model)
-    starts = [subject.trajectory(_START_STEPS, start).correct[:, -1] & natural for start in range(_STARTS)]
+    starts = [subject.trajectory(START_STEPS, start).correct[:, -1] & natural for start in range(_STARTS)]
     everything = torch.arange(len(subject), device=subject.x.device)
     runs = takes_square(subject.threat_model, subject.x.shape[2:])
     return Evidence(
@@ -111,11 +107,11 @@ def restarts(evidence: Evidence) -> SanityCheck:
     """
     n = len(evidence.natural)
     together = evidence.starts.int().cumprod(0).sum(1).tolist()
-    clean = evidence.robust(_START_STEPS)
+    clean = evidence.robust(START_STEPS)
     not_converged = together[0] - together[-1] - slack(n) > _NOT_CONVERGED * n
     status = worst(status_of(together[-1] - clean, n), "WARN" if not_converged else "PASS")
     counts = ", ".join(percent(count, n) for count in together)
-    detail = f"PGD-{_START_STEPS} after 1 to {_STARTS} random starts: {counts}; clean start {percent(clean, n)}"
+    detail = f"PGD-{START_STEPS} after 1 to {_STARTS} random starts: {counts}; clean start {percent(clean, n)}"
     return SanityCheck("restarts", status, detail, {"robust": together, "clean_start": clean, "total": n})
 
 
@@ -126,10 +122,10 @@ def random_start(evidence: Evidence) -> SanityCheck:
     the images (or twice `slack`), FAIL beyond.
     """
     n = len(evidence.natural)
-    clean, moved = evidence.robust(_START_STEPS), int(evidence.starts[0].sum())
+    clean, moved = evidence.robust(START_STEPS), int(evidence.starts[0].sum())
     gap = clean - moved
     status: Status = "WARN" if gap <= _MASKED * n and status_of(gap, n) == "FAIL" else status_of(gap, n)
-    detail = f"PGD-{_START_STEPS}: clean start {percent(clean, n)}, random start {percent(moved, n)}"
+    detail = f"PGD-{START_STEPS}: clean start {percent(clean, n)}, random start {percent(moved, n)}"
     return SanityCheck("random start", status, detail, {"clean_start": clean, "random_start": moved, "total": n})
 
 
@@ -212,22 +208,3 @@ def square(evidence: Evidence) -> SanityCheck:
     )
     figures = {"white_box": counts[0], "square": counts[1], "square_alone": alone, "total": n}
     return SanityCheck("square", status, detail, figures)
-
-
-def stronger(subject: Subject, evidence: Evidence) -> SanityCheck:
-    """Few images that are robust to PGD-10 are broken by APGD-CE and then APGD-T, reduced to 20 steps.
-
-    WARN when the images that PGD-10 alone leaves correct are significantly more than 2 % of all
-    (`masking_test.overstates`): accuracy under PGD-10 is then no robust accuracy, and misled what selected by it.
-    """
-    n, classes = len(subject), subject.model(subject.x[:1]).shape[1]
-    rows = (evidence.natural & evidence.clean.correct[:, _START_STEPS]).nonzero()[:, 0]
-    left = int(subject.robust_to(parts_for(_STRONGER, classes), _BUDGET, rows).sum())
-    broken = len(rows) - left
-    detail = (
-        f"PGD-{_START_STEPS} leaves {percent(len(rows), n)}, of these {label(_STRONGER, classes)} with "
-        f"{_BUDGET.apgd_steps} steps {percent(left, n)}: more than {100 * least_share(broken, n):.1f} % are broken "
-        f"(95 % confidence; limit {100 * MASKING_LIMIT:g} %)"
-    )
-    figures = {"pgd10": len(rows), "stronger": left, "total": n}
-    return SanityCheck("stronger", "WARN" if overstates(broken, n) else "PASS", detail, figures)

@@ -74,7 +74,7 @@ def result_table(result: RunResult, history: Sequence[EpochRecord]) -> str:
     """Returns the final report of a run, at most 80 columns wide; coloured when standard output is a terminal."""
     heading = Text.assemble((result.name, "bold"), f"  (recipe {result.recipe}, seed {result.seed})\n")
     sentences = masking_sentences(result)
-    masking = [Text(text, style="bold red" if place else "dim") for place, text in enumerate(sentences)]
+    masking = [Text(text, style="bold red" if text.startswith("Warning") else "dim") for text in sentences]
     return _render(heading, _accuracies(result), "", _sizes(result), *masking, "", _schedule(history))
 
 

@@ -109,13 +109,13 @@ def _accuracies(
     if tables.gap_column(study):
         note += (
             " *Gap on validation*: share of validation images that are robust to the runs' own attack and not to a "
-            "stronger one, in the check nearest to the selected epoch."
+            "stronger search, in the check nearest to the selected epoch."
         )
     yield note
     yield _picture("accuracies.png", "Test accuracy of every seed with 95 % Wilson intervals", figures)
     same = tables.same_images_table(study, pooled)
     if same is not None:
-        yield "Both attacks on the same test images; a large loss indicates masked gradients:"
+        yield "Both attacks on the same test images; more than 3 to 6 points may indicate masked gradients:"
         yield same
 
 

@@ -10,10 +10,11 @@ from torch import Tensor, nn
 
 from distributed_autolora.core.attacks import pgd
 from distributed_autolora.core.threat_model import ThreatModel
+from distributed_autolora.evaluation.sanity.masking import Stronger, loss_gap, masking, stronger
 from distributed_autolora.evaluation.sanity.model import batch_independence, inputs, zero_gradients
 from distributed_autolora.evaluation.sanity.report import check_sanity
 from distributed_autolora.evaluation.sanity.rules import Subject, slack, status_of
-from distributed_autolora.evaluation.sanity.search import gather, order, random_start, restarts, stronger
+from distributed_autolora.evaluation.sanity.search import gather, order, random_start, restarts
 from distributed_autolora.evaluation.trajectories import start_noise, trajectory
 from distributed_autolora.records import AccuracyCount, SanityCheck
 from tests.core.comparing import assert_near
@@ -31,7 +32,7 @@ from tests.evaluation.models import (
 
 NAMES = (
     *("inputs", "deterministic forward", "batch independence", "zero gradients", "random noise", "steps"),
-    *("loss by step", "restarts", "random start", "order", "large epsilon", "square", "stronger"),
+    *("loss by step", "restarts", "random start", "order", "large epsilon", "square", "masking", "loss gap"),
 )
 
 
@@ -88,10 +89,18 @@ def test_saturated_logits_are_caught() -> None:
     assert failed(checks) == {"zero gradients", "loss by step", "large epsilon", "square"}
     assert checks["zero gradients"].figures["images_with_zero_loss"] > 80
     assert "exactly 0" in checks["zero gradients"].detail
-    overlooked = checks["stronger"]
-    assert overlooked.status == "WARN"
-    assert overlooked.figures["stronger"] == healthy()["stronger"].figures["stronger"]
-    assert "APGD-CE + APGD-T (4 targets: 5 classes) with 20 steps" in overlooked.detail
+    overlooked = checks["loss gap"]
+    assert overlooked.status == "WARN", "the cross-entropy rounds to zero, however long its search is"
+    assert abs(overlooked.figures["apgd_t"] - healthy()["loss gap"].figures["apgd_t"]) <= 1
+
+
+def test_a_longer_search_on_the_same_loss_warns_and_another_loss_does_not() -> None:
+    assert masking(Stronger(100, 75, 65, 60)).status == "WARN"
+    assert masking(Stronger(100, 75, 73, 60)).status == "PASS"
+    assert loss_gap(Stronger(100, 75, 74, 68)).status == "PASS", "six points are usual on natural images"
+    assert loss_gap(Stronger(100, 75, 74, 50)).status == "WARN"
+    few = masking(Stronger(24, 20, 10, 10))
+    assert (few.status, "too few to tell" in few.detail) == ("PASS", True)
 
 
 @pytest.mark.parametrize("num_classes", [2, 3])
@@ -100,9 +109,9 @@ def test_what_pgd_overlooks_is_asked_without_targets_where_there_are_too_few_cla
     rows = (y < num_classes).nonzero()[:20, 0]
     with torch.no_grad():
         subject = Subject(model, x[rows], y[rows], THREAT_MODEL, seed=0, step_size=0.025, batch_size=50)
-        check = stronger(subject, gather(subject, square_queries=1))
-    assert check.figures["total"] == 20
-    assert "APGD-T needs 4 classes" in check.detail
+        found = stronger(subject, gather(subject, square_queries=1))
+    assert (found.total, found.other_loss) == (20, None)
+    assert "APGD-T needs 4 classes" in loss_gap(found).detail
 
 
 CHANGES: dict[str, Change] = {
