@@ -24,7 +24,9 @@ from distributed_autolora.orchestration.runs.folder import RunFolder
 from distributed_autolora.training.loop import fit
 from distributed_autolora.training.reporter import NoReports
 from distributed_autolora.training.task_data import TaskData
+from tests.core.comparing import assert_near
 from tests.docs.checking import ROOT
+from tests.models.test_loading_elsewhere import IN_MLFLOW
 from tests.training.tasks import small_config, write_task
 
 PAGE = (ROOT / "docs" / "api.md").read_text()
@@ -96,6 +98,18 @@ def test_a_model_is_attacked_saved_loaded_and_evaluated_wherever_it_is(run: auto
     assert set(reports[0].metrics) == {"natural_accuracy", "robust_accuracy/pgd10"}
     with pytest.raises(UserError, match=r"config\.json cannot be read"):
         autolora.load_model(home)
+
+
+def test_mlflow_loads_a_run_s_model_as_a_network_and_as_a_function(
+    run: autolora.Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    x = torch.rand(3, 1, 12, 12)
+    names: dict[str, Any] = {"x": x}
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", run.result.mlflow.uri)
+    exec(IN_MLFLOW.replace("RUN_ID", run.result.mlflow.run_id), names)
+    expected = run.model()(x).detach()
+    assert_near(names["logits"].detach(), expected)
+    assert_near(torch.from_numpy(names["the_same"]), expected)
 
 
 def test_ones_own_network_trains_and_returns_from_its_folder(home: Path) -> None:
