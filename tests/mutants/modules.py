@@ -31,6 +31,8 @@ TESTS: dict[str, str] = {
     "reporting/study/statistics.py": "reporting/study/test_statistics reporting/study/test_report",
     "studies/*.py": "studies",
     "training/distributed/shard_batch_norm.py": "training/distributed training/test_shards",
+    "training/distributed/collectives.py": "training/distributed training/test_workers_equal_one "
+    "security/test_listening",
     "training/distributed/*.py": "training/distributed training/test_workers_equal_one",
     "training/methods/*.py": "training/methods training/test_workers_equal_one",
     "training/masking_check.py": "training/test_masking_check",

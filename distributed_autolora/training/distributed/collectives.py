@@ -125,7 +125,5 @@ def open_rendezvous(address: str) -> tuple[int, Any]:
     """
     listener = socket.create_server((address, 0), family=socket.AF_INET6 if ":" in address else socket.AF_INET)
     port = int(listener.getsockname()[1])
-    store = dist.TCPStore(  # type: ignore[attr-defined]
-        address, port, is_master=True, wait_for_workers=False, master_listen_fd=listener.detach(), use_libuv=True
-    )
+    store = dist.TCPStore(address, port, is_master=True, master_listen_fd=listener.detach())  # type: ignore[attr-defined]
     return port, store
