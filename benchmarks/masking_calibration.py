@@ -213,7 +213,8 @@ def main(flags: Flags) -> None:
         if file is None:
             fit_linear_head(model, data.plain_batches, data.split.train, 250)
         else:
-            model.load_state_dict(safetensors.torch.load_file(file))
+            weights = safetensors.torch.load_file(file)
+            (model if "backbone.conv1.weight" in weights else model.backbone).load_state_dict(weights)
         found.append(measure(source, epoch, config, data, model))
         print(found[-1], flush=True)
         with flags.output.open("w", newline="") as lines:

@@ -7,8 +7,9 @@ image is robust if its difficulty, fixed for the run, plus the luck of the epoch
 accuracy.
 
 Where gradients hide, some epochs end in a state whose accuracy under the attack is up to 6 points better than that of
-an honest one, and whose true accuracy is 5 to 30 points worse (docs/log.md has such epochs). The stronger attack of a
-check, every four epochs on a quarter of the images, sees half of that, and takes a point from every state.
+an honest one, and whose true accuracy is 5 to 30 points worse (docs/log.md has such epochs). The stronger attacks of a
+check, every four epochs on a quarter of the images, find nine tenths of that (docs/results/masking-calibration), and take
+a point from every state. Further checks that FOSC asks for are left out.
 """
 
 import math
@@ -26,6 +27,8 @@ _LUCK = 0.35
 """Of an epoch, in standard deviations of the difficulty of images."""
 _HONEST_GAP = 0.01
 """Accuracy that every state loses under the stronger attack."""
+_FOUND = 0.9
+"""Of what a state hides, by the stronger attacks."""
 _CHECK_EVERY = 4
 _CHECKED_SHARE = 0.24
 """Of the validation images, which are a quarter of all: a twentieth of an epoch's compute."""
@@ -100,7 +103,7 @@ class World:
         robust = self._robust(self.honest_accuracy + self.state.promise, fortune)
         if epoch % _CHECK_EVERY and epoch < epochs:
             return Seen(robust)
-        robust_to_both = self._robust(self.honest_accuracy - _HONEST_GAP - self.state.deceit / 2, fortune)
+        robust_to_both = self._robust(self.honest_accuracy - _HONEST_GAP - _FOUND * self.state.deceit, fortune)
         return Seen(robust, StrongerCheck(robust & ~robust_to_both & self.is_sampled, int(self.is_sampled.sum())))
 
     def truth(self, epoch: int, epochs: int) -> Seen:

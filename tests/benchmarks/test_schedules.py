@@ -20,7 +20,7 @@ def test_outcomes_have_the_true_accuracy_and_the_same_images_stay_difficult() ->
     assert agree > truth**2 + (1 - truth) ** 2 + 0.1, "independent outcomes would agree as often as that alone"
 
 
-def test_a_state_that_hides_its_gradients_looks_better_and_is_worse_and_a_check_sees_half_of_it() -> None:
+def test_a_state_that_hides_its_gradients_looks_better_and_is_worse_and_a_check_finds_most_of_it() -> None:
     world = World(seed=3, images=40_000, hiding=1.0)
     for _ in range(8):
         world.epoch(1.0)
@@ -32,7 +32,7 @@ def test_a_state_that_hides_its_gradients_looks_better_and_is_worse_and_a_check_
     assert abs(seen.accuracy - world.honest_accuracy - promise) < 0.01
     assert abs(world.honest_accuracy - world.accuracy - deceit) < 1e-9
     newly_broken = float(seen.check.newly_broken.sum()) / seen.check.images
-    assert abs(newly_broken - (promise + 0.01 + deceit / 2)) < 0.02
+    assert abs(newly_broken - (promise + 0.01 + 0.9 * deceit)) < 0.02
 
 
 def test_a_lower_rate_has_a_lower_floor() -> None:
