@@ -8,8 +8,8 @@ accuracy.
 
 Where gradients hide, some epochs end in a state whose accuracy under the attack is up to 6 points better than that of
 an honest one, and whose true accuracy is 5 to 30 points worse (docs/log.md has such epochs). The stronger attacks of a
-check, every four epochs on a quarter of the images, find nine tenths of that (docs/results/masking-calibration), and take
-a point from every state. Further checks that FOSC asks for are left out.
+check, every four epochs on a quarter of the images, find nine tenths of that, as measured, and take a point from every
+state. Further checks that FOSC asks for are left out.
 """
 
 import math
