@@ -23,6 +23,7 @@ NOT_IN_DIGEST = ("recipe", "scaling", "run", "data.path", "data.task", "model.we
 IN_DIGEST_UNLESS_DEFAULT: dict[str, dict[str, Any]] = {
     "optimization": {"batch_norm": "global", "batch_norm_shards": None},
     "schedule": {"decay_at": [1 / 2, 5 / 6]},
+    "method": {"head_init": "random"},
 }
 """Values that came after runs had digests: at their default, they change none."""
 

@@ -72,6 +72,9 @@ class MethodConfig:
     """autolora: Eq. 5 with the low-rank branch; vanilla: Eq. 1; twins: Eq. 2; or one that you added."""
     soft_labels: Literal["joint", "detached"] = "joint"
     """joint: the KL term also trains its natural soft labels (authors' code); detached: no gradient flows into them."""
+    head_init: Literal["random", "probing"] = "random"
+    """random: the head is drawn from the seed; probing: it is fitted to adversarial training images over the
+    frozen pre-trained backbone before the first step (RoLI)."""
     branch_batch_norm: Literal["shared", "own"] = "shared"
     """shared: natural and adversarial images update the same running statistics (authors' code); own: AutoLoRa's
     natural branch has its own statistics, and those of the feature extractor come from adversarial images only."""

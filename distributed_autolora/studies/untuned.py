@@ -1,10 +1,10 @@
 """Studies beyond the paper: which switches of untuned robust fine-tuning matter, and on how many images."""
 
-from collections.abc import Mapping
+from dataclasses import replace
 
 from distributed_autolora.config import ExperimentConfig
 from distributed_autolora.studies.definition import Arm, Study, with_settings
-from distributed_autolora.studies.tables import AUTOLORA, TWINS, VANILLA, arm, autolora, baseline
+from distributed_autolora.studies.tables import AUTOLORA, TWINS, VANILLA, arm, autolora, baseline, tuned_baselines
 
 _IMAGES = 1000
 _VALIDATION = 250
@@ -17,9 +17,10 @@ _RELEASED: dict[str, object] = {
     "method.kl_weight_max": 6.0,
     "method.branch_batch_norm": "shared",
     "method.weight_average": "none",
+    "method.head_init": "random",
 }
 """Settings of the authors' code, whatever the defaults for other runs are."""
-_SWITCHES: Mapping[str, Mapping[str, object]] = {
+_SWITCHES: dict[str, dict[str, object]] = {
     "paired": {"schedule.name": "automatic", "schedule.rule": "paired"},
     "step decay": {"schedule.name": "step_decay"},
     "detached": {"method.soft_labels": "detached"},
@@ -27,6 +28,7 @@ _SWITCHES: Mapping[str, Mapping[str, object]] = {
     "average deployed": {"method.weight_average": "deployed"},
     "average deployed and teaching": {"method.weight_average": "both"},
     "KL weight at most 3": {"method.kl_weight_max": 3.0},
+    "probed head": {"method.head_init": "probing"},
     "steered by the stronger attack": {"eval_attack.loss": "margin", "eval_attack.num_steps": 20},
 }
 """Each changes one thing; an arm is named by those that it has on."""
@@ -36,6 +38,7 @@ _UNTUNED = {
         "paired",
         "step decay",
         "paired, detached",
+        "paired, detached, probed head",
         "paired, own BN",
         "paired, detached, own BN",
         "paired, average deployed",
@@ -43,9 +46,10 @@ _UNTUNED = {
         "paired, KL weight at most 3",
         "paired, steered by the stronger attack",
     ),
-    VANILLA: ("", "detached", "paired, detached"),
+    VANILLA: ("", "detached", "paired, detached", "paired, detached, probed head"),
     TWINS: ("", "detached"),
 }
+_FINALIST = "paired, detached, probed head"
 _BY_SIZE = ("", "paired", "step decay", "paired, detached")
 
 
@@ -63,6 +67,24 @@ def untuned(base: ExperimentConfig) -> Study:
             for on in every
         ),
         reference=AUTOLORA,
+    )
+
+
+def untuned_finalists(base: ExperimentConfig) -> Study:
+    """The best switches on all three methods, and once a search of both baselines: at the length of the base."""
+    methods = {AUTOLORA: autolora(base), VANILLA: baseline(base, "vanilla"), TWINS: baseline(base, "twins")}
+    switched = [arm(method, _switched(config, _FINALIST), "switches", _FINALIST) for method, config in methods.items()]
+    searched = [
+        replace(each, id=f"{each.id}-searched", label=f"{each.label}, detached, probed head, searched")
+        for each in tuned_baselines(with_settings(base, _SWITCHES["detached"] | _SWITCHES["probed head"])).arms
+        if each.grid
+    ]
+    return Study(
+        name="untuned_finalists",
+        title="AutoLoRa without a search, baselines with the same switches, and searched baselines",
+        paper_tables=(),
+        arms=(*switched, *searched),
+        reference=switched[0].id,
     )
 
 

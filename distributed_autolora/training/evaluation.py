@@ -24,7 +24,11 @@ Batches = Callable[[Iterable[Tensor]], Iterator[tuple[Tensor, Tensor, Tensor]]]
 """From batches of rows to rows, images and labels, as `TaskData.plain_batches`."""
 SIMILARITY_BATCH = 32
 """Images of a batch of gradient similarity's batch form: a constant, so that it does not depend on the workers."""
+PROBING_ROUNDS = 3
+"""Attacks of the training images in adversarial linear probing."""
 _RIDGE = 1e-4
+_PROBING_RIDGE = 0.1
+"""Larger than `_RIDGE`: a head with a large norm has large gradients, and the first steps would undo the backbone."""
 _LBFGS_STEPS = 200
 
 
@@ -110,20 +114,44 @@ def natural_branch_accuracy(
     return AccuracyCount(correct, total)
 
 
-def fit_linear_head(classifier: Classifier, batches: Batches, rows: Tensor, batch_size: int) -> None:
+def fit_linear_head(
+    classifier: Classifier,
+    batches: Batches,
+    rows: Tensor,
+    batch_size: int,
+    attack: Attack | None = None,
+    rounds: int = PROBING_ROUNDS,
+    ridge: float = _RIDGE,
+) -> None:
     """Fits the head to the natural images of `rows` over the frozen backbone, by L-BFGS.
+
+    With an attack it then adds the images attacked with that head, and fits again, `rounds` times. (A fit to the last
+    attack alone forgets the ones before: its head is weaker than the natural one.)
 
     Every worker computes the features of its share and fits the same head to all of them.
     """
+    found = [_features(classifier, batches, rows, batch_size)]
+    _fit(classifier.head, *found[0], ridge)
+    for _ in range(0 if attack is None else rounds):
+        found.append(_features(classifier, batches, rows, batch_size, attack))
+        features, labels = zip(*found, strict=True)
+        _fit(classifier.head, torch.cat(features), torch.cat(labels), ridge)
+
+
+def _features(
+    classifier: Classifier, batches: Batches, rows: Tensor, batch_size: int, attack: Attack | None = None
+) -> tuple[Tensor, Tensor]:
     head = classifier.head
     shards: list[Tensor] = [head.weight.new_empty((0, head.in_features))]
     labels: list[Tensor] = [torch.empty(0, dtype=torch.int64, device=head.weight.device)]
     with eval_mode(classifier), torch.no_grad():
         for _, x, y in batches(own_batches(rows, batch_size)):
-            shards.append(classifier.features(x))
+            shards.append(classifier.features(x if attack is None else attack(classifier, x, y)))
             labels.append(y)
-    features = collectives.gather_rows(torch.cat(shards))
-    y = collectives.gather_rows(torch.cat(labels))
+    return collectives.gather_rows(torch.cat(shards)), collectives.gather_rows(torch.cat(labels))
+
+
+def _fit(head: nn.Linear, features: Tensor, y: Tensor, ridge: float) -> None:
     scale = features.std(0).clamp_min(1e-6)
     weight = torch.zeros_like(head.weight, requires_grad=True)
     bias = torch.zeros_like(head.bias, requires_grad=True)
@@ -131,7 +159,7 @@ def fit_linear_head(classifier: Classifier, batches: Batches, rows: Tensor, batc
 
     def closure() -> Tensor:
         optimizer.zero_grad()
-        loss = F.cross_entropy(F.linear(features / scale, weight, bias), y) + _RIDGE * weight.square().sum()
+        loss = F.cross_entropy(F.linear(features / scale, weight, bias), y) + ridge * weight.square().sum()
         loss.backward()
         return loss
 
@@ -141,6 +169,16 @@ def fit_linear_head(classifier: Classifier, batches: Batches, rows: Tensor, batc
         head.bias.copy_(bias)
         collectives.copy_from_first(head.weight)
         collectives.copy_from_first(head.bias)
+
+
+def probe_head(config: ExperimentConfig, classifier: Classifier, attack: Attack, data: TaskData) -> None:
+    """Replaces a random head by adversarial linear probing where the config asks for it.
+
+    Source: RoLI (Hua et al., CVPR 2024, arXiv 2312.05716), with a few fits in place of many epochs of SGD.
+    """
+    if config.method.head_init == "probing":
+        batch_size = config.evaluation.batch_size_per_worker
+        fit_linear_head(classifier, data.plain_batches, data.split.train, batch_size, attack, ridge=_PROBING_RIDGE)
 
 
 def similarity_rows(config: ExperimentConfig, labels: Tensor, split: Split) -> Tensor:

@@ -14,7 +14,13 @@ from distributed_autolora.evaluation.masking_test import FOSC_LIMIT
 from distributed_autolora.records import AccuracyCount, EpochRecord
 from distributed_autolora.training.attacks import attack_name
 from distributed_autolora.training.distributed import collectives
-from distributed_autolora.training.evaluation import Validation, measure_similarity, natural_branch_accuracy, validate
+from distributed_autolora.training.evaluation import (
+    Validation,
+    measure_similarity,
+    natural_branch_accuracy,
+    probe_head,
+    validate,
+)
 from distributed_autolora.training.final_evaluation import FinalEvaluation, evaluate_finally
 from distributed_autolora.training.masking_check import CheckResult, check_masking
 from distributed_autolora.training.methods.cost import affords_further_check, epoch_passes, is_checked
@@ -142,6 +148,7 @@ def _prepare(trainer: Trainer, epoch: int) -> None:
     _log.info("Epoch %d %s.", epoch, f"resumes after step {progress.step}" if progress.step else "begins")
     if epoch == 1 and progress.step == 0:
         with progress.timer.phase("validation"):
+            probe_head(trainer.config, trainer.backbone, trainer.attacks.evaluation, trainer.data)
             branch = _natural_branch(trainer, epoch=0)
             progress.natural_branch_accuracy = None if branch is None else branch.accuracy
             trainer.set_loss_weights(progress.natural_branch_accuracy)

@@ -130,6 +130,21 @@ def test_each_switch_of_the_untuned_study_is_thrown_alone_or_with_those_that_its
     assert steered.train_attack == built.arm("autolora").config.train_attack
 
 
+def test_the_finalists_share_their_switches_and_only_baselines_are_searched() -> None:
+    built = build("untuned_finalists", EMBEDDED_TASK)
+    assert {arm.id: len(arm.points()) for arm in built.arms} == {
+        "autolora-switches": 1,
+        "vanilla-rft-switches": 1,
+        "twins-switches": 1,
+        "twins-searched": 6,
+        "vanilla-rft-searched": 6,
+    }
+    assert set(values(built, "method.soft_labels")) == {"detached"}
+    assert set(values(built, "method.head_init")) == {"probing"}
+    assert values(built, "schedule.rule")[:3] == ["paired"] * 3
+    assert values(built, "schedule.name") == ["automatic"] * 3 + ["step_decay"] * 2
+
+
 def test_each_size_has_the_released_rule_as_its_reference_and_the_images_that_its_name_says() -> None:
     built = build("untuned_sizes", EMBEDDED_TASK)
     assert len(built.arms) == 20

@@ -12,6 +12,7 @@ from itertools import accumulate
 from distributed_autolora.config import ExperimentConfig
 from distributed_autolora.records import Cost, EpochRecord, Passes
 from distributed_autolora.training.attacks import checking_steps
+from distributed_autolora.training.evaluation import PROBING_ROUNDS
 from distributed_autolora.training.methods.registry import METHODS, follows_accuracy
 from distributed_autolora.training.methods.weight_averaging import has_teacher
 
@@ -25,18 +26,20 @@ def epoch_passes(
     """Returns the passes of one epoch (from 1).
 
     A step of an attack is one forward and one backward. The first epoch also bears the natural-branch accuracy that
-    is measured before it. `checked_images` met the stronger attacks, too.
+    is measured before it, and the probing of the head. `checked_images` met the stronger attacks, too.
     """
     method = METHODS[config.method.name]
     search, evaluation = config.train_attack.num_steps, config.eval_attack.num_steps
     teacher = 1 if has_teacher(config) else 0
     accuracies = (2 if epoch == 1 else 1) if follows_accuracy(config) else 0
     check = 2 * checking_steps(config.eval_attack)
+    probed = epoch == 1 and config.method.head_init == "probing"
+    fits, probes = (PROBING_ROUNDS + 1, PROBING_ROUNDS * evaluation) if probed else (0, 0)
     return Passes(
-        forward=train_images * (search + method.forward_passes + teacher + accuracies)
+        forward=train_images * (search + method.forward_passes + teacher + accuracies + fits + probes)
         + val_images * (evaluation + 3)
         + checked_images * (check + 2),
-        backward=train_images * (search + method.backward_passes)
+        backward=train_images * (search + method.backward_passes + probes)
         + val_images * (evaluation + 1)
         + checked_images * check,
     )

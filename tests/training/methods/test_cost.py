@@ -35,13 +35,16 @@ def count_passes(networks: list[nn.Module]) -> Counter[str]:
 
 
 @pytest.mark.parametrize(
-    "method", ["autolora", "vanilla", "twins", "autolora with fixed weights", "twins with teacher"]
+    "method",
+    ["autolora", "vanilla", "twins", "autolora with fixed weights", "twins with teacher", "vanilla with probing"],
 )
 def test_the_ledger_of_an_epoch_is_what_hooks_on_the_network_count(tmp_path: Path, method: str) -> None:
     folder = write_task(tmp_path / "task", train=141)
     config = small_config(folder, method=method.partition(" ")[0])
     if "fixed" in method:
         config = replace(config, method=replace(config.method, natural_weight=0.5, kl_weight=3.0))
+    if "probing" in method:
+        config = replace(config, method=replace(config.method, head_init="probing"))
     if "teacher" in method:
         config = replace(config, method=replace(config.method, weight_average="both"))
     config = replace(config, eval_attack=replace(config.eval_attack, num_steps=3))

@@ -6,15 +6,22 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
+from distributed_autolora.core.attacks import eval_mode
 from distributed_autolora.core.gradient_similarity import batch_gradient_similarity, gradient_similarity
 from distributed_autolora.core.keyed_random import keyed_permutation
 from distributed_autolora.data.splits import stratified_subset
 from distributed_autolora.errors import UserError
 from distributed_autolora.models import Classifier
 from distributed_autolora.orchestration.runs.preflight import check_inputs, find_inputs
-from distributed_autolora.training.evaluation import SIMILARITY_BATCH, natural_branch_accuracy, similarity_rows
+from distributed_autolora.training.evaluation import (
+    SIMILARITY_BATCH,
+    fit_linear_head,
+    natural_branch_accuracy,
+    similarity_rows,
+)
 from distributed_autolora.training.loop import run_epoch
 from distributed_autolora.training.methods.registry import METHODS, build_objective
 from tests.training.tasks import changed, small_config, trainer_of, write_task
@@ -157,3 +164,22 @@ def test_measuring_the_similarity_changes_nothing_else(folder: str) -> None:
         assert (trainer.history[0].gradient_similarity is not None) == (images > 0)
     for name, value in states[0].items():
         assert torch.equal(value, states[1][name]), name
+
+
+def test_a_probed_head_is_the_best_ridge_head_on_natural_images_and_on_those_that_broke_the_heads_before(
+    folder: str,
+) -> None:
+    trainer = trainer_of(small_config(folder, method="vanilla"), torch.float64)
+    network, data, attack = trainer.backbone, trainer.data, trainer.attacks.evaluation
+    x, y = data.plain_batch(data.split.train)
+    images = [x]
+    for rounds in range(3):
+        fit_linear_head(network, data.plain_batches, data.split.train, 32, attack, rounds)
+        with eval_mode(network), torch.no_grad():
+            features, labels = network.features(torch.cat(images)), y.repeat(len(images))
+        scale = features.std(0)
+        weight, bias = (network.head.weight * scale).detach().requires_grad_(), network.head.bias
+        loss = F.cross_entropy(F.linear(features / scale, weight, bias), labels) + 1e-4 * weight.square().sum()
+        slopes = torch.autograd.grad(loss, [weight, bias])
+        assert max(float(slope.abs().max()) for slope in slopes) < 1e-3, "the fit has a minimum here"
+        images.append(attack(network, x, y))
