@@ -102,6 +102,7 @@ def test_every_method_resumes_within_an_epoch_with_its_switches(few: str, tmp_pa
 
 
 @pytest.mark.long
+@pytest.mark.timeout(1800)
 @pytest.mark.parametrize("workers", [1, 2, 3])
 def test_every_method_resumes_within_an_epoch_with_every_switch(few: str, tmp_path: Path, workers: int) -> None:
     assert_resumes(workers, few, tmp_path, [*together(), *singly()])
