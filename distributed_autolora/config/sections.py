@@ -50,7 +50,8 @@ class ModelConfig:
     backbone: str = "resnet18"
     """"small_resnet", a torchvision ResNet (resnet18, resnet50, wide_resnet50_2, ...), or timm/NAME of a timm model."""
     weights: str | None = None
-    """Pre-trained weights: a .safetensors or torch file or URI, or "embedded" for the shipped one; None: random."""
+    """Pre-trained weights: a .safetensors or torch file or URI, or a shipped one: "embedded" (of Fashion-MNIST) or
+    "embedded-cifar100"; None: random."""
     mean: tuple[float, ...] = IMAGENET_MEAN
     """Per-channel mean that the model subtracts from images in [0, 1]."""
     std: tuple[float, ...] = IMAGENET_STD

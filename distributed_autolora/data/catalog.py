@@ -16,15 +16,18 @@ PUBLISHED = ("cifar10", "cifar100", "dtd", "dogs", "cub", "caltech256")
 
 _EMBEDDED = Path(__file__).absolute().parent / "embedded"
 
+EMBEDDED_BACKBONES = {"embedded": "backbone.safetensors", "embedded-cifar100": "cifar100.safetensors"}
+"""{value of model.weights: file} of the shipped backbones, of Fashion-MNIST classes 0-4 and of CIFAR-100."""
+
 
 def embedded_folder() -> str:
     """Returns the folder of the shipped images."""
     return str(_EMBEDDED)
 
 
-def embedded_backbone() -> Path:
-    """Returns the file of the shipped backbone."""
-    return _EMBEDDED / "backbone.safetensors"
+def embedded_backbone(name: str = "embedded") -> Path:
+    """Returns the file of a shipped backbone, by its name in `EMBEDDED_BACKBONES`."""
+    return _EMBEDDED / EMBEDDED_BACKBONES[name]
 
 
 def data_folder(config: DataConfig) -> str:

@@ -44,7 +44,7 @@ def test_the_paper_s_experiments_have_thirty_six_names() -> None:
 @pytest.mark.parametrize("name", sorted(RECIPES))
 def test_own_data_get_what_was_found_out_and_the_paper_s_recipes_what_was_released(name: str) -> None:
     config = recipe(name)
-    own = name.removesuffix("-l2") in ("custom", "demo", "fashion-mnist")
+    own = name.removesuffix("-l2") in ("custom", "demo", "fashion-mnist", "cifar10-small")
     found = (config.schedule.rule, config.method.soft_labels)
     assert found == (("paired", "detached") if own else ("released", "joint"))
     assert (config.method.branch_batch_norm, config.method.weight_average) == ("shared", "none")

@@ -7,10 +7,13 @@ import pytest
 import torch
 
 from distributed_autolora.config import DataConfig
+from distributed_autolora.config.recipes import recipe
 from distributed_autolora.data.catalog import data_folder, embedded_backbone, embedded_folder
 from distributed_autolora.data.images import ImageSource
 from distributed_autolora.data.parquet.reader import ImageTable, check_same_classes, read_images
 from distributed_autolora.errors import UserError
+from distributed_autolora.orchestration.runs.preflight import weights_location
+from distributed_autolora.training.methods.registry import fresh_classifier
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +35,7 @@ def test_the_shipped_task_has_3500_balanced_images_and_stays_small(train: ImageT
     assert train.card["licence"].startswith("MIT")
     assert len({*train.row_ids, *test.row_ids}) == 3500
     assert not {train.encoded(row) for row in range(2500)} & {test.encoded(row) for row in range(1000)}
-    assert sum(path.stat().st_size for path in Path(embedded_folder()).iterdir()) < 2_500_000
+    assert sum(path.stat().st_size for path in Path(embedded_folder()).iterdir()) < 3_200_000
 
 
 def test_every_shipped_image_decodes_to_28_x_28_grey_pixels(train: ImageTable, test: ImageTable) -> None:
@@ -43,6 +46,15 @@ def test_every_shipped_image_decodes_to_28_x_28_grey_pixels(train: ImageTable, t
         # The mean and deviation of all of Fashion-MNIST are 0.286 and 0.353.
         assert 0.2 < images.float().mean() / 255 < 0.4
         assert 0.3 < images.float().std() / 255 < 0.4
+
+
+def test_the_recipes_of_the_shipped_backbones_load_them_strictly() -> None:
+    for name in ("demo", "cifar10-small"):
+        config = recipe(name)
+        network = fresh_classifier(config, 5, weights_location(config))
+        with torch.no_grad():
+            logits = network(torch.rand(2, len(config.model.mean), 32, 32))
+        assert logits.shape == (2, 5)
 
 
 def test_only_the_shipped_task_needs_no_path() -> None:

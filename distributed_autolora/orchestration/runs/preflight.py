@@ -4,11 +4,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from distributed_autolora.config import ExperimentConfig
-from distributed_autolora.data.catalog import data_folder, embedded_backbone, labelled_task
+from distributed_autolora.data.catalog import EMBEDDED_BACKBONES, data_folder, embedded_backbone, labelled_task
 from distributed_autolora.data.parquet.locations import absolute_location, data_digest
 from distributed_autolora.errors import UserError
 
-EMBEDDED = "embedded"
 _FEW_VALIDATION_IMAGES = 100
 _FEW_IMAGES_A_GPU = 32
 
@@ -42,7 +41,7 @@ def find_inputs(config: ExperimentConfig) -> tuple[ExperimentConfig, Inputs]:
     model = weights_digest(weights, config.model.weights_digest) if weights else None
     # Absolute paths, so that the config can be fed back from any folder.
     path = None if config.data.path is None else folder
-    kept = config.model.weights if config.model.weights == EMBEDDED else weights
+    kept = config.model.weights if config.model.weights in EMBEDDED_BACKBONES else weights
     config = replace(
         config,
         data=replace(config.data, digest=data, path=path, task=labelled_task(config.data.task, folder)),
@@ -54,7 +53,9 @@ def find_inputs(config: ExperimentConfig) -> tuple[ExperimentConfig, Inputs]:
 def weights_location(config: ExperimentConfig) -> str | None:
     """Returns the absolute path, or the URI, of the config's pre-trained weights; None: it has none."""
     weights = config.model.weights
-    return None if weights is None else absolute_location(str(embedded_backbone()) if weights == EMBEDDED else weights)
+    if weights is None:
+        return None
+    return absolute_location(str(embedded_backbone(weights)) if weights in EMBEDDED_BACKBONES else weights)
 
 
 def check_inputs(config: ExperimentConfig, inputs: Inputs, kept: Path | None = None) -> list[str]:

@@ -10,7 +10,7 @@ from itertools import groupby
 from distributed_autolora.config import DataConfig, ExperimentConfig
 from distributed_autolora.data.parquet.reader import protocol_of, read_texts, with_protocol
 from distributed_autolora.errors import UserError
-from distributed_autolora.orchestration.runs.preflight import EMBEDDED, check_inputs, find_inputs
+from distributed_autolora.orchestration.runs.preflight import check_inputs, find_inputs
 from distributed_autolora.orchestration.studies.request import OWN_ATTACK, StudyRequest
 from distributed_autolora.records import ArmRecord, Phase, PlannedRun, Settings, StudyRecord, settings_text
 from distributed_autolora.studies import Arm, Study, with_settings
@@ -132,4 +132,4 @@ def _pretraining(study: Study) -> str:
     weights = {arm.config.model.weights for arm in study.arms}
     if len(weights) > 1:
         return "by arm"
-    return "the shipped backbone" if weights == {EMBEDDED} else str(weights.pop())
+    return "the shipped backbone" if weights == {"embedded"} else str(weights.pop())
