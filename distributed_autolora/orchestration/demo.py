@@ -22,6 +22,7 @@ from distributed_autolora.files import claimed
 from distributed_autolora.hardware import available_cpus
 from distributed_autolora.orchestration.cluster.local_cluster import LocalCluster
 from distributed_autolora.orchestration.cluster.processes import stop_signals_interrupt, uninterrupted
+from distributed_autolora.orchestration.cluster.ray_internals import submit_job
 from distributed_autolora.orchestration.runs.folder import RunFolder, check_writable
 from distributed_autolora.orchestration.runs.names import find_run
 from distributed_autolora.orchestration.runs.preflight import find_inputs
@@ -168,11 +169,8 @@ def submit_and_follow(
     with _environment(cluster):
         client = JobSubmissionClient(cluster.dashboard_url)
         try:
-            client.submit_job(
-                entrypoint=shlex.join(entrypoint),
-                submission_id=submission_id,
-                runtime_env={**runtime_env, **sent},
-            )
+            job = {"entrypoint": shlex.join(entrypoint), "submission_id": submission_id}
+            submit_job(client.submit_job, **job, runtime_env={**runtime_env, **sent})
             asyncio.run(_print_lines(client.tail_job_logs(submission_id)))
             return _exit_status(client.get_job_info(submission_id))
         except BaseException as error:

@@ -19,6 +19,7 @@ from distributed_autolora.config.recipes import recipe
 from distributed_autolora.errors import UserError
 from distributed_autolora.models import read_weights
 from distributed_autolora.orchestration.cluster.local_cluster import LocalCluster
+from distributed_autolora.orchestration.cluster.ray_internals import submit_job
 from distributed_autolora.orchestration.demo import DemoRun, choose_run, is_routine, submit_and_follow
 from distributed_autolora.orchestration.runs.folder import RunFolder
 from distributed_autolora.orchestration.runs.names import with_precision
@@ -136,6 +137,21 @@ def test_an_interrupted_demo_of_version_0_1_is_left_alone(tmp_path: Path) -> Non
 )
 def test_ray_s_routine_messages_are_left_out_and_its_warnings_are_not(line: str, is_of_ray: bool) -> None:
     assert is_routine(line) == is_of_ray
+
+
+def test_a_job_waits_for_the_agent_that_takes_it_and_for_nothing_else() -> None:
+    answers = ["Request failed with status code 500: No available agent to submit job", "it is there already"]
+
+    def submit(*, entrypoint: str) -> None:
+        if answers:
+            raise RuntimeError(f"{answers.pop(0)}: {entrypoint}")
+
+    with pytest.raises(RuntimeError, match="it is there already: python"):
+        submit_job(submit, entrypoint="python")
+    submit_job(submit, entrypoint="python")
+    answers = ["No available agent"]
+    with pytest.raises(RuntimeError, match="No available agent: python"):
+        submit_job(submit, -1.0, entrypoint="python")
 
 
 def follow(cluster: LocalCluster, folder: Path, status: int) -> int:

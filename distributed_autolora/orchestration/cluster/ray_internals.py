@@ -7,7 +7,8 @@ import contextlib
 import os
 import sys
 import sysconfig
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import ray
@@ -85,3 +86,20 @@ def untested(version: str) -> str:
     if version == TESTED or version.startswith(f"{TESTED}."):
         return ""
     return f"Ray {version} is installed, but this package was tested with the internals of Ray {TESTED}: {_ADVICE}."
+
+
+def submit_job(submit: Callable[..., object], timeout_s: float = 120.0, **job: object) -> None:
+    """Submits a job by `JobSubmissionClient.submit_job`, as soon as the cluster's agent for jobs has started.
+
+    Raises:
+        RuntimeError: when the job is not taken.
+    """
+    deadline = time.monotonic() + timeout_s
+    while True:
+        try:
+            submit(**job)
+            return
+        except RuntimeError as error:
+            # The server itself waits for the agent for 10 s.
+            if "No available agent" not in str(error) or time.monotonic() > deadline:
+                raise
