@@ -10,7 +10,7 @@ import time
 from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from aiohttp import ClientError
 from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
@@ -169,7 +169,7 @@ def submit_and_follow(
     with _environment(cluster):
         client = JobSubmissionClient(cluster.dashboard_url)
         try:
-            job = {"entrypoint": shlex.join(entrypoint), "submission_id": submission_id}
+            job: dict[str, Any] = {"entrypoint": shlex.join(entrypoint), "submission_id": submission_id}
             submit_job(client.submit_job, **job, runtime_env={**runtime_env, **sent})
             asyncio.run(_print_lines(client.tail_job_logs(submission_id)))
             return _exit_status(client.get_job_info(submission_id))
