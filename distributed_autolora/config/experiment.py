@@ -111,7 +111,7 @@ class ExperimentConfig:
         for name, size in sizes.items():
             if self.threat_model.norm == "linf" and size > 1:
                 raise UserError(f"{name} is {size}: it must be from 0 to 1.")
-        _check_shards(self.optimization, self.scaling.num_workers)
+        _check_workers(self.optimization, self.scaling)
         if self.eval_attack.random_start:
             raise UserError(
                 "eval_attack.random_start is on, but validation and test attacks start at the clean image, so that "
@@ -177,8 +177,16 @@ def fraction(text: str) -> float:
         raise ValueError(f"{text} is not a number such as 0.1 or 8/255") from None
 
 
-def _check_shards(optimization: sections.OptimizationConfig, workers: int) -> None:
+def _check_workers(optimization: sections.OptimizationConfig, scaling: sections.ScalingConfig) -> None:
     shards, name = optimization.batch_norm_shards, "optimization.batch_norm_shards"
+    workers = scaling.num_workers if scaling.max_workers is None else scaling.max_workers
+    if workers < scaling.num_workers:
+        raise UserError(f"scaling.max_workers is {workers}: it must be at least num_workers ({scaling.num_workers}).")
+    if scaling.max_workers is not None and optimization.batch_norm == "global":
+        raise UserError(
+            f"A number of workers that changes ({scaling.num_workers} to {workers}) needs batch norm that does not "
+            f"depend on it: also give --optimization.batch-norm shards --optimization.batch-norm-shards {2 * workers}."
+        )
     if optimization.batch_norm == "global":
         if shards is not None:
             raise UserError(

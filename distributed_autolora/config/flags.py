@@ -29,6 +29,8 @@ SHORT = {
 }
 """{short name: the flags that it may be, of which a program has one}."""
 _GPUS = "--gpus"
+_FEWEST, _MOST = "--scaling.num-workers", "--scaling.max-workers"
+_RANGE = re.compile(r"(\d+)\.\.(\d+)")
 
 
 def flags_of(kind: type[Any], above: str = "") -> set[str]:
@@ -58,7 +60,7 @@ def short_names(known: Iterable[str]) -> dict[str, str]:
 def full_names(words: Iterable[str], known: set[str]) -> list[str]:
     """Returns the words of a command line with every short name replaced by the flag of this program.
 
-    `--gpus 4` is 4 workers with one GPU each, `--gpus 0` is no GPU.
+    `--gpus 4` is 4 workers with one GPU each, `--gpus 0` is no GPU. `--workers 2..8` is from 2 to 8 workers.
 
     Raises:
         UserError: for a flag that the program does not have; it names the nearest.
@@ -76,6 +78,19 @@ def full_names(words: Iterable[str], known: set[str]) -> list[str]:
             found += _gpus(value if equals else waiting.pop(0) if waiting else "", words, short)
         else:
             raise UserError(f"There is no flag {name}.{_nearest(name, known, short)} --help lists all flags.")
+    return _with_range(found) if _MOST in known else found
+
+
+def _with_range(words: Sequence[str]) -> list[str]:
+    """Splits the range of a number of workers into its two flags."""
+    found = list[str]()
+    for word in words:
+        name, _, value = word.rpartition("=")
+        limits = _RANGE.fullmatch(value)
+        if limits and (name or (found[-1:] or [""])[0]).replace("_", "-") == _FEWEST:
+            found += [f"{name}={limits[1]}" if name else limits[1], _MOST, limits[2]]
+        else:
+            found.append(word)
     return found
 
 
@@ -110,9 +125,9 @@ def words_of_one(words: Sequence[str], kinds: Mapping[str, type[Any]], common: I
 def _gpus(number: str, words: Iterable[str], short: Mapping[str, str]) -> list[str]:
     workers = short["--workers"]
     switch, _, _ = workers.rpartition("num-workers")
-    if not number.isdigit():
+    if not number.isdigit() and not _RANGE.fullmatch(number):
         raise UserError(f'--gpus is "{number}": give a whole number of GPUs, or 0 for none.')
-    if not int(number):
+    if number.isdigit() and not int(number):
         return [f"{switch}no-use-gpu"]
     if given := [word for word in words if word.partition("=")[0] in ("--workers", workers)]:
         raise UserError(f"--gpus {number} means {number} workers with one GPU each: leave out {given[0]}.")

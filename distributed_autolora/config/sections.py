@@ -194,7 +194,11 @@ class ScalingConfig:
     """Where a run computes; nothing here changes what it computes."""
 
     num_workers: int = ranged(2, 1)
-    """Training processes, each with its own share of every global batch."""
+    """Training processes, each with its own share of every global batch; 2..8: from 2 to 8, as there is room."""
+    max_workers: int | None = ranged(None, 1)
+    """The number of workers may change during the run, up to this; needs batch_norm "shards". None: it is fixed."""
+    resize_every_s: float = ranged(60.0, 1)
+    """With max_workers: seconds between two looks at whether there is room for more workers; more cost a restart."""
     use_gpu: bool = False
     """One GPU for each worker (NCCL); False: CPU workers (gloo)."""
     cpus_per_worker: int = ranged(1, 1)

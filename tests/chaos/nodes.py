@@ -56,6 +56,7 @@ class Nodes:
         self._head_cpus, self._hosts = head_cpus, hosts
         self.address = f"{hosts[0].address if hosts else '127.0.0.1'}:{free_port()}"
         self._processes: list[subprocess.Popen[bytes]] = []
+        self._away: set[int] = set()
         for number in range(count + 1):
             # One after another: two that start at the same moment on one machine may choose the same port.
             self._processes.append(self._start(number))
@@ -82,6 +83,15 @@ class Nodes:
                 os.kill(pid, signal.SIGKILL)
         process.wait()
 
+    def take_away(self, number: int) -> None:
+        """Kills a node, and nothing comes in its place."""
+        self._away.add(number)
+        self.kill(number)
+
+    def bring_back(self, number: int) -> None:
+        """Lets a new node come in the place of one that was taken away."""
+        self._away.discard(number)
+
     def close(self) -> None:
         self._is_closing.set()
         for number in reversed(range(len(self._processes))):
@@ -90,7 +100,7 @@ class Nodes:
     def _tend(self) -> None:
         while not self._is_closing.wait(1.0):
             for number, process in enumerate(self._processes):
-                if number and process.poll() is not None and not self._is_closing.is_set():
+                if number and number not in self._away and process.poll() is not None and not self._is_closing.is_set():
                     self._note(f"the raylet of node {number} ended with status {process.returncode} and is started")
                     self._processes[number] = self._start(number)
 

@@ -81,6 +81,7 @@ def test_a_complete_file_is_taken_as_it_is_and_an_incomplete_one_without_a_recip
         ("data", "path", "/elsewhere"),
         ("model", "weights", "/elsewhere.safetensors"),
         ("scaling", "num_workers", 7),
+        ("scaling", "max_workers", 9),
         ("run", "name", "other"),
         ("run", "mlflow_uri", "http://host"),
     ],
@@ -151,6 +152,22 @@ def test_shares_of_the_epochs_are_flags_and_stay_within_the_run() -> None:
     values["schedule"]["decay_at"] = [0.5, 1.5]
     with pytest.raises(UserError, match=r"schedule\.decay_at is 1\.5: it must be from 0 to 1\."):
         ExperimentConfig.from_dict(values).validate()
+
+
+def test_a_number_of_workers_that_changes_needs_shards_for_the_most_of_them() -> None:
+    values = recipe("demo").to_dict()
+
+    def refused(words: str, most: int = 4, **optimization: object) -> None:
+        values["scaling"] |= {"num_workers": 2, "max_workers": most}
+        values["optimization"] |= optimization
+        with pytest.raises(UserError, match=words):
+            ExperimentConfig.from_dict(values).validate()
+
+    refused("max_workers is 1: it must be at least num_workers", most=1)
+    refused("that changes .2 to 4. needs .*--optimization.batch-norm shards --optimization.batch-norm-shards 8")
+    refused("each of 4 workers needs a shard", batch_norm="shards", batch_norm_shards=3)
+    values["optimization"]["batch_norm_shards"] = 4
+    ExperimentConfig.from_dict(values).validate()
 
 
 def test_an_l2_epsilon_may_be_larger_than_a_pixel_and_one_of_l_infinity_may_not() -> None:

@@ -56,6 +56,21 @@ def test_gpus_are_workers_with_one_each_in_every_program() -> None:
             parse_training_flags("", "demo", words)
 
 
+def test_a_range_of_workers_is_the_fewest_and_the_most() -> None:
+    shards = ["--optimization.batch-norm", "shards", "--optimization.batch-norm-shards", "8"]
+    for words in (
+        ["--workers", "2..8"],
+        ["--scaling.num-workers=2..8"],
+        ["--gpus", "2..8"],
+        ["--scaling.num_workers", "2..8"],
+    ):
+        scaling = parse_training_flags("", "demo", [*words, *shards]).experiment.scaling
+        assert (scaling.num_workers, scaling.max_workers, scaling.use_gpu) == (2, 8, "--gpus" in words)
+    assert parse_training_flags("", "demo", ["--workers", "2"]).experiment.scaling.max_workers is None
+    with pytest.raises(UserError, match="needs batch norm that does not depend on it"):
+        parse_training_flags("", "demo", ["--workers", "2..8"]).experiment.validate()
+
+
 @pytest.mark.parametrize(
     ("typed", "said"),
     [

@@ -113,7 +113,7 @@ def _warnings(config: ExperimentConfig, train_images: int, val_images: int) -> l
             "every batch norm. Runs side by side use them better: --workers 1 for each seed, or "
             "jobs/compare.py, which fills the cluster with runs."
         )
-    if (shards := config.optimization.batch_norm_shards) and shards % workers:
+    if (shards := config.optimization.batch_norm_shards) and config.scaling.max_workers is None and shards % workers:
         most = -(-shards // workers)
         warnings.append(f"{workers} workers share {shards} shards unevenly: a step waits for a worker with {most}.")
     if config.model.weights is None and config.method.name == "autolora":

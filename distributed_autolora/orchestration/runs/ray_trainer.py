@@ -51,6 +51,7 @@ if TYPE_CHECKING:
     from distributed_autolora.orchestration.mlflow_tracking import MetricWriter
 
 _TRACEBACK = "error.txt"
+_ELASTIC_START_S = 15
 # What PyTorch raises on the workers that are left when another one is gone, or when a device fails.
 _LOST_CLASSES = ("DistError", "AcceleratorError")
 _LOST_WORDS = re.compile(r"gloo|nccl|c10d|TCPStore|\bpeer\b|connection|cuda|cudnn|cublas|nvml", re.IGNORECASE)
@@ -101,6 +102,9 @@ def train_on_ray(
     # the others for one that does not come to report.
     silence = str(config.scaling.collective_timeout_s)
     os.environ |= {"RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S": silence, "RAY_TRAIN_COLLECTIVE_TIMEOUT_S": silence}
+    if config.scaling.max_workers is not None:
+        # Ray looks for dead nodes every 20 s: until then it tries to start as many workers as before.
+        os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", str(_ELASTIC_START_S))
     on_sigint = signal.getsignal(signal.SIGINT)
     try:
         returned = trainer.fit().return_value
@@ -123,13 +127,15 @@ def _trainer(
 ) -> TorchTrainer:
     from distributed_autolora.orchestration.runs.ray_worker import fill_node_cache, train_worker
 
-    scaling = config.scaling
+    scaling, most = config.scaling, config.scaling.max_workers
+    start_s = 60 if most is None else _ELASTIC_START_S
     return TorchTrainer(
         train_worker,
         train_loop_config={**payload, "run": str(folder.path)},
         torch_config=NodeTorchConfig(timeout_s=int(scaling.collective_timeout_s), prepare=(fill_node_cache, payload)),
         scaling_config=ScalingConfig(
-            num_workers=scaling.num_workers,
+            num_workers=scaling.num_workers if most is None else (scaling.num_workers, most),
+            elastic_resize_monitor_interval_s=scaling.resize_every_s,
             use_gpu=scaling.use_gpu,
             resources_per_worker={"CPU": scaling.cpus_per_worker} | ({"GPU": 1} if scaling.use_gpu else {}),
         ),
@@ -138,8 +144,8 @@ def _trainer(
             storage_path=str(folder.path),
             failure_config=FailureConfig(
                 max_failures=scaling.max_failures,
-                # Ray would try for ever to start workers that the cluster has no room for, one minute at a time.
-                controller_failure_limit=max(1, int(scaling.wait_for_resources_s // 60)),
+                # Ray would try for ever to start workers that the cluster has no room for, `start_s` at a time.
+                controller_failure_limit=max(1, int(scaling.wait_for_resources_s // start_s)),
             ),
             checkpoint_config=CheckpointConfig(num_to_keep=2),
             callbacks=[*callbacks, RepeatableErrors()],

@@ -158,5 +158,6 @@ def _base(flags: CompareFlags) -> ExperimentConfig:
     )
     use_gpu = flags.use_gpu or base.scaling.use_gpu if flags.gpus is None else flags.gpus > 0
     cpus = flags.cpus_per_worker or base.scaling.cpus_per_worker
-    scaling = replace(base.scaling, num_workers=flags.gpus or flags.num_workers, use_gpu=use_gpu, cpus_per_worker=cpus)
+    workers = flags.gpus or flags.num_workers  # of every trial, whatever the config says
+    scaling = replace(base.scaling, num_workers=workers, max_workers=None, use_gpu=use_gpu, cpus_per_worker=cpus)
     return replace(base, scaling=scaling)
