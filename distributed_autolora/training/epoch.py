@@ -116,8 +116,7 @@ class EpochProgress:
         }
 
     def load(self, state: Mapping[str, Any], device: torch.device) -> None:
-        """Resumes from what `state` returned."""
+        """Resumes from what `state` returned, in a progress that was just made."""
         self.step, self.natural_branch_accuracy = state["step"], state["natural_branch_accuracy"]
         self.sums.load(state["sums"], device)
         self.timer, self.seconds = PhaseSeconds(state["seconds"]), state["elapsed"]
-        self._began = time.perf_counter()
