@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 import torch
-from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor, nn
 
@@ -21,6 +20,7 @@ from distributed_autolora.data.parquet.reader import read_images, read_texts
 from distributed_autolora.errors import UserError
 from distributed_autolora.models.weight_files import read_weights
 from distributed_autolora.orchestration.runs.folder import RunFolder
+from distributed_autolora.reporting.run.figure import NotebookFigure
 from distributed_autolora.training.loop import fit
 from distributed_autolora.training.reporter import NoReports
 from distributed_autolora.training.task_data import TaskData
@@ -77,7 +77,9 @@ def test_a_run_in_this_process_has_the_numbers_of_one_worker_and_returns_them(ru
     assert run.metrics["test/robust_accuracy"] == test.robust.accuracy
     assert list(run.history().index) == [1, 2]
     assert run.history()["val/natural_accuracy"].iloc[-1] == expected.history[-1].natural.accuracy
-    assert isinstance(run.plot(), Figure)
+    figure = run.plot()
+    assert isinstance(figure, NotebookFigure)
+    assert figure._repr_png_().startswith(b"\x89PNG")  # what a notebook shows that has not imported pyplot
     assert "natural accuracy" in str(run)
     assert autolora.load_run(run.result.name).metrics == run.metrics
     assert not (run.folder / "in_process").exists()

@@ -4,6 +4,7 @@ Built without pyplot, so that nothing global changes and no display is needed. T
 (2008), which people with any colour vision tell apart; lines differ in their marks and dashes as well.
 """
 
+import io
 from collections.abc import Sequence
 from typing import Any
 
@@ -40,6 +41,15 @@ _BARS: dict[str, Any] = {"linewidth": 1.4, "zorder": 3}
 _ALARM: dict[str, Any] = {"fontsize": 13, "fontweight": "bold", "zorder": 6, "color": BLACK}
 
 
+class NotebookFigure(Figure):
+    """A figure that a notebook shows as a picture, although it is built without pyplot."""
+
+    def _repr_png_(self) -> bytes:
+        content = io.BytesIO()
+        self.savefig(content, format="png", dpi=72)
+        return content.getvalue()
+
+
 def curves_figure(history: Sequence[EpochRecord], result: RunResult) -> Figure:
     """Returns the figure of a run, 1200 pixels wide at its own resolution.
 
@@ -54,7 +64,7 @@ def curves_figure(history: Sequence[EpochRecord], result: RunResult) -> Figure:
     if history[-1].natural_weight is not None:
         panels.insert(-2, (draw_weights, 1.7))
     height = _TOP + _BOTTOM + sum(inches for _, inches in panels) + _GAP * (len(panels) - 1)
-    figure = Figure(figsize=(_WIDTH, height), dpi=_DPI)
+    figure = NotebookFigure(figsize=(_WIDTH, height), dpi=_DPI)
     _write_title(figure, result)
     top, first = height - _TOP, None
     for draw, inches in panels:
