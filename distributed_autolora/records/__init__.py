@@ -22,7 +22,7 @@ from distributed_autolora.records.evaluation import (
     pgd_name,
 )
 from distributed_autolora.records.reader import from_json, to_json
-from distributed_autolora.records.run import Cost, MaskingSummary, RunResult, RunSummary, TrackedRun
+from distributed_autolora.records.run import Cost, MaskingSummary, RunResult, RunSummary, TrackedRun, total_cost
 from distributed_autolora.records.study import (
     ArmRecord,
     Phase,

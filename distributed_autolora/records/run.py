@@ -1,8 +1,10 @@
 """What a finished run found: the content of its result.json."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from distributed_autolora.records.epoch import EpochRecord
 from distributed_autolora.records.evaluation import Accuracies
 
 
@@ -76,6 +78,16 @@ class Cost:
     worker_seconds: float
     forward_passes: int
     backward_passes: int
+
+
+def total_cost(history: Sequence[EpochRecord]) -> Cost:
+    """Returns a run's cost, a measurement of gradient similarity included in the seconds only."""
+    return Cost(
+        seconds=sum(record.epoch_seconds for record in history),
+        worker_seconds=sum(record.epoch_seconds * record.num_workers for record in history),
+        forward_passes=sum(record.passes.forward for record in history),
+        backward_passes=sum(record.passes.backward for record in history),
+    )
 
 
 @dataclass(frozen=True)

@@ -8,12 +8,19 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from distributed_autolora.orchestration.mlflow_tracking.connection import QUICK_S, TrackingError, connect, requests_to
-from distributed_autolora.records import EpochRecord
+from distributed_autolora.records import EpochRecord, total_cost
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 _METRICS_PER_BATCH = 1000
+SYSTEM = "system/"
+"""What precedes the metrics of the hardware, which come from elsewhere."""
+_NOT_CHARTS = (
+    *("epoch", "next_lr", "num_workers", "val/masking_images", "halved", "restored", "stopped"),
+    *("passes/forward", "passes/backward"),
+)
+"""Numbers that hardly ever change within a run, or repeat the line of another; files and Ray's tables have them."""
 
 
 class MetricWriter:
@@ -65,8 +72,9 @@ class MetricWriter:
         if self._client is None:
             self._client = connect(self._uri)
         if self._has is None:
-            # All metrics: a key that the history lacks so far may be there from a run that came further.
-            logged = self._client.get_run(self._run_id).data.metrics
+            # All keys: one that the history lacks so far may be there from a run that came further.
+            found = self._client.get_run(self._run_id).data.metrics
+            logged = [key for key in found if not key.startswith(SYSTEM)]
             history = {key: self._client.get_metric_history(self._run_id, key) for key in logged}
             self._has = {(key, metric.step) for key, known in history.items() for metric in known}
         missing = [point for point in points if point not in self._has]
@@ -79,15 +87,20 @@ class MetricWriter:
         self._has |= set(missing)
 
 
-def legal_name(name: str) -> str:
-    """Replaces what MLflow does not allow in a metric's name."""
+def metric_name(name: str) -> str:
+    """Returns the name of a metric in MLflow, which groups charts by what precedes the last slash and takes few signs.
+
+    Accuracies on the same images are one group: "val/robust_accuracy/pgd10" is "val/robust_accuracy_pgd10" there.
+    """
+    for part, there in (("best_val/", "val/best_"), ("linear_head/", "linear_head_"), ("accuracy/", "accuracy_")):
+        name = name.replace(part, there)
     return re.sub(r"[^\w\-. :/]", "_", name)
 
 
 def _points(history: Sequence[EpochRecord]) -> dict[tuple[str, int], float]:
-    return {
-        (legal_name(key), record.epoch): float(value)
-        for record in history
-        for key, value in record.metrics().items()
-        if key != "epoch"
-    }
+    points: dict[tuple[str, int], float] = {}
+    for epochs, record in enumerate(history, 1):
+        cost = {f"cost/{name}": number for name, number in vars(total_cost(history[:epochs])).items()}
+        numbers = {key: value for key, value in record.metrics().items() if key not in _NOT_CHARTS} | cost
+        points |= {(metric_name(key), record.epoch): float(value) for key, value in numbers.items()}
+    return points

@@ -16,7 +16,7 @@ from distributed_autolora.orchestration.mlflow_tracking.connection import (
     timeouts,
     truncated,
 )
-from distributed_autolora.orchestration.mlflow_tracking.metrics import MetricWriter, legal_name
+from distributed_autolora.orchestration.mlflow_tracking.metrics import MetricWriter, metric_name
 from distributed_autolora.records import EpochRecord, RunResult
 from distributed_autolora.reporting.masking import masking_status
 from distributed_autolora.reporting.run.mlflow_description import run_description
@@ -27,14 +27,13 @@ if TYPE_CHECKING:
 
 PARENT = "mlflow.parentRunId"
 """Tag by which MLflow shows a run below another."""
-_FOLDER = "evaluation"
-_LABEL_LENGTH, _TAG_LENGTH = 500, 8000
+_TAG_LENGTH = 8000
 
 
 def log_result(
     uri: str, run_id: str, result: RunResult, history: Sequence[EpochRecord], files: list[Path], texts: dict[str, str]
 ) -> None:
-    """Writes all that a finished run leaves: missing epochs, test metrics, cost, files and texts by the files' names, a
+    """Writes all that a finished run leaves: missing epochs, test metrics, files and texts by the files' names, a
     description, and the tag `masking`.
 
     Calling it again writes no metric twice and replaces files. Test metrics carry the step of the deployed epoch.
@@ -79,17 +78,12 @@ def log_model(
 
 
 def _result_metrics(result: RunResult) -> dict[str, float]:
-    cost = result.cost
-    metrics = {
-        "seconds/training/total": cost.seconds,
-        "cost/worker_seconds": cost.worker_seconds,
-        "cost/forward_passes": float(cost.forward_passes),
-        "cost/backward_passes": float(cost.backward_passes),
+    return {
+        metric_name(f"{prefix}/{name}"): count.accuracy
+        for prefix, part in (("test", result.test), ("test/linear_head", result.linear_head))
+        if part is not None
+        for name, count in part.by_name(result.attack).items()
     }
-    for prefix, part in (("test", result.test), ("test/linear_head", result.linear_head)):
-        for name, count in part.by_name(result.attack).items() if part else ():
-            metrics[legal_name(f"{prefix}/{name}")] = count.accuracy
-    return metrics
 
 
 def _has_model(client: MlflowClient, run_id: str) -> bool:
@@ -163,7 +157,7 @@ def download_weights(uri: str, model_uri: str, folder: Path) -> Path:
 def log_evaluation(
     uri: str, run_id: str, *, metrics: dict[str, float], tags: dict[str, str], files: list[Path]
 ) -> None:
-    """Writes metrics, tags and files (into "evaluation") of an evaluation to a run; a file replaces its older version.
+    """Writes metrics, tags and files of an evaluation to its run; a file replaces its older version.
 
     Raises:
         TrackingError: when not everything was written.
@@ -172,12 +166,12 @@ def log_evaluation(
         client = connect(uri)
         known = client.get_run(run_id).data.metrics
         for name, value in metrics.items():
-            if known.get(legal_name(name)) != value:
-                client.log_metric(run_id, legal_name(name), value)
+            if known.get(metric_name(name)) != value:
+                client.log_metric(run_id, metric_name(name), value)
         for name, text in tags.items():
-            client.set_tag(run_id, name, truncated(text, _LABEL_LENGTH))
+            client.set_tag(run_id, name, truncated(text, _TAG_LENGTH))
         for file in files:
-            client.log_artifact(run_id, str(file), _FOLDER)
+            client.log_artifact(run_id, str(file))
 
 
 def log_study(uri: str, run_id: str, report: Path, note: str) -> None:

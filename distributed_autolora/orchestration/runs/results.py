@@ -19,13 +19,12 @@ from distributed_autolora.models import read_weights, save_weights
 from distributed_autolora.models.portable import NetworkDescription, PortableModel
 from distributed_autolora.orchestration import mlflow_tracking
 from distributed_autolora.orchestration.runs.folder import RunFolder
-from distributed_autolora.records import AccuracyCount, RunResult, TrackedRun
+from distributed_autolora.records import AccuracyCount, RunResult, TrackedRun, total_cost
 from distributed_autolora.reporting.masking import masking_summary
 from distributed_autolora.reporting.run.figure import curves_figure
 from distributed_autolora.reporting.run.samples_figure import samples_figure
 from distributed_autolora.reporting.run.table import result_table
 from distributed_autolora.reporting.statistics import wilson_interval
-from distributed_autolora.training.methods.cost import total_cost
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

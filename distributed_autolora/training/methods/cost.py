@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from itertools import accumulate
 
 from distributed_autolora.config import ExperimentConfig
-from distributed_autolora.records import Cost, EpochRecord, Passes
+from distributed_autolora.records import EpochRecord, Passes
 from distributed_autolora.training.attacks import checking_steps
 from distributed_autolora.training.evaluation import PROBING_ROUNDS
 from distributed_autolora.training.methods.registry import METHODS, follows_accuracy
@@ -107,13 +107,3 @@ def _earliest_end(config: ExperimentConfig) -> int:
         return optimization.epochs
     halvings = max(1, math.floor(math.log2(optimization.lr / schedule.min_lr)) + 1) if schedule.min_lr else math.inf
     return int(min(optimization.epochs, schedule.interval * halvings))
-
-
-def total_cost(history: Sequence[EpochRecord]) -> Cost:
-    """Returns a run's cost, a measurement of gradient similarity included in the seconds only."""
-    return Cost(
-        seconds=sum(record.epoch_seconds for record in history),
-        worker_seconds=sum(record.epoch_seconds * record.num_workers for record in history),
-        forward_passes=sum(record.passes.forward for record in history),
-        backward_passes=sum(record.passes.backward for record in history),
-    )

@@ -228,9 +228,10 @@ def test_mlflow_has_the_figures_the_files_and_the_registered_model(material: Mat
     found = result(evaluated).attack("apgd-ce")
     assert found is not None
     assert run.info.status == "FINISHED"
-    assert run.data.metrics["evaluation/robust_accuracy/apgd-ce"] == found.robust.accuracy
-    assert run.data.tags["evaluation.apgd-ce"] == found.label
-    files = {Path(file.path).name for file in client.list_artifacts(version.run_id, "evaluation")}
+    assert run.data.metrics["evaluation/robust_accuracy_apgd-ce"] == found.robust.accuracy
+    assert version.tags["evaluation.apgd-ce"] == found.label
+    assert found.label in run.data.tags["mlflow.note.content"]
+    files = {Path(file.path).name for file in client.list_artifacts(version.run_id)}
     assert files == {"evaluation.json", "outcomes.parquet", "model.safetensors", "model.pt2", "model_card.md"}
 
 

@@ -11,13 +11,16 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from distributed_autolora.orchestration.mlflow_tracking import open_run
 from distributed_autolora.orchestration.mlflow_tracking.connection import connect
 from distributed_autolora.records import EpochRecord
 
-ROBUST = "val/robust_accuracy/pgd10"
+ROBUST = "val/robust_accuracy_pgd10"
+RENAMED = {"val/robust_accuracy/pgd10": ROBUST, "best_val/robust_accuracy/pgd10": "val/best_robust_accuracy_pgd10"}
+NOT_CHARTS = {"epoch", "next_lr", "num_workers", "halved", "restored", "stopped", "passes/forward", "passes/backward"}
 
 
 def opened(uri: str, home: Path, **changes: Any) -> str:
@@ -39,11 +42,20 @@ def steps(uri: str, run_id: str, key: str = ROBUST) -> list[int]:
 
 def assert_each_point_once(uri: str, run_id: str, history: list[EpochRecord]) -> None:
     expected = {
-        (key, record.epoch): float(value)
+        (RENAMED.get(key, key), record.epoch): float(value)
         for record in history
         for key, value in record.metrics().items()
-        if key != "epoch"
+        if key not in NOT_CHARTS
     }
+    seconds = np.array([record.epoch_seconds for record in history])
+    sums = {
+        "cost/seconds": seconds,
+        "cost/worker_seconds": seconds * [record.num_workers for record in history],
+        "cost/forward_passes": np.array([record.passes.forward for record in history]),
+        "cost/backward_passes": np.array([record.passes.backward for record in history]),
+    }
+    for key, by_epoch in sums.items():
+        expected |= {(key, epoch): float(total) for epoch, total in enumerate(np.cumsum(by_epoch), 1)}
     client = connect(uri)
     found = [
         (metric.key, metric.step, metric.value)

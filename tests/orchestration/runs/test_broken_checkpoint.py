@@ -128,7 +128,7 @@ def test_a_run_goes_on_from_the_checkpoint_before_a_broken_one_to_the_same_end(
     first, second = (runs.without_times(one.history) for one in (alone, resumed))
     assert first == second
     client = MlflowClient(uri)
-    for key in ("lr", "train/loss/total", "val/robust_accuracy/pgd2", "seconds/epoch"):
+    for key in ("lr", "train/loss/total", "val/robust_accuracy_pgd2", "seconds/epoch"):
         assert [point.step for point in client.get_metric_history(run_id, key)] == [1, 2, 3], key
     losses = {point.step: point.value for point in client.get_metric_history(run_id, "train/loss/total")}
     assert losses == {record.epoch: record.losses["total"] for record in resumed.history}

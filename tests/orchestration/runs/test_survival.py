@@ -146,7 +146,7 @@ def test_mlflow_has_each_step_once_in_one_run(survivor: tuple[Path, str]) -> Non
     run = tracked_run(folder.parents[1])
     client = MlflowClient(f"sqlite:///{folder.parents[1] / 'mlflow.db'}")
     assert run.info.status == "FINISHED"
-    for key in ("lr", "train/loss/total", "val/robust_accuracy/pgd2"):
+    for key in ("lr", "train/loss/total", "val/robust_accuracy_pgd2"):
         assert [metric.step for metric in client.get_metric_history(run.info.run_id, key)] == list(range(1, EPOCHS + 1))
 
 

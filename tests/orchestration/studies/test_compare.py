@@ -57,7 +57,8 @@ def some_epochs(folder: Path, number: int) -> bool:
 def tracked(folder: Path) -> dict[str, Run]:
     client = MlflowClient(f"sqlite:///{folder / 'home' / 'mlflow.db'}")
     experiments = [experiment.experiment_id for experiment in client.search_experiments()]
-    return {str(run.info.run_name): run for run in client.search_runs(experiments)}
+    found = client.search_runs(experiments)
+    return {str(run.info.run_name): run for run in found if run.data.tags.get("kind") != "evaluation"}
 
 
 @pytest.fixture(scope="module")

@@ -23,9 +23,9 @@ from distributed_autolora.records import (
     RunResult,
     SanityCheck,
     to_json,
+    total_cost,
 )
 from distributed_autolora.records.reader import FORMAT
-from distributed_autolora.training.methods.cost import total_cost
 from tests.reporting import runs
 from tests.reporting.evaluations import LABEL, evaluation
 

@@ -11,9 +11,9 @@ from torch import nn
 
 from distributed_autolora.config import ExperimentConfig
 from distributed_autolora.config.recipes import recipe
-from distributed_autolora.records import Cost, Passes
+from distributed_autolora.records import Cost, Passes, total_cost
 from distributed_autolora.training.loop import run_epoch
-from distributed_autolora.training.methods.cost import MASKING_SHARE, epoch_passes, masking_images, total_cost
+from distributed_autolora.training.methods.cost import MASKING_SHARE, epoch_passes, masking_images
 from tests.reporting import runs
 from tests.training.tasks import small_config, trainer_of, write_task
 
