@@ -41,12 +41,12 @@ from distributed_autolora.core.threat_model import ThreatModel
 from distributed_autolora.data.catalog import embedded_backbone, embedded_folder
 from distributed_autolora.evaluation.attacks import Budget
 from distributed_autolora.evaluation.autoattack import run_parts
-from distributed_autolora.evaluation.masking_test import FOSC_LIMIT, overstates
+from distributed_autolora.evaluation.masking_test import overstates
 from distributed_autolora.models import Classifier
 from distributed_autolora.training.attacks import build_attacks
 from distributed_autolora.training.evaluation import fit_linear_head, validate
 from distributed_autolora.training.loop import run_epoch
-from distributed_autolora.training.masking_check import check_masking
+from distributed_autolora.training.masking_check import FOSC_LIMIT, check_masking
 from distributed_autolora.training.methods.registry import fresh_classifier
 from distributed_autolora.training.task_data import TaskData
 from distributed_autolora.training.trainer import Trainer

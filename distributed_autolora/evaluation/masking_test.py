@@ -9,11 +9,6 @@ from scipy.stats import binom, binomtest
 
 MASKING_LIMIT = 0.02
 """Largest acceptable gradient-masking gap; two strong attacks differ by less on ordinary models."""
-FOSC_LIMIT = 0.12
-"""Mean first-order stationarity of an evaluation attack above which gradients may be masked, in nats.
-
-From docs/results/masking-calibration: between the highest of a state that hides nothing and the lowest of another.
-"""
 LEAST_IMAGES = 25
 """Fewer images are too few to tell: two broken ones would already be 9 %."""
 _CONFIDENCE = 0.95

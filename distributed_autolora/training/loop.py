@@ -10,7 +10,6 @@ from torch import Tensor
 from distributed_autolora.config import ExperimentConfig
 from distributed_autolora.core.fast_attack.tf32 import allow_tf32
 from distributed_autolora.core.schedules import Decision
-from distributed_autolora.evaluation.masking_test import FOSC_LIMIT
 from distributed_autolora.records import AccuracyCount, EpochRecord
 from distributed_autolora.training.attacks import attack_name
 from distributed_autolora.training.distributed import collectives
@@ -22,7 +21,7 @@ from distributed_autolora.training.evaluation import (
     validate,
 )
 from distributed_autolora.training.final_evaluation import FinalEvaluation, evaluate_finally
-from distributed_autolora.training.masking_check import CheckResult, check_masking
+from distributed_autolora.training.masking_check import FOSC_LIMIT, CheckResult, check_masking
 from distributed_autolora.training.methods.cost import affords_further_check, epoch_passes, is_checked
 from distributed_autolora.training.methods.registry import AdaptsLossWeights
 from distributed_autolora.training.reporter import EpochCheckpoints, Reporter, StepProgress

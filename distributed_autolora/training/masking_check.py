@@ -24,6 +24,12 @@ from distributed_autolora.training.evaluation import own_batches
 from distributed_autolora.training.methods.cost import masking_images
 from distributed_autolora.training.task_data import TaskData
 
+FOSC_LIMIT = 0.12
+"""Mean first-order stationarity of an evaluation attack above which gradients may be masked, in nats.
+
+From docs/results/masking-calibration: between the highest of a state that hides nothing and the lowest of another.
+"""
+
 
 @dataclass(frozen=True)
 class CheckResult:

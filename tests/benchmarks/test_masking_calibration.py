@@ -12,8 +12,9 @@ from distributed_autolora.config.recipes import demo
 from distributed_autolora.core.attacks import first_order_stationarity, halving_pgd, input_gradient, pgd
 from distributed_autolora.core.threat_model import ThreatModel
 from distributed_autolora.data.catalog import embedded_backbone, embedded_folder
-from distributed_autolora.evaluation.masking_test import FOSC_LIMIT, overstates
+from distributed_autolora.evaluation.masking_test import overstates
 from distributed_autolora.training.evaluation import fit_linear_head
+from distributed_autolora.training.masking_check import FOSC_LIMIT
 from distributed_autolora.training.methods.registry import fresh_classifier
 from distributed_autolora.training.task_data import TaskData
 from tests.evaluation.models import robust_model, shipped_images

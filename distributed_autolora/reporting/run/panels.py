@@ -8,10 +8,10 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
-from distributed_autolora.evaluation.masking_test import FOSC_LIMIT
 from distributed_autolora.records import AccuracyCount, EpochRecord
 from distributed_autolora.reporting.format import compact
 from distributed_autolora.reporting.statistics import wilson_interval
+from distributed_autolora.training.masking_check import FOSC_LIMIT
 
 BLUE, RED, GREEN, PINK, SKY, ORANGE = "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00"
 BLACK, GREY, PALE = "#222222", "#8c8c8c", "#cfcfcf"

@@ -64,7 +64,7 @@ def test_of_two_that_claim_an_object_store_in_the_same_moment_one_is_refused_bef
         return row.load()
 
     late = SourceRow(other_begins, row.label, row.row_id, row.where)
-    rows = {**task.rows, "train": [late, *task.rows["train"][1:]]}
+    rows = {**task.rows, "train": [late, *list(task.rows["train"])[1:]]}
     with pytest.raises(UserError, match="out is in use by process") as refusal:
         write_task(store, replace(task, rows=rows, seen=None), overwrite=False)
     assert "\n" not in str(refusal.value)

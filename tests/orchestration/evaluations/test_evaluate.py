@@ -94,7 +94,7 @@ def test_the_result_counts_what_the_outcomes_say(evaluated: Path) -> None:
     for attack in found.attacks:
         assert attack.robust == AccuracyCount(sum(columns[f"robust/{attack.name}"]), TEST_IMAGES)
     assert [attack.name for attack in found.attacks] == ["pgd3x2", "apgd-ce"]
-    assert len(found.sanity) == 13
+    assert len(found.sanity) == 14
     assert found.curve is not None
     assert found.curve.points[0] == CurvePoint(0.0, found.natural)
 
