@@ -87,14 +87,18 @@ class StrictReader:
         raise UserError(f'{self.source}: "{where}" is {value!r}; it must be {expected}.')
 
     def _number(self, value: int | float | str, where: str) -> float:
+        kind = "a number"
         try:
-            if not isinstance(value, str):
+            if isinstance(value, str):
+                if self.read_number is not None:
+                    return self.read_number(value)
+            elif isinstance(value, float) or float(value) == value:
                 return float(value)
-            if self.read_number is not None:
-                return self.read_number(value)
-        except (ValueError, ZeroDivisionError):
+            else:
+                kind = "a number that a float64 holds exactly"
+        except (ValueError, ZeroDivisionError, OverflowError):
             pass
-        raise UserError(f'{self.source}: "{where}" is {value!r}; it must be a number.')
+        raise UserError(f'{self.source}: "{where}" is {value!r}; it must be {kind}.')
 
 
 def _without_format(values: Any, source: str, otherwise: str) -> dict[str, Any]:

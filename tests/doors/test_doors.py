@@ -176,11 +176,17 @@ def checkpoint(layout: Layout, place: Path) -> None:
 
 
 _LINE_BREAK = [Entry(("a", "0.png"), png(0)), Entry(("b", "0.png"), png(1)), Entry(("a\nb", "0.txt"), b"")]
+_YAML = [
+    b"[" * 1200,
+    b"seed: 2026-02-31",
+    b"method: {sharpening: 9007199254740993}",
+    b"seed: 0\noptimization: {lr: 1" + b"0" * 400 + b"}",
+]
 DOORS: dict[str, tuple[Any, Callable[[Any, Path], None], list[Any]]] = {
     "folder tree": (material.TREES, folder_tree, [_LINE_BREAK]),
     "CSV list": (material.LISTS, csv_list, []),
     "image file": (material.PICTURES, image_file, []),
-    "YAML config": (material.CONFIGS, yaml_config, [b"[" * 1200, b"seed: 2026-02-31"]),
+    "YAML config": (material.CONFIGS, yaml_config, _YAML),
     "checkpoint": (material.LAYOUTS, checkpoint, [Layout("", None, (), None, torch.complex64, False, 0)]),
 }
 """For each door what comes in, what must hold, and cases that broke it once."""
