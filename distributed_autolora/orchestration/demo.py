@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import logging
 import os
 import re
 import shlex
@@ -166,6 +167,8 @@ def submit_and_follow(
     # Parts of Ray Train look for "the" cluster of the machine unless this names one.
     runtime_env = {"env_vars": {"RAY_ADDRESS": cluster.address, "PYTHONUNBUFFERED": "1", **env_vars}}
     sent = {"working_dir": str(working_dir)} if working_dir else {}
+    for handler in logging.getLogger("ray").handlers:
+        handler.setLevel(logging.ERROR)  # what it packs and uploads is of no use to a reader of the demo
     with _environment(cluster):
         client = JobSubmissionClient(cluster.dashboard_url)
         try:
