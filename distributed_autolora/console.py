@@ -1,12 +1,16 @@
 """Progress messages (--quiet suppresses them, a terminal gets a live view), and how this program was typed."""
 
+import contextlib
 import locale
 import os
 import sys
 import threading
+from collections.abc import Iterator
+from contextvars import ContextVar
 from pathlib import Path
 
 _quiet = threading.Event()
+_is_call = ContextVar("_is_call", default=False)
 
 
 def be_quiet() -> None:
@@ -43,6 +47,26 @@ def command(program: str) -> str:
     return "python jobs/" + {"data prepare": "prepare_data.py", "data check": "prepare_data.py check"}.get(
         program, f"{program}.py"
     )
+
+
+@contextlib.contextmanager
+def called_from_python() -> Iterator[None]:
+    """Within the block, messages name arguments of functions instead of flags."""
+    token = _is_call.set(True)
+    try:
+        yield
+    finally:
+        _is_call.reset(token)
+
+
+def command_or_call() -> str:
+    """Returns "command" for a program, "call" within `called_from_python`."""
+    return "call" if _is_call.get() else "command"
+
+
+def switch(name: str) -> str:
+    """Returns how to type a switch: "--fresh", or "fresh=True" within `called_from_python`."""
+    return f"{name}=True" if _is_call.get() else f"--{name}"
 
 
 def use_utf8() -> None:

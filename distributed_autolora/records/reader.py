@@ -7,12 +7,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import MISSING, dataclass
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
+from distributed_autolora.console import switch
 from distributed_autolora.errors import UserError
 
 Record = TypeVar("Record")
 FORMAT = 2
 """Version of the JSON files of runs; files of version 0.1 of this program do not state one."""
-_AFRESH = "start afresh with --fresh"
 _EXPECTED = {int: "a whole number", bool: "true or false", str: "a text", float: "a number", dict: "a mapping"}
 
 
@@ -101,13 +101,17 @@ class StrictReader:
         raise UserError(f'{self.source}: "{where}" is {value!r}; it must be {kind}.')
 
 
-def _without_format(values: Any, source: str, otherwise: str) -> dict[str, Any]:
+def _afresh() -> str:
+    return f"start afresh with {switch('fresh')}"
+
+
+def _without_format(values: Any, source: str, otherwise: str | None) -> dict[str, Any]:
     version = values.get("format") if isinstance(values, dict) else None
     if version != FORMAT:
         writer = "version 0.1" if version is None else "a newer version"
         raise UserError(
             f"{source} was written by {writer} of this program and cannot be read by this one: use that version, or "
-            f"{otherwise}."
+            f"{otherwise or _afresh()}."
         )
     return {key: value for key, value in values.items() if key != "format"}
 
@@ -117,7 +121,7 @@ def to_json(record: Any) -> dict[str, Any]:
     return {"format": FORMAT, **dataclasses.asdict(record)}
 
 
-def from_json(cls: type[Record], values: Any, source: str, otherwise: str = _AFRESH) -> Record:
+def from_json(cls: type[Record], values: Any, source: str, otherwise: str | None = None) -> Record:
     """Returns the record that `to_json` made these values of; `source` is their file, for messages.
 
     Raises:
@@ -132,10 +136,10 @@ def list_to_json(key: str, records: Sequence[Any]) -> dict[str, Any]:
     return {"format": FORMAT, key: [dataclasses.asdict(record) for record in records]}
 
 
-def list_from_json(cls: type[Record], key: str, values: Any, source: str, otherwise: str = _AFRESH) -> list[Record]:
+def list_from_json(cls: type[Record], key: str, values: Any, source: str, otherwise: str | None = None) -> list[Record]:
     """Returns the records that `list_to_json` made these values of; raises as `from_json`."""
     records = _without_format(values, source, otherwise).get(key)
     if not isinstance(records, list):
-        raise UserError(f'{source}: "{key}" must be a list. Restore the file, or {otherwise}.')
+        raise UserError(f'{source}: "{key}" must be a list. Restore the file, or {otherwise or _afresh()}.')
     reader = StrictReader(source)
     return [reader.read(cls, record, f"{key}[{place}].") for place, record in enumerate(records)]

@@ -85,6 +85,16 @@ def test_a_run_in_this_process_has_the_numbers_of_one_worker_and_returns_them(ru
     assert not (run.folder / "in_process").exists()
 
 
+def test_a_finished_run_names_the_argument_that_runs_it_again(
+    run: autolora.Run, home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    again = autolora.finetune(small_config(str(home / "DATA")), epochs=2, in_process=True)
+    assert again.folder == run.folder
+    said = capsys.readouterr().out
+    assert said.endswith("The same call with fresh=True runs it again under a new number.\n")
+    assert "--fresh" not in said
+
+
 def test_a_model_is_attacked_saved_loaded_and_evaluated_wherever_it_is(run: autolora.Run, home: Path) -> None:
     model, folder = run.model(), home / "saved"
     x, y = torch.rand(4, 1, 12, 12), torch.tensor([0, 1, 2, 0])

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from distributed_autolora.console import switch
 from distributed_autolora.errors import UserError
 from distributed_autolora.orchestration.mlflow_tracking.connection import (
     LONG_S,
@@ -161,7 +162,8 @@ def _experiment_id(client: MlflowClient, uri: str, name: str, home: Path) -> str
 def _known_run(client: MlflowClient, uri: str, run_id: str) -> Run:
     from mlflow.exceptions import MlflowException
 
-    hint = "point run.mlflow_uri to the server that has it, or start afresh (a run: --fresh, a study: another --name)."
+    afresh = f"start afresh (a run: {switch('fresh')}, a study: another name)"
+    hint = f"point run.mlflow_uri to the server that has it, or {afresh}."
     try:
         run = client.get_run(run_id)
     except MlflowException as error:

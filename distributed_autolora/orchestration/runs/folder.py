@@ -10,6 +10,7 @@ from typing import IO, Any
 
 from distributed_autolora.config import ExperimentConfig
 from distributed_autolora.config.experiment import config_text, read_config
+from distributed_autolora.console import switch
 from distributed_autolora.errors import UserError
 from distributed_autolora.files import acquire_folder, read_json, write_json, write_text
 from distributed_autolora.records import EpochRecord, RunResult, from_json, history_from_json, history_to_json, to_json
@@ -52,7 +53,8 @@ class RunFolder:
             return read_json(self.path / name)
         except (OSError, ValueError) as error:
             raise UserError(
-                f"{self.path / name} cannot be read ({error}). Restore the file, or start afresh with --fresh."
+                f"{self.path / name} cannot be read ({error}). "
+                f"Restore the file, or start afresh with {switch('fresh')}."
             ) from None
 
     def history(self) -> list[EpochRecord]:
@@ -111,7 +113,7 @@ class RunFolder:
         self._lock = acquire_folder(
             self.path,
             what=f'Run "{self.name}"',
-            otherwise="start another with --fresh or --name",
+            otherwise=f"start another with {switch('fresh')} or another name",
             elsewhere="--output",
         )
 

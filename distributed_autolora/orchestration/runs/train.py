@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from distributed_autolora.config import ExperimentConfig, output_home
-from distributed_autolora.console import print_line
+from distributed_autolora.console import command_or_call, print_line, switch
 from distributed_autolora.files import claimed, write_json
 from distributed_autolora.orchestration.cluster.processes import uninterrupted
 from distributed_autolora.orchestration.runs.folder import RunFolder, check_writable
@@ -128,7 +128,7 @@ def _show_finished(folder: RunFolder) -> "FinishedRun":
         result = replace(result, tracked=track(folder.config(), folder, result))
         folder.write_result(result)
     print(f'Run "{folder.name}" is finished. Its result:\n\n{result_table(result, folder.history())}')
-    print_line("\nThe same command with --fresh runs it again under a new number.")
+    print_line(f"\nThe same {command_or_call()} with {switch('fresh')} runs it again under a new number.")
     return FinishedRun(folder, result)
 
 
