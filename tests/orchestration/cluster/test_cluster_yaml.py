@@ -1,6 +1,7 @@
 """cluster.yaml is one that `ray up` accepts, checked by Ray's own rules without a cloud."""
 
 import re
+import shlex
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import yaml
 from ray.autoscaler._private.providers import _NODE_PROVIDERS
 from ray.autoscaler._private.util import prepare_config, validate_config
 
+from distributed_autolora.cli import parse_training_flags
 from distributed_autolora.config.recipes import recipe
 from distributed_autolora.orchestration.runs.names import with_precision
 from distributed_autolora.training.memory_estimate import estimate
@@ -60,6 +62,21 @@ def test_gpu_nodes_are_spot_nodes_that_come_only_for_work(cluster: dict[str, Any
     assert 0 < cluster["idle_timeout_minutes"] <= 10
     # Ray would stop a node, and a spot node cannot be stopped.
     assert cluster["provider"]["cache_stopped_nodes"] is False
+
+
+def test_the_flags_in_file_and_docs_train_on_as_many_gpu_nodes_as_may_come(cluster: dict[str, Any]) -> None:
+    comments = re.sub(r"\n *# ", " ", (REPOSITORY / "cluster.yaml").read_text())
+    aws = (REPOSITORY / "docs" / "running.md").read_text().partition("ray up cluster.yaml")[2]
+    of_file, of_docs = (
+        re.search(r"--scaling\.num-workers \S+ (--optimization\.\S+ \S+ ?)+", text) for text in (comments, aws)
+    )
+    assert of_file is not None
+    assert of_docs is not None
+    assert of_docs[0].split() == of_file[0].split()
+    config = parse_training_flags("", "custom", shlex.split(of_file[0])).experiment
+    config.validate()
+    assert config.scaling.num_workers == 1
+    assert config.scaling.max_workers == cluster["available_node_types"]["gpu"]["max_workers"]
 
 
 def test_a_gpu_node_has_room_for_a_worker_of_the_gpu_recipes(cluster: dict[str, Any]) -> None:

@@ -3,6 +3,7 @@
 import re
 import shlex
 import tomllib
+from dataclasses import replace
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
@@ -208,3 +209,33 @@ def test_the_job_tracks_in_the_server_of_the_third_manifest(flags: TrainingFlags
     assert read["artifacts_destination"].startswith(f"{mounted['mountPath']}/")
     assert f"{name}:{port['port']}" in read["allowed_hosts"].split(",")
     assert read["port"] == server["ports"][0]["containerPort"]
+
+
+def differences(one: Any, other: Any, at: str = "") -> dict[str, Any]:
+    """Returns the values of `other` that differ from those of `one`, or are in one of them only, by their path."""
+    if isinstance(one, dict) and isinstance(other, dict):
+        pairs = [(f"{at}.{key}", one.get(key), other.get(key)) for key in {*one, *other}]
+    elif isinstance(one, list) and isinstance(other, list) and len(one) == len(other):
+        pairs = [(f"{at}[{n}]", *pair) for n, pair in enumerate(zip(one, other, strict=True))]
+    else:
+        return {} if one == other else {at: other}
+    return {path: value for pair in pairs for path, value in differences(pair[1], pair[2], pair[0]).items()}
+
+
+def test_the_spot_manifest_is_the_other_one_with_as_many_workers_as_there_are_spot_nodes(flags: TrainingFlags) -> None:
+    (spot,) = yaml.safe_load_all((FOLDER / "rayjob-spot.yaml").read_text())
+    changed = differences(DOCUMENTS["RayJob"], spot)
+    group = ".spec.rayClusterSpec.workerGroupSpecs[0]"
+    pod = f"{group}.template.spec"
+    named = {".metadata.name", ".spec.entrypoint", f"{group}.groupName"}
+    assert changed.keys() == named | {f"{group}.maxReplicas", f"{pod}.affinity", f"{pod}.tolerations"}
+    own = parse_training_flags("", "demo", shlex.split(spot["spec"]["entrypoint"])[2:]).experiment
+    own.validate()
+    scaling = replace(own.scaling, num_workers=flags.experiment.scaling.num_workers, max_workers=None, max_failures=3)
+    assert replace(own, scaling=scaling, optimization=flags.experiment.optimization) == flags.experiment
+    least, most = own.scaling.num_workers, own.scaling.max_workers
+    assert most is not None
+    assert (least, most) == (1, changed[f"{group}.maxReplicas"])
+    assert own.optimization.batch_norm_shards == most
+    closed = {each["key"] for each in changed[f"{pod}.tolerations"]}
+    assert {each["key"] for each in pods()[1]["tolerations"]} < closed
