@@ -2,7 +2,6 @@
 
 import contextlib
 import fnmatch
-import hashlib
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,7 +15,6 @@ from distributed_autolora.console import command
 from distributed_autolora.errors import UserError, first_line, kind_of
 
 HOW_TO_WRITE = f"{command('data prepare')} writes such files"
-_SPLITS = ("train", "test")
 _NUMBERED = re.compile(r"(?P<name>.*)-\d{5}-of-(?P<count>\d{5})\.parquet")
 
 
@@ -103,24 +101,6 @@ def remove_files(folder: str, paths: list[str]) -> None:
     with writable(folder):
         for path in paths:
             filesystem.delete_file(path)
-
-
-def data_digest(folder: str) -> str:
-    """Returns the SHA-256 of the bytes of all train and test files, in the order of their names.
-
-    Raises:
-        UserError: if the folder or the files of a split are missing or cannot be read.
-    """
-    digest = hashlib.sha256()
-    for split in sorted(_SPLITS):
-        filesystem, paths = split_files(folder, split)
-        for path in paths:
-            content = hashlib.sha256()
-            with readable(path), filesystem.open_input_stream(path) as stream:
-                while block := stream.read(2**20):
-                    content.update(block)
-            digest.update(content.digest())
-    return digest.hexdigest()
 
 
 def split_bytes(folder: str, split: str) -> int:

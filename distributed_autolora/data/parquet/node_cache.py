@@ -14,7 +14,8 @@ import pyarrow as pa
 import torch
 
 from distributed_autolora.data.parquet import reader
-from distributed_autolora.data.parquet.locations import data_digest, one_line
+from distributed_autolora.data.parquet.digest import data_digest
+from distributed_autolora.data.parquet.locations import one_line
 from distributed_autolora.data.parquet.reader import IN_MEMORY, ImageTable, fingerprint
 from distributed_autolora.errors import StorageError, UserError
 from distributed_autolora.files import sync

@@ -18,7 +18,8 @@ from distributed_autolora.data.augmentation import to_unit_interval
 from distributed_autolora.data.catalog import EMBEDDED_TASK, data_folder
 from distributed_autolora.data.class_names import label_map
 from distributed_autolora.data.images import ImageSource
-from distributed_autolora.data.parquet.locations import data_digest, is_uri
+from distributed_autolora.data.parquet.digest import data_digest
+from distributed_autolora.data.parquet.locations import is_uri
 from distributed_autolora.data.parquet.reader import ImageTable, with_protocol
 from distributed_autolora.data.splits import stratified_subset
 from distributed_autolora.errors import UserError
@@ -31,6 +32,7 @@ from distributed_autolora.orchestration.evaluations.model_source import FoundMod
 from distributed_autolora.orchestration.evaluations.request import EvaluationRequest
 from distributed_autolora.orchestration.evaluations.transfer import ADVERSARIAL_FILE, find_surrogate, write_adversarial
 from distributed_autolora.orchestration.evaluations.worker import EvaluationTask, cut_for, open_test_split, table_digest
+from distributed_autolora.orchestration.runs.checked_data import CHECKED_DATA
 from distributed_autolora.orchestration.runs.folder import RunFolder
 
 _PROTOCOL = 1
@@ -183,7 +185,7 @@ def _data(request: EvaluationRequest, config: ExperimentConfig | None) -> tuple[
         if config is None:
             raise UserError(f"Give --data: a folder with test*.parquet, or {EMBEDDED_TASK}.")
         folder = data_folder(config.data)
-        digest, trained = data_digest(folder), config.data.digest
+        digest, trained = data_digest(folder, request.home() / CHECKED_DATA), config.data.digest
         if trained not in (None, digest):
             raise UserError(
                 f"The images are not those that the run was trained on (digest {digest[:12]}, not "
@@ -197,7 +199,7 @@ def _data(request: EvaluationRequest, config: ExperimentConfig | None) -> tuple[
             f"Data: there is no folder {name}, and no shipped task but {EMBEDDED_TASK}. Give --data one of them."
         )
     folder = data_folder(DataConfig(path=name) if there else DataConfig(task=name))
-    return folder, data_digest(folder)
+    return folder, data_digest(folder, request.home() / CHECKED_DATA)
 
 
 def _threat_model(request: EvaluationRequest, config: ExperimentConfig | None) -> tuple[ThreatModel, float | None]:

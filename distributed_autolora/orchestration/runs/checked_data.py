@@ -12,6 +12,8 @@ from distributed_autolora.errors import UserError
 from distributed_autolora.files import read_json, write_json
 from distributed_autolora.records import from_json, to_json
 
+CHECKED_DATA = "checked_data"
+"""Folder in the output folder for what is known of data: results of checks, and digests."""
 _CHECK = 1
 """Raise it with every change of this package that finds more, or words a warning in another way."""
 MANY = 10_000

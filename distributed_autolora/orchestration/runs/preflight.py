@@ -1,12 +1,13 @@
 """Looks at everything a run needs before it starts, and writes down what it found."""
 
 from dataclasses import dataclass, replace
-from pathlib import Path
 
-from distributed_autolora.config import ExperimentConfig
+from distributed_autolora.config import ExperimentConfig, output_home
 from distributed_autolora.data.catalog import EMBEDDED_BACKBONES, data_folder, embedded_backbone, labelled_task
-from distributed_autolora.data.parquet.locations import absolute_location, data_digest
+from distributed_autolora.data.parquet.digest import data_digest
+from distributed_autolora.data.parquet.locations import absolute_location
 from distributed_autolora.errors import UserError
+from distributed_autolora.orchestration.runs.checked_data import CHECKED_DATA, check_data
 
 _FEW_VALIDATION_IMAGES = 100
 _FEW_IMAGES_A_GPU = 32
@@ -32,7 +33,7 @@ def find_inputs(config: ExperimentConfig) -> tuple[ExperimentConfig, Inputs]:
     config.validate()
     method_of(config)
     folder, weights = data_folder(config.data), weights_location(config)
-    data = data_digest(folder)
+    data = data_digest(folder, output_home(config.run) / CHECKED_DATA)
     if config.data.digest not in (None, data):
         raise UserError(
             f"The data at {folder} are not those of the config (digest {data[:12]}, not {str(config.data.digest)[:12]})"
@@ -58,23 +59,22 @@ def weights_location(config: ExperimentConfig) -> str | None:
     return absolute_location(str(embedded_backbone(weights)) if weights in EMBEDDED_BACKBONES else weights)
 
 
-def check_inputs(config: ExperimentConfig, inputs: Inputs, kept: Path | None = None) -> list[str]:
+def check_inputs(config: ExperimentConfig, inputs: Inputs) -> list[str]:
     """Opens all data, decodes every image, builds the model and its objective, and splits; returns warnings.
 
-    A run that never opens the test split does not have it looked into here either. `kept` is as in `check_data`.
+    A run that never opens the test split does not have it looked into here either.
 
     Raises:
         UserError: for anything that would end the run later.
     """
     from distributed_autolora.data.images import check_image_settings
     from distributed_autolora.models import check_takes_images
-    from distributed_autolora.orchestration.runs.checked_data import check_data
     from distributed_autolora.training.methods.registry import build_objective, fresh_classifier
 
     model, data = config.model, config.data
     resized = data.augmentation == "resized_crop_flip"
     check_image_settings(channels=len(model.mean), image_size=data.image_size, resized=resized)
-    found = check_data(config, inputs.data_folder, kept)
+    found = check_data(config, inputs.data_folder, output_home(config.run) / CHECKED_DATA)
     classifier = fresh_classifier(config, found.classes, inputs.weights)
     check_takes_images(classifier, found.size if data.image_size is None else (data.image_size, data.image_size))
     build_objective(config, classifier)

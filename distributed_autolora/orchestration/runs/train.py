@@ -57,8 +57,7 @@ def train_run(
         found = None if fresh else find_run(config)
         if found is None:
             _log.info("Checking the inputs.")
-            kept = output_home(config.run) / "checked_data"
-            for warning in [] if checked else check_inputs(config, inputs, kept):
+            for warning in [] if checked else check_inputs(config, inputs):
                 print(f"warning: {warning}", file=sys.stderr)
         else:
             config, folder = found

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from distributed_autolora.data.parquet.locations import data_digest
+from distributed_autolora.data.parquet.digest import data_digest
 from distributed_autolora.data.parquet.node_cache import cache_folder, mapped_images
 from distributed_autolora.data.parquet.reader import ImageTable, read_images
 from distributed_autolora.errors import UserError

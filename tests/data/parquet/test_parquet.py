@@ -6,7 +6,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from distributed_autolora.data.parquet.locations import data_digest
+from distributed_autolora.data.parquet.digest import data_digest
 from distributed_autolora.data.parquet.reader import check_same_classes, read_images
 from distributed_autolora.data.parquet.writer import ROW_GROUP, ImageRow
 from distributed_autolora.errors import UserError

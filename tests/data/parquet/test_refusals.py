@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from distributed_autolora.data.parquet.locations import data_digest
+from distributed_autolora.data.parquet.digest import data_digest
 from distributed_autolora.data.parquet.reader import read_images
 from distributed_autolora.errors import UserError
 from tests.data.pictures import encode, picture, rows_of, write
