@@ -18,12 +18,11 @@ from distributed_autolora.studies.tables import (
     sharpening,
     tuned_baselines,
 )
-from distributed_autolora.studies.untuned import untuned, untuned_finalists, untuned_sizes
+from distributed_autolora.studies.untuned import batch_norm_shards, untuned, untuned_finalists, untuned_sizes
 
 _OF_THE_PAPER = (tuned_baselines, lora_rank, pretraining_epsilon, automatic_lr, sharpening, gradient_similarity)
-STUDIES = {
-    function.__name__: function for function in (*_OF_THE_PAPER, custom, untuned, untuned_finalists, untuned_sizes)
-}
+_BEYOND = (custom, untuned, untuned_finalists, untuned_sizes, batch_norm_shards)
+STUDIES = {function.__name__: function for function in (*_OF_THE_PAPER, *_BEYOND)}
 """All studies by name; each takes the config that its arms share."""
 CUSTOM_TASK = "custom"
 TASKS = (EMBEDDED_TASK, *PAPER_HYPERPARAMETERS, CUSTOM_TASK)

@@ -1,4 +1,4 @@
-"""Studies beyond the paper: which switches of untuned robust fine-tuning matter, and on how many images."""
+"""Studies beyond the paper: switches of untuned robust fine-tuning, batch norm over shards, numbers of images."""
 
 from dataclasses import replace
 
@@ -49,6 +49,7 @@ _UNTUNED = {
     VANILLA: ("", "detached", "paired, detached", "paired, detached, probed head"),
     TWINS: ("", "detached"),
 }
+_SHARDS = (2, 4, 8)
 _FINALIST = "paired, detached, probed head"
 _BY_SIZE = ("", "paired", "step decay", "paired, detached")
 
@@ -85,6 +86,22 @@ def untuned_finalists(base: ExperimentConfig) -> Study:
         paper_tables=(),
         arms=(*switched, *searched),
         reference=switched[0].id,
+    )
+
+
+def batch_norm_shards(base: ExperimentConfig) -> Study:
+    """Batch norm over the whole batch, and over 2, 4 and 8 shards of it, in AutoLoRa as for one's own data."""
+    start = _switched(autolora(base), "paired, detached")
+    arms = [arm(AUTOLORA, with_settings(start, {"optimization.batch_norm": "global"}), "global", "global batch norm")]
+    for shards in _SHARDS:
+        settings = {"optimization.batch_norm": "shards", "optimization.batch_norm_shards": shards}
+        arms.append(arm(AUTOLORA, with_settings(start, settings), f"shards-{shards}", f"{shards} shards"))
+    return Study(
+        name="batch_norm_shards",
+        title="AutoLoRa: batch norm over shards of the batch",
+        paper_tables=(),
+        arms=tuple(arms),
+        reference=arms[0].id,
     )
 
 

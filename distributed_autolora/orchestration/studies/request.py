@@ -23,7 +23,7 @@ class CompareFlags:
 
     study: str = "tuned_baselines"
     """tuned_baselines, lora_rank, pretraining_epsilon, automatic_lr, sharpening, gradient_similarity, custom, untuned,
-    untuned_finalists or untuned_sizes."""
+    untuned_finalists, untuned_sizes or batch_norm_shards."""
     task: str = "fashion-mnist-5-9"
     """fashion-mnist-5-9 (shipped), cifar10, cifar100, dtd, dogs, cub, caltech256, or custom for one's own data."""
     data: str | None = None
