@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 
 from distributed_autolora.config import ExperimentConfig
+from distributed_autolora.config.recipes import recipe
 from distributed_autolora.data.splits import validation_size
 from distributed_autolora.errors import UserError
 from distributed_autolora.records import settings_text
@@ -143,6 +144,15 @@ def test_the_finalists_share_their_switches_and_only_baselines_are_searched() ->
     assert set(values(built, "method.head_init")) == {"probing"}
     assert values(built, "schedule.rule")[:3] == ["paired"] * 3
     assert values(built, "schedule.name") == ["automatic"] * 3 + ["step_decay"] * 2
+
+
+def test_the_arms_of_batch_norm_differ_in_their_shards_alone() -> None:
+    built = build("batch_norm_shards", "custom")
+    assert values(built, "optimization.batch_norm") == ["global"] + ["shards"] * 3
+    assert values(built, "optimization.batch_norm_shards") == [None, 2, 4, 8]
+    own = recipe("custom")
+    assert {arm.config.method.soft_labels for arm in built.arms} == {own.method.soft_labels}
+    assert {arm.config.schedule for arm in built.arms} == {own.schedule}
 
 
 def test_each_size_has_the_released_rule_as_its_reference_and_the_images_that_its_name_says() -> None:
