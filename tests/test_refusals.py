@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -180,6 +181,16 @@ def test_what_is_usable_but_unusual_is_warned_about(case: str, tmp_path: Path) -
     warnings = " ".join(check_inputs(*find_inputs(parse_training_flags("", "demo", flags).experiment)))
     assert all(text in warnings for text in said), warnings
     assert unsaid not in warnings
+
+
+@pytest.mark.parametrize(("words", "needed"), [([], "psutil"), (["--gpus", "1"], "psutil and nvidia-ml-py")])
+def test_system_metrics_are_refused_without_the_packages_that_measure_them(
+    words: list[str], needed: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in ("psutil", "pynvml"):
+        monkeypatch.setitem(sys.modules, module, None)  # as where it is not installed
+    with pytest.raises(UserError, match=rf"--system-metrics needs {needed}: pip install '.*\[system-metrics\]'"):
+        _finetune([*Place(tmp_path).task(), *words, "--system-metrics"])
 
 
 def _finetune(arguments: list[str]) -> None:

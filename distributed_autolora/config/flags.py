@@ -26,6 +26,7 @@ SHORT = {
     "--name": ("--run.name",),
     "--output": ("--run.output",),
     "--mlflow-uri": ("--run.mlflow-uri",),
+    "--system-metrics": ("--run.system-metrics",),
 }
 """{short name: the flags that it may be, of which a program has one}."""
 _GPUS = "--gpus"

@@ -229,3 +229,5 @@ class RunConfig:
     """MLflow tracking URI; None: SQLite in the output folder."""
     mlflow_experiment: str = "distributed_autolora"
     """MLflow experiment that the run is filed under."""
+    system_metrics: bool = False
+    """Log the CPU, memory, disk, network and GPU use of the nodes to MLflow while the run trains."""

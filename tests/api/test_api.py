@@ -56,7 +56,8 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 @pytest.fixture(scope="module")
 def run(home: Path) -> autolora.Run:
-    return autolora.finetune(small_config(str(home / "DATA")), epochs=2, in_process=True)
+    values = {"run.system_metrics": True}
+    return autolora.finetune(small_config(str(home / "DATA")), epochs=2, in_process=True, values=values)
 
 
 def test_importing_the_package_loads_no_torch_and_names_are_found_when_used() -> None:
@@ -117,11 +118,19 @@ def test_mlflow_loads_a_run_s_model_as_a_network_and_as_a_function(
 ) -> None:
     x = torch.rand(3, 1, 12, 12)
     names: dict[str, Any] = {"x": x}
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", run.result.mlflow.uri)
-    exec(IN_MLFLOW.replace("RUN_ID", run.result.mlflow.run_id), names)
+    uri, run_id = run.result.mlflow.uri, run.result.mlflow.run_id
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    exec(IN_MLFLOW.replace("RUN_ID", run_id), names)
     expected = run.model()(x).detach()
     assert_near(names["logits"].detach(), expected)
     assert_near(torch.from_numpy(names["the_same"]), expected)
+    function = names["mlflow"].pyfunc.load_model(f"runs:/{run_id}/model")
+    example = function.input_example
+    (taken,), (given,) = function.metadata.signature.inputs, function.metadata.signature.outputs
+    assert (taken.type, taken.shape, given.type, given.shape) == ("float32", (-1, 1, 12, 12), "float32", (-1, 3))
+    assert (example.dtype, example.shape[1:]) == ("float32", (1, 12, 12))
+    assert 0 <= example.min() <= example.max() <= 1
+    assert "system/cpu_utilization_percentage" in names["mlflow"].get_run(run_id).data.metrics
 
 
 def test_ones_own_network_trains_and_returns_from_its_folder(home: Path) -> None:

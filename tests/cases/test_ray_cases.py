@@ -14,6 +14,7 @@ import pytest
 from distributed_autolora.data.catalog import embedded_folder
 from distributed_autolora.data.parquet.reader import read_images
 from distributed_autolora.files import read_json
+from distributed_autolora.orchestration.mlflow_tracking.connection import connect
 from distributed_autolora.records import Evaluation, from_json
 from tests.cases.shared import OWN, TINY, folder
 from tests.orchestration.mlflow_tracking.tracking_server import TrackingServer
@@ -120,13 +121,16 @@ def test_12_a_server_on_loopback_behind_a_proxy(tmp_path: Path) -> None:
     server = TrackingServer(tmp_path)
     server.start()
     try:
-        words = ("--run.name", "p", "--run.mlflow-uri", server.uri, *TINY)
+        words = ("--run.name", "p", "--run.mlflow-uri", server.uri, "--system-metrics", *TINY)
         base = environment(tmp_path / "home", http_proxy="http://127.0.0.1:9", HTTP_PROXY="http://127.0.0.1:9")
         done = program("jobs/finetune.py", *words, base=base)
+        run_id = read_json(tmp_path / "home" / "runs" / "p" / "run.json")["mlflow"]["run_id"]
+        logged = connect(server.uri).get_run(run_id).data.metrics
     finally:
         server.kill()
     assert done.returncode == 0, done.stderr
     assert "MLflow" not in done.stderr, done.stderr
+    assert "system/cpu_utilization_percentage" in logged, "a worker logs it"
 
 
 def test_17_names_beyond_ascii_in_another_locale(tmp_path: Path) -> None:

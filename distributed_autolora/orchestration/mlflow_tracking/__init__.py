@@ -3,7 +3,12 @@
 Importing mlflow takes seconds, so every function imports it when it is first needed.
 """
 
-from distributed_autolora.orchestration.mlflow_tracking.connection import TrackingError, connect, default_tracking_uri
+from distributed_autolora.orchestration.mlflow_tracking.connection import (
+    TrackingError,
+    connect,
+    default_tracking_uri,
+    is_sqlite,
+)
 from distributed_autolora.orchestration.mlflow_tracking.metrics import MetricWriter
 from distributed_autolora.orchestration.mlflow_tracking.results import (
     PARENT,
@@ -21,3 +26,4 @@ from distributed_autolora.orchestration.mlflow_tracking.runs import (
     open_run,
     reach_store,
 )
+from distributed_autolora.orchestration.mlflow_tracking.system_metrics import system_metrics

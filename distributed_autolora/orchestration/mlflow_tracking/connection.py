@@ -6,6 +6,7 @@ import fcntl
 import logging
 import os
 import socket
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,6 +22,7 @@ LOOPBACK = ("127.0.0.1", "localhost", "::1")
 QUICK_S = 5
 OPENING_S = 8
 LONG_S = 60
+_environment = threading.RLock()
 _DATABASE_PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
 _PLAIN_PROBLEMS = {
     "disk is full": "its disk is full",
@@ -58,16 +60,7 @@ def connect(uri: str) -> MlflowClient:
         UserError: for a URI that cannot be used.
     """
     _check_uri(uri)
-    # MLflow would report usage to its makers, list every migration of a new database, print links into the log of
-    # the run, draw progress bars of files, and warn without git.
-    for name, value in (
-        ("MLFLOW_DISABLE_TELEMETRY", "true"),
-        ("MLFLOW_LOGGING_LEVEL", "WARNING"),
-        ("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true"),
-        ("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false"),
-        ("GIT_PYTHON_REFRESH", "quiet"),
-    ):
-        os.environ.setdefault(name, value)
+    set_up_mlflow()
     if urlsplit(uri).hostname in LOOPBACK:
         os.environ |= without_proxy(os.environ)
     from mlflow import MlflowClient
@@ -80,6 +73,20 @@ def connect(uri: str) -> MlflowClient:
     with Path(f"{file}.lock").open("a") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         return MlflowClient(tracking_uri=uri)
+
+
+def set_up_mlflow() -> None:
+    """Sets what MLflow reads from the environment when it is imported."""
+    # MLflow would report usage to its makers, list every migration of a new database, print links into the log of
+    # the run, draw progress bars of files, and warn without git.
+    for name, value in (
+        ("MLFLOW_DISABLE_TELEMETRY", "true"),
+        ("MLFLOW_LOGGING_LEVEL", "WARNING"),
+        ("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true"),
+        ("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false"),
+        ("GIT_PYTHON_REFRESH", "quiet"),
+    ):
+        os.environ.setdefault(name, value)
 
 
 def without_proxy(environment: Mapping[str, str]) -> dict[str, str]:
@@ -100,18 +107,22 @@ def failures(*more: type[Exception]) -> tuple[type[Exception], ...]:
 
 @contextmanager
 def timeouts(timeout_s: int, retries: int = 0) -> Iterator[None]:
-    """Limits how long MLflow waits for a server; it reads these variables at every request."""
+    """Limits how long MLflow waits for a server; it reads these variables at every request.
+
+    One thread of a process at a time: another one's end would restore the variables within this block.
+    """
     limits = {"MLFLOW_HTTP_REQUEST_TIMEOUT": str(timeout_s), "MLFLOW_HTTP_REQUEST_MAX_RETRIES": str(retries)}
-    before = {name: os.environ.get(name) for name in limits}
-    os.environ.update(limits)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
+    with _environment:
+        before = {name: os.environ.get(name) for name in limits}
+        os.environ.update(limits)
+        try:
+            yield
+        finally:
+            for name, value in before.items():
+                if value is None:
+                    os.environ.pop(name, None)
+                else:
+                    os.environ[name] = value
 
 
 @contextmanager
@@ -136,6 +147,11 @@ def requests_to(uri: str, timeout_s: int, retries: int = 0) -> Iterator[None]:
 def is_server(uri: str) -> bool:
     """Tells whether artifacts go through a tracking server, too."""
     return urlsplit(uri).scheme in ("http", "https")
+
+
+def is_sqlite(uri: str) -> bool:
+    """Tells whether the store is a file, which takes one writer at a time."""
+    return _sqlite_file(uri) is not None
 
 
 def _sqlite_file(uri: str) -> Path | None:

@@ -1,6 +1,7 @@
 """Looks at everything a run needs before it starts, and writes down what it found."""
 
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 
 from distributed_autolora.config import ExperimentConfig, output_home
 from distributed_autolora.data.catalog import EMBEDDED_BACKBONES, data_folder, embedded_backbone, labelled_task
@@ -31,6 +32,8 @@ def find_inputs(config: ExperimentConfig) -> tuple[ExperimentConfig, Inputs]:
     from distributed_autolora.training.methods.registry import method_of
 
     config.validate()
+    if config.run.system_metrics:
+        check_system_metrics(config.scaling.use_gpu)
     method_of(config)
     folder, weights = data_folder(config.data), weights_location(config)
     data = data_digest(folder, output_home(config.run) / CHECKED_DATA)
@@ -49,6 +52,22 @@ def find_inputs(config: ExperimentConfig) -> tuple[ExperimentConfig, Inputs]:
         model=replace(config.model, weights_digest=model, weights=kept),
     )
     return config, Inputs(folder, weights)
+
+
+def check_system_metrics(use_gpu: bool) -> None:
+    """Looks for the packages that system metrics are measured by.
+
+    Raises:
+        UserError: naming those that are missing.
+    """
+    import ray  # noqa: F401  its wheels bring psutil
+
+    needed = {"psutil": "psutil", "pynvml": "nvidia-ml-py"} if use_gpu else {"psutil": "psutil"}
+    if missing := [package for module, package in needed.items() if find_spec(module) is None]:
+        raise UserError(
+            f"--system-metrics needs {' and '.join(missing)}: pip install 'distributed-autolora[system-metrics]', or "
+            "leave it out."
+        )
 
 
 def weights_location(config: ExperimentConfig) -> str | None:

@@ -3,8 +3,10 @@
 import hashlib
 import logging
 import shutil
+import socket
 import tempfile
 import traceback
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -90,7 +92,8 @@ def train_worker(payload: dict[str, Any]) -> dict[str, Any] | None:
             _, _, *size = data.plain_batch(data.split.train[:1])[0].shape
             check_fits(config, (size[0], size[1]), torch.cuda.mem_get_info(device)[0])
         reporter, on_step = RayReporter(payload["run"]), step_writer(Path(payload["run"]))
-        result = fit(config, data, payload["weights"], reporter, device=device, on_step=on_step)
+        with _system_metrics(payload):
+            result = fit(config, data, payload["weights"], reporter, device=device, on_step=on_step)
     except TrainingDivergedError as error:
         return {"diverged": str(error)}
     except UserError:
@@ -104,6 +107,17 @@ def train_worker(payload: dict[str, Any]) -> dict[str, Any] | None:
     if ray.train.get_context().get_world_rank() > 0:
         return None
     return packed(result, data)
+
+
+def _system_metrics(payload: dict[str, Any]) -> AbstractContextManager[None]:
+    """Returns what logs the system metrics of the node, in one of its workers, if the run asks workers for them."""
+    context, tracking = ray.train.get_context(), payload.get("system_metrics")
+    if tracking is None or context.get_local_rank() > 0:
+        return nullcontext()
+    from distributed_autolora.orchestration.mlflow_tracking import system_metrics
+
+    is_alone = context.get_local_world_size() == context.get_world_size()
+    return system_metrics(**tracking, node=None if is_alone else socket.gethostname())
 
 
 def packed(result: FitResult, data: TaskData) -> dict[str, Any]:

@@ -4,7 +4,7 @@ import logging
 import sys
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -155,7 +155,7 @@ def _train(
     status: Literal["FAILED", "KILLED"] | None = "FAILED"
     try:
         _log.info("Handing over to Ray Train.")
-        with epoch_lines(folder, config):
+        with epoch_lines(folder, config), _system_metrics(config, mlflow, payload, in_process):
             if in_process:
                 returned = train_in_process(config, folder, payload, mlflow)
             else:
@@ -170,6 +170,20 @@ def _train(
             with uninterrupted():
                 mlflow_tracking.finish_run(**mlflow, status=status)
     return finished
+
+
+def _system_metrics(
+    config: ExperimentConfig, mlflow: dict[str, str], payload: dict[str, Any], in_process: bool
+) -> AbstractContextManager[None]:
+    """Returns what logs system metrics from this process; in the place of it, workers log those of their nodes."""
+    from distributed_autolora.orchestration import mlflow_tracking
+
+    if not config.run.system_metrics:
+        return nullcontext()
+    if in_process or mlflow_tracking.is_sqlite(mlflow["uri"]):
+        return mlflow_tracking.system_metrics(mlflow["uri"], mlflow["run_id"])
+    payload["system_metrics"] = mlflow
+    return nullcontext()
 
 
 def _payload(config: ExperimentConfig, inputs: Inputs) -> dict[str, Any]:
