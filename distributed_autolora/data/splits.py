@@ -12,6 +12,7 @@ from distributed_autolora.errors import UserError
 
 # Two draws from the "split" stream that must not repeat each other take different epochs of it.
 _SUBSET_DRAW, _HOLDOUT_DRAW = 0, 1
+_AT_ONCE = 100_000
 
 
 @dataclass(frozen=True)
@@ -120,5 +121,8 @@ def _quotas(sizes: list[int], count: int, keep: int) -> list[int]:
 
 def split_digest(train: Tensor, val: Tensor) -> str:
     """Returns the SHA-256 of two index lists."""
-    text = ";".join(",".join(map(str, positions.tolist())) for positions in (train, val))
-    return hashlib.sha256(text.encode()).hexdigest()
+    digest = hashlib.sha256()
+    for before, positions in (("", train), (";", val)):
+        for number, part in enumerate(positions.split(_AT_ONCE)):  # the text of millions would be large
+            digest.update(f"{',' if number else before}{','.join(map(str, part.tolist()))}".encode())
+    return digest.hexdigest()

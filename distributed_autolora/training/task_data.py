@@ -10,7 +10,7 @@ from torch import Tensor
 from distributed_autolora.config import ExperimentConfig
 from distributed_autolora.data.augmentation import crop_flip, to_unit_interval
 from distributed_autolora.data.images import ImageSource
-from distributed_autolora.data.parquet.locations import split_bytes
+from distributed_autolora.data.parquet.locations import unpacked_bytes
 from distributed_autolora.data.parquet.node_cache import mapped_images
 from distributed_autolora.data.parquet.reader import ImageTable, check_same_classes, read_images
 from distributed_autolora.data.prefetch import prefetched
@@ -154,7 +154,7 @@ def fill_cache(config: ExperimentConfig, folder: str) -> None:
 
 
 def _is_small(config: ExperimentConfig, folder: str, split: str) -> bool:
-    return config.data.image_size is None and split_bytes(folder, split) <= IN_MEMORY_BYTES
+    return config.data.image_size is None and unpacked_bytes(folder, split) <= IN_MEMORY_BYTES
 
 
 def image_source(config: ExperimentConfig, table: ImageTable, scaled_bytes: int = 0) -> ImageSource:

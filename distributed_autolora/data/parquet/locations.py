@@ -9,6 +9,7 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.fs
+import pyarrow.parquet as pq
 
 from distributed_autolora import hub
 from distributed_autolora.console import command
@@ -112,6 +113,21 @@ def split_bytes(folder: str, split: str) -> int:
     filesystem, paths = split_files(folder, split)
     with readable(folder):
         return sum(info.size or 0 for info in filesystem.get_file_info(paths))
+
+
+def unpacked_bytes(folder: str, split: str) -> int:
+    """Returns the bytes of a split's rows once they are decompressed, as its files state them.
+
+    Raises:
+        UserError: if there is no such folder or file, or one is damaged.
+    """
+    filesystem, paths = split_files(folder, split)
+    total = 0
+    for path in paths:
+        with readable(path), filesystem.open_input_file(path) as stream:
+            facts = pq.ParquetFile(stream).metadata
+            total += sum(facts.row_group(group).total_byte_size for group in range(facts.num_row_groups))
+    return total
 
 
 @contextlib.contextmanager

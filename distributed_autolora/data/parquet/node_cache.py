@@ -99,7 +99,8 @@ def mapped_images(folder: str, split: str, *, digest: str | None, cache: str | N
     if any(not table[name].equals(labels.rows[name]) for name in labels.rows.column_names):
         raise _other_files(folder)
     prints = torch.from_numpy(table["fingerprint"].to_numpy().copy())
-    rows = {name: labels.rows[name] for name in labels.rows.column_names}
+    # Row ids stay in the file too: labels and fingerprints alone are in memory.
+    rows = {name: table[name] for name in labels.rows.column_names}
     images = MappedImages(path, table["image"], prints)
     return reader.image_table({**rows, "image": images}, prints, labels.texts, f"{folder} ({split})", labels.files)
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from distributed_autolora.data.parquet.checks import check_columns, check_metadata, check_rows, check_same_names
 from distributed_autolora.data.parquet.hub_layout import hub_metadata, is_hub_layout, read_hub_rows
-from distributed_autolora.data.parquet.locations import HOW_TO_WRITE, readable, split_bytes, split_files
+from distributed_autolora.data.parquet.locations import HOW_TO_WRITE, readable, split_files, unpacked_bytes
 from distributed_autolora.errors import UserError
 
 # In memory offsets have 64 bits, so that no file is too large for one chunk.
@@ -28,7 +28,8 @@ class ImageTable:
     labels: Tensor
     """int64 [n]."""
     class_names: tuple[str, ...]
-    row_ids: tuple[str, ...]
+    row_id_column: Any
+    """pyarrow ChunkedArray of n texts, in memory or mapped from a file."""
     texts: dict[str, Any]
     """The JSON values of the first file's metadata."""
     where: str
@@ -43,6 +44,11 @@ class ImageTable:
     def __len__(self) -> int:
         """Returns the number of images."""
         return len(self.labels)
+
+    @property
+    def row_ids(self) -> tuple[str, ...]:
+        """All row ids, as texts of their own; `row_id` returns one of millions."""
+        return tuple(self.row_id_column.to_pylist())
 
     @property
     def protocol(self) -> str:
@@ -61,10 +67,14 @@ class ImageTable:
         """Returns the encoded bytes of one image."""
         return self.encoded_images[row].as_py()  # type: ignore[no-any-return]
 
+    def row_id(self, row: int) -> str:
+        """Returns the stable name of one row."""
+        return str(self.row_id_column[row].as_py())
+
     def place(self, row: int) -> str:
         """Returns 'FILE, row R (row_id "ID")' for messages; R counts from 0 in that file."""
         first, path = self.files[bisect.bisect_right(self.files, row, key=lambda file: file[0]) - 1]
-        return place(path, row - first, self.row_ids[row])
+        return place(path, row - first, self.row_id(row))
 
 
 @dataclass(frozen=True)
@@ -119,11 +129,11 @@ def row_groups(folder: str, split: str, columns: Sequence[str] = IN_MEMORY.names
 
 
 def shown_row_groups(folder: str, split: str) -> Iterator[RowGroup]:
-    """Reads as `row_groups`, and shows how many MB of the files were read."""
+    """Reads as `row_groups`, and shows how many MB of images were read."""
     from distributed_autolora.progress import ProgressBar  # benchmarks/gpu_check.py reads images without rich
 
     done = 0
-    with ProgressBar(f"{split}: MB", math.ceil(split_bytes(folder, split) / 1e6), log=True) as bar:
+    with ProgressBar(f"{split}: MB", math.ceil(unpacked_bytes(folder, split) / 1e6), log=True) as bar:
         for group in row_groups(folder, split):
             yield group
             done += group.rows.nbytes
@@ -148,7 +158,7 @@ def image_table(
     return ImageTable(
         labels=torch.from_numpy(rows["label"].to_numpy().copy()),
         class_names=tuple(texts["class_names"]),
-        row_ids=tuple(rows["row_id"].to_pylist()),
+        row_id_column=rows["row_id"],
         texts=texts,
         where=where,
         encoded_images=rows["image"],

@@ -11,7 +11,7 @@ from distributed_autolora.config import ExperimentConfig, output_home
 from distributed_autolora.console import is_quiet
 from distributed_autolora.data.catalog import data_folder
 from distributed_autolora.data.decoding import ImageDecodeError, inspect_image
-from distributed_autolora.data.parquet.locations import split_bytes
+from distributed_autolora.data.parquet.locations import unpacked_bytes
 from distributed_autolora.data.parquet.reader import row_groups
 from distributed_autolora.errors import RunFailedError, UserError, counted
 from distributed_autolora.orchestration import mlflow_tracking
@@ -98,7 +98,7 @@ def _about_nodes(
     yield from findings.check_inputs(nodes)
     cached = 0
     with contextlib.suppress(UserError):  # that the data cannot be read is said above
-        cached = split_bytes(data, "train") + split_bytes(data, "test") if data is not None else 0
+        cached = unpacked_bytes(data, "train") + unpacked_bytes(data, "test") if data is not None else 0
     yield findings.check_disks(nodes, needed.checkpoints, cached)
     ray_gpus = {node_name(node): int(node["Resources"].get("GPU", 0)) for node in ray.nodes() if node["Alive"]}
     yield findings.check_gpus(nodes, ray_gpus, config.scaling.num_workers if config.scaling.use_gpu else 0)

@@ -138,7 +138,7 @@ class Evaluator:
         if task.corruptions is not None:
             images = self._images.images(torch.tensor(chosen))
             columns |= task.corruptions.outcomes(self._model, chosen, images, y)
-        row_ids = np.array([self._images.table.row_ids[row] for row in chosen], dtype=object)
+        row_ids = np.array([self._images.table.row_id(row) for row in chosen], dtype=object)
         found = {"row": np.array(chosen, dtype=np.int64), "row_id": row_ids, "label": y.cpu().numpy(), **columns}
         return found, time.perf_counter() - start
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from distributed_autolora.data.parquet.digest import data_digest
+from distributed_autolora.data.parquet.locations import split_bytes, unpacked_bytes
 from distributed_autolora.data.parquet.reader import check_same_classes, read_images
 from distributed_autolora.data.parquet.writer import ROW_GROUP, ImageRow
 from distributed_autolora.errors import UserError
@@ -82,6 +83,14 @@ def test_the_digest_covers_the_bytes_of_both_splits_and_not_the_place(tmp_path: 
     digests.append(data_digest(str(tmp_path / "b")))
     assert digests[0] == digests[1]
     assert len(set(digests)) == 3
+
+
+def test_the_size_in_memory_counts_what_the_files_hold_compressed(tmp_path: Path) -> None:
+    rows = rows_of([bytes(10_000)] * 100)
+    write(tmp_path, "train-0.parquet", rows[:50])
+    write(tmp_path, "train-1.parquet", rows[50:])
+    assert split_bytes(str(tmp_path), "train") < 100_000
+    assert 10_000 * 100 <= unpacked_bytes(str(tmp_path), "train") < 1.05 * 10_000 * 100
 
 
 def test_train_and_test_must_name_the_same_classes(tmp_path: Path) -> None:
