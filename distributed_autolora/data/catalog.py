@@ -25,6 +25,14 @@ def embedded_folder() -> str:
     return str(_EMBEDDED)
 
 
+def lasting_location(folder: str) -> str:
+    """Returns the folder or URI of a task's files; for the shipped ones their path in the package.
+
+    A submitted job reads those from a copy of the package that vanishes with the job.
+    """
+    return "distributed_autolora/data/embedded" if folder == embedded_folder() else folder
+
+
 def embedded_backbone(name: str = "embedded") -> Path:
     """Returns the file of a shipped backbone, by its name in `EMBEDDED_BACKBONES`."""
     return _EMBEDDED / EMBEDDED_BACKBONES[name]

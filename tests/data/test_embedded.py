@@ -6,9 +6,10 @@ from pathlib import Path
 import pytest
 import torch
 
+import distributed_autolora
 from distributed_autolora.config import DataConfig
 from distributed_autolora.config.recipes import recipe
-from distributed_autolora.data.catalog import data_folder, embedded_backbone, embedded_folder
+from distributed_autolora.data.catalog import data_folder, embedded_backbone, embedded_folder, lasting_location
 from distributed_autolora.data.images import ImageSource
 from distributed_autolora.data.parquet.reader import ImageTable, check_same_classes, read_images
 from distributed_autolora.errors import UserError
@@ -24,6 +25,12 @@ def train() -> ImageTable:
 @pytest.fixture(scope="module")
 def test() -> ImageTable:
     return read_images(embedded_folder(), "test")
+
+
+def test_the_shipped_images_are_named_by_their_path_in_the_package_and_others_as_they_are() -> None:
+    installed = Path(distributed_autolora.__file__).parents[1]
+    assert (installed / lasting_location(embedded_folder()) / "train.parquet").is_file()
+    assert lasting_location("s3://bucket/pets") == "s3://bucket/pets"
 
 
 def test_the_shipped_task_has_3500_balanced_images_and_stays_small(train: ImageTable, test: ImageTable) -> None:

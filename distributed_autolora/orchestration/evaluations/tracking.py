@@ -12,6 +12,7 @@ import torch
 
 from distributed_autolora.config import RunConfig
 from distributed_autolora.console import print_line
+from distributed_autolora.data.catalog import lasting_location
 from distributed_autolora.errors import UserError
 from distributed_autolora.models import save_weights
 from distributed_autolora.models.export import WEIGHTS_FILE
@@ -63,14 +64,14 @@ def _open_run(plan: Plan, parent: TrackedRun | None) -> TrackedRun:
     known = plan.folder.read_note("mlflow") or {}
     default = parent.uri if parent else mlflow_tracking.default_tracking_uri(request.home())
     uri = request.mlflow_uri or known.get("uri") or default
-    name = task_name(plan.table)
+    name, location = task_name(plan.table), lasting_location(task.data_folder)
     run_id = mlflow_tracking.open_run(
         uri=uri,
         experiment=(plan.found.run.config().run if plan.found.run else RunConfig()).mlflow_experiment,
         run_name=f"evaluation{plan.variant} of {plan.found.name}",
         params={
             "model": request.model,
-            "data": task.data_folder,
+            "data": location,
             "attacks": request.attacks,
             "norm": task.threat_model.norm,
             "epsilon": f"{task.threat_model.epsilon:.6g}",
@@ -80,7 +81,7 @@ def _open_run(plan: Plan, parent: TrackedRun | None) -> TrackedRun:
         tags={"task": name, "kind": "evaluation"} | ({mlflow_tracking.PARENT: parent.run_id} if parent else {}),
         run_id=known.get("run_id") if uri == known.get("uri") else None,
         home=request.home(),
-        data=mlflow_tracking.DataInput(name or "images", task.data_digest, task.data_folder, "evaluation"),
+        data=mlflow_tracking.DataInput(name or "images", task.data_digest, location, "evaluation"),
     )
     plan.folder.write_note("mlflow", {"uri": uri, "run_id": run_id})
     return TrackedRun(uri, run_id)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from distributed_autolora.config import ExperimentConfig, output_home
 from distributed_autolora.console import command_or_call, print_line, switch
+from distributed_autolora.data.catalog import lasting_location
 from distributed_autolora.files import claimed, write_json
 from distributed_autolora.orchestration.cluster.processes import uninterrupted
 from distributed_autolora.orchestration.runs.folder import RunFolder, check_writable
@@ -225,7 +226,9 @@ def _open_tracking(config: ExperimentConfig, folder: RunFolder, location: str, t
         tags={**own, **tags},
         run_id=known.get("run_id"),
         home=output_home(config.run),
-        data=mlflow_tracking.DataInput(config.data.task, config.data.digest or "", location, "training"),
+        data=mlflow_tracking.DataInput(
+            config.data.task, config.data.digest or "", lasting_location(location), "training"
+        ),
     )
     mlflow = {"uri": uri, "run_id": run_id}
     write_json(folder.path / "run.json", {**folder.read("run.json"), "mlflow": mlflow})
