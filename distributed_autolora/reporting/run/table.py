@@ -9,6 +9,7 @@ from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from distributed_autolora.errors import counted
 from distributed_autolora.records import EpochRecord, RunResult
 from distributed_autolora.reporting.format import (
     NONE,
@@ -117,7 +118,7 @@ def _sizes(result: RunResult) -> RenderableType:
     return Text(
         f"{intervals}Perturbations: {threat_text(result.norm, result.epsilon).removesuffix(' (L-infinity)')}.\n"
         f"Trained on {result.train_images:,} images, selected on {result.val_images:,}:"
-        f" {result.stopped_epoch} epochs in {duration(result.cost.seconds)}.",
+        f" {counted(result.stopped_epoch, 'epoch')} in {duration(result.cost.seconds)}.",
         style="dim",
     )
 
