@@ -54,6 +54,8 @@ class TrainingFlags:
     """YAML file, laid over the recipe that it names; each run writes its own, complete, as config.yaml."""
     fresh: bool = False
     """Start the next number of this run, even if it exists."""
+    in_process: bool = False
+    """Train and evaluate in this process: one worker, no Ray."""
     evaluate: str = "quick"
     """Attacks to evaluate the finished model by (pgd10,autoattack); quick: check its PGD result; none: neither."""
     experiment: Annotated[ExperimentConfig, tyro.conf.arg(name="")] = field(default_factory=ExperimentConfig)
@@ -138,8 +140,7 @@ def run_program(main: Callable[[], None], *, when_interrupted: str = CONTINUES) 
     sys.argv[1:] = [word for word in sys.argv[1:] if word not in COMMON_FLAGS]
     if "--quiet" in _given:
         be_quiet()
-    is_debug = "--debug" in _given
-    sys.excepthook = partial(_report_crash, is_debug)
+    sys.excepthook = partial(_report_crash, is_debug := "--debug" in _given)
     try:
         main()
         message, status = "", DONE

@@ -66,7 +66,7 @@ def command_or_call() -> str:
 
 def switch(name: str) -> str:
     """Returns how to type a switch: "--fresh", or "fresh=True" within `called_from_python`."""
-    return f"{name}=True" if _is_call.get() else f"--{name}"
+    return f"{name}=True" if _is_call.get() else f"--{name.replace('_', '-')}"
 
 
 def use_utf8() -> None:

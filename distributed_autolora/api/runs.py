@@ -121,7 +121,7 @@ def finetune(
         values: further values by their keys: {"schedule.rule": "paired"}.
         gpus: so many workers with one GPU each; 0: no GPU.
         address: of a Ray cluster; None: that of $RAY_ADDRESS, or a local Ray.
-        in_process: train in this process, without Ray: one worker, and checkpoints after each epoch as well.
+        in_process: train and evaluate in this process, as one worker without Ray; there are checkpoints as well.
         fresh: start another run even if one of this config exists.
         attacks: attacks to evaluate the finished model by, as of `autolora finetune --evaluate`.
 
@@ -130,7 +130,7 @@ def finetune(
     """
     keys = _keys(
         lr=lr, epochs=epochs, batch_size=batch_size, method=method, name=name, seed=seed, epsilon=epsilon, data=data,
-        workers=1 if in_process else gpus or workers, output=output, weights=weights, mlflow_uri=mlflow_uri,
+        workers=gpus or workers, output=output, weights=weights, mlflow_uri=mlflow_uri,
         backbone=backbone if isinstance(backbone, str) else None,
     )  # fmt: skip
     if gpus is not None:
@@ -142,7 +142,7 @@ def finetune(
     with ray_at(address):
         finished = train_run(chosen, fresh=fresh, in_process=in_process)
         if attacks != NONE:
-            evaluate_finished(finished.folder, attacks)
+            evaluate_finished(finished.folder, attacks, in_process=in_process)
     return Run(finished.folder.path, finished.result)
 
 

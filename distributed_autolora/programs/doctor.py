@@ -10,7 +10,7 @@ WHEN_INTERRUPTED = "The checks write nothing that is needed; start them again."
 def main() -> None:
     """Prints one line a check: PASS, WARN or FAIL, the figure, and what to do."""
     flags = parse_training_flags(
-        "Checks a Ray cluster for a run: takes the flags of `finetune` (--fresh and --evaluate change nothing). "
+        "Checks a Ray cluster for a run: takes the flags of `finetune` (but --fresh, --evaluate, --in-process). "
         "On a local Ray by default; inside a submitted job, on its cluster. Exit status: 0 nothing fails, 1 a check "
         "fails, 2 refused input.",
         default_recipe="demo",

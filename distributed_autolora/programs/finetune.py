@@ -16,4 +16,5 @@ def main() -> None:
     from distributed_autolora.orchestration.runs.train import train_run
 
     check_attacks(flags.evaluate, data_folder(flags.experiment.data))
-    evaluate_finished(train_run(flags.experiment, fresh=flags.fresh).folder, flags.evaluate)
+    finished = train_run(flags.experiment, fresh=flags.fresh, in_process=flags.in_process)
+    evaluate_finished(finished.folder, flags.evaluate, in_process=flags.in_process)

@@ -17,7 +17,7 @@ def main() -> None:
     from distributed_autolora.orchestration.runs.train import train_run
 
     check_attacks(flags.evaluate, data_folder(flags.experiment.data))
-    finished = train_run(flags.experiment, fresh=flags.fresh)
+    finished = train_run(flags.experiment, fresh=flags.fresh, in_process=flags.in_process)
     weights = write_backbone(finished, typed_command())
-    evaluate_finished(finished.folder, flags.evaluate)
+    evaluate_finished(finished.folder, flags.evaluate, in_process=flags.in_process)
     print(f"\nBackbone: {weights} (card: {weights.with_suffix('.md').name})")

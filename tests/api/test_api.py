@@ -10,16 +10,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import ray
 import torch
 from PIL import Image
 from torch import Tensor, nn
 
 import distributed_autolora as autolora
+from distributed_autolora.config.experiment import config_text
 from distributed_autolora.data.decoding import decode_image
 from distributed_autolora.data.parquet.reader import read_images, read_texts
 from distributed_autolora.errors import UserError
 from distributed_autolora.models.weight_files import read_weights
+from distributed_autolora.orchestration.evaluations.folder import RESULT_FILE
 from distributed_autolora.orchestration.runs.folder import RunFolder
+from distributed_autolora.programs import finetune
 from distributed_autolora.reporting.run.figure import NotebookFigure
 from distributed_autolora.training.loop import fit
 from distributed_autolora.training.reporter import NoReports
@@ -94,6 +98,26 @@ def test_a_finished_run_names_the_argument_that_runs_it_again(
     said = capsys.readouterr().out
     assert said.endswith("The same call with fresh=True runs it again under a new number.\n")
     assert "--fresh" not in said
+
+
+def test_the_program_trains_and_evaluates_in_this_process_and_does_not_mix_its_checkpoints_with_rays(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file, config = home / "own.yaml", small_config(str(home / "DATA"), epochs=1)
+    file.write_text(config_text(config))
+    typed = ["autolora finetune", "--config", str(file), "--name", "own", "--in-process"]
+    monkeypatch.setattr("sys.argv", [*typed, "--evaluate", "pgd10"])
+    finetune.main()
+    assert not ray.is_initialized()
+    folder = home / "runs" / "own"
+    assert (folder / "evaluation" / RESULT_FILE).is_file()
+    (folder / "result.json").unlink()
+    (folder / "train").mkdir()
+    with pytest.raises(UserError, match=r"started on Ray: resume it without --in-process\.$"):
+        finetune.main()
+    (folder / "in_process").mkdir()
+    with pytest.raises(UserError, match=r"in one process: resume it with in_process=True\.$"):
+        autolora.finetune(file, name="own")
 
 
 def test_a_model_is_attacked_saved_loaded_and_evaluated_wherever_it_is(run: autolora.Run, home: Path) -> None:

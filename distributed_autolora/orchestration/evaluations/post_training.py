@@ -17,12 +17,13 @@ _QUICK_SECONDS = 120.0
 _STEPS_PER_IMAGE = 1550
 
 
-def evaluate_finished(run: RunFolder, attacks: str) -> None:
+def evaluate_finished(run: RunFolder, attacks: str, *, in_process: bool = False) -> None:
     """Evaluates a finished run, unless its test split is to stay closed.
 
     Args:
         attacks: names separated by commas; "quick": the sanity checks on a few test images, if they take two minutes
             at most; "none": nothing.
+        in_process: in this process, without Ray.
 
     Raises:
         UserError: for an unknown attack, or as `evaluate_run`.
@@ -44,7 +45,7 @@ def evaluate_finished(run: RunFolder, attacks: str) -> None:
         evaluate_run(
             run,
             attacks=result.attack if attacks == QUICK else attacks,
-            num_workers=scaling.num_workers,
+            num_workers=0 if in_process else scaling.num_workers,
             use_gpu=scaling.use_gpu,
             sanity=True,
             images=images,

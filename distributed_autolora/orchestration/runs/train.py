@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from distributed_autolora.config import ExperimentConfig, output_home
 from distributed_autolora.console import command_or_call, print_line, switch
 from distributed_autolora.data.catalog import lasting_location
+from distributed_autolora.errors import UserError
 from distributed_autolora.files import claimed, write_json
 from distributed_autolora.orchestration.cluster.processes import uninterrupted
 from distributed_autolora.orchestration.runs.folder import RunFolder, check_writable
@@ -43,11 +44,13 @@ def train_run(
     """Starts, resumes or just shows the run that a config describes.
 
     With `checked` the inputs were looked at already, as those of a study are. With `in_process` this process trains,
-    without Ray; the config must have one worker.
+    without Ray, as the only worker.
 
     Raises:
         UserError: for bad input, before any work starts wherever it can be known.
     """
+    if in_process:
+        config = replace(config, scaling=replace(config.scaling, num_workers=1, max_workers=None))
     _log.info("Finding the inputs.")
     config, inputs = find_inputs(config)
     found = None if fresh else find_run(config)
@@ -63,6 +66,7 @@ def train_run(
         else:
             config, folder = found
             _acquire(folder, stack)
+            _check_checkpoints(folder, in_process)
         _connect(config, None if found is None else _known_tracking(folder).get("uri"), in_process)
         if found is None:
             config, folder = _new_run(config, fresh, in_process, stack)
@@ -73,6 +77,15 @@ def train_run(
             folder.create(config, name)
         starting.close()
         return _train(config, folder, inputs, dict(tags or {}), callbacks, in_process)
+
+
+def _check_checkpoints(folder: RunFolder, in_process: bool) -> None:
+    """Refuses to go on from checkpoints of Ray in this process, and the other way round: neither reads the other's."""
+    own = any((folder.path / name).exists() for name in ("in_process", "in_process.new"))
+    if in_process and not own and (folder.path / "train").exists():
+        raise UserError(f'Run "{folder.name}" was started on Ray: resume it without {switch("in_process")}.')
+    if own and not in_process:
+        raise UserError(f'Run "{folder.name}" was started in one process: resume it with {switch("in_process")}.')
 
 
 def _claim(name: str, runs: Path, starting: ExitStack) -> None:
