@@ -9,7 +9,7 @@ PORT ?= 5000
 export OMP_NUM_THREADS = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo compare-demo test test-long mutants chaos check docs bench mlflow clean
+.PHONY: help install demo compare-demo test test-long mutants chaos check docs transcripts bench mlflow clean
 
 help:  ## list what can be made
 	@sed -n 's/^\([a-z-]*\):.*  ## \(.*\)/  make \1	\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 20
@@ -44,6 +44,9 @@ check: $(INSTALLED)  ## check style, types and layers
 docs: $(INSTALLED)  ## build docs/ as a site, build/site/index.html; a broken link ends it
 	@$(BIN)/python -m zensical build --strict --clean && echo "Open build/site/index.html in a browser." && \
 	echo "Its search works on a server: .venv/bin/python -m http.server --directory build/site"
+
+transcripts: $(INSTALLED)  ## run the commands of docs/tutorials and write their output into the pages; about a quarter of an hour
+	@$(BIN)/python -m tests.docs.transcripts
 
 bench: $(INSTALLED)  ## measure speed on this machine: tables, and figures in bench/*.json; about 15 minutes on two cores
 	@mkdir -p bench; for name in attack step workers autoattack reading startup memory; do \

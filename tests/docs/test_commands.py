@@ -15,7 +15,7 @@ from distributed_autolora.config.flags import SHORT
 from distributed_autolora.data.preparation import flags as prepare_flags
 from distributed_autolora.orchestration.evaluations.request import EvaluationRequest
 from distributed_autolora.orchestration.studies.request import CompareFlags
-from tests.docs.checking import ROOT, problem
+from tests.docs.checking import ROOT, TO_BE_MADE, problem
 from tests.docs.collecting import commands, shell_blocks, spans
 
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")]
@@ -32,8 +32,6 @@ OTHERS = {
 GROUPS = ("compute", "eval_attack", "method", "model", "optimization", "scaling", "threat_model", "train_attack")
 """Groups of config keys whose names sentences use for nothing else but files."""
 PREPARED = (prepare_flags.Caltech256, prepare_flags.Cifar10, prepare_flags.Folder, prepare_flags.FashionMnist)
-TO_BE_MADE = ("distributed_autolora/core/plain_adversarial.py", "core/mart.py", "tests/core/test_mart.py")
-"""What the reader of a page writes, or the one who walked."""
 
 MADE_UP = """
 Type `make tset`, `jobs/nothing.py`, `--no-such-flag` or `ray job submit --adress X`; `make test` is fine.
