@@ -96,7 +96,8 @@ def keep_copies_together(split: Split, fingerprints: Tensor) -> Split:
 
 def _choose(labels: Tensor, count: int, seed: int, draw: int, keep: int) -> Tensor:
     """Returns about `count` ascending positions; at least `keep` of every class are not chosen."""
-    positions = [(labels == label).nonzero().flatten() for label in sorted(set(labels.tolist()))]
+    counts = labels.unique(return_counts=True)[1].tolist()
+    positions = labels.argsort(stable=True).split(counts)  # ascending in each class
     quotas = _quotas([len(members) for members in positions], count, keep)
     chosen = [
         members[keyed_order(seed, "split", draw, members)[:quota]]

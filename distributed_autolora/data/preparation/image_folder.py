@@ -81,7 +81,8 @@ def _classes_of_both(source: Path) -> list[str]:
 def _notes(
     skipped: Counter[str], other: list[str], class_names: Sequence[str], test: list[tuple[str, int]]
 ) -> tuple[str, ...]:
-    untested = [name for label, name in enumerate(class_names) if label not in {number for _, number in test}]
+    tested = {label for _, label in test}
+    untested = [name for label, name in enumerate(class_names) if label not in tested]
     endings = some([f"{count} {ending}" for ending, count in skipped.most_common()], _MAX_SHOWN)
     notes = [f"not used, because of their endings: {skipped.total()} files ({endings})"] if skipped else []
     notes += [f"not used: {', '.join(other)}"] if other else []

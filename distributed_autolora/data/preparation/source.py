@@ -104,11 +104,12 @@ def held_out(labels: Sequence[int], test_fraction: float, seed: int) -> tuple[li
     """
     if not 0 < test_fraction < 1:
         raise UserError(f"The test fraction is {test_fraction}: it must be between 0 and 1, for instance 0.2.")
-    test = stratified_holdout(torch.tensor(labels), round(test_fraction * len(labels)), seed).tolist()
-    if not test:
+    test = stratified_holdout(torch.tensor(labels), round(test_fraction * len(labels)), seed)
+    if not len(test):
         raise UserError(f"{len(labels)} images are too few to hold out {test_fraction:.0%} for testing: add some.")
-    train = sorted(set(range(len(labels))) - set(test))
-    return train, test, f"test share {test_fraction}, stratified, seed {seed}"
+    is_train = torch.ones(len(labels), dtype=torch.bool)
+    is_train[test] = False
+    return is_train.nonzero().flatten().tolist(), test.tolist(), f"test share {test_fraction}, stratified, seed {seed}"
 
 
 def count_notes(rows: Mapping[str, Sequence[SourceRow]], official: dict[str, int]) -> tuple[str, ...]:
