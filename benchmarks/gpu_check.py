@@ -38,7 +38,7 @@ SEEDS = 3
 SIZES = {
     "full": Namespace(images=1250, pictures=8000, side=224, batch=128, steps=10, rounds=10),
     "small": Namespace(images=500, pictures=500, side=32, batch=4, steps=2, rounds=1),
-    "tiny": Namespace(images=200, pictures=40, side=16, batch=4, steps=1, rounds=1),
+    "tiny": Namespace(images=100, pictures=20, side=16, batch=4, steps=1, rounds=1),
 }
 """Training images of the checks, JPEG files that are read, and side, batch, attack steps and rounds that are timed."""
 

@@ -12,12 +12,17 @@ from fnmatch import fnmatch
 
 os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported
 
+# Children need not import these again.
+import hypothesis  # noqa: F401
+import scipy.stats  # noqa: F401
+import timm  # noqa: F401
 import torch
-import torchvision  # noqa: F401  children need not import it again
+import torchvision  # noqa: F401
 
+from distributed_autolora.hardware import available_cpus
 from tests.mutants.modules import EQUIVALENT, PACKAGE, covering, modules
 from tests.mutants.mutations import Mutant, mutants
-from tests.mutants.running import ROOT, copied_repository, killed_by, run_tests
+from tests.mutants.running import ROOT, run_mutants, run_tests
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -30,16 +35,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     torch.set_num_threads(1)
     chosen = sample(flags.only, flags.sample, flags.seed)
     killers, survivors = [], []
-    with copied_repository() as copy:
-        for mutant in chosen:
-            killer = killed_by(mutant, covering(mutant.path), copy)
-            print(f"{'SURVIVED' if killer is None else 'killed'}  {mutant.name}  {killer or ''}", flush=True)
-            if killer is None:
-                survivors.append(mutant)
-            else:
-                killers.append(killer)
-        named = sorted({killer for killer in killers if "::" in killer})
-        status, failed = run_tests(named, copy) if named else (0, "")
+    jobs = [(mutant, covering(mutant.path)) for mutant in chosen]
+    for mutant, killer, seconds in run_mutants(jobs, min(2, available_cpus())):
+        print(f"{'killed' if killer else 'SURVIVED'}  {seconds:3.0f} s  {mutant.name}  {killer or ''}", flush=True)
+        if killer is None:
+            survivors.append(mutant)
+        else:
+            killers.append(killer)
+    named = sorted({killer for killer in killers if "::" in killer})
+    status, failed = run_tests(named) if named else (0, "")
     if status:
         print(f"{failed} fails without a mutant: the score means nothing.", file=sys.stderr)
         return 1
