@@ -96,7 +96,7 @@ CASES: dict[str, tuple[Callable[[Place], list[str]], list[str]]] = {
     "data of a published task": (lambda p: ["--recipe", "cub"], ["--data", "autolora data prepare cub"]),
     "images of a size that the backbone does not take": (
         lambda p: [*p.task(), "--model.backbone", "timm/vit_tiny_patch16_224"],
-        ["takes images of 224 x 224 pixels, not 12 x 12", "model.input_size"],
+        ["takes images of 224 x 224 pixels, not 12 x 12", "--model.input-size"],
     ),
     "weights that are missing": (lambda p: [*p.task(), "--model.weights", "/no/file"], ["/no/file"]),
     "weights that are no weights": (
@@ -126,11 +126,11 @@ CASES: dict[str, tuple[Callable[[Place], list[str]], list[str]]] = {
         lambda p: [*p.task(), "--run.output", p.file("file", b"") + "/below"],
         ["cannot be written", "--output"],
     ),
-    "a run name that is no name": (lambda p: [*p.task(), "--run.name", "../up"], ["run.name", "../up"]),
+    "a run name that is no name": (lambda p: [*p.task(), "--run.name", "../up"], ["--name", "../up"]),
     "data that are not the config's": (lambda p: [*p.task(), "--data.digest", "0" * 64], ["not those of the config"]),
     "an MLflow server that is away": (
         lambda p: [*p.task(), "--run.mlflow-uri", "http://127.0.0.1:9"],
-        ["127.0.0.1:9", "run.mlflow_uri"],
+        ["127.0.0.1:9", "--mlflow-uri"],
     ),
     "a password in a URI": (
         lambda p: [*p.task(), "--run.mlflow-uri", "http://user:secret@127.0.0.1:9"],

@@ -41,10 +41,6 @@ class ImageSource:
         resized: `training_images` draws a resized crop and a flip for each row; otherwise it is `images`.
         decoded_once_bytes: the most pixel bytes of images of one size that are kept decoded.
         scaled_bytes: the most memory for scaled images that are kept once they were decoded, the first ones.
-
-    Raises:
-        UserError: for a number of channels that no image has, resized crops without `image_size`, images that cannot
-            be decoded, or images of different sizes without `image_size`.
     """
 
     def __init__(
@@ -70,11 +66,7 @@ class ImageSource:
                 self._pixels = self._stack(torch.arange(len(table)), self._plain_image)
 
     def images(self, rows: Tensor) -> Tensor:
-        """Returns uint8 [n, C, H, W], the images of rows (int64 [n]) under the evaluation transform.
-
-        Raises:
-            UserError: naming the rows that cannot be decoded.
-        """
+        """Returns uint8 [n, C, H, W], the images of rows (int64 [n]) under the evaluation transform."""
         if self._pixels is not None:
             return self._pixels[rows.cpu()]
         if self.image_size is None:
@@ -86,9 +78,6 @@ class ImageSource:
 
         The crop is torchvision's RandomResizedCrop, taken after the short side is scaled; its box and the flip
         are drawn from `keyed_uniform`, so they depend on seed, epoch, stream and row alone.
-
-        Raises:
-            UserError: naming the rows that cannot be decoded.
         """
         if not self.resized:
             return self.images(rows)
@@ -147,7 +136,9 @@ def check_image_settings(*, channels: int, image_size: int | None, resized: bool
         UserError: for a number of channels that no image has, or resized crops without `image_size`.
     """
     if channels not in MODES:
-        raise UserError(f"Images have 1 channel or 3, not {channels}: give model.mean and model.std 1 or 3 entries.")
+        raise UserError(
+            f"Images have 1 channel or 3, not {channels}: give --model.mean and --model.std 1 or 3 entries."
+        )
     if resized and image_size is None:
         raise UserError("The augmentation resized_crop_flip needs a size: give --data.image-size, for instance 224.")
 

@@ -60,11 +60,7 @@ class Classifier(nn.Module):
         return layer
 
     def forward(self, x: Tensor) -> Tensor:
-        """Returns [n, classes] logits of [n, C, H, W] images in [0, 1].
-
-        Raises:
-            UserError: for images of a size that the backbone does not take.
-        """
+        """Returns [n, classes] logits of [n, C, H, W] images in [0, 1]."""
         if self.input_size is not None:
             x = F.interpolate(x, size=(self.input_size, self.input_size), mode="nearest")
         _check_size(x, self.fixed_size)
@@ -123,7 +119,7 @@ def _fresh_network(
     if backbone in _TORCHVISION_RESNETS:
         if channels != 3:
             raise UserError(
-                f"{backbone} takes 3 channels, but model.mean has {channels}: give model.mean and model.std 3 entries."
+                f"{backbone} takes 3 channels, not {channels}: give --model.mean and --model.std 3 entries."
             )
         return torchvision.models.get_model(backbone, weights=None, num_classes=num_classes), _HEAD, None
     if backbone.startswith(PREFIX):
@@ -149,7 +145,7 @@ def check_takes_images(classifier: Classifier, size: tuple[int, int]) -> None:
         reason = str(error).partition("\n")[0]
         raise UserError(
             f"The backbone does not take images of {width} x {height} pixels ({reason}): "
-            "give model.input_size, which images are up-sampled to, or data.image_size."
+            "give --model.input-size, which images are up-sampled to, or --data.image-size."
         ) from error
 
 
@@ -159,5 +155,5 @@ def _check_size(x: Tensor, fixed_size: int | None) -> None:
     if fixed_size is not None and x.shape[-2:] != (fixed_size, fixed_size):
         raise UserError(
             f"The backbone takes images of {fixed_size} x {fixed_size} pixels, not {x.shape[-2]} x {x.shape[-1]}: "
-            "give model.input_size, which images are up-sampled to and the backbone is built for."
+            "give --model.input-size, which images are up-sampled to and the backbone is built for."
         )

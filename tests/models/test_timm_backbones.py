@@ -93,7 +93,7 @@ def test_weights_of_timm_move_in_and_out(tmp_path: Path) -> None:
 def test_grey_images_and_other_sizes_are_taken_where_the_network_takes_them() -> None:
     grey = build("timm/vit_tiny_patch16_224", 5, mean=(0.5,), std=(0.25,), input_size=32)
     assert grey(torch.rand(2, 1, 16, 16)).shape == (2, 5)
-    with pytest.raises(UserError, match="224 x 224 pixels, not 32 x 32: give model"):
+    with pytest.raises(UserError, match=r"not 32 x 32: give --model\.input-size"):
         build("timm/vit_tiny_patch16_224", 5)(torch.rand(2, 3, 32, 32))
 
 

@@ -4,12 +4,15 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
+from pathlib import Path
 from typing import Any, Self
 
 import pyarrow as pa
+import pyarrow.fs
 import pyarrow.parquet as pq
 
 from distributed_autolora.data.parquet.locations import open_location, writable
@@ -21,6 +24,7 @@ ROW_GROUP_BYTES = 32 * 2**20
 SHARD_BYTES = 256 * 2**20
 """A split is continued in another file after this many bytes of images."""
 
+_PARTIAL = re.compile(r"\..*-\d{5,}\.\d+\.partial")
 _SCHEMA = pa.schema([("image", pa.binary()), ("label", pa.int64()), ("row_id", pa.string())])
 
 
@@ -41,6 +45,15 @@ def groups_of(rows: Iterable[Any], size: int) -> Iterator[list[Any]]:
     iterator = iter(rows)
     while group := list(islice(iterator, size)):
         yield group
+
+
+def remove_partial_files(folder: str) -> None:
+    """Removes what a killed `SplitWriter` left in a local folder; call it while no other process writes there."""
+    filesystem, path = open_location(folder)
+    if isinstance(filesystem, pyarrow.fs.LocalFileSystem):  # an object store shows only complete files
+        for file in Path(path).glob(".*.partial"):
+            if _PARTIAL.fullmatch(file.name):
+                file.unlink(missing_ok=True)
 
 
 class SplitWriter:

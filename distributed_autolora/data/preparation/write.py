@@ -22,6 +22,7 @@ from distributed_autolora.data.parquet.writer import (
     ImageRow,
     SplitWriter,
     groups_of,
+    remove_partial_files,
 )
 from distributed_autolora.data.preparation.claim import claim
 from distributed_autolora.data.preparation.source import SPLITS, SourceRow, SourceTask
@@ -77,9 +78,6 @@ def write_task(output: str, source: SourceTask, *, overwrite: bool, shard_bytes:
     """Writes both splits and a task card atomically; images keep their bytes.
 
     Training images that are also test images, byte for byte, are left out unless the protocol is "released".
-
-    Raises:
-        UserError: naming all images that cannot be decoded; for an output that cannot be written or is in use.
     """
     folder = absolute_location(output)
     check_output(folder, overwrite)
@@ -90,6 +88,7 @@ def write_task(output: str, source: SourceTask, *, overwrite: bool, shard_bytes:
     failures: list[str] = []
     writers = {split: SplitWriter(folder, split, len(names), shard_bytes=shard_bytes) for split in SPLITS}
     with claim(folder) as check_claim, writers["train"], writers["test"]:
+        remove_partial_files(folder)
         # The test split comes first, so that it is known when the training images pass by.
         for split in reversed(SPLITS):
             for group, failed in _loaded(source.rows[split], split):

@@ -171,8 +171,7 @@ def _check_uri(uri: str) -> None:
             socket.create_connection((parts.hostname, port), timeout=QUICK_S).close()
         except (OSError, ValueError) as error:
             raise UserError(
-                f"The MLflow database at {uri} does not answer ({problem_of(error)}): start it, or change "
-                "run.mlflow_uri."
+                f"The MLflow database at {uri} does not answer ({problem_of(error)}): start it, or change --mlflow-uri."
             ) from None
     elif not is_server(uri) or not parts.hostname:
         raise UserError(f'"{uri}" is no MLflow tracking URI: give http://host:port or sqlite:////folder/mlflow.db.')
@@ -189,10 +188,10 @@ def _check_sqlite(uri: str, file: Path) -> None:
     except OSError as error:
         raise UserError(
             f"The MLflow database {file} cannot be written: {error.strerror}. Give yourself the right to, or change "
-            "run.mlflow_uri."
+            "--mlflow-uri."
         ) from None
     if start and not start.startswith(b"SQLite format 3"):
-        raise UserError(f"{file} is no SQLite database: move it away, or change run.mlflow_uri.")
+        raise UserError(f"{file} is no SQLite database: move it away, or change --mlflow-uri.")
 
 
 def truncated(text: str, length: int) -> str:

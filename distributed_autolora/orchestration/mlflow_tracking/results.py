@@ -143,7 +143,7 @@ def download_weights(uri: str, model_uri: str, folder: Path) -> Path:
             path = mlflow.artifacts.download_artifacts(artifact_uri=model_uri, tracking_uri=uri, dst_path=str(folder))
         except failures() as error:
             raise UserError(
-                f"MLflow at {uri} has no model {model_uri} ({problem_of(error)}). Check its name and run.mlflow_uri."
+                f"MLflow at {uri} has no model {model_uri} ({problem_of(error)}). Check its name and --mlflow-uri."
             ) from None
     found = [Path(path)] if Path(path).is_file() else sorted(Path(path).rglob("*.safetensors"))
     if len(found) != 1:

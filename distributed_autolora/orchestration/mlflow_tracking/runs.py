@@ -80,7 +80,7 @@ def open_run(
             return str(run.info.run_id)
         except failures() as error:
             raise UserError(
-                f"MLflow at {uri} refused the run ({problem_of(error)}): fix that there, or change run.mlflow_uri."
+                f"MLflow at {uri} refused the run ({problem_of(error)}): fix that there, or change --mlflow-uri."
             ) from None
 
 
@@ -115,7 +115,7 @@ def reach_store(uri: str) -> MlflowClient:
             client.search_experiments(max_results=1)
         except failures() as error:
             raise UserError(
-                f"MLflow at {uri} cannot be used ({problem_of(error)}): start it, or change run.mlflow_uri."
+                f"MLflow at {uri} cannot be used ({problem_of(error)}): start it, or change --mlflow-uri."
             ) from None
     return client
 
@@ -163,7 +163,7 @@ def _known_run(client: MlflowClient, uri: str, run_id: str) -> Run:
     from mlflow.exceptions import MlflowException
 
     afresh = f"start afresh (a run: {switch('fresh')}, a study: another name)"
-    hint = f"point run.mlflow_uri to the server that has it, or {afresh}."
+    hint = f"point --mlflow-uri to the server that has it, or {afresh}."
     try:
         run = client.get_run(run_id)
     except MlflowException as error:

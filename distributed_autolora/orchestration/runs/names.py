@@ -15,14 +15,10 @@ _PRECISIONS = ("bfloat16", "float32")
 
 
 def run_name(config: ExperimentConfig) -> str:
-    """Returns the run's name without a number: given, or recipe, config digest and seed.
-
-    Raises:
-        UserError: for a given name that cannot be a folder's.
-    """
+    """Returns the run's name without a number: given, or recipe, config digest and seed."""
     name = config.run.name or f"{config.recipe}-{config.digest()[:8]}-seed{config.seed}"
     if not _NAME.fullmatch(name):
-        raise UserError(f'run.name is "{name}": use letters, digits, ".", "_" and "-", 100 at most.')
+        raise UserError(f'--name is "{name}": use letters, digits, ".", "_" and "-", 100 at most.')
     return name
 
 
@@ -44,11 +40,7 @@ def _numbered(home: Path, name: str) -> list[RunFolder]:
 
 
 def find_run(config: ExperimentConfig) -> tuple[ExperimentConfig, RunFolder] | None:
-    """Returns the existing run that this config (digests filled in) continues, and the config with the run's precision.
-
-    Raises:
-        UserError: when the run was created with another config.
-    """
+    """Returns the run that this config (digests filled in) continues, and the config with the run's precision."""
     home = output_home(config.run)
     choices = _PRECISIONS if is_precision_open(config) else (config.compute.attack_precision,)
     folder = None

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from distributed_autolora.data.parquet.writer import ImageRow, SplitWriter
 from distributed_autolora.data.preparation.flags import Folder
 from distributed_autolora.data.preparation.image_folder import image_folder
 from distributed_autolora.data.preparation.prepare import prepare
@@ -83,4 +84,14 @@ def test_the_claim_of_a_killed_process_is_taken_over_and_that_of_another_node_is
         prepare(flags)
     claim.write_text(f"process {ended.pid} on {os.uname().nodename}, {'0' * 32}")
     prepare(flags)
+    assert sorted(files(tmp_path / "out")) == ["test.parquet", "train.parquet"]
+
+
+def test_what_a_killed_preparation_had_begun_is_removed_by_the_next(tmp_path: Path) -> None:
+    write_folder(tmp_path / "in")
+    killed = SplitWriter(str(tmp_path / "out"), "train", 2)
+    killed.write([ImageRow(b"", 0, "a")])
+    (begun,) = (tmp_path / "out").iterdir()
+    assert begun.suffix == ".partial"
+    prepare(Folder(source=tmp_path / "in", output=str(tmp_path / "out")))
     assert sorted(files(tmp_path / "out")) == ["test.parquet", "train.parquet"]
