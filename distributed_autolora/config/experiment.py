@@ -139,20 +139,12 @@ def config_text(config: ExperimentConfig) -> str:
 
 
 def read_config(path: Path) -> ExperimentConfig:
-    """Reads a config that `config_text` wrote; keys of later versions take their defaults.
-
-    Raises:
-        UserError: for a missing file, broken YAML, an unknown key or a wrong type.
-    """
+    """Reads a config that `config_text` wrote; keys of later versions take their defaults."""
     return ExperimentConfig.from_dict(read_values(path))
 
 
 def read_values(path: Path) -> dict[str, Any]:
-    """Returns the mapping in a YAML file; what is in it is not checked.
-
-    Raises:
-        UserError: for a missing file, or broken YAML.
-    """
+    """Returns the mapping in a YAML file; what is in it is not checked."""
     try:
         values = yaml.safe_load(path.expanduser().read_text(encoding="utf-8"))
     except OSError as error:

@@ -34,11 +34,7 @@ from distributed_autolora.training.task_data import TaskData
 
 
 class Trainer:
-    """A run in one process; its objective owns the backbone and every other trained tensor.
-
-    Raises:
-        UserError: for weights that do not fit.
-    """
+    """A run in one process; its objective owns the backbone and every other trained tensor."""
 
     def __init__(
         self,
@@ -93,11 +89,7 @@ class Trainer:
         )
 
     def load(self, state: TrainingState) -> None:
-        """Resumes from a checkpoint.
-
-        Raises:
-            UserError: when the checkpoint is another run's.
-        """
+        """Resumes from a checkpoint."""
         if state.identity != self._identity:
             raise UserError(
                 f"The newest checkpoint is of another run ({state.identity}, not {self._identity}). "

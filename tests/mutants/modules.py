@@ -38,6 +38,9 @@ TESTS: dict[str, str] = {
     "training/masking_check.py": "training/test_masking_check",
     "training/checkpoint_integrity.py": "orchestration/runs/test_broken_checkpoint training/test_resume",
     "training/memory_estimate.py": "training/test_memory_estimate",
+    "training/checkpoint.py": "training/test_divergence training/test_resume training/methods/test_registry",
+    "training/epoch.py": "training/test_divergence training/test_resume training/methods/test_registry "
+    "training/test_masking_check",
     "training/attacks.py": "training/test_captured_attacks training/methods/test_registry training/test_resume",
     "training/task_data.py": "training/test_reading training/methods/test_registry training/test_resume",
     "training/*.py": "training/methods/test_registry training/test_resume training/test_no_test_split "

@@ -17,11 +17,7 @@ _AGAIN = "Unpack the archive again."
 
 
 def dogs(flags: Dogs) -> SourceTask:
-    """Reads Stanford Dogs (Khosla et al., 2011) with its official split, which both protocols share.
-
-    Raises:
-        UserError: for missing or damaged files, and lists that contradict each other.
-    """
+    """Reads Stanford Dogs (Khosla et al., 2011) with its official split, which both protocols share."""
     source = flags.source
     row_of = _dog_rows(source)
     lists = {split: _mat_list(source, f"{split}_list.mat") for split in ("train", "test")}
@@ -96,11 +92,7 @@ def _mat_list(source: Path, name: str) -> list[tuple[str, int]]:
 
 
 def cub(flags: Cub) -> SourceTask:
-    """Reads Caltech-UCSD Birds 200-2011 (Wah et al., 2011) with its official split, which both protocols share.
-
-    Raises:
-        UserError: for missing or damaged lists.
-    """
+    """Reads Caltech-UCSD Birds 200-2011 (Wah et al., 2011) with its official split, which both protocols share."""
     inner = flags.source / "CUB_200_2011"
     folder = inner if inner.is_dir() else flags.source
     files, labels, is_train, names = (

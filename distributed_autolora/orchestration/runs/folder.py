@@ -44,11 +44,7 @@ class RunFolder:
         return (self.path / "result.json").is_file()
 
     def read(self, name: str) -> Any:
-        """Returns the content of one of the folder's JSON files.
-
-        Raises:
-            UserError: when it is missing or corrupt.
-        """
+        """Returns the content of one of the folder's JSON files."""
         try:
             return read_json(self.path / name)
         except (OSError, ValueError) as error:
@@ -58,11 +54,7 @@ class RunFolder:
             ) from None
 
     def history(self) -> list[EpochRecord]:
-        """Returns the records of all epochs so far.
-
-        Raises:
-            UserError: for a file that is corrupt, or of version 0.1.
-        """
+        """Returns the records of all epochs so far."""
         if not self.history_file.is_file():
             return []
         return history_from_json(self.read("history.json"), str(self.history_file))
@@ -72,11 +64,7 @@ class RunFolder:
         write_json(self.history_file, history_to_json(history))
 
     def result(self) -> RunResult:
-        """Returns the result of the finished run.
-
-        Raises:
-            UserError: for a file that is missing, corrupt, or of version 0.1.
-        """
+        """Returns the result of the finished run."""
         return from_json(RunResult, self.read("result.json"), str(self.path / "result.json"))
 
     def write_result(self, result: RunResult) -> None:
@@ -104,11 +92,7 @@ class RunFolder:
             return True
 
     def acquire(self) -> None:
-        """Claims the run for this process until it ends.
-
-        Raises:
-            UserError: when another live process holds it, or the folder cannot be written.
-        """
+        """Claims the run for this process until it ends."""
         check_writable(self.path)
         self._lock = acquire_folder(
             self.path,

@@ -41,11 +41,7 @@ def sync_registered(run: Path, checkpoint: Path) -> None:
 
 
 def restore_index(run: Path) -> None:
-    """Replaces a broken index by its copy; without an intact copy the run starts anew.
-
-    Raises:
-        UserError: when the index is there and cannot be read; `StorageError` when it may be later.
-    """
+    """Replaces a broken index by its copy; without an intact copy the run starts anew."""
     snapshot = run / "train" / _NAME
     remove_unfinished(snapshot.parent)
     try:
