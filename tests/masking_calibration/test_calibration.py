@@ -7,7 +7,6 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from benchmarks.masking_calibration import Indicator, outcome, read_states
 from distributed_autolora.config.recipes import demo
 from distributed_autolora.core.attacks import first_order_stationarity, halving_pgd, input_gradient, pgd
 from distributed_autolora.core.threat_model import ThreatModel
@@ -18,6 +17,7 @@ from distributed_autolora.training.masking_check import FOSC_LIMIT
 from distributed_autolora.training.methods.registry import fresh_classifier
 from distributed_autolora.training.task_data import TaskData
 from tests.evaluation.models import robust_model, shipped_images
+from tests.masking_calibration.__main__ import Indicator, outcome, read_states
 
 FOLDER = Path(__file__).resolve().parents[2] / "docs" / "results" / "masking-calibration"
 INDICATORS: tuple[Indicator, ...] = ("FOSC", "masking gap", "loss gap")

@@ -1,7 +1,7 @@
 """Calibrates the indicators of masked gradients on models that hide their gradients and on models that do not.
 
-    python benchmarks/masking_calibration.py --folder STATES --output calibration.csv
-    python benchmarks/masking_calibration.py --folder STATES --natural-data CIFAR100 --natural-weights E1 E2
+    python -m tests.masking_calibration --folder STATES --output calibration.csv
+    python -m tests.masking_calibration --folder STATES --natural-data CIFAR100 --natural-weights E1 E2
 
 Trains small networks in float32 on the shipped task, keeps the state of every epoch in --folder (the same command goes
 on with the rest), and then measures each state: accuracy under PGD-10 and under APGD-CE on test images, which say
@@ -10,7 +10,6 @@ attacks. --natural-weights are state dicts of small_resnet for CIFAR-100, --natu
 """
 
 import csv
-import sys
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -20,8 +19,6 @@ from typing import Literal
 import safetensors.torch
 import torch
 from torch import nn
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a plain checkout has no package "benchmarks"
 
 from benchmarks.timing import BenchmarkFlags
 from distributed_autolora.config import (
