@@ -35,7 +35,7 @@ def hyperparameters_page() -> str:
 _HEAD = """# The baselines' hyperparameters in the paper (its Table 7)
 
 Written from `distributed_autolora/config/recipes.py` by
-`python jobs/compare.py --write-hyperparameters docs/hyperparameters.md`.
+`autolora compare --write-hyperparameters docs/hyperparameters.md`.
 
 | task | recipe | vanilla RFT: lr | weight decay | TWINS: lr | weight decay | gamma |
 | --- | --- | --- | --- | --- | --- | --- |"""
