@@ -8,6 +8,7 @@ same command resumes after the rounds in the output folder.
 
 import json
 import random
+import shlex
 import sys
 import tempfile
 from dataclasses import asdict, dataclass, replace
@@ -15,8 +16,9 @@ from pathlib import Path
 
 import tyro
 
+from tests.chaos.elastic import nodes_come_and_go
 from tests.chaos.report import write_report
-from tests.chaos.rounds import FaultInjection, Place, Round
+from tests.chaos.rounds import ELASTIC, FaultInjection, Place, Round
 from tests.training.tasks import small_config, write_task
 
 _ROUNDS: tuple[tuple[Place, int], ...] = (
@@ -25,6 +27,7 @@ _ROUNDS: tuple[tuple[Place, int], ...] = (
     ("tracking server", 2),
     ("three nodes", 3),
     ("one machine", 2),
+    (ELASTIC, 2),
 )
 
 
@@ -40,6 +43,8 @@ class Flags:
     """Of places, victims and moments."""
     epochs: int = 16
     """Epochs of a run."""
+    place: Place | None = None
+    """Further rounds of this place only."""
     output: Path = Path("chaos")
     """Folder for the report."""
 
@@ -47,7 +52,7 @@ class Flags:
 def main() -> None:
     """Runs rounds until there were enough kills; ends with status 1 if anything was lost or changed."""
     flags = tyro.cli(Flags, description=__doc__)
-    identity = {key: value for key, value in asdict(flags).items() if key not in ("kills", "output")}
+    identity = {key: value for key, value in asdict(flags).items() if key not in ("kills", "place", "output")}
     rounds = _rounds_so_far(flags.output, identity)
     with tempfile.TemporaryDirectory(prefix="ch") as folder:
         config = small_config(write_task(Path(folder) / "task", train=300), epochs=flags.epochs, global_batch_size=32)
@@ -55,19 +60,23 @@ def main() -> None:
         schedule = replace(config.schedule, rule="paired", interval=4)
         chaos = FaultInjection(replace(config, scaling=scaling, schedule=schedule), Path(folder))
         while sum(len(one.kills) for one in rounds) < flags.kills:
-            place, num_workers = _ROUNDS[len(rounds) % len(_ROUNDS)]
+            planned = [one for one in _ROUNDS if flags.place in (None, one[0])]
+            place, num_workers = planned[len(rounds) % len(planned)]
             chance = random.Random(f"{flags.seed} {len(rounds)}")
-            one = chaos.run(place, num_workers, flags.kills_a_run, f"r{len(rounds)}", chance)
+            if place == ELASTIC:
+                one = nodes_come_and_go(Path(folder) / f"r{len(rounds)}", chance)
+            else:
+                one = chaos.run(place, num_workers, flags.kills_a_run, f"r{len(rounds)}", chance)
             rounds.append(one)
             victims = ", ".join(f"{kill['victim']} ({kill['moment']})" for kill in one.kills)
             changed = [f"{verdict['what']} ({verdict['seen']})" for verdict in one.verdicts if not verdict["is_equal"]]
             print(f"{one.seconds:5.0f} s  {place}, {num_workers} workers: {victims or 'no kill'}", flush=True)
             print(f"         {'CHANGED: ' + '; '.join(changed) if changed else 'nothing lost or changed'}", flush=True)
-            write_report(rounds, flags.output, " ".join(sys.argv[1:]), sum(one.seconds for one in rounds))
+            write_report(rounds, flags.output, shlex.join(sys.argv[1:]), sum(one.seconds for one in rounds))
             record = {"flags": identity, "rounds": [asdict(each) for each in rounds]}
             (flags.output / "rounds.json").write_text(json.dumps(record, indent=1) + "\n")
             if changed:
-                log = Path(folder) / f"r{len(rounds) - 1}.log"
+                log = Path(folder) / (f"r{len(rounds) - 1}/home.log" if place == ELASTIC else f"r{len(rounds) - 1}.log")
                 print(log.read_text(errors="replace")[-6000:], file=sys.stderr)
     sys.exit(0 if all(one.is_equal for one in rounds) else 1)
 

@@ -21,7 +21,8 @@ from tests.hosts.comparing import Verdict, compare, run_folder
 from tests.orchestration.mlflow_tracking.tracking_server import TrackingServer
 from tests.programs import ROOT, below, environment
 
-Place = Literal["one machine", "three nodes", "tracking server"]
+Place = Literal["one machine", "three nodes", "tracking server", "nodes come and go"]
+ELASTIC: Place = "nodes come and go"
 
 VICTIMS: dict[Place, tuple[Victim, ...]] = {
     "one machine": ("worker", "worker", "worker", "worker", "controller", "driver", "hung worker"),
@@ -30,6 +31,8 @@ VICTIMS: dict[Place, tuple[Victim, ...]] = {
 }
 SIGTERM, TWICE = "driver, by SIGTERM", "a second driver"
 """What happens to a driver while Ray starts."""
+NEW_NODE = "a new node"
+"""Joins where one was killed for good."""
 _ENDS_S, _LONGEST_S, _EVERY_S = 30.0, 1800.0, 0.05
 
 
@@ -62,7 +65,7 @@ class FaultInjection:
         home = self._folder / f"plain-{num_workers}"
         if not (run_folder(home) / "result.json").exists():
             place: Place = "three nodes" if num_workers > 2 else "one machine"
-            faulty = _FaultyRun(self._config, home, place, num_workers, 1e9)
+            faulty = FaultyRun(self._config, home, place, num_workers, 1e9)
             try:
                 if not faulty.supervise():
                     raise RuntimeError(f"{home}: the uninterrupted run did not end")
@@ -74,7 +77,7 @@ class FaultInjection:
         """Runs once with faults and compares with the uninterrupted run; `chance` draws victims and moments."""
         expected = self.uninterrupted(num_workers)
         every_s = chance.choice((0.0, 1.0))
-        faulty = _FaultyRun(self._config, self._folder / name, place, num_workers, every_s)
+        faulty = FaultyRun(self._config, self._folder / name, place, num_workers, every_s)
         began = time.monotonic()
         try:
             has_ended = faulty.supervise(chance, most_kills)
@@ -89,7 +92,7 @@ class FaultInjection:
         return Round(place, num_workers, __version__, seconds, faulty.kills, faulty.statuses, seen)
 
 
-class _FaultyRun:
+class FaultyRun:
     """A run's driver, what it needs around it, and what kills them."""
 
     def __init__(self, config: ExperimentConfig, home: Path, place: Place, num_workers: int, every_s: float) -> None:
@@ -106,11 +109,11 @@ class _FaultyRun:
         run = replace(config.run, mlflow_uri=self._server.uri if self._server else None)
         (home / "config.yaml").write_text(config_text(replace(config, scaling=scaling, run=run)))
         self._driver: subprocess.Popen[bytes] | None = None
-        self._nodes: Nodes | None = None
+        self.nodes: Nodes | None = None
         if self._server is not None:
             self._server.start()
-        if place == "three nodes":
-            self._nodes = Nodes(home, 2, self._environment())
+        if place in ("three nodes", ELASTIC):
+            self.nodes = Nodes(home, 2, self._environment(), head_cpus=int(place != ELASTIC))
 
     def supervise(self, chance: random.Random | None = None, most_kills: int = 0) -> bool:
         """Starts the driver until a run has ended well, and kills meanwhile; tells whether one has."""
@@ -161,20 +164,20 @@ class _FaultyRun:
     def _left(self) -> list[bytes]:
         titles = [title for _, title in processes(self._mark)]
         own = (b"ray::RayTrain", b"ray::TrainController", b"finetune.py")
-        return [title for title in titles if self._nodes is None or any(one in title for one in own)]
+        return [title for title in titles if self.nodes is None or any(one in title for one in own)]
 
     def close(self) -> None:
         """Ends what is around the run; what is still there of the run itself is for `orphans` to see."""
         if self._driver is not None and self._driver.poll() is None:
             kill_all(self._mark)
-        if self._nodes is not None:
-            self._nodes.close()
+        if self.nodes is not None:
+            self.nodes.close()
         if self._server is not None:
             self._server.kill()
 
     def _disturb_start(self, chance: random.Random, driver: subprocess.Popen[bytes]) -> subprocess.Popen[bytes]:
         """Sometimes sends SIGTERM while Ray starts, or starts a second driver; returns the one that goes on."""
-        what = chance.choice(("", "", TWICE, TWICE if self._nodes else SIGTERM))
+        what = chance.choice(("", "", TWICE, TWICE if self.nodes else SIGTERM))
         if what == TWICE:
             time.sleep(chance.uniform(0.0, 5.0))
             both = [driver, self._start_driver()]
@@ -216,8 +219,8 @@ class _FaultyRun:
         if victim == "driver":
             driver.send_signal(signal.SIGKILL)
         elif victim == "node":
-            assert self._nodes is not None
-            self._nodes.kill(1 + chance.randrange(2))
+            assert self.nodes is not None
+            self.nodes.kill(1 + chance.randrange(2))
         elif victim == "tracking server":
             assert self._server is not None
             self._server.kill()
@@ -234,6 +237,8 @@ class _FaultyRun:
             return subprocess.Popen(command, cwd=ROOT, env=self._environment(), stdout=log, stderr=log)
 
     def _environment(self) -> dict[str, str]:
-        address = {"RAY_ADDRESS": self._nodes.address} if self._nodes is not None else {}
-        more = {"RAY_AUTH_MODE": "disabled", "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "60"}
+        address = {"RAY_ADDRESS": self.nodes.address} if self.nodes is not None else {}
+        more = {"RAY_AUTH_MODE": "disabled"}
+        if self.place != ELASTIC:
+            more["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = "60"
         return environment(self.home, **address, **more)

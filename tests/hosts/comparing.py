@@ -54,11 +54,11 @@ def _contents(home: Path) -> dict[str, dict[Any, Any]]:
         "result on the test split": {k: v for k, v in result.items() if k not in _OWN and not _is_time(k)},
         # A file that was written by halves would be one more; Ray Train's own folder holds different checkpoints.
         "files of the run's folder": dict.fromkeys(path.name for path in folder.iterdir()),
-        "MLflow: one run, every step of every metric once": _tracked(home),
+        "MLflow: one run, every step of every metric once": tracked(home),
     }
 
 
-def _tracked(home: Path) -> dict[str, Any]:
+def tracked(home: Path) -> dict[str, Any]:
     """Returns the points of every metric, of times and rates the steps only; and how many points are there twice."""
     server = home / "server.db"
     client = MlflowClient(f"sqlite:///{server if server.exists() else home / 'mlflow.db'}")
