@@ -107,7 +107,7 @@ def _connected() -> Iterator[None]:
     ("wrong", "kind", "message"),
     [
         pytest.param({"weights": "/nowhere/weights.pt"}, UserError, "/nowhere/weights.pt", id="input"),
-        pytest.param({"data_folder": 5}, RunFailedError, "error.txt", id="program", marks=pytest.mark.long),
+        pytest.param({"system_metrics": 5}, RunFailedError, "error.txt", id="program", marks=pytest.mark.long),
     ],
 )
 def test_an_error_that_would_come_again_ends_a_run_after_one_attempt(
