@@ -105,7 +105,7 @@ def test_a_file_that_is_no_database_is_refused_and_left_as_it_is(tmp_path: Path)
 
 def test_a_damaged_database_is_refused(tmp_path: Path) -> None:
     (tmp_path / "mlflow.db").write_bytes(b"SQLite format 3\x00" + b"\xff" * 500)
-    with pytest.raises(UserError, match=r"run\.mlflow_uri"):
+    with pytest.raises(UserError, match=r"file is not a database.*--mlflow-uri"):
         reach_store(default_tracking_uri(tmp_path))
 
 
