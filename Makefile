@@ -45,7 +45,7 @@ docs: $(INSTALLED)  ## build docs/ as a site, build/site/index.html; a broken li
 	@$(BIN)/python -m zensical build --strict --clean && echo "Open build/site/index.html in a browser." && \
 	echo "Its search works on a server: .venv/bin/python -m http.server --directory build/site"
 
-transcripts: $(INSTALLED)  ## run the commands of docs/tutorials and write their output into the pages; about a quarter of an hour
+transcripts: $(INSTALLED)  ## run the commands of docs/tutorials and write their output into the pages; about five minutes
 	@$(BIN)/python -m tests.docs.transcripts
 
 bench: $(INSTALLED)  ## measure speed on this machine: tables, and figures in bench/*.json; about 15 minutes on two cores
