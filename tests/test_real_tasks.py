@@ -43,7 +43,7 @@ def check_finished(done: subprocess.CompletedProcess[str], home: Path, data: Pat
     result, card = json.loads((run / "result.json").read_text()), read_texts(str(data), "test")["card"]
     assert result["test_images"] == card["images"]["test"]
     assert result["task_card"] == card
-    assert result["num_classes"] == card["classes"]
+    assert len(result["class_names"]) == card["classes"]
     assert (run / "model.safetensors").stat().st_size > 40e6
     return config
 
