@@ -72,6 +72,7 @@ def parse_training_flags(
     A recipe or a YAML file gives every value that no flag names.
 
     Raises:
+        UserError: for an unknown flag, a value that cannot be read, an unknown recipe, or an unusable file.
         SystemExit: for --help.
     """
     words = full_names(typed := _words(arguments), _TRAINING)
@@ -93,6 +94,7 @@ def parse_flags(kind: type[Flags], description: str, arguments: Sequence[str] | 
     """Reads the command line of a program whose flags are the fields of a flat dataclass, with its docstrings as help.
 
     Raises:
+        UserError: for an unknown flag, a missing one, or a value that cannot be read.
         SystemExit: for --help.
     """
     known = flags_of(kind) | {*COMMON_FLAGS}

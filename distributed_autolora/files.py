@@ -24,6 +24,9 @@ def atomic_write(path: Path, *failures: type[Exception]) -> Iterator[Path]:
 
     Args:
         failures: what the writer raises, besides OSError, if it cannot write.
+
+    Raises:
+        StorageError: when it cannot be written.
     """
     unfinished = path.with_name(f".{path.name}.{os.getpid()}")
     try:
@@ -57,7 +60,11 @@ def writing(path: Path, *failures: type[Exception]) -> Iterator[None]:
 
 
 def write_json(path: Path, values: Any) -> None:
-    """Writes JSON, atomically."""
+    """Writes JSON, atomically.
+
+    Raises:
+        StorageError: when the file cannot be written.
+    """
     with atomic_write(path) as unfinished:
         unfinished.write_text(json.dumps(values, indent=2))
 
@@ -73,7 +80,11 @@ def read_json(path: Path) -> Any:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Writes a text, such as a stack trace, atomically and without the secrets of its URIs."""
+    """Writes a text, such as a stack trace, atomically and without the secrets of its URIs.
+
+    Raises:
+        StorageError: when the file cannot be written; then an earlier one is still there.
+    """
     with atomic_write(path) as unfinished:
         unfinished.write_text(masked(text), encoding="utf-8")
 
@@ -87,6 +98,9 @@ def acquire_folder(folder: Path, *, what: str, otherwise: str, elsewhere: str) -
         what: its name in messages: 'Run "demo-1"'.
         otherwise: what to do instead of waiting, after "Wait for it, or".
         elsewhere: the flag that names another place.
+
+    Raises:
+        UserError: when another live process holds it, or its file system cannot lock.
     """
     lock = _locked(folder / _LOCK, what=what, otherwise=otherwise, elsewhere=elsewhere)
     remove_unfinished(folder)
@@ -102,6 +116,9 @@ def claimed(file: Path, *, what: str, otherwise: str, elsewhere: str) -> Iterato
 
     Args:
         what: its name in messages, like `otherwise` and `elsewhere` of `acquire_folder`.
+
+    Raises:
+        UserError: when another process has it, or its file system cannot lock.
     """
     while True:
         is_new = True

@@ -16,6 +16,9 @@ def local_copy(uri: str) -> Path:
     """Downloads a file, or the Parquet files of a folder, into the Hub's cache (`$HF_HOME`), and returns its place.
 
     What is there already is not downloaded again; with `$HF_HUB_OFFLINE=1` nothing is.
+
+    Raises:
+        UserError: for a URI of another form, a file or repository that does not exist or needs a token, or no network.
     """
     match = _URI.fullmatch(uri.rstrip("/"))
     if match is None:

@@ -139,12 +139,20 @@ def config_text(config: ExperimentConfig) -> str:
 
 
 def read_config(path: Path) -> ExperimentConfig:
-    """Reads a config that `config_text` wrote; keys of later versions take their defaults."""
+    """Reads a config that `config_text` wrote; keys of later versions take their defaults.
+
+    Raises:
+        UserError: for a missing file, broken YAML, an unknown key or a wrong type.
+    """
     return ExperimentConfig.from_dict(read_values(path))
 
 
 def read_values(path: Path) -> dict[str, Any]:
-    """Returns the mapping in a YAML file; what is in it is not checked."""
+    """Returns the mapping in a YAML file; what is in it is not checked.
+
+    Raises:
+        UserError: for a missing file, or broken YAML.
+    """
     try:
         values = yaml.safe_load(path.expanduser().read_text(encoding="utf-8"))
     except OSError as error:

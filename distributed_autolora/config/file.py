@@ -15,6 +15,10 @@ def read_config_file(path: Path) -> ExperimentConfig:
     """Reads a YAML config; what it leaves out is as in the recipe that it names.
 
     A complete file, such as a run's config.yaml, is taken as it is, whatever recipe it names.
+
+    Raises:
+        UserError: for a missing file, broken YAML, an unknown key, a wrong type, an unknown recipe, or an incomplete
+            file without a recipe.
     """
     values = read_values(path)
     config = ExperimentConfig.from_dict(values)  # refuses what is unknown or of another type

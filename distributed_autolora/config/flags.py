@@ -62,6 +62,9 @@ def full_names(words: Iterable[str], known: set[str]) -> list[str]:
     """Returns the words of a command line with every short name replaced by the flag of this program.
 
     `--gpus 4` is 4 workers with one GPU each, `--gpus 0` is no GPU. `--workers 2..8` is from 2 to 8 workers.
+
+    Raises:
+        UserError: for a flag that the program does not have; it names the nearest.
     """
     short, waiting, found = short_names(known), list(words), list[str]()
     while waiting:
@@ -107,6 +110,9 @@ def words_of_one(words: Sequence[str], kinds: Mapping[str, type[Any]], common: I
     Args:
         kinds: dataclass of the flags by first word.
         common: flags of every one.
+
+    Raises:
+        UserError: for another first word, or none; it names the nearest.
     """
     first, *rest = [*words] or [""]
     if first in ("-h", "--help"):

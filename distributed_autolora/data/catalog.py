@@ -39,7 +39,11 @@ def embedded_backbone(name: str = "embedded") -> Path:
 
 
 def data_folder(config: DataConfig) -> str:
-    """Returns the folder or URI of a task's Parquet files; a local path comes back absolute."""
+    """Returns the folder or URI of a task's Parquet files; a local path comes back absolute.
+
+    Raises:
+        UserError: if the config gives no path and the task is not the shipped one.
+    """
     if config.path is not None:
         return absolute_location(config.path)
     if config.task == EMBEDDED_TASK:
@@ -54,6 +58,10 @@ def data_folder(config: DataConfig) -> str:
 
 
 def labelled_task(task: str, folder: str) -> str:
-    """Returns the name that a task's files state, else `task`, with their protocol added unless that is "clean"."""
+    """Returns the name that a task's files state, else `task`, with their protocol added unless that is "clean".
+
+    Raises:
+        UserError: for files that are missing or cannot be read.
+    """
     texts = read_texts(folder, "train")
     return with_protocol(str(texts.get("task") or task), protocol_of(texts))

@@ -76,6 +76,9 @@ def label_map(table: ImageTable, class_names: Sequence[str], model: str) -> tupl
     Args:
         class_names: of the model's outputs, in their order. The table may lack some of them.
         model: its name, for messages.
+
+    Raises:
+        UserError: when the table has a class that the model has not, or a name is there twice.
     """
     own = list(table.class_names)
     if own == list(class_names):

@@ -54,7 +54,11 @@ class SplitFacts:
 
 
 def look(folder: str, split: str, workers: ThreadPoolExecutor) -> SplitFacts:
-    """Decodes every image of a split, one row group in memory at a time."""
+    """Decodes every image of a split, one row group in memory at a time.
+
+    Raises:
+        UserError: for files that cannot be read, and labels out of range.
+    """
     facts = SplitFacts(split, f"{folder} ({split})")
     labels, prints, row_ids, count = [], [], [], 0
     for group in shown_row_groups(folder, split):

@@ -28,7 +28,11 @@ class Split:
 
 
 def stratified_subset(labels: Tensor, count: int, seed: int) -> Tensor:
-    """Returns `count` ascending positions in `labels`, each class's share to within one image."""
+    """Returns `count` ascending positions in `labels`, each class's share to within one image.
+
+    Raises:
+        UserError: if there are fewer than `count` labels.
+    """
     if count > len(labels):
         raise UserError(f"A subset of {count} images was asked for, but there are {len(labels)}: ask for fewer.")
     return _choose(labels, count, seed, _SUBSET_DRAW, keep=0)
@@ -56,7 +60,11 @@ def validation_size(count: int, fraction: float, minimum: int) -> int:
 
 
 def split_train_val(labels: Tensor, *, fraction: float, minimum: int, seed: int) -> Split:
-    """Holds out a stratified validation set of `validation_size`; every class keeps at least one training image."""
+    """Holds out a stratified validation set of `validation_size`; every class keeps at least one training image.
+
+    Raises:
+        UserError: if nothing would be left for validation.
+    """
     val = stratified_holdout(labels, validation_size(len(labels), fraction, minimum), seed)
     if len(val) == 0:
         raise UserError(
@@ -70,7 +78,11 @@ def split_train_val(labels: Tensor, *, fraction: float, minimum: int, seed: int)
 
 
 def keep_copies_together(split: Split, fingerprints: Tensor) -> Split:
-    """Moves validation images that are also training images, with equal fingerprints, to the training images."""
+    """Moves validation images that are also training images, with equal fingerprints, to the training images.
+
+    Raises:
+        UserError: if nothing would be left for validation.
+    """
     is_copy = torch.isin(fingerprints[split.val], fingerprints[split.train])
     if not is_copy.any():
         return split

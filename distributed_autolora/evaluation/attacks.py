@@ -64,7 +64,11 @@ STANDARD_BUDGET = Budget()
 
 
 def parse(text: str) -> tuple[NamedAttack, ...]:
-    """Reads names separated by commas, such as "pgd10,autoattack"; a name given twice counts once."""
+    """Reads names separated by commas, such as "pgd10,autoattack"; a name given twice counts once.
+
+    Raises:
+        UserError: for no name, or an unknown one (names the nearest known one).
+    """
     names = list(dict.fromkeys(name.strip().lower() for name in text.split(",") if name.strip()))
     if not names:
         raise UserError('Attacks: none is named. Give names separated by commas, such as "pgd10,autoattack".')
@@ -97,6 +101,9 @@ def parts_for(attack: NamedAttack, num_classes: int) -> tuple[str, ...]:
     """Returns the parts of AutoAttack that can run on a model with `num_classes` outputs, in order.
 
     With fewer than 4 classes the targeted DLR loss of APGD-T is not defined, and ensembles go without it.
+
+    Raises:
+        UserError: when nothing is left, or there are fewer than 2 classes.
     """
     if num_classes < 2:
         raise UserError(f"A model with {num_classes} output has nothing to attack: give one with at least 2 classes.")
@@ -139,6 +146,9 @@ def label(
         threat_model: where PGD searched; None: the label states the step as a share of epsilon only.
         step_size: length of a PGD step; None: `pgd_step_size`.
         surrogate: name of the model, or of the file, that "transfer" takes its images from.
+
+    Raises:
+        UserError: when the attack cannot run on so many classes.
     """
     parts = parts_for(attack, num_classes)
     if attack.name == TRANSFER and surrogate.endswith(".parquet"):

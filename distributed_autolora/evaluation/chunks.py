@@ -109,6 +109,8 @@ def evaluate_chunk(
 
     Raises:
         ValueError: for images that are not float32 [n, C, H, W].
+        UserError: for images outside [0, 1], a model that cannot be evaluated, an attack it has too few classes for, or
+            a surrogate's images outside the threat model.
     """
     step = pgd_step_size(threat_model) if step_size is None else step_size
     with prepared(model, x, y, threat_model) as (images, labels, logits):

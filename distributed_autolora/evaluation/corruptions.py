@@ -89,6 +89,9 @@ def find_corruptions(folder: str | None, labels: Tensor, shape: Sequence[int], s
     Args:
         folder: in the layout of CIFAR-10-C: NAME.npy and labels.npy; None: the package imagecorruptions makes them.
         labels: [n] of all test images, in the order of the files; shape: C, H, W of an image.
+
+    Raises:
+        UserError: for a folder of other images, a missing package, or one that cannot make them.
     """
     if folder is None:
         return _made(len(labels), shape, seed)

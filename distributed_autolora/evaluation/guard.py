@@ -26,6 +26,7 @@ def prepared(
 
     Raises:
         ValueError: for images that are not float32 [n, C, H, W], labels of another length, or bounds other than [0, 1].
+        UserError: for images outside [0, 1], or a model that cannot be evaluated.
     """
     _check_inputs(model, x, y, threat_model)
     with preserve_state(model) as device, torch.no_grad():

@@ -114,6 +114,9 @@ def taken_out(where: str, state: State, names: Collection[str]) -> State:
     Such are a loss's weights in a Lightning checkpoint, counters of averaged models, and OpenMMLab's backbone and head.
     Tensors behind the prefix that are not among `names`, all that the network needs, are kept; others are dropped. A
     state dict without the network, or with nothing before its names, comes back as it is.
+
+    Raises:
+        UserError: when the network is there more than once.
     """
     anchor = max(names, key=len, default="")
     if not anchor or anchor in state:

@@ -28,6 +28,9 @@ def register_backbone(module: nn.Module, head: str | None) -> str:
 
     Args:
         head: name of its last layer inside `module`, an `nn.Linear`, such as "fc"; None: the network is complete.
+
+    Raises:
+        UserError: when there is no such layer.
     """
     if head is not None and not isinstance(dict(module.named_modules()).get(head), nn.Linear):
         linear = [name for name, layer in module.named_modules() if isinstance(layer, nn.Linear)]
@@ -43,7 +46,11 @@ def register_backbone(module: nn.Module, head: str | None) -> str:
 
 
 def own_backbone(name: str, num_classes: int) -> tuple[nn.Module, str]:
-    """Returns a copy of a registered network with a fresh head of so many classes, and the name of the head."""
+    """Returns a copy of a registered network with a fresh head of so many classes, and the name of the head.
+
+    Raises:
+        UserError: for a name that this process was not given.
+    """
     if name not in OWN:
         raise UserError(
             f'The backbone "{name}" is a network of the program that started the run: start it from there, by '

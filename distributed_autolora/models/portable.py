@@ -103,7 +103,11 @@ def _unpickled(own: OwnBackbone | None, description: NetworkDescription, *rest: 
 
 
 def read_model(path: Path) -> PortableModel:
-    """Reads a .safetensors file of this package, which describes its network."""
+    """Reads a .safetensors file of this package, which describes its network.
+
+    Raises:
+        UserError: for a damaged file, or one without a description.
+    """
     checkpoint = read_checkpoint(path)
     description = NetworkDescription.from_metadata(checkpoint.metadata)
     if description is None:

@@ -58,7 +58,11 @@ class PretrainedClassifier(Classifier):
         return PortableModel(self.description, self.backbone.state_dict(), self.class_names)
 
     def save_pretrained(self, folder: str | Path) -> Path:
-        """Writes model.safetensors, config.json and README.md to a folder, which is made; `load_model` inverts it."""
+        """Writes model.safetensors, config.json and README.md to a folder, which is made; `load_model` inverts it.
+
+        Raises:
+            StorageError: when a file cannot be written.
+        """
         path = Path(folder).expanduser()
         values = asdict(self.description)
         text = _CARD.format(**values, channels=len(self.description.mean), folder=path.name)
@@ -71,7 +75,11 @@ class PretrainedClassifier(Classifier):
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, *, backbone: nn.Module | None = None, head: str | None = "fc") -> Self:
-        """Reads what `save_pretrained` wrote; a network of one's own is given anew."""
+        """Reads what `save_pretrained` wrote; a network of one's own is given anew.
+
+        Raises:
+            UserError: for a missing or damaged file, or weights of another network.
+        """
         path = Path(folder).expanduser()
         try:
             values = read_json(path / CONFIG_FILE)

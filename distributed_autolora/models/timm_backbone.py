@@ -24,6 +24,9 @@ def timm_backbone(
 
     Returns the network, the name of its head in it, and the one size of images that it takes (None: any): `size` if
     that is given, else the published one.
+
+    Raises:
+        UserError: for an unknown name, or a network without exactly one linear head.
     """
     import timm
 

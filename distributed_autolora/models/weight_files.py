@@ -70,6 +70,10 @@ def read_checkpoint(
         digest: SHA-256 that the file must have; None: any.
         allow_pickle: execute a pickle that cannot be read otherwise, if its digest is given or published.
         pickle_advice: advice about such a pickle where it is not allowed.
+
+    Raises:
+        UserError: when the file is missing, damaged, in no known layout, not the one that its digest or name states,
+            needs its code run, or holds NaN or infinite values.
     """
     where = str(location)
     data = _read(where)
@@ -87,7 +91,11 @@ def read_weights(location: str | Path) -> dict[str, torch.Tensor]:
 
 
 def weights_digest(location: str | Path, expected: str | None = None) -> str:
-    """Returns the SHA-256 of a weights file."""
+    """Returns the SHA-256 of a weights file.
+
+    Raises:
+        UserError: when the file is missing, or not the `expected` or the published one.
+    """
     found = hashlib.sha256(_read(str(location))).hexdigest()
     _check_digest(str(location), found, expected)
     return found

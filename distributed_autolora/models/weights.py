@@ -49,6 +49,9 @@ def load_strictly(
     """Loads a state dict that must match the network in every name and shape.
 
     The layer `fresh` keeps its values, and is not compared. Messages begin with the file, `where`.
+
+    Raises:
+        UserError: when a tensor is missing, left over, or of another shape; names the first three.
     """
     needed = [name for name in network.state_dict() if not name.endswith(_COUNTER)]
     state = taken_out(where, state, [name for name in needed if fresh is None or not name.startswith(f"{fresh}.")])
@@ -72,7 +75,11 @@ def load_strictly(
 
 
 def save_weights(state: dict[str, Tensor], path: Path, metadata: dict[str, str] | None = None) -> None:
-    """Writes a state dict as safetensors, atomically."""
+    """Writes a state dict as safetensors, atomically.
+
+    Raises:
+        StorageError: when it cannot be written.
+    """
     whole: dict[str, Tensor] = {}
     written: set[int] = set()
     for name, value in state.items():

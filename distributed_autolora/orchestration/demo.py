@@ -47,6 +47,9 @@ def choose_run(runs: Path, claims: contextlib.ExitStack) -> DemoRun:
 
     An interrupted run has no result, is not locked by a live process, and can be resumed by today's recipe. The name is
     claimed until `claims` closes: the run itself is locked only once Ray has started.
+
+    Raises:
+        UserError: when the folder cannot be written.
     """
     check_writable(runs)
     names = [folder.name for folder in runs.iterdir() if folder.is_dir()]
@@ -106,6 +109,9 @@ def run_demo(*, home: Path, working_dir: Path | None, entrypoint: Sequence[str])
 
     Returns:
         The exit status: 0 done, 1 failed, 2 refused by the job, 130 stopped by Ctrl-C, SIGTERM or SIGHUP.
+
+    Raises:
+        UserError: when the cluster or the submission fails.
     """
     with contextlib.ExitStack() as claims:
         return _run(choose_run(home / "runs", claims), home, working_dir, entrypoint)
@@ -154,6 +160,9 @@ def submit_and_follow(
 
     Leaving by an exception, KeyboardInterrupt for one, stops the job first. Returns 0 for a job that succeeded, 2 for
     one whose program refused its input, otherwise 1.
+
+    Raises:
+        UserError: when the job could not be submitted.
     """
     # Parts of Ray Train look for "the" cluster of the machine unless this names one.
     runtime_env = {"env_vars": {"RAY_ADDRESS": cluster.address, "PYTHONUNBUFFERED": "1", **env_vars}}

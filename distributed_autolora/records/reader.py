@@ -41,6 +41,9 @@ class StrictReader:
 
         Args:
             where: keys above this mapping, for messages.
+
+        Raises:
+            UserError: for an unknown key (names the nearest known one), a missing key, or a value of the wrong type.
         """
         if not isinstance(values, dict):
             what = where.rstrip(".") or "the file"
@@ -119,7 +122,11 @@ def to_json(record: Any) -> dict[str, Any]:
 
 
 def from_json(cls: type[Record], values: Any, source: str, otherwise: str | None = None) -> Record:
-    """Returns the record that `to_json` made these values of; `source` is their file, for messages."""
+    """Returns the record that `to_json` made these values of; `source` is their file, for messages.
+
+    Raises:
+        UserError: for values of version 0.1, or damaged ones; its advice is `otherwise`.
+    """
     record: Record = StrictReader(source).read(cls, _without_format(values, source, otherwise))
     return record
 

@@ -51,7 +51,11 @@ class TrainingState:
         return 0 if self.progress is None else int(self.progress["step"])
 
     def save(self, folder: Path) -> None:
-        """Writes the state into an existing folder, each file atomically."""
+        """Writes the state into an existing folder, each file atomically.
+
+        Raises:
+            StorageError: when a file cannot be written.
+        """
         parts = {"model": self.model, "best": self.best, "momentum": self.momentum}
         tensors = {f"{part}/{name}": value for part, values in parts.items() for name, value in values.items()}
         tensors |= {stored: getattr(self, name) for name, stored in _BY_IMAGE.items()}
@@ -62,7 +66,11 @@ class TrainingState:
 
     @classmethod
     def load(cls, folder: Path) -> Self:
-        """Reads what `save` wrote."""
+        """Reads what `save` wrote.
+
+        Raises:
+            UserError: when a file cannot be read, or is corrupt.
+        """
         try:
             broken = broken_part(folder)
             if broken is not None:

@@ -182,7 +182,11 @@ def probe_head(config: ExperimentConfig, classifier: Classifier, attack: Attack,
 
 
 def similarity_rows(config: ExperimentConfig, labels: Tensor, split: Split) -> Tensor:
-    """Returns the training rows to measure on: a stratified subset in random order, equal for every method and seed."""
+    """Returns the training rows to measure on: a stratified subset in random order, the same for every method and seed.
+
+    Raises:
+        UserError: when there are fewer training images than asked for.
+    """
     count, seed = config.evaluation.gradient_similarity_images, config.data.split_seed
     rows = split.train[stratified_subset(labels[split.train], count, seed)]
     # Training never draws the order of an epoch 0. A table sorted by class would give batches of one class each.

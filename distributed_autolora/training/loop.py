@@ -54,6 +54,9 @@ def fit(
 
     The first worker calls `on_step` after steps, once a second at most. The evaluation at the end is the only
     time that the test split is opened, and not even then with `evaluation.test_split` off.
+
+    Raises:
+        UserError: for weights that do not fit, a corrupt checkpoint, or a loss that is not finite.
     """
     _log.info("Building the network.")
     trainer = Trainer(config, data, weights, device or torch.device("cpu"), dtype)

@@ -61,6 +61,9 @@ def estimate(config: ExperimentConfig, pixels: tuple[int, int] | None) -> Estima
     It leaves out workspaces of libraries, fragmentation, the packed weights of a CPU and images decoded ahead, and
     assumes 1,000 classes. A training step in bfloat16 is taken to keep half of what it keeps in float32. `pixels` is
     height and width of the images in pixels; None: unknown, 224 is assumed.
+
+    Raises:
+        UserError: for a backbone or method that cannot be built.
     """
     size, shards = config.optimization.global_batch_size, config.optimization.batch_norm_shards
     rows = len(worker_share(torch.arange(size), 0, config.scaling.num_workers, shards))  # no worker has more

@@ -32,7 +32,11 @@ IN_MEMORY_BYTES = 256 * 2**20
 
 
 class TaskData:
-    """The training, validation and test images of one run."""
+    """The training, validation and test images of one run.
+
+    Raises:
+        UserError: for data that cannot be used.
+    """
 
     def __init__(
         self, config: ExperimentConfig, folder: str, device: torch.device, dtype: torch.dtype = torch.float32
@@ -127,7 +131,11 @@ class TaskData:
 
 
 def open_table(config: ExperimentConfig, folder: str, split: str) -> ImageTable:
-    """Opens a split: small ones of unscaled images in memory, others mapped from this node's cache."""
+    """Opens a split: small ones of unscaled images in memory, others mapped from this node's cache.
+
+    Raises:
+        UserError: for data that cannot be used, or a cache that cannot be written.
+    """
     if _is_small(config, folder, split):
         return read_images(folder, split)
     return mapped_images(folder, split, digest=config.data.digest, cache=config.scaling.cache)
@@ -150,7 +158,11 @@ def _is_small(config: ExperimentConfig, folder: str, split: str) -> bool:
 
 
 def image_source(config: ExperimentConfig, table: ImageTable, scaled_bytes: int = 0) -> ImageSource:
-    """Returns the pixels of a table as this experiment sees them; up to `scaled_bytes` of scaled images are kept."""
+    """Returns the pixels of a table as this experiment sees them; up to `scaled_bytes` of scaled images are kept.
+
+    Raises:
+        UserError: for images that cannot be used so.
+    """
     resized = config.data.augmentation == "resized_crop_flip"
     return ImageSource(
         table,
@@ -165,6 +177,9 @@ def split_rows(config: ExperimentConfig, table: ImageTable | SplitFacts) -> Spli
     """Returns the rows to train and to validate on, both positions in the training table.
 
     Images with the same bytes are never on both sides.
+
+    Raises:
+        UserError: when the subset is larger than the table, or nothing is left to validate on.
     """
     labels = table.labels
     subset = torch.arange(len(labels))

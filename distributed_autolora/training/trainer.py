@@ -34,7 +34,11 @@ from distributed_autolora.training.task_data import TaskData
 
 
 class Trainer:
-    """A run in one process; its objective owns the backbone and every other trained tensor."""
+    """A run in one process; its objective owns the backbone and every other trained tensor.
+
+    Raises:
+        UserError: for weights that do not fit.
+    """
 
     def __init__(
         self,
@@ -89,7 +93,11 @@ class Trainer:
         )
 
     def load(self, state: TrainingState) -> None:
-        """Resumes from a checkpoint."""
+        """Resumes from a checkpoint.
+
+        Raises:
+            UserError: when the checkpoint is another run's.
+        """
         if state.identity != self._identity:
             raise UserError(
                 f"The newest checkpoint is of another run ({state.identity}, not {self._identity}). "

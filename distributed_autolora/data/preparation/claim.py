@@ -23,6 +23,9 @@ def claim(folder: str) -> Iterator[Callable[[], None]]:
     """Claims a folder or URI while the block runs; call the yielded function just before files get their names.
 
     Object stores cannot make a file exclusively: of two that begin in the same moment, that function refuses one.
+
+    Raises:
+        UserError: when another process writes there, or the claim cannot be written.
     """
     filesystem, path = open_location(folder)
     if isinstance(filesystem, pyarrow.fs.LocalFileSystem):

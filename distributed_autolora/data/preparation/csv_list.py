@@ -17,6 +17,9 @@ def image_list(flags: ImageList) -> SourceTask:
     """Reads a CSV file with the columns path and label, and possibly split ("train" or "test").
 
     Paths are relative to the file's folder. Classes are in the order of `class_names.in_order`.
+
+    Raises:
+        UserError: for a file or lines that cannot be used; says which line.
     """
     source = flags.source
     lines = _lines(source)

@@ -17,7 +17,11 @@ _AGAIN = "Unpack the archive again."
 
 
 def dogs(flags: Dogs) -> SourceTask:
-    """Reads Stanford Dogs (Khosla et al., 2011) with its official split, which both protocols share."""
+    """Reads Stanford Dogs (Khosla et al., 2011) with its official split, which both protocols share.
+
+    Raises:
+        UserError: for missing or damaged files, and lists that contradict each other.
+    """
     source = flags.source
     row_of = _dog_rows(source)
     lists = {split: _mat_list(source, f"{split}_list.mat") for split in ("train", "test")}
@@ -92,7 +96,11 @@ def _mat_list(source: Path, name: str) -> list[tuple[str, int]]:
 
 
 def cub(flags: Cub) -> SourceTask:
-    """Reads Caltech-UCSD Birds 200-2011 (Wah et al., 2011) with its official split, which both protocols share."""
+    """Reads Caltech-UCSD Birds 200-2011 (Wah et al., 2011) with its official split, which both protocols share.
+
+    Raises:
+        UserError: for missing or damaged lists.
+    """
     inner = flags.source / "CUB_200_2011"
     folder = inner if inner.is_dir() else flags.source
     files, labels, is_train, names = (

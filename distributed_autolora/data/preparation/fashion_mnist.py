@@ -42,6 +42,9 @@ def fashion_mnist(
         left_out: pixels [28, 28] of images to leave out, as bytes; None: none.
 
     Returns PNG rows in the order of the file, with the split and the index in the official file as row ids.
+
+    Raises:
+        UserError: for a missing or damaged file, or a limit above the number of images.
     """
     prefix = {"train": "train", "test": "t10k"}[split]
     images = _read_idx(source, f"{prefix}-images-idx3-ubyte", dimensions=3)

@@ -30,6 +30,10 @@ def image_folder(flags: Folder) -> SourceTask:
 
     The row id is the path below the folder. Every file is a row or is counted by the reason why it is none: hidden, in
     no class's folder, or without an image's ending.
+
+    Raises:
+        UserError: for a missing folder, fewer than two classes, a class without images, train/ and test/ with
+            different classes, and a folder that links lead to twice.
     """
     source = flags.source
     if not source.is_dir():
@@ -123,7 +127,11 @@ class _Walk:
     """Device and inode of every folder that was read: a link may lead to one again."""
 
     def enter(self, folder: Path) -> None:
-        """Notes that a folder is read."""
+        """Notes that a folder is read.
+
+        Raises:
+            UserError: when it was read before, under another path.
+        """
         status = folder.stat()
         first = self._entered.setdefault((status.st_dev, status.st_ino), folder)
         if first != folder:

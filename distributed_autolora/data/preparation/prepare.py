@@ -24,7 +24,11 @@ from distributed_autolora.errors import UserError
 
 
 def prepare(flags: kinds.Common) -> Prepared:
-    """Writes the task that the flags ask for."""
+    """Writes the task that the flags ask for.
+
+    Raises:
+        UserError: for a source or an output that cannot be used.
+    """
     flags = replace(flags, source=flags.source.expanduser().absolute())
     if isinstance(flags, kinds.Published):
         if not flags.source.is_dir():

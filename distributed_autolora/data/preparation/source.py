@@ -52,7 +52,11 @@ class SourceTask:
 
 
 def file_row(path: Path, label: int, row_id: str) -> SourceRow:
-    """Returns the row of an image file."""
+    """Returns the row of an image file.
+
+    Raises:
+        UserError: for a name that is not UTF-8, as files from old archives have.
+    """
     if not is_utf8(row_id):
         raise UserError(f"The name of {str(path)!a} is not UTF-8: rename the file (convmv does so for a folder).")
     where = str(path)
@@ -64,6 +68,9 @@ class FileRows(Sequence[SourceRow]):
 
     Args:
         files: path below the folder, which is the row id, and label of each.
+
+    Raises:
+        UserError: as `file_row`.
     """
 
     def __init__(self, folder: Path, files: Sequence[tuple[str, int]]) -> None:
@@ -90,7 +97,11 @@ def _read(where: str) -> bytes:
 
 
 def held_out(labels: Sequence[int], test_fraction: float, seed: int) -> tuple[list[int], list[int], str]:
-    """Returns ascending positions to train on and, a stratified share, to test on, and a text for the provenance."""
+    """Returns ascending positions to train on and, a stratified share, to test on, and a text for the provenance.
+
+    Raises:
+        UserError: for a share outside (0, 1), or one that leaves nothing to test on.
+    """
     if not 0 < test_fraction < 1:
         raise UserError(f"The test fraction is {test_fraction}: it must be between 0 and 1, for instance 0.2.")
     test = stratified_holdout(torch.tensor(labels), round(test_fraction * len(labels)), seed)

@@ -36,6 +36,9 @@ def cifar(flags: published.Cifar10) -> SourceTask:
 
     The files are pickles, which may run any code when they are read: others than the published ones are refused.
     The images of both protocols are the same.
+
+    Raises:
+        UserError: for missing, damaged or other files.
     """
     task, unverified = flags.recipe, flags.unverified
     kind = _CIFAR[task]
@@ -88,6 +91,9 @@ def dtd(flags: published.Dtd) -> SourceTask:
     """Reads the Describable Textures Dataset (Cimpoi et al., 2014): partition 1, train and val together for training.
 
     The protocol "released" names the 57 outputs of the authors' code, ten of which no image belongs to.
+
+    Raises:
+        UserError: for missing files or lists.
     """
     data = _first(flags.source, ("dtd/dtd", "dtd", "."), "labels", "unpack dtd-r1.0.1.tar.gz into it")
     with _readable(data, "unpack dtd-r1.0.1.tar.gz again"), _linked("dtd/dtd", data) as root:
@@ -126,6 +132,9 @@ def caltech256(flags: published.Caltech256) -> SourceTask:
     "clean" holds out a stratified share of every class. "released" takes `train_per_class` consecutive images (authors'
     code: 150; Liu et al.: 60) from the first of each class on, beyond its end where it has fewer: small classes have no
     test image, and images of the next class are repeated.
+
+    Raises:
+        UserError: for missing files, or a class without a test image under "clean".
     """
     name = "256_ObjectCategories"
     data = _first(flags.source, (f"caltech256/{name}", name, "."), "001.*", "unpack 256_ObjectCategories.tar into it")

@@ -27,7 +27,11 @@ _GRACE_S = 3.0
 
 
 def connect(scaling: ScalingConfig) -> None:
-    """Joins the cluster named by RAY_ADDRESS (as a submitted job does), or starts a local one."""
+    """Joins the cluster named by RAY_ADDRESS (as a submitted job does), or starts a local one.
+
+    Raises:
+        UserError: when a local Ray would have too few CPUs, or the cluster does not answer.
+    """
     # Ray Train hands its settings on to the controller and the workers. Checkpoints are registered at
     # this interval, so it bounds what a lost worker costs.
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
@@ -85,6 +89,7 @@ def initialize(address: str, own: dict[str, Any]) -> None:
     """Connects this process to a Ray cluster, or to a "local" one; `own` are more arguments of `ray.init`.
 
     Raises:
+        UserError: when the cluster does not answer, or Ray's folder cannot be used.
         RunFailedError: when a local Ray does not start in time.
         KeyboardInterrupt: for a stop signal, once Ray has started.
     """
@@ -131,7 +136,11 @@ def start_in_time() -> Iterator[None]:
 
 
 def wait_for_resources(scaling: ScalingConfig) -> None:
-    """Requests the workers' CPUs and GPUs from the autoscaler, and waits until they are free."""
+    """Requests the workers' CPUs and GPUs from the autoscaler, and waits until they are free.
+
+    Raises:
+        UserError: when the limit of the config passes first.
+    """
     per_worker = {"CPU": float(scaling.cpus_per_worker)} | ({"GPU": 1.0} if scaling.use_gpu else {})
     wanted = {name: amount * scaling.num_workers for name, amount in per_worker.items()}
     # A run that has just ended returns its CPUs a moment later.
@@ -171,7 +180,11 @@ def own_precision(config: ExperimentConfig) -> str:
 
 
 def hardware_precision(config: ExperimentConfig) -> str:
-    """Returns the attack precision that the workers' hardware computes natively: "bfloat16" or "float32"."""
+    """Returns the attack precision that the workers' hardware computes natively: "bfloat16" or "float32".
+
+    Raises:
+        UserError: when no node has room for a worker.
+    """
     scaling = config.scaling
     alive = [node for node in ray.nodes() if node["Alive"]]
     if not scaling.use_gpu and len(alive) == 1:

@@ -39,6 +39,7 @@ class LocalCluster:
         folder: logs, sockets and temporary files of the cluster; removed at the end.
 
     Raises:
+        UserError: on entering, when Ray's head ends at its start.
         RunFailedError: on entering, when the job server does not answer in time.
     """
 

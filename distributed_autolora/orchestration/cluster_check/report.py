@@ -35,6 +35,7 @@ def report(config: ExperimentConfig) -> None:
 
     Raises:
         RunFailedError: when a check fails.
+        UserError: see `examine`.
     """
     levels = []
     for finding in examine(config):
@@ -51,6 +52,9 @@ def examine(config: ExperimentConfig) -> Iterator[Finding]:
     """Connects as a training run would, and yields one finding a check as soon as it is made.
 
     Nothing is left behind but empty folders and, where tracking is SQLite, an empty store.
+
+    Raises:
+        UserError: for a config, an output folder of this machine or a Ray that cannot be used at all.
     """
     config.validate()
     method_of(config)

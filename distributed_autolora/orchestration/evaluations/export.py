@@ -20,6 +20,7 @@ def export(plan: Plan, evaluation: Evaluation) -> list[Path]:
 
     Raises:
         RunFailedError: when a reloaded export computes something else than the model.
+        StorageError: when a file cannot be written.
     """
     folder = plan.folder.path
     differences = _checked_export(plan)

@@ -28,7 +28,11 @@ class EvaluationFolder:
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """Locks the folder for this process while the block runs."""
+        """Locks the folder for this process while the block runs.
+
+        Raises:
+            UserError: when another live process holds it, or it cannot be written.
+        """
         check_writable(self.path)
         with writing(self.chunks):
             self.chunks.mkdir(parents=True, exist_ok=True)
@@ -77,6 +81,9 @@ class EvaluationFolder:
         """Writes the result, and the columns of `outcomes.parquet` in the order of the test table.
 
         The result of another evaluation is kept beside it, under its own digest.
+
+        Raises:
+            StorageError: when a file cannot be written.
         """
         earlier = self._kept_digest()
         if earlier not in (None, self.digest):

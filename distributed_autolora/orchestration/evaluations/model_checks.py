@@ -33,7 +33,11 @@ def check_inputs(
 def find_corruptions_of(
     request: EvaluationRequest, attacks: tuple[NamedAttack, ...], table: ImageTable, images: ImageSource
 ) -> Corruptions | None:
-    """Finds the corrupted images that a request asks for; None where it asks for none."""
+    """Finds the corrupted images that a request asks for; None where it asks for none.
+
+    Raises:
+        UserError: for a superfluous --corruptions, else as `find_corruptions`.
+    """
     if not any(attack.name == CORRUPTIONS for attack in attacks):
         if request.corruptions is not None:
             raise UserError(f"--corruptions is for the name {CORRUPTIONS}: add it to --attacks, or leave the flag out.")

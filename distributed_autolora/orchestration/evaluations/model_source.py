@@ -30,7 +30,11 @@ class FoundModel:
 
 
 def find_run_folder(model: str, home: Path) -> RunFolder | None:
-    """Returns the run that `model` names, by its folder or by its name; None where it names none."""
+    """Returns the run that `model` names, by its folder or by its name; None where it names none.
+
+    Raises:
+        UserError: for a run that is not finished.
+    """
     for path in (Path(model).expanduser().absolute(), home / "runs" / model):
         folder = RunFolder(path)
         if folder.exists():
@@ -47,6 +51,10 @@ def find_model(request: EvaluationRequest, run: RunFolder | None, num_classes: i
     """Finds and reads the model that a request names, or that of a run, complete and strictly.
 
     A state dict without a description has `num_classes` outputs unless the request says otherwise.
+
+    Raises:
+        UserError: for a wrong path or URI, a damaged file, weights of another network, or flags that describe a network
+            which describes itself.
     """
     found = _found(request, run, num_classes)
     found.model.build(where=request.model)  # refuses weights that do not fit

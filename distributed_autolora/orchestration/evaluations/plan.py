@@ -94,6 +94,10 @@ def make_plan(request: EvaluationRequest, run: RunFolder | None = None, model: P
 
     The run is the finished one whose model it is; None: found by `request.model`, or no run.
     A `model` is taken instead of that of the request.
+
+    Raises:
+        UserError: for wrong flags, a wrong path or URI, a damaged file, weights of another network, or a model
+            that does not take these images or has another number of classes.
     """
     request.validate()
     named = parse(request.attacks)

@@ -24,6 +24,9 @@ def evaluate_finished(run: RunFolder, attacks: str, *, in_process: bool = False)
         attacks: names separated by commas; "quick": the sanity checks on a few test images, if they take two minutes
             at most; "none": nothing.
         in_process: in this process, without Ray.
+
+    Raises:
+        UserError: for an unknown attack, or as `evaluate_run`.
     """
     if attacks == NONE:
         return

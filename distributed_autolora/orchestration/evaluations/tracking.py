@@ -28,6 +28,9 @@ def tracked_run(plan: Plan) -> Iterator[TrackedRun | None]:
     """Yields the evaluation's own MLflow run, open; its parent is the evaluated run's, if both are in one store.
 
     None where that run's store is away: the evaluation does not need it, and the same command logs it later.
+
+    Raises:
+        UserError: for a tracking URI that cannot be used.
     """
     parent = _parent(plan)
     try:

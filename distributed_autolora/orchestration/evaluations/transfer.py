@@ -46,7 +46,11 @@ class AdversarialFile:
             return hashlib.file_digest(file, "sha256").hexdigest()
 
     def read(self, rows: tuple[int, ...]) -> Tensor:
-        """Returns float32 [n, C, H, W] of rows of the test table."""
+        """Returns float32 [n, C, H, W] of rows of the test table.
+
+        Raises:
+            UserError: for a file that has not all of them, or cannot be read.
+        """
         try:
             table = pq.read_table(self.path, filters=[("row", "in", list(rows))], page_checksum_verification=True)
             found = dict(zip(table["row"].to_pylist(), table[COLUMN].to_pylist(), strict=True))
@@ -62,7 +66,11 @@ class AdversarialFile:
 def find_surrogate(
     request: EvaluationRequest, attacks: tuple[NamedAttack, ...], victim: FoundModel, classes: int
 ) -> FoundModel | AdversarialFile | None:
-    """Returns what the attack "transfer" takes its images from; None where it is not among the attacks."""
+    """Returns what the attack "transfer" takes its images from; None where it is not among the attacks.
+
+    Raises:
+        UserError: for a missing or superfluous --surrogate, one that cannot be read, or a model of other classes.
+    """
     if not any(attack.name == TRANSFER for attack in attacks):
         if request.surrogate is not None:
             raise UserError(f"--surrogate is for the attack {TRANSFER}: add it to --attacks, or leave the flag out.")
@@ -82,7 +90,11 @@ def find_surrogate(
 
 
 def open_adversarial(path: str) -> AdversarialFile:
-    """Opens a file of adversarial images."""
+    """Opens a file of adversarial images.
+
+    Raises:
+        UserError: for a file that is none.
+    """
     absolute = Path(path).expanduser().absolute()
     try:
         values = {key.decode(): value.decode() for key, value in (pq.read_schema(absolute).metadata or {}).items()}

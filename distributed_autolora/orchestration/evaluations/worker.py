@@ -61,7 +61,11 @@ class EvaluationTask:
     corruptions: Corruptions | None = None
 
     def open_images(self) -> ImageSource:
-        """Opens the test images on this machine."""
+        """Opens the test images on this machine.
+
+        Raises:
+            UserError: for images that cannot be used, or that are not those that the evaluation began with.
+        """
         table = open_test_split(self.data_folder, self.data_digest, self.image_size, self.cache)
         if table_digest(table) != self.table_digest:
             raise UserError(
@@ -81,7 +85,11 @@ class EvaluationTask:
 
 
 def open_test_split(folder: str, digest: str, image_size: int | None, cache: str | None) -> ImageTable:
-    """Opens a test split as training does: a large one is mapped from this node's cache."""
+    """Opens a test split as training does: a large one is mapped from this node's cache.
+
+    Raises:
+        UserError: for data that cannot be used, or a cache that cannot be written.
+    """
     config = ExperimentConfig(data=DataConfig(image_size=image_size, digest=digest), scaling=ScalingConfig(cache=cache))
     return open_table(config, folder, "test")
 
@@ -97,7 +105,11 @@ def table_digest(table: ImageTable) -> str:
 
 
 class Evaluator:
-    """The model on a device and the test images, in one thread."""
+    """The model on a device and the test images, in one thread.
+
+    Raises:
+        UserError: as `EvaluationTask.open_images`.
+    """
 
     def __init__(self, task: EvaluationTask, device: torch.device | str = "cpu") -> None:
         torch.set_num_threads(1)

@@ -51,6 +51,7 @@ class WorkerPool:
         A caller that stops early leaves the running calls to end by themselves, or with its connection to Ray.
 
         Raises:
+            UserError: raised by a worker.
             RunFailedError: for a bug, a call that lost three workers, or a cluster without room for one.
         """
         # `ray.cancel` of a call that is just ending can abort this process (github.com/ray-project/ray/pull/54798).

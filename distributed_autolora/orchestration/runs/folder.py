@@ -44,7 +44,11 @@ class RunFolder:
         return (self.path / "result.json").is_file()
 
     def read(self, name: str) -> Any:
-        """Returns the content of one of the folder's JSON files."""
+        """Returns the content of one of the folder's JSON files.
+
+        Raises:
+            UserError: when it is missing or corrupt.
+        """
         try:
             return read_json(self.path / name)
         except (OSError, ValueError) as error:
@@ -54,7 +58,11 @@ class RunFolder:
             ) from None
 
     def history(self) -> list[EpochRecord]:
-        """Returns the records of all epochs so far."""
+        """Returns the records of all epochs so far.
+
+        Raises:
+            UserError: for a file that is corrupt, or of version 0.1.
+        """
         if not self.history_file.is_file():
             return []
         return history_from_json(self.read("history.json"), str(self.history_file))
@@ -64,7 +72,11 @@ class RunFolder:
         write_json(self.history_file, history_to_json(history))
 
     def result(self) -> RunResult:
-        """Returns the result of the finished run."""
+        """Returns the result of the finished run.
+
+        Raises:
+            UserError: for a file that is missing, corrupt, or of version 0.1.
+        """
         return from_json(RunResult, self.read("result.json"), str(self.path / "result.json"))
 
     def write_result(self, result: RunResult) -> None:
@@ -92,7 +104,11 @@ class RunFolder:
             return True
 
     def acquire(self) -> None:
-        """Claims the run for this process until it ends."""
+        """Claims the run for this process until it ends.
+
+        Raises:
+            UserError: when another live process holds it, or the folder cannot be written.
+        """
         check_writable(self.path)
         self._lock = acquire_folder(
             self.path,

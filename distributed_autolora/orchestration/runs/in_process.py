@@ -52,7 +52,11 @@ class FolderReporter(Reporter):
 def train_in_process(
     config: ExperimentConfig, folder: RunFolder, payload: dict[str, Any], tracking: dict[str, str]
 ) -> dict[str, Any]:
-    """Trains in this process, resuming from its own last checkpoint, and returns what Ray's first worker would."""
+    """Trains in this process, resuming from its own last checkpoint, and returns what Ray's first worker would.
+
+    Raises:
+        UserError: as `training.loop.fit`.
+    """
     tf32_off()  # attacks and steps turn it on for themselves
     device = torch.device("cuda" if config.scaling.use_gpu else "cpu")
     data = TaskData(config, payload["data_folder"], device)

@@ -23,7 +23,11 @@ class Inputs:
 
 
 def find_inputs(config: ExperimentConfig) -> tuple[ExperimentConfig, Inputs]:
-    """Finds method, data and weights, and returns the config with the digests of data and weights filled in."""
+    """Finds method, data and weights, and returns the config with the digests of data and weights filled in.
+
+    Raises:
+        UserError: when they are missing, or are not those that the config names by digest.
+    """
     from distributed_autolora.models import weights_digest
     from distributed_autolora.training.methods.registry import method_of
 

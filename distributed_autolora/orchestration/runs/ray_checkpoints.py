@@ -41,7 +41,11 @@ def sync_registered(run: Path, checkpoint: Path) -> None:
 
 
 def restore_index(run: Path) -> None:
-    """Replaces a broken index by its copy; without an intact copy the run starts anew."""
+    """Replaces a broken index by its copy; without an intact copy the run starts anew.
+
+    Raises:
+        UserError: when the index is there and cannot be read; `StorageError` when it may be later.
+    """
     snapshot = run / "train" / _NAME
     remove_unfinished(snapshot.parent)
     try:

@@ -88,6 +88,7 @@ def train_on_ray(
     """Trains on the connected cluster and returns what the first worker returned.
 
     Raises:
+        UserError: for an error that only the user can change.
         RunFailedError: when workers were lost more often than allowed, or for a bug; the run's folder has the
             traceback.
         KeyboardInterrupt: on Ctrl-C, after the workers were stopped.

@@ -80,7 +80,7 @@ def train_run(
 
 
 def _check_checkpoints(folder: RunFolder, in_process: bool) -> None:
-    """Refuses to go on from checkpoints of Ray in this process, and the other way round: neither reads the other's."""
+    """Refuses to resume a run of Ray in this process, or the other way round: neither reads the other's checkpoints."""
     own = any((folder.path / name).exists() for name in ("in_process", "in_process.new"))
     if in_process and not own and (folder.path / "train").exists():
         raise UserError(f'Run "{folder.name}" was started on Ray: resume it without {switch("in_process")}.')

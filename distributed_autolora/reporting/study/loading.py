@@ -196,7 +196,11 @@ def _question(evaluation: Evaluation) -> tuple[object, ...]:
 
 
 def parsed(file: Path, parse: Callable[[Any, str], Parsed], advice: str = _ADVICE) -> Parsed | None:
-    """Returns the parsed content of a JSON file, None where there is none."""
+    """Returns the parsed content of a JSON file, None where there is none.
+
+    Raises:
+        UserError: when it cannot be read; the message ends with `advice`.
+    """
     try:
         values = read_json(file)
     except FileNotFoundError:

@@ -34,6 +34,10 @@ def write_report(study_folder: Path) -> Path:
 
     Beside report.md: results.csv (one line a run), outcomes.parquet (one line an image of each evaluated final run) and
     the figures that there are numbers for. Files of an earlier report that no longer apply are removed.
+
+    Raises:
+        UserError: when the folder holds no study, or one of its files is corrupt.
+        StorageError: when a file of the report cannot be written.
     """
     study = load_study(study_folder)
     report = study_folder / "report"

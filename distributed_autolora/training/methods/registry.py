@@ -87,7 +87,11 @@ METHODS: dict[str, Method] = {
 
 
 def method_of(config: ExperimentConfig) -> Method:
-    """Returns the registered method that the config names, after checking that its settings apply to it."""
+    """Returns the registered method that the config names, after checking that its settings apply to it.
+
+    Raises:
+        UserError: for an unknown name (says the nearest known one), or settings that mean nothing to the method.
+    """
     name, known = config.method.name, list(METHODS)
     if name not in METHODS:
         raise UserError(f'There is no method "{name}".{nearest(name, known)} Known methods: {", ".join(known)}.')
@@ -146,7 +150,11 @@ def fresh_classifier(config: ExperimentConfig, num_classes: int, weights: str | 
 
 
 def build_objective(config: ExperimentConfig, backbone: Classifier) -> nn.Module:
-    """Returns the objective that the config names; it owns `backbone`."""
+    """Returns the objective that the config names; it owns `backbone`.
+
+    Raises:
+        UserError: for an unknown method, or a backbone that it cannot work on.
+    """
     method = method_of(config)
     try:
         return method.build(config, backbone)
